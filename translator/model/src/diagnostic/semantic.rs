@@ -1,0 +1,66 @@
+//! Codes of class semantic: objects that an API server takes, but that do not fit together.
+
+crate::codes! { Semantic;
+    CLASS_NOT_FOUND = "MG3001", Error, "a Gateway names a GatewayClass that is not in this source",
+        "Without its GatewayClass nobody knows whether this Gateway is ours, so it is not compiled. \
+         Add the GatewayClass, or correct spec.gatewayClassName.";
+    PARENT_NOT_FOUND = "MG3002", Warning, "a route names a parent that is not in this source",
+        "The route is not attached there. The Gateway may be compiled from another source; if not, check the \
+         parent's namespace and name.";
+    NO_MATCHING_PARENT = "MG3003", Error, "a parent reference meets no listener",
+        "The Gateway exists, but no listener has the section name or port that the parent reference asks for.";
+    NOT_ALLOWED_BY_LISTENERS = "MG3004", Error, "no listener allows this route",
+        "Listeners admit routes by namespace and kind (allowedRoutes). By default only routes of the Gateway's own \
+         namespace attach. The route is absent from the configuration of that Gateway.";
+    NO_MATCHING_HOSTNAME = "MG3005", Error, "no hostname of the route fits a listener",
+        "A route attaches where one of its hostnames intersects the listener's. None does, so no request can reach it.";
+    BACKEND_NOT_FOUND = "MG3006", Error, "a backend does not exist",
+        "The Service, or the port of it, is not in this source. Its share of the requests is answered with 500.";
+    REF_NOT_PERMITTED = "MG3007", Error, "a reference into another namespace is not permitted",
+        "References across namespaces need a ReferenceGrant in the namespace that is referred to. Whether the object \
+         exists is not said. A backend's share of the requests is answered with 500; a certificate's listener refuses.";
+    INVALID_KIND = "MG3008", Error, "a reference names a kind that cannot be used here",
+        "Backends are Services, certificates are Secrets. The reference is treated as broken.";
+    INVALID_CERTIFICATE = "MG3009", Error, "a certificate reference cannot be used",
+        "The Secret is missing from this source although Secrets are closed, or is no usable TLS pair. Only this \
+         listener is affected: it refuses connections until one of its certificates is good.";
+    UNSUPPORTED_VALUE = "MG3010", Error, "a field has a value that is not supported",
+        "The value is valid in the Gateway API, but this version cannot carry it out. Where it would restrict access \
+         or change the answer, its rule answers 500 so that nothing passes by mistake.";
+    INVALID_ROUTE_KINDS = "MG3011", Error, "a listener allows route kinds that its protocol cannot serve",
+        "Kinds that do not fit the protocol are ignored; the rest of the listener works.";
+    UNSUPPORTED_PROTOCOL = "MG3012", Error, "a listener's protocol is not supported",
+        "The listener is not accepted; others of the Gateway work.";
+    LISTENER_CONFLICT = "MG3013", Error, "listeners conflict",
+        "Two listeners of one Gateway share port and hostname, or a port with protocols that cannot share it. \
+         Neither is served, because nobody can say which was meant.";
+    CROSS_NAMESPACE_MATCH = "MG3014", Warning, "a match takes requests that another namespace also claims",
+        "Two routes of different namespaces match the same requests. The older wins if both have creation times, \
+         else the first by namespace and name. Say who owns the hostname, or make the matches differ.";
+    SHADOWED_MATCH = "MG3015", Warning, "a match can never be reached",
+        "An earlier match of the same namespace has the same conditions and answers all of its requests.";
+    REGEX_INVALID = "MG3016", Error, "a regular expression is not valid RE2, or is too large",
+        "Envoy matches with RE2: no look-around, no back-references, and a bound on the compiled size. \
+         The rule answers 500.";
+    PARENT_NOT_SUPPORTED = "MG3017", Error, "a parent of this kind is not supported",
+        "Routes attach to Gateways. A Service as parent (GAMMA, mesh) is out of scope.";
+    INVALID_PARAMETERS = "MG3018", Error, "parameters cannot be used",
+        "parametersRef names an object that is missing or of a kind that this version does not know.";
+    UNSUPPORTED_ADDRESS = "MG3019", Error, "an address cannot be used",
+        "The address type is not supported. The Gateway is not accepted.";
+    CERTIFICATE_NAMES = "MG3020", Warning, "a certificate does not cover the listener's hostname, or is out of date",
+        "The pair is served, but clients will refuse it for this hostname or date.";
+    NO_BACKENDS = "MG3021", Warning, "a rule has no backend with weight, and answers 500",
+        "backendRefs is empty or all weights are zero, so there is nothing to answer with. Gateway API asks for 500.";
+    INSECURE_FALLBACK = "MG3022", Warning, "client certificates are asked for but not required",
+        "tls.frontend validation is in mode AllowInsecureFallback: connections without a valid certificate pass.";
+    EXTERNAL_NAME_REFUSED = "MG3023", Error, "a Service of type ExternalName is not used as backend",
+        "ExternalName lets whoever writes the Service point the proxy at any host, also its own admin port. Its share \
+         of the requests is answered with 500.";
+    FORMATTER_ESCAPED = "MG3024", Warning, "a percent sign in a header value is sent as it stands",
+        "Envoy would read %...% as a formatter. The value is escaped, so that the backend sees the text as written.";
+    TLS_REQUIRED = "MG3025", Error, "a listener needs a certificate",
+        "HTTPS terminates TLS, so the listener needs at least one certificateRef. It refuses connections.";
+    ROUTE_KIND_UNSUPPORTED = "MG3026", Error, "routes of this kind are not supported yet",
+        "The kind is part of the Gateway API, but this version compiles HTTPRoute only. The object is not attached.";
+}

@@ -1,0 +1,83 @@
+//! Clusters and where their endpoints come from.
+
+use std::net::IpAddr;
+
+/// One backend: a Service port with one treatment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// What the backend speaks.
+    pub protocol: AppProtocol,
+    /// TLS towards the backend (BackendTLSPolicy); `None` is plain text.
+    pub tls: Option<UpstreamTls>,
+    /// The EDS name and its sources, bound late by the relay: `namespace/service/port`.
+    pub eds_name: String,
+    /// Where the endpoints come from.
+    pub sources: Vec<EndpointSource>,
+}
+
+/// What a backend speaks (Service `appProtocol`, GRPCRoute).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AppProtocol {
+    /// HTTP/1.1, WebSocket upgrades allowed.
+    Http1,
+    /// HTTP/2 with prior knowledge or by ALPN.
+    Http2,
+}
+
+/// The relay resolves this from EndpointSlices, DNS, files or the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointSource {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service.
+    pub service: String,
+    /// The Service port's name, empty if it has none: EndpointSlice ports are matched by it.
+    pub port_name: String,
+    /// The Service port's number.
+    pub port: u16,
+    /// Which addresses.
+    pub family: AddressFamily,
+    /// The share among sources, 1 and up.
+    pub weight: u32,
+    /// A DNS name instead of a Service (ExternalName, XBackend), if so.
+    pub hostname: Option<String>,
+    /// Addresses that the configuration itself names.
+    pub addresses: Vec<StaticEndpoint>,
+}
+
+/// Which addresses of a Service count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressFamily {
+    /// IPv4 and IPv6.
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// An address written in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StaticEndpoint {
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+/// TLS towards a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// SNI, and the name to verify where no alternative names are given.
+    pub hostname: String,
+    /// SDS names of CA bundles, `namespace/name`; empty with `system_roots`.
+    pub ca_bundles: Vec<String>,
+    /// Verify against the roots of the Envoy image.
+    pub system_roots: bool,
+    /// DNS names of which one must be in the certificate.
+    pub dns_names: Vec<String>,
+    /// URIs of which one must be in the certificate.
+    pub uris: Vec<String>,
+    /// The policy was invalid: no connection may succeed.
+    pub refuse: bool,
+}

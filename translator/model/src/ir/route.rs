@@ -1,0 +1,193 @@
+//! Routes: what a request must look like, and what happens to it.
+
+use crate::object::ObjectRef;
+use std::time::Duration;
+
+/// One match of one rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// The rule it comes from.
+    pub origin: RouteOrigin,
+    /// The path.
+    pub path: PathMatch,
+    /// The method, if it matters.
+    pub method: Option<String>,
+    /// Headers that must all match, names in lower case, sorted by name.
+    pub headers: Vec<(String, ValueMatch)>,
+    /// Query parameters that must all match, sorted by name; names are case-sensitive.
+    pub query: Vec<(String, ValueMatch)>,
+    /// Changes to the request's headers.
+    pub request_headers: HeaderMutation,
+    /// Changes to the response's headers.
+    pub response_headers: HeaderMutation,
+    /// Copies of the request.
+    pub mirrors: Vec<Mirror>,
+    /// Cross-origin rules.
+    pub cors: Option<Cors>,
+    /// What answers.
+    pub action: Action,
+}
+
+/// Where a route was written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteOrigin {
+    /// The route object.
+    pub object: ObjectRef,
+    /// The rule, from zero.
+    pub rule: usize,
+    /// The rule's own name, if it has one.
+    pub rule_name: Option<String>,
+    /// The match within the rule, from zero.
+    pub matched: usize,
+}
+
+/// How the path must look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// Whole path segments from the start, without a trailing slash; empty for any path.
+    Prefix(String),
+    /// A regular expression (RE2) over the whole path.
+    Regex(String),
+}
+
+/// How a header's or parameter's value must look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValueMatch {
+    /// The whole value.
+    Exact(String),
+    /// A regular expression (RE2) over the whole value.
+    Regex(String),
+}
+
+/// Header changes, in the API's order: set, add, remove. Names are in lower case, values are literal text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeaderMutation {
+    /// Overwrites or adds.
+    pub set: Vec<(String, String)>,
+    /// Appends.
+    pub add: Vec<(String, String)>,
+    /// Removes.
+    pub remove: Vec<String>,
+}
+
+/// What happens to a matching request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Goes to backends.
+    Forward(Forward),
+    /// Is sent elsewhere.
+    Redirect(Redirect),
+    /// Is answered here.
+    Respond(Respond),
+}
+
+/// A forwarded request.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Forward {
+    /// Backends with weight over zero; those that could not be resolved have no cluster and answer 500.
+    pub backends: Vec<WeightedBackend>,
+    /// A change of the path.
+    pub path_rewrite: Option<PathRewrite>,
+    /// A change of the host.
+    pub host_rewrite: Option<HostRewrite>,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Retries.
+    pub retry: Option<Retry>,
+}
+
+/// A share of the requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightedBackend {
+    /// The cluster's name; `None` answers 500 for this share.
+    pub cluster: Option<String>,
+    /// The share, 1 to 1,000,000.
+    pub weight: u32,
+    /// Changes to requests that go here.
+    pub request_headers: HeaderMutation,
+    /// Changes to responses that come from here.
+    pub response_headers: HeaderMutation,
+}
+
+/// A new path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathRewrite {
+    /// Replaces the whole path.
+    Full(String),
+    /// Replaces the matched prefix (the route's [`PathMatch::Prefix`]).
+    Prefix(String),
+}
+
+/// A new host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRewrite(pub String);
+
+/// A redirect; what is `None` is kept from the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// The host.
+    pub host: Option<String>,
+    /// The port; already derived from scheme and listener as the API says.
+    pub port: Option<u16>,
+    /// The path.
+    pub path: Option<PathRewrite>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// An answer without a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Respond {
+    /// The status code.
+    pub status: u16,
+}
+
+/// Time limits; zero switches a limit off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    /// From the request's last byte to the response's, over all tries. `None`: no limit of ours.
+    pub request: Option<Duration>,
+    /// For one try.
+    pub backend_request: Option<Duration>,
+}
+
+/// Retries besides the first try (Gateway API v1.7 `retry`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// How many at most, not zero.
+    pub attempts: u32,
+    /// Status codes to retry besides connection failures.
+    pub codes: Vec<u32>,
+    /// The base interval between tries.
+    pub backoff: Option<Duration>,
+}
+
+/// A copy of the request that is sent and forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// The cluster.
+    pub cluster: String,
+    /// The share as a fraction: numerator, denominator (100, 10,000 or 1,000,000 in Envoy; any here).
+    pub fraction: (u32, u32),
+}
+
+/// Cross-origin rules (HTTPRoute filter CORS).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// Origins: `*`, exact, or with `*` in the host.
+    pub allow_origins: Vec<String>,
+    /// Methods, or `*`.
+    pub allow_methods: Vec<String>,
+    /// Request headers, or `*`.
+    pub allow_headers: Vec<String>,
+    /// Response headers that scripts may read.
+    pub expose_headers: Vec<String>,
+    /// Whether cookies may be sent.
+    pub allow_credentials: bool,
+    /// How long a preflight answer holds, in seconds.
+    pub max_age: u32,
+}

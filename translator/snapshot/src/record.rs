@@ -1,0 +1,108 @@
+//! Records: what a snapshot is made of.
+
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// One entry of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A piece of an xDS resource, ready to send.
+    Resource(Resource),
+    /// A name that the relay resolves late.
+    Binding(Binding),
+}
+
+/// An xDS resource in canonical bytes, or one part of a large one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Its type, such as `type.googleapis.com/envoy.config.cluster.v3.Cluster`.
+    pub type_url: Arc<str>,
+    /// Its xDS name.
+    pub name: Arc<str>,
+    /// Empty for a whole resource and for the first part; later parts are put behind it in the order of this key.
+    /// Parts are cut where protobuf may be concatenated: a route table at its virtual hosts.
+    pub part: Arc<str>,
+    /// The encoded message (the value of the `Any`).
+    pub bytes: Bytes,
+    /// What it needs, sorted: so that a relay can order and re-send without decoding.
+    pub refs: Vec<Reference>,
+}
+
+/// A name that a resource needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reference {
+    /// What kind of name.
+    pub kind: BindingKind,
+    /// The EDS or SDS name.
+    pub name: Arc<str>,
+}
+
+/// Kinds of late-bound names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BindingKind {
+    /// Endpoints, served by EDS.
+    Endpoints,
+    /// A certificate with its key, served by SDS.
+    Secret,
+    /// CA certificates, served by SDS.
+    TrustBundle,
+}
+
+/// A late-bound name and where its value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// What kind of name.
+    pub kind: BindingKind,
+    /// The EDS or SDS name.
+    pub name: Arc<str>,
+    /// Where the value comes from: what of the two is set follows from the kind.
+    pub source: BindingSource,
+}
+
+/// Where a bound value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BindingSource {
+    /// Endpoints of these Services, names or addresses, together.
+    Endpoints(Vec<EndpointSource>),
+    /// A Kubernetes object that holds the value.
+    Object {
+        /// `Secret`, `ConfigMap` or `ClusterTrustBundle`.
+        kind: Arc<str>,
+        /// Its namespace, empty if the kind has none.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+}
+
+/// One source of endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointSource {
+    /// The Service's namespace.
+    pub namespace: Arc<str>,
+    /// The Service.
+    pub service: Arc<str>,
+    /// The Service port's name, empty if it has none: EndpointSlice ports are matched by it.
+    pub port_name: Arc<str>,
+    /// The Service port's number; for names and addresses the port to dial.
+    pub port: u16,
+    /// Which addresses count.
+    pub family: Family,
+    /// The share among the sources, 1 and up.
+    pub weight: u32,
+    /// A DNS name to resolve instead of a Service; empty if none.
+    pub hostname: Arc<str>,
+    /// Fixed addresses, `ip:port` or `[ip]:port`; empty if none.
+    pub addresses: Vec<Arc<str>>,
+}
+
+/// Which addresses of a source count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}

@@ -1,0 +1,24 @@
+//! Git revision in, snapshots out: the translator of Moorgate.
+//!
+//! ```text
+//! source ──▶ load ──▶ validate ──▶ attach ──▶ xds ──▶ snapshot ──▶ publish
+//!  files     Object    schema,      ir::Fleet  Record   (crate)      store
+//!            trees     defaults,    + status
+//!                      CEL
+//! ```
+//! From `load` to `snapshot` everything is synchronous and pure ([`compile`]); only [`source`] and [`publish`] do I/O.
+//! [`diff`] and [`explain`] read the same intermediate representation, [`report`] prints diagnostics, and [`cli`] is
+//! one file a command.
+
+pub mod attach;
+pub mod cli;
+pub mod compile;
+pub mod diff;
+pub mod explain;
+pub mod load;
+pub mod publish;
+pub mod report;
+pub mod source;
+pub mod status;
+pub mod validate;
+pub mod xds;
