@@ -118,9 +118,9 @@ fn add(
     crd: &Value,
 ) -> Result<()> {
     let spec = &crd["spec"];
-    let text = |value: &Value| value.as_str().map(str::to_owned).context("a CRD without group, kind or scope");
-    let (group, kind, scope) =
-        (text(&spec["group"])?, text(&spec["names"]["kind"])?, text(&spec["scope"])?);
+    let text =
+        |value: &Value| value.as_str().map(str::to_owned).context("a CRD without group, kind or scope");
+    let (group, kind, scope) = (text(&spec["group"])?, text(&spec["names"]["kind"])?, text(&spec["scope"])?);
     let mut versions = Vec::new();
     for version in spec["versions"].as_array().context("a CRD without versions")? {
         let mut out: Map<String, Value> = Map::new();
@@ -193,9 +193,10 @@ impl Nodes {
         match keyword {
             // Prose, and what concerns server-side apply only.
             "description" | "title" | "example" | "externalDocs" | "x-kubernetes-map-type" => {}
-            "type" | "required" | "enum" | "pattern" | "format" | "minimum" | "maximum" | "exclusiveMinimum"
-            | "exclusiveMaximum" | "multipleOf" | "minLength" | "maxLength" | "minItems" | "maxItems"
-            | "minProperties" | "maxProperties" | "uniqueItems" | "default" | "nullable" => {
+            "type" | "required" | "enum" | "pattern" | "format" | "minimum" | "maximum"
+            | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" | "minLength" | "maxLength"
+            | "minItems" | "maxItems" | "minProperties" | "maxProperties" | "uniqueItems" | "default"
+            | "nullable" => {
                 out.insert(keyword.into(), value.clone());
             }
             "x-kubernetes-int-or-string" => {
