@@ -1,1 +1,3 @@
-//! stub
+//! Suites that cross packages, and the tools that make checked-in data.
+
+pub mod distil;
