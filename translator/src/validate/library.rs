@@ -203,25 +203,23 @@ fn argument<'a>(arguments: &'a [CowVal<'_, '_>], index: usize) -> Result<&'a str
 }
 
 /// `text.matches(pattern)`: anywhere in the text, as in RE2.
+#[allow(clippy::needless_pass_by_value, reason = "the library's signature")]
 fn matches<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     let (text, pattern) = (argument(&arguments, 0)?, argument(&arguments, 1)?);
     let broken =
         || ExecutionError::function_error("matches", format!("{pattern:?} is not a regular expression"));
     let known = REGEXES.read().unwrap_or_else(PoisonError::into_inner).get(pattern).cloned();
-    let regex = match known {
-        Some(regex) => regex,
-        None => {
-            let regex = Regex::new(pattern).ok();
-            let mut regexes = REGEXES.write().unwrap_or_else(PoisonError::into_inner);
-            regexes.insert(pattern.to_owned(), regex.clone());
-            regex
-        }
-    };
+    let regex = known.unwrap_or_else(|| {
+        let regex = Regex::new(pattern).ok();
+        REGEXES.write().unwrap_or_else(PoisonError::into_inner).insert(pattern.to_owned(), regex.clone());
+        regex
+    });
     let regex = regex.ok_or_else(broken)?;
     Ok(CowVal::owned(CelBool::from(regex.is_match(text))))
 }
 
 /// `isIP(text)`.
+#[allow(clippy::needless_pass_by_value, reason = "the library's signature")]
 fn is_ip<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     Ok(CowVal::owned(CelBool::from(names::is_ip(argument(&arguments, 0)?))))
 }
@@ -270,6 +268,7 @@ const FORMATS: [(&str, &str, Make); 5] = [
 ];
 
 /// `format.validate(text)`: an optional list of what is wrong.
+#[allow(clippy::needless_pass_by_value, reason = "the library's signature")]
 fn validate<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     let format = arguments
         .first()

@@ -2,6 +2,7 @@
 
 use super::generate::{Chance, value};
 use crate::validate::bundle::{Bundle, node};
+use crate::validate::rules::Rule;
 use crate::validate::schema::{Schema, Type};
 use crate::validate::walk::Walk;
 use crate::validate::{Channel, codes};
@@ -43,8 +44,7 @@ fn every_rule_of_http_and_grpc_routes_has_a_native_check() {
 #[test]
 fn every_native_check_is_used_by_a_published_rule() {
     let all = Bundle::gateway_api().schemas();
-    let texts: Vec<&str> =
-        all.iter().flat_map(|(_, schema)| schema.rules.iter().map(|rule| rule.text())).collect();
+    let texts: Vec<&str> = all.iter().flat_map(|(_, schema)| schema.rules.iter().map(Rule::text)).collect();
     for (text, _) in crate::validate::native::all() {
         assert!(texts.contains(&text), "no release has this rule: {text}");
     }
