@@ -3,6 +3,7 @@
 //! `matches` is routed to a cache of compiled regular expressions: the library compiles one at each call.
 
 use super::names;
+use super::re2;
 use super::schema::Schema;
 use cel::common::ast::{CallExpr, Expr};
 use cel::common::types::{
@@ -210,7 +211,7 @@ fn matches<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
         || ExecutionError::function_error("matches", format!("{pattern:?} is not a regular expression"));
     let known = REGEXES.read().unwrap_or_else(PoisonError::into_inner).get(pattern).cloned();
     let regex = known.unwrap_or_else(|| {
-        let regex = Regex::new(pattern).ok();
+        let regex = re2::compile(pattern).ok();
         REGEXES.write().unwrap_or_else(PoisonError::into_inner).insert(pattern.to_owned(), regex.clone());
         regex
     });

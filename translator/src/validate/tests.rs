@@ -1,6 +1,7 @@
 mod differential;
 mod generate;
 mod outcomes;
+mod properties;
 
 use super::bundle::{Bundle, node};
 use super::{Options, validate};

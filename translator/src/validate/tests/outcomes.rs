@@ -100,7 +100,7 @@ fn rules_speak_with_their_own_message_and_text() {
     assert_eq!(
         refused(&route),
         [
-            "MG2011 spec.rules[0]: Invalid value: RequestRedirect filter must not be used together with backendRefs | the \
+            "MG2011 spec.rules[0]: Invalid value: \"object\": RequestRedirect filter must not be used together with backendRefs | the \
           rule is: (has(self.backendRefs) && size(self.backendRefs) > 0) ? (!has(self.filters) || \
           self.filters.all(f, !has(f.requestRedirect))): true"
         ]
