@@ -2,6 +2,8 @@
 //!
 //! The files come from the Go modules that the schemas come from; they are downloaded if they are not in Go's cache.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 use moorgate::validate::{Channel, Options, validate};
 use moorgate_model::origin::Position;
 use moorgate_model::{Entry, Mapping, Node, Object, ObjectRef, Origin, Span, Value};
