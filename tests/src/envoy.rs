@@ -119,5 +119,7 @@ fn inline_routes(value: &mut Value, routes: &[Value]) -> Result<()> {
 pub fn validate(program: &Path, bootstrap: &Value, folder: &Path) -> Result<Outcome> {
     let file = folder.join("bootstrap.json");
     std::fs::write(&file, serde_json::to_vec(bootstrap)?)?;
-    run(Command::new(program).args(["--mode", "validate", "--log-level", "warning", "--config-path"]).arg(&file))
+    run(Command::new(program)
+        .args(["--mode", "validate", "--log-level", "warning", "--config-path"])
+        .arg(&file))
 }

@@ -135,3 +135,27 @@ async fn exchange(
     *connection = Some((open, used + 1));
     Ok(answer.who())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+
+    #[test]
+    fn a_load_counts_what_is_answered_and_what_is_lost() {
+        let backend = Backend::start("one").unwrap();
+        let target = Target::plain(backend.address().port());
+        let load = Load::start(&target, &Request::get("a.example", "/x"), 2, Duration::from_millis(1));
+        load.wait_for("one", 60).unwrap();
+        load.report().nothing_lost().unwrap();
+        drop(backend);
+        crate::wait::until("lost requests", || {
+            ensure!(!load.report().lost.is_empty());
+            Ok(())
+        })
+        .unwrap();
+        let report = load.stop();
+        assert!(report.from("one") >= 60);
+        assert!(report.nothing_lost().is_err());
+    }
+}

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn every_manifest_is_yaml_with_a_kind() {
-        let listeners = [Listener::http("http", 80), Listener::https("https", 443, "cert").hostname("*.a.example")];
+        let listeners =
+            [Listener::http("http", 80), Listener::https("https", 443, "cert").hostname("*.a.example")];
         let addresses = ["127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap()];
         let all = [
             gateway_class(),

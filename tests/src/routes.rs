@@ -41,8 +41,28 @@ const EXACT: [&str; 6] = ["/", "/a", "/a/", "/a/b", "/ab", "/c"];
 const PREFIX: [&str; 7] = ["/", "/a", "/a/", "/a/b", "/ab", "/c", "/a/b/c"];
 const REGEX: [&str; 5] = ["/a/[0-9]+", "/a.*", "/(a|c)/b", "/[a-c]", "/a/b/.+"];
 const PATHS: [&str; 22] = [
-    "/", "/a", "/a/", "/A", "/a/b", "/a/b/", "/a/b/c", "/a/b/c/d", "/ab", "/abc", "/c", "/c/b", "/a/7", "/a/77x",
-    "/a?q=1", "/a/b?q=2&r=x", "/c?q=1&q=2", "//a", "/a/../c", "/a/./b", "/%61/b", "/a%2Fb",
+    "/",
+    "/a",
+    "/a/",
+    "/A",
+    "/a/b",
+    "/a/b/",
+    "/a/b/c",
+    "/a/b/c/d",
+    "/ab",
+    "/abc",
+    "/c",
+    "/c/b",
+    "/a/7",
+    "/a/77x",
+    "/a?q=1",
+    "/a/b?q=2&r=x",
+    "/c?q=1&q=2",
+    "//a",
+    "/a/../c",
+    "/a/./b",
+    "/%61/b",
+    "/a%2Fb",
 ];
 const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
 
@@ -56,8 +76,8 @@ impl Numbers {
         Self(seed)
     }
 
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
+    /// The next number of the stream.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut number = self.0;
         number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -67,7 +87,7 @@ impl Numbers {
 
     /// A number below `limit`, which is over zero.
     pub fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).unwrap_or_default()
+        usize::try_from(self.draw() % limit.max(1) as u64).unwrap_or_default()
     }
 
     /// True in `percent` of the cases.
