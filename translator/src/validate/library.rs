@@ -55,16 +55,16 @@ impl Expression {
     ///
     /// # Errors
     /// It does not compile, cannot be evaluated, or is neither true nor false.
-    pub(crate) fn holds(&self, node: &Node, schema: &Schema) -> Result<bool, String> {
-        match self.evaluate(node, schema)? {
+    pub(crate) fn holds(&self, scope: &Scope<'_>) -> Result<bool, String> {
+        match self.evaluate(scope)? {
             CelValue::Bool(value) => Ok(value),
             other => Err(format!("the rule gives {other:?}")),
         }
     }
 
     /// The text that a message expression gives; none if it fails or is blank, as the API server has it.
-    pub(crate) fn text_of(&self, node: &Node, schema: &Schema) -> Option<String> {
-        match self.evaluate(node, schema) {
+    pub(crate) fn text_of(&self, scope: &Scope<'_>) -> Option<String> {
+        match self.evaluate(scope) {
             Ok(CelValue::String(text)) if !text.trim().is_empty() => Some(text.to_string()),
             _ => None,
         }
@@ -84,12 +84,27 @@ impl Expression {
             .map_err(String::as_str)
     }
 
-    fn evaluate(&self, node: &Node, schema: &Schema) -> Result<CelValue, String> {
+    fn evaluate(&self, scope: &Scope<'_>) -> Result<CelValue, String> {
         let program = self.program()?;
-        let environment = ENVIRONMENT.as_ref().map_err(Clone::clone)?;
-        let mut context = Context::with_env(Arc::clone(environment));
-        context.add_variable_as_val("self", value(node, Some(schema)));
-        program.execute(&context).map_err(|error| error.to_string())
+        let context = scope.context.as_ref().ok_or("the library's environment is broken")?;
+        program.execute(context).map_err(|error| error.to_string())
+    }
+}
+
+/// A value, converted once for all rules that are evaluated on it.
+pub(crate) struct Scope<'v> {
+    context: Option<Context<'v, 'v>>,
+}
+
+impl<'v> Scope<'v> {
+    /// Converts a value; its schema says how its fields are named.
+    pub(crate) fn new(node: &'v Node, schema: &Schema) -> Self {
+        let context = ENVIRONMENT.as_ref().ok().map(|environment| {
+            let mut context = Context::with_env(Arc::clone(environment));
+            context.add_variable_as_val("self", value(node, Some(schema)));
+            context
+        });
+        Self { context }
     }
 }
 

@@ -2,6 +2,7 @@ mod differential;
 mod generate;
 mod outcomes;
 mod properties;
+mod rows;
 
 use super::bundle::{Bundle, node};
 use super::{Options, validate};

@@ -235,8 +235,9 @@ impl Walk {
     }
 
     fn rules(&mut self, node: &Node, schema: &Schema) {
+        let mut scope = None;
         for rule in &schema.rules {
-            let Err(message) = rule.check(node, schema) else { continue };
+            let Err(message) = rule.check(node, schema, &mut scope) else { continue };
             let value = match node.value {
                 Value::Sequence(_) | Value::Mapping(_) => format!("{:?}", node.type_name()),
                 _ => self.quote(node),

@@ -2,6 +2,7 @@
 
 use super::generate::{Chance, value};
 use crate::validate::bundle::{Bundle, node};
+use crate::validate::library::Scope;
 use crate::validate::rules::Rule;
 use crate::validate::schema::{Schema, Type};
 use crate::validate::walk::Walk;
@@ -55,9 +56,10 @@ type Tally = BTreeMap<String, (usize, usize)>;
 
 /// Compares each rule's native check with its text on one value.
 fn compare(node: &Node, schema: &Schema, tally: &mut Tally) {
+    let scope = Scope::new(node, schema);
     for rule in &schema.rules {
         let Some(native) = rule.shared().native() else { continue };
-        let published = rule.shared().expression().holds(node, schema);
+        let published = rule.shared().expression().holds(&scope);
         let holds = native(node);
         assert_eq!(
             holds,
@@ -158,8 +160,9 @@ fn the_library_evaluates_every_published_rule() {
         for _ in 0..60 {
             let mut node = value(&schema, &mut chance);
             Walk::new(false).visit(&mut node, &schema);
+            let scope = Scope::new(&node, &schema);
             for rule in &schema.rules {
-                if rule.shared().expression().holds(&node, &schema).is_ok() {
+                if rule.shared().expression().holds(&scope).is_ok() {
                     *evaluated.entry(rule.text().to_owned()).or_default() += 1;
                 }
             }
