@@ -211,6 +211,9 @@ impl Validator {
             let value = object.root.at(&steps);
             value.is_some_and(|value| schema.choices.iter().any(|choice| schema::same(choice, value)))
         };
+        if unknown && let Some(Segment::Key(name)) = steps.segments().last() {
+            finding.message = format!("field {name:?} is not in the standard channel");
+        }
         if unknown || accepts() {
             finding.code = &codes::EXPERIMENTAL_FIELD;
             finding.help =
