@@ -18,7 +18,7 @@ fn every_value_knows_its_place_in_characters() {
     assert_eq!(span("spec.rules[0].matches[0].path"), [10, 24, 10, 35]);
     assert_eq!(span("spec.rules[0].matches"), [10, 16, 10, 37]);
     assert_eq!(span("spec.rules[0]")[..2], [10, 7]);
-    assert_eq!(span("spec.rules[0].text")[..4], [12, 9, 15, 1]);
+    assert_eq!(span("spec.rules[0].text")[..4], [12, 9, 15, 3]);
     assert_eq!(span("spec.empty"), [16, 8, 16, 8]);
     assert_eq!(root.locate(&FieldPath::parse("spec.rules")).start.line, 9);
 }
