@@ -225,7 +225,7 @@ impl Composer<'_, '_> {
                 check_plain_key(&mut self.faults, &text, span);
             }
             self.faults.check_key(&text, span);
-            *key = Some((text.into_owned().into_boxed_str(), span));
+            *key = Some((Box::from(&*text), span));
             self.last_end = span.end;
             self.check_tag(tag, "str", span);
             return Ok(());
@@ -238,13 +238,13 @@ impl Composer<'_, '_> {
         self.last_end = span.end;
         self.check_tag(tag, "str", span);
         let value =
-            if plain { self.plain(text, span) } else { Value::String(text.into_owned().into_boxed_str()) };
+            if plain { self.plain(text, span) } else { Value::String(Box::from(&*text)) };
         self.place(Node::new(value, span), anchor)
     }
 
     fn plain(&mut self, text: Cow<'_, str>, span: Span) -> Value {
         match resolve(&text) {
-            Scalar::Text => Value::String(text.into_owned().into_boxed_str()),
+            Scalar::Text => Value::String(Box::from(&*text)),
             Scalar::Null => Value::Null,
             Scalar::Bool(value) => Value::Bool(value),
             Scalar::Int(value) => Value::Int(value),
