@@ -6,8 +6,8 @@
 //!   route, header, rewrite
 //!   cluster
 //! ```
-//! [`records`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
-//! [`bootstrap`] makes the file that an Envoy of a fleet starts with.
+//! [`records()`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
+//! [`bootstrap()`] makes the file that an Envoy of a fleet starts with.
 //!
 //! Decisions that hold for every resource:
 //! - Routes lie apart from listeners (RDS), endpoints and secrets are names only (EDS, SDS), all over one ADS stream.
@@ -17,7 +17,7 @@
 
 mod access_log;
 mod binding;
-pub mod bootstrap;
+mod bootstrap;
 pub mod canonical;
 mod cluster;
 mod header;
@@ -30,8 +30,9 @@ mod tests;
 mod tls;
 mod value;
 
+pub use bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
 use bytes::Bytes;
-use canonical::CanonicalError;
+pub use json::envoy as envoy_json;
 use moorgate_model::ir;
 use moorgate_snapshot::record::{Record, Reference, Resource};
 use std::collections::BTreeMap;
@@ -45,39 +46,28 @@ pub const LISTENER_TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Li
 /// The type URL of route tables.
 pub const ROUTE_TYPE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
-/// Why a fleet could not be turned into records.
+/// The minors of Envoy that read what is written here, oldest first.
+pub const ENVOY_MINORS: [&str; 3] = ["1.38", "1.39", "1.40"];
+
+/// Why records cannot be printed.
 #[derive(Debug, Error)]
 pub enum XdsError {
-    /// A resource could not be put into canonical form: it is nested deeper than Envoy's own limit.
-    #[error("{type_url} {name:?}: {source}")]
-    Canonical {
-        /// The resource's type.
-        type_url: &'static str,
-        /// Its name.
-        name: String,
-        /// What went wrong.
-        source: CanonicalError,
-    },
-    /// Records do not hold what their type says.
-    #[error("{type_url} {name:?}: {source}")]
+    /// The bytes are no message of their type.
+    #[error("no {type_url}: {source}")]
     Decode {
-        /// The resource's type.
+        /// The type.
         type_url: String,
-        /// Its name.
-        name: String,
         /// What went wrong.
         source: prost::DecodeError,
     },
-    /// The descriptors that are built into this program do not describe a type.
-    #[error("the built-in Envoy descriptors lack {0}")]
+    /// A type that the descriptors built into this program do not describe.
+    #[error("messages of type {0} cannot be read by this version")]
     Descriptor(String),
     /// A message has no JSON form: it holds an `Any` of a type that this program does not know.
-    #[error("{type_url} {name:?} cannot be printed as JSON: {source}")]
+    #[error("{type_url} cannot be printed as JSON: {source}")]
     Json {
-        /// The resource's type.
+        /// The type.
         type_url: String,
-        /// Its name.
-        name: String,
         /// What went wrong.
         source: serde_json::Error,
     },
@@ -89,38 +79,37 @@ pub enum XdsError {
 /// virtual host under its name. Protobuf lets encodings be concatenated, so the parts in the order of their keys are
 /// a valid encoding of the table, and these are the bytes that a relay serves and that are hashed. One encode in one
 /// go would have the host fields between others; Envoy reads both alike.
-pub fn records(fleet: &ir::Fleet) -> Result<Vec<Record>, XdsError> {
+pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
     let mut resources = Vec::new();
     let mut bindings = binding::Bindings::default();
     let types = Types::default();
     for (name, cluster) in &fleet.clusters {
         let (message, refs) = cluster::lower(name, cluster);
         bindings.cluster(cluster);
-        let bytes = canonical::encode(&message).map_err(error(CLUSTER_TYPE, name))?;
+        let bytes = canonical::encode(&message);
         resources.push(resource(&types.cluster, name, "", bytes, refs));
     }
     let mut tables = BTreeMap::new();
     for (name, listener) in &fleet.listeners {
         let (message, refs) = listener::lower(name, listener);
         bindings.secrets(&refs);
-        let bytes = canonical::encode(&message).map_err(error(LISTENER_TYPE, name))?;
+        let bytes = canonical::encode(&message);
         resources.push(resource(&types.listener, name, "", bytes, refs));
         for chain in listener.chains.iter().filter(|chain| !chain.refuse) {
             tables.insert(chain.routes.name.as_str(), &chain.routes);
         }
     }
     for (name, table) in tables {
-        let head = canonical::encode(&route::head(name)).map_err(error(ROUTE_TYPE, name))?;
+        let head = canonical::encode(&route::head(name));
         let name: Arc<str> = name.into();
         resources.push(part(&types.route, &name, "", head));
         for host in &table.hosts {
-            let bytes = canonical::encode_field(route::VIRTUAL_HOSTS, &route::host(host))
-                .map_err(error(ROUTE_TYPE, &name))?;
+            let bytes = canonical::encode_field(route::VIRTUAL_HOSTS, &route::host(host));
             resources.push(part(&types.route, &name, &host.name, bytes));
         }
     }
     resources.sort_by(|a, b| (&a.type_url, &a.name, &a.part).cmp(&(&b.type_url, &b.name, &b.part)));
-    Ok(resources.into_iter().map(Record::Resource).chain(bindings.finish()).collect())
+    resources.into_iter().map(Record::Resource).chain(bindings.finish()).collect()
 }
 
 /// Type URLs, shared by all records.
@@ -145,8 +134,4 @@ fn resource(type_url: &Arc<str>, name: &str, part: &str, bytes: Bytes, mut refs:
 fn part(type_url: &Arc<str>, name: &Arc<str>, part: &str, bytes: Bytes) -> Resource {
     let (type_url, name) = (type_url.clone(), name.clone());
     Resource { type_url, name, part: part.into(), bytes, refs: Vec::new() }
-}
-
-fn error(type_url: &'static str, name: &str) -> impl FnOnce(CanonicalError) -> XdsError {
-    move |source| XdsError::Canonical { type_url, name: name.to_owned(), source }
 }

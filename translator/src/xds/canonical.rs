@@ -46,16 +46,19 @@ pub enum CanonicalError {
 }
 
 /// The canonical bytes of a message.
-pub fn encode<M: Message + Name>(message: &M) -> Result<Bytes, CanonicalError> {
+///
+/// What prost writes from a type is well formed and has no groups, and no message that Moorgate makes is nested
+/// anywhere near [`MAX_DEPTH`], so sorting it cannot fail; [`sort`] is for bytes of unknown making.
+pub fn encode<M: Message + Name>(message: &M) -> Bytes {
     let mut bytes = BytesMut::with_capacity(message.encoded_len());
     message.encode_raw(&mut bytes);
-    sort(&M::full_name(), &mut bytes)?;
-    Ok(bytes.freeze())
+    sort_own::<M>(&mut bytes);
+    bytes.freeze()
 }
 
 /// The canonical bytes of a message as field `number` of another: key, length, content. Appended to the encoding of
 /// the other message it is one more item of that field.
-pub fn encode_field<M: Message + Name>(number: u32, message: &M) -> Result<Bytes, CanonicalError> {
+pub fn encode_field<M: Message + Name>(number: u32, message: &M) -> Bytes {
     let length = message.encoded_len();
     // A key and a length take at most five and ten bytes.
     let mut bytes = BytesMut::with_capacity(length + 15);
@@ -63,8 +66,13 @@ pub fn encode_field<M: Message + Name>(number: u32, message: &M) -> Result<Bytes
     encode_varint(length as u64, &mut bytes);
     let start = bytes.len();
     message.encode_raw(&mut bytes);
-    sort(&M::full_name(), bytes.get_mut(start..).unwrap_or_default())?;
-    Ok(bytes.freeze())
+    sort_own::<M>(bytes.get_mut(start..).unwrap_or_default());
+    bytes.freeze()
+}
+
+fn sort_own<M: Message + Name>(bytes: &mut [u8]) {
+    let sorted = sort(&M::full_name(), bytes);
+    debug_assert_eq!(sorted, Ok(()), "{}", M::full_name());
 }
 
 /// Sorts the map entries of an encoded message of this type (`envoy.config.cluster.v3.Cluster`), in place.

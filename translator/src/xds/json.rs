@@ -1,6 +1,6 @@
-//! Records as Envoy's own JSON, with proto field names, `Any` opened and keys sorted.
+//! Records as Envoy's own JSON: `Any` opened, keys sorted.
 
-use super::bootstrap::{self, BootstrapOptions};
+use super::bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
 use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError};
 use moorgate_snapshot::record::{Record, Resource};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
@@ -14,29 +14,28 @@ pub(crate) const DESCRIPTORS: &[u8] = include_bytes!("../../data/envoy-descripto
 /// Loaded once, on first use.
 static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
 
-/// Every resource as it is served: `{"clusters": […], "listeners": […], "routes": […]}`, sorted by name.
-pub fn resources(records: &[Record]) -> Result<Value, XdsError> {
-    let mut lists =
-        BTreeMap::from([("clusters", Vec::new()), ("listeners", Vec::new()), ("routes", Vec::new())]);
-    for ((type_url, name), bytes) in whole(records) {
-        let list = match type_url {
-            CLUSTER_TYPE => "clusters",
-            LISTENER_TYPE => "listeners",
-            ROUTE_TYPE => "routes",
-            other => other,
-        };
-        lists.entry(list).or_default().push(resource(type_url, name, &bytes)?);
+/// Every resource as it is served: `{"clusters": […], "listeners": […], "routes": […]}`, each sorted by name, with
+/// proto field names.
+pub fn resources<'r>(records: impl IntoIterator<Item = &'r Record>) -> Result<Value, XdsError> {
+    let [mut clusters, mut listeners, mut routes] = [const { Vec::new() }; 3];
+    for ((type_url, _), bytes) in whole(records) {
+        let resource = print(type_url, &bytes, true)?;
+        match type_url {
+            CLUSTER_TYPE => clusters.push(resource),
+            LISTENER_TYPE => listeners.push(resource),
+            ROUTE_TYPE => routes.push(resource),
+            other => return Err(XdsError::Descriptor(other.to_owned())),
+        }
     }
-    Ok(json!(lists))
+    Ok(json!({"clusters": clusters, "listeners": listeners, "routes": routes}))
 }
 
 /// A complete bootstrap that holds the configuration itself: what `compile -o envoy` prints, and what
 /// `envoy --mode validate` takes.
 ///
 /// Clusters and listeners are the served ones; route tables, which cannot be static, stand in the listeners in place
-/// of the references to them. Endpoints and secrets stay names, to be had from the relay that `options` names, so
-/// that an Envoy can also be started with it.
-pub fn envoy(records: &[Record], options: &BootstrapOptions) -> Result<Value, XdsError> {
+/// of the references to them. Endpoints and secrets stay names, to be had from a relay at its usual place.
+pub fn envoy<'r>(records: impl IntoIterator<Item = &'r Record>) -> Result<Value, XdsError> {
     let mut lists = resources(records)?;
     let routes: BTreeMap<String, Value> = items(&mut lists, "routes")
         .into_iter()
@@ -44,7 +43,14 @@ pub fn envoy(records: &[Record], options: &BootstrapOptions) -> Result<Value, Xd
         .collect();
     let mut listeners = items(&mut lists, "listeners");
     listeners.iter_mut().for_each(|listener| inline_routes(listener, &routes));
-    let mut out = bootstrap::bootstrap(options);
+    let mut out = bootstrap(&BootstrapOptions {
+        fleet: "moorgate".into(),
+        relay: "unix:/run/moorgate/relay.sock".into(),
+        admin: "127.0.0.1:19000".into(),
+        node: "moorgate".into(),
+        protocol: AdsProtocol::Delta,
+    })
+    .unwrap_or_default();
     if let Some(resources) = out.get_mut("static_resources").and_then(Value::as_object_mut) {
         let mut clusters = items(&mut lists, "clusters");
         if let Some(Value::Array(relay)) = resources.get_mut("clusters") {
@@ -59,27 +65,26 @@ pub fn envoy(records: &[Record], options: &BootstrapOptions) -> Result<Value, Xd
     Ok(out)
 }
 
-/// One encoded message as JSON.
-pub fn resource(type_url: &str, name: &str, bytes: &[u8]) -> Result<Value, XdsError> {
+/// One encoded message, or one part of it, as protobuf's JSON with its lowerCamelCase names.
+pub fn message(type_url: &str, bytes: &[u8]) -> Result<Value, XdsError> {
+    print(type_url, bytes, false)
+}
+
+fn print(type_url: &str, bytes: &[u8], proto_names: bool) -> Result<Value, XdsError> {
     let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
     let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name));
     let descriptor = descriptor.ok_or_else(|| XdsError::Descriptor(full_name.to_owned()))?;
-    let message = DynamicMessage::decode(descriptor, bytes).map_err(|source| XdsError::Decode {
-        type_url: type_url.to_owned(),
-        name: name.to_owned(),
-        source,
-    })?;
+    let message = DynamicMessage::decode(descriptor, bytes)
+        .map_err(|source| XdsError::Decode { type_url: type_url.to_owned(), source })?;
     // Straight to text, maps would come in the order of a hash table; a `Value` sorts its keys.
-    let options = SerializeOptions::new().use_proto_field_name(true);
-    message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|source| XdsError::Json {
-        type_url: type_url.to_owned(),
-        name: name.to_owned(),
-        source,
-    })
+    let options = SerializeOptions::new().use_proto_field_name(proto_names);
+    message
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .map_err(|source| XdsError::Json { type_url: type_url.to_owned(), source })
 }
 
 /// Puts the parts of each resource together, by (type, name).
-fn whole(records: &[Record]) -> BTreeMap<(&str, &str), Vec<u8>> {
+fn whole<'r>(records: impl IntoIterator<Item = &'r Record>) -> BTreeMap<(&'r str, &'r str), Vec<u8>> {
     let mut parts: BTreeMap<(&str, &str), BTreeMap<&str, &Resource>> = BTreeMap::new();
     for record in records {
         if let Record::Resource(resource) = record {
