@@ -4,7 +4,7 @@ use super::cluster::{BUFFER_BYTES, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES}
 use super::{access_log, route, tls, value};
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, Http2ProtocolOptions, HttpProtocolOptions, SocketAddress, address,
+    Address, CidrRange, Http2ProtocolOptions, HttpProtocolOptions, SocketAddress, address,
     socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::listener::v3 as pb;
@@ -101,6 +101,13 @@ fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
     }
 }
 
+/// No client is internal, wherever its address lies: none may steer Envoy by x-envoy- headers. An empty list would
+/// stand for the private networks, so it names an address that no client has.
+fn nobody() -> InternalAddressConfig {
+    let range = CidrRange { address_prefix: "0.0.0.0".into(), prefix_len: value::number(32) };
+    InternalAddressConfig { unix_sockets: false, cidr_ranges: vec![range] }
+}
+
 fn connection_manager(listener: &str, chain: &FilterChain) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: listener.to_owned(),
@@ -127,8 +134,7 @@ fn connection_manager(listener: &str, chain: &FilterChain) -> HttpConnectionMana
         access_log: vec![access_log::requests()],
         // The peer is the client: what it says in X-Forwarded-For is not believed, only added to.
         use_remote_address: value::truth(true),
-        // No client is internal, wherever its address lies: none may steer Envoy by x-envoy- headers.
-        internal_address_config: Some(InternalAddressConfig::default()),
+        internal_address_config: Some(nobody()),
         generate_request_id: value::truth(true),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
         normalize_path: value::truth(true),
