@@ -85,11 +85,6 @@ pub struct Response {
 /// What a stream has to tell the rest of the relay.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The first message came.
-    Connected {
-        /// Who the client says it is.
-        node: Node,
-    },
     /// A response went out.
     Sent {
         /// Its type.
@@ -256,7 +251,6 @@ impl Stream {
             return Ok(());
         }
         let node = node.filter(|node| !node.id.is_empty()).ok_or(Violation::NodeMissing)?;
-        self.events.push(Event::Connected { node: node.clone() });
         self.node = Some(node);
         Ok(())
     }

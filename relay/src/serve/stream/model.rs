@@ -190,9 +190,9 @@ impl Bench {
         self.poll()
     }
 
+    /// Whether `*` was asked for.
     pub(super) fn wildcard(&self, type_url: &str) -> bool {
-        let asked = self.asked.get(type_url);
-        asked.is_some_and(|asked| asked.contains("*") || asked.is_empty())
+        self.asked.get(type_url).is_some_and(|asked| asked.contains("*"))
     }
 
     /// Takes the open response of a type, as Envoy applies it.
