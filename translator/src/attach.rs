@@ -1,1 +1,79 @@
-//! (in work)
+//! Who is bound to whom: objects to the intermediate representation, and the verdict on each object.
+//!
+//! ```text
+//! objects ─▶ index ─▶ listener (per Gateway) ─▶ parent (routes to listeners) ─▶ rule, backend, filter ─▶ table ─▶ ir
+//!                                   every broken reference: diagnostic ─▶ status
+//! ```
+//! All references across namespaces go through [`grant`]. What cannot be resolved becomes a value that answers 500,
+//! so that the rest keeps working (Gateway API: HTTPRoute `backendRefs`).
+
+mod backend;
+mod filter;
+mod fleet;
+mod grant;
+mod hostname;
+mod index;
+mod listener;
+mod parent;
+mod policy;
+mod precedence;
+mod rule;
+mod spec;
+mod table;
+mod unsupported;
+
+pub use hostname::{covers, intersect};
+
+use crate::status::Statuses;
+use moorgate_model::{Diagnostics, Object, ir};
+use moorgate_snapshot::FleetName;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The API group of the Gateway API.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// The controller name of Moorgate's own GatewayClasses.
+pub const CONTROLLER_NAME: &str = "moorgate.dev/gateway-controller";
+
+/// What decides which objects are ours and what a missing one means.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// GatewayClasses with this controller name are compiled.
+    pub controller_name: String,
+    /// Kinds of which the source does not hold all (DESIGN §4): a missing one may live elsewhere.
+    pub open: BTreeSet<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let open = ["Secret", "ConfigMap", "EndpointSlice"].map(String::from).into();
+        Self { controller_name: CONTROLLER_NAME.into(), open }
+    }
+}
+
+/// What came of all objects.
+#[derive(Debug, Default)]
+pub struct Attachment {
+    /// What each fleet shall do.
+    pub fleets: BTreeMap<FleetName, ir::Fleet>,
+    /// What is wrong.
+    pub diagnostics: Diagnostics,
+    /// Conditions of every object of ours.
+    pub statuses: Statuses,
+}
+
+/// Binds routes to listeners and resolves every reference. Pure; the order of `objects` does not matter.
+pub fn attach(objects: &[Object], options: &Options) -> Attachment {
+    let mut diagnostics = Diagnostics::default();
+    let index = index::Index::new(objects, options, &mut diagnostics);
+    let mut gateways = listener::gateways(&index, &mut diagnostics);
+    let mut statuses = Statuses::new(&options.controller_name);
+    let policies = policy::attach(&index, &mut diagnostics);
+    let routes = parent::attach(&index, &mut gateways, &policies, &mut diagnostics, &mut statuses);
+    listener::report(&index, &gateways, &mut statuses);
+    unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
+    policy::report(&policies, &gateways, &routes, &mut statuses);
+    let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
+    let fleets = fleet::assemble(&gateways, routes, &policies, &by_name, &mut diagnostics);
+    Attachment { fleets, diagnostics, statuses }
+}

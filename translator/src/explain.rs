@@ -1,1 +1,114 @@
-//! (in work)
+//! Which listener, host, route, rule and backend answer a request; who lost, and why.
+//!
+//! Works on the same intermediate representation that becomes Envoy's configuration, with Envoy's own rules:
+//! normalised paths ([`normalize`]), hosts without port and case, the first route that matches.
+
+mod matching;
+pub mod normalize;
+mod request;
+
+pub use matching::Mismatch;
+pub use request::{Request, RequestError};
+
+use moorgate_model::ir::{Action, FilterChain, Fleet, Listener, Route, RouteTable, VirtualHost};
+use normalize::Normalized;
+
+/// What happens to a request at one fleet.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer<'f> {
+    /// No listener has this port.
+    NoListener,
+    /// No filter chain is for this server name, or it has nothing to serve: the connection is closed.
+    Refused {
+        /// The listener's name.
+        listener: &'f str,
+    },
+    /// Envoy answers by itself before any route is looked at (400 or 307).
+    Early {
+        /// The listener's name.
+        listener: &'f str,
+        /// The status.
+        status: u16,
+    },
+    /// No host or no route: 404.
+    NotFound(Trace<'f>),
+    /// A route answers.
+    Found(Trace<'f>, &'f Route),
+}
+
+/// The way of a request to its route.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace<'f> {
+    /// The Envoy listener's name.
+    pub listener: &'f str,
+    /// The filter chain.
+    pub chain: &'f FilterChain,
+    /// The virtual host, if one is for this hostname.
+    pub host: Option<&'f VirtualHost>,
+    /// Routes of that host that did not answer, in their order, with the first condition that failed; those behind
+    /// the winner that would have matched have none.
+    pub losers: Vec<(&'f Route, Option<Mismatch>)>,
+}
+
+/// Follows a request through a fleet.
+pub fn explain<'f>(fleet: &'f Fleet, request: &Request) -> Answer<'f> {
+    let Some((name, listener)) = fleet.listeners.iter().find(|(_, listener)| listener.port == request.port)
+    else {
+        return Answer::NoListener;
+    };
+    let Some(chain) = chain(listener, request) else { return Answer::Refused { listener: name } };
+    let path = match normalize::normalize(&request.path) {
+        Normalized::Path(path) => path,
+        Normalized::Redirect => return Answer::Early { listener: name, status: 307 },
+        Normalized::Reject => return Answer::Early { listener: name, status: 400 },
+    };
+    let host = host(&chain.routes, &request.host);
+    let mut trace = Trace { listener: name, chain, host, losers: Vec::new() };
+    let mut winner = None;
+    for route in host.into_iter().flat_map(|host| &host.routes) {
+        match matching::mismatch(route, &path, request) {
+            None if winner.is_none() => winner = Some(route),
+            reason => trace.losers.push((route, reason)),
+        }
+    }
+    match winner {
+        Some(route) => Answer::Found(trace, route),
+        None => Answer::NotFound(trace),
+    }
+}
+
+/// The status that Envoy itself gives, if the answer does not come from a backend.
+pub fn direct_status(route: &Route) -> Option<u16> {
+    match &route.action {
+        Action::Respond(respond) => Some(respond.status),
+        Action::Redirect(redirect) => Some(redirect.status),
+        Action::Forward(_) => None,
+    }
+}
+
+/// The chain for a connection: plain text meets plain text, TLS the most specific server name.
+fn chain<'f>(listener: &'f Listener, request: &Request) -> Option<&'f FilterChain> {
+    let tls = request.scheme == "https";
+    let fits = |chain: &&FilterChain| match chain.server_names.as_slice() {
+        [] => true,
+        names => names.iter().any(|name| crate::attach::covers(name, &request.server_name)),
+    };
+    let best = listener.chains.iter().filter(fits).max_by_key(|chain| {
+        chain.server_names.iter().map(|name| (!name.starts_with('*'), name.len())).max()
+    })?;
+    (best.tls.is_some() == tls && !best.refuse).then_some(best)
+}
+
+/// Envoy's choice of virtual host: exact, then the longest wildcard, then `*`.
+fn host<'f>(table: &'f RouteTable, host: &str) -> Option<&'f VirtualHost> {
+    let host = host.to_ascii_lowercase();
+    let exact = table.hosts.binary_search_by(|candidate| candidate.domain.as_str().cmp(&host)).ok();
+    if let Some(found) = exact.and_then(|position| table.hosts.get(position)) {
+        return Some(found);
+    }
+    let wild = table.hosts.iter().filter(|candidate| {
+        candidate.domain == "*"
+            || (candidate.domain.starts_with("*.") && crate::attach::covers(&candidate.domain, &host))
+    });
+    wild.max_by_key(|candidate| candidate.domain.len())
+}

@@ -1,1 +1,249 @@
-//! (in work)
+//! Gateway API status: conditions made from the same diagnostics that `check` prints.
+//!
+//! Conditions have no `lastTransitionTime`: nothing here knows the clock, and whoever writes them to a cluster adds it.
+//! `Programmed` is `Unknown` with reason `Pending`, because only Envoy's acknowledgement makes it true.
+
+use moorgate_model::diagnostic::{policy, semantic};
+use moorgate_model::{Diagnostic, ObjectRef};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// One condition in the Kubernetes form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Such as `Accepted`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// One word in CamelCase, from the Gateway API's lists.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// The generation that was looked at, where the object has one (files have none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// The status of one object in the shape of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    /// GatewayClass.
+    Class {
+        /// `Accepted`.
+        conditions: Vec<Condition>,
+    },
+    /// Gateway.
+    Gateway {
+        /// `Accepted` and `Programmed`.
+        conditions: Vec<Condition>,
+        /// One for each listener.
+        listeners: Vec<ListenerStatus>,
+    },
+    /// Routes: one entry for each parent of ours.
+    Route {
+        /// In the order of `spec.parentRefs`.
+        parents: Vec<ParentStatus>,
+    },
+    /// Policies: one entry for each Gateway that the target is served by.
+    Policy {
+        /// In the order of names.
+        ancestors: Vec<AncestorStatus>,
+    },
+}
+
+/// The status of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// The listener.
+    pub name: String,
+    /// Route kinds that can attach.
+    pub supported_kinds: Vec<RouteGroupKind>,
+    /// How many routes are attached.
+    pub attached_routes: usize,
+    /// `Accepted`, `Programmed`, `ResolvedRefs`, `Conflicted`.
+    pub conditions: Vec<Condition>,
+}
+
+/// A kind of route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteGroupKind {
+    /// The API group.
+    pub group: String,
+    /// The kind.
+    pub kind: String,
+}
+
+/// What a parent makes of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentStatus {
+    /// The reference as the route wrote it.
+    pub parent_ref: ParentReference,
+    /// Whose verdict this is.
+    pub controller_name: String,
+    /// `Accepted`, `ResolvedRefs`, and `PartiallyInvalid` where some rules answer 500.
+    pub conditions: Vec<Condition>,
+}
+
+/// A parent as a route names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentReference {
+    /// The API group.
+    pub group: String,
+    /// The kind.
+    pub kind: String,
+    /// The namespace, if the route wrote one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The name.
+    pub name: String,
+    /// The listener, if the route named one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+    /// The port, if the route named one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// What a Gateway makes of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorStatus {
+    /// The Gateway.
+    pub ancestor_ref: ParentReference,
+    /// Whose verdict this is.
+    pub controller_name: String,
+    /// `Accepted` and `ResolvedRefs`.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of every object of ours.
+#[derive(Debug, Default)]
+pub struct Statuses {
+    controller_name: String,
+    objects: BTreeMap<ObjectRef, Status>,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    object: &'a ObjectRef,
+    status: &'a Status,
+}
+
+impl Statuses {
+    /// No status yet.
+    pub fn new(controller_name: &str) -> Self {
+        Self { controller_name: controller_name.to_owned(), objects: BTreeMap::new() }
+    }
+
+    /// Whose verdicts these are.
+    pub fn controller_name(&self) -> &str {
+        &self.controller_name
+    }
+
+    /// Sets the status of an object.
+    pub fn set(&mut self, object: ObjectRef, status: Status) {
+        self.objects.insert(object, status);
+    }
+
+    /// The status of an object.
+    pub fn get(&self, object: &ObjectRef) -> Option<&Status> {
+        self.objects.get(object)
+    }
+
+    /// All, in the order of group, kind, namespace and name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectRef, &Status)> {
+        self.objects.iter()
+    }
+}
+
+impl Serialize for Statuses {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.objects.iter().map(|(object, status)| Entry { object, status }))
+    }
+}
+
+/// A condition that holds.
+pub fn holds(kind: &'static str, reason: &'static str, generation: Option<i64>) -> Condition {
+    Condition { kind, status: "True", reason, message: String::new(), observed_generation: generation }
+}
+
+/// `Programmed` before any Envoy has acknowledged.
+pub fn pending(generation: Option<i64>) -> Condition {
+    let message = "waiting for Envoy to acknowledge the configuration".to_owned();
+    Condition {
+        kind: "Programmed",
+        status: "Unknown",
+        reason: "Pending",
+        message,
+        observed_generation: generation,
+    }
+}
+
+/// A condition that a diagnostic makes false, or true where the condition is bad news by itself.
+pub fn fails(kind: &'static str, reason: &'static str, message: &str, generation: Option<i64>) -> Condition {
+    let status =
+        if matches!(kind, "Conflicted" | "PartiallyInvalid" | "Overridden") { "True" } else { "False" };
+    Condition { kind, status, reason, message: message.to_owned(), observed_generation: generation }
+}
+
+/// `kind` as the diagnostics decide it: the first that speaks of it makes it false, otherwise it holds.
+pub fn decide<'a>(
+    kind: &'static str,
+    good: &'static str,
+    diagnostics: impl IntoIterator<Item = &'a Diagnostic>,
+    verdict: impl Fn(&Diagnostic) -> Option<(&'static str, &'static str)>,
+    generation: Option<i64>,
+) -> Condition {
+    diagnostics
+        .into_iter()
+        .find_map(|diagnostic| {
+            let (about, reason) = verdict(diagnostic)?;
+            (about == kind).then(|| fails(kind, reason, &diagnostic.message, generation))
+        })
+        .unwrap_or_else(|| holds(kind, good, generation))
+}
+
+/// What a diagnostic says about a route at one parent: condition type and reason (HTTPRoute `RouteConditionReason`).
+pub fn of_route(diagnostic: &Diagnostic) -> Option<(&'static str, &'static str)> {
+    let code = diagnostic.code;
+    Some(match code.id {
+        id if id == semantic::NO_MATCHING_PARENT.id => ("Accepted", "NoMatchingParent"),
+        id if id == semantic::NOT_ALLOWED_BY_LISTENERS.id => ("Accepted", "NotAllowedByListeners"),
+        id if id == semantic::NO_MATCHING_HOSTNAME.id => ("Accepted", "NoMatchingListenerHostname"),
+        id if id == semantic::ROUTE_KIND_UNSUPPORTED.id => ("Accepted", "UnsupportedValue"),
+        id if id == semantic::BACKEND_NOT_FOUND.id => ("ResolvedRefs", "BackendNotFound"),
+        id if id == semantic::EXTERNAL_NAME_REFUSED.id => ("ResolvedRefs", "BackendNotFound"),
+        id if id == semantic::REF_NOT_PERMITTED.id => ("ResolvedRefs", "RefNotPermitted"),
+        id if id == semantic::INVALID_KIND.id => ("ResolvedRefs", "InvalidKind"),
+        id if id == semantic::UNSUPPORTED_VALUE.id => ("PartiallyInvalid", "UnsupportedValue"),
+        id if id == semantic::REGEX_INVALID.id => ("PartiallyInvalid", "UnsupportedValue"),
+        _ => return None,
+    })
+}
+
+/// What a diagnostic says about a listener (`ListenerConditionReason`).
+pub fn of_listener(diagnostic: &Diagnostic) -> Option<(&'static str, &'static str)> {
+    let code = diagnostic.code;
+    Some(match code.id {
+        id if id == semantic::UNSUPPORTED_PROTOCOL.id => ("Accepted", "UnsupportedProtocol"),
+        id if id == semantic::UNSUPPORTED_VALUE.id => ("Accepted", "UnsupportedValue"),
+        id if id == semantic::LISTENER_CONFLICT.id => ("Conflicted", "HostnameConflict"),
+        id if id == semantic::INVALID_ROUTE_KINDS.id => ("ResolvedRefs", "InvalidRouteKinds"),
+        id if id == semantic::REF_NOT_PERMITTED.id => ("ResolvedRefs", "RefNotPermitted"),
+        id if id == semantic::INVALID_KIND.id => ("ResolvedRefs", "InvalidCertificateRef"),
+        id if id == semantic::INVALID_CERTIFICATE.id => ("ResolvedRefs", "InvalidCertificateRef"),
+        id if id == semantic::TLS_REQUIRED.id => ("ResolvedRefs", "InvalidCertificateRef"),
+        _ => return None,
+    })
+}
+
+/// What a diagnostic says about a policy (`PolicyConditionReason`, BackendTLSPolicy).
+pub fn of_policy(diagnostic: &Diagnostic) -> Option<(&'static str, &'static str)> {
+    (diagnostic.code.id == policy::POLICY_TARGET_NOT_FOUND.id).then_some(("Accepted", "TargetNotFound"))
+}

@@ -162,6 +162,7 @@ impl Diagnostic {
     }
 
     /// Places first, so that a list reads like the files; then severity, code, object, field and text.
+    #[allow(clippy::type_complexity)] // a sort key, used once
     fn key(
         &self,
     ) -> (&Option<Arc<str>>, Position, Severity, &'static str, &Option<ObjectRef>, &FieldPath, &str) {
@@ -222,9 +223,11 @@ impl Diagnostics {
         self.0.iter()
     }
 
-    /// The findings, to change (severities).
-    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Diagnostic> {
-        self.0.iter_mut()
+    /// Treats every warning as an error (`--deny-warnings`).
+    pub fn deny_warnings(&mut self) {
+        for diagnostic in &mut self.0 {
+            diagnostic.severity = Severity::Error;
+        }
     }
 
     /// How many.

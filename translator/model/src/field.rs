@@ -96,7 +96,7 @@ impl fmt::Display for FieldPath {
         for (position, segment) in self.0.iter().enumerate() {
             match segment {
                 Segment::Key(key) if key.is_empty() || key.contains(['.', '[', ']']) => {
-                    write!(f, "[\"{key}\"]")?
+                    write!(f, "[\"{key}\"]")?;
                 }
                 Segment::Key(key) if position == 0 => f.write_str(key)?,
                 Segment::Key(key) => write!(f, ".{key}")?,

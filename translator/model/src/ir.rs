@@ -45,7 +45,10 @@ pub struct FilterChain {
     pub name: String,
     /// SNI names this chain is for: exact or `*.suffix`; empty for any.
     pub server_names: Vec<String>,
-    /// TLS termination; `None` is plain text.
+    /// Nothing can be served here (no certificate, or clients cannot be checked): connections are closed at once,
+    /// and no chain with a wider name takes them over.
+    pub refuse: bool,
+    /// TLS termination; `None` is plain text, or a chain that refuses.
     pub tls: Option<DownstreamTls>,
     /// The Gateway listeners served here (one, or several HTTP listeners that share a port).
     pub origins: Vec<ListenerOrigin>,

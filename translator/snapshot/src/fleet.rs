@@ -35,6 +35,12 @@ impl FleetName {
         Self::Gateway { namespace: namespace.into(), name: name.into() }
     }
 
+    /// One path segment that stands for the fleet, for sockets and folders: `namespace.gateway` or `class.NAME`.
+    /// A namespace has no dot, so no two fleets share one.
+    pub fn socket_name(&self) -> String {
+        self.to_string().replacen('/', ".", 1)
+    }
+
     /// The prefix of the fleet in a store: `fleets/gateway/<ns>/<name>` or `fleets/class/<name>`.
     pub fn prefix(&self) -> String {
         match self {

@@ -1,6 +1,7 @@
 //! Records: what a snapshot is made of.
 
 use bytes::Bytes;
+use std::fmt;
 use std::sync::Arc;
 
 /// One entry of a page.
@@ -105,4 +106,23 @@ pub enum Family {
     V4,
     /// IPv6 only.
     V6,
+}
+
+/// What records are sorted by: no two records of a snapshot have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key<'a> {
+    /// The type URL, or `binding/` and a kind.
+    pub section: &'a str,
+    /// The xDS name.
+    pub name: &'a str,
+    /// The part key; empty for whole resources, first parts and bindings.
+    pub part: &'a str,
+}
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.section.rsplit(['.', '/']).next().unwrap_or(self.section);
+        write!(f, "{kind} {}", self.name)?;
+        if self.part.is_empty() { Ok(()) } else { write!(f, " part {}", self.part) }
+    }
 }

@@ -63,4 +63,7 @@ crate::codes! { Semantic;
         "HTTPS terminates TLS, so the listener needs at least one certificateRef. It refuses connections.";
     ROUTE_KIND_UNSUPPORTED = "MG3026", Error, "routes of this kind are not supported yet",
         "The kind is part of the Gateway API, but this version compiles HTTPRoute only. The object is not attached.";
+    SNAPSHOT_REFUSED = "MG3027", Error, "a fleet cannot be made into a snapshot",
+        "The configuration breaks a limit that translator and relay share (sizes, counts, duplicate names). Nothing \
+         of this fleet is published; the message names the limit and what is largest.";
 }

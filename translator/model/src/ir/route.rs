@@ -42,7 +42,7 @@ pub struct RouteOrigin {
 }
 
 /// How the path must look.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathMatch {
     /// The whole path.
     Exact(String),
@@ -53,7 +53,7 @@ pub enum PathMatch {
 }
 
 /// How a header's or parameter's value must look.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ValueMatch {
     /// The whole value.
     Exact(String),

@@ -1,0 +1,125 @@
+//! The real Envoy: runs one, asks its admin interface, and has it judge a configuration.
+
+use crate::http::{Request, Target, send};
+use crate::process::Running;
+use crate::program::{Outcome, run};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+
+/// A running Envoy; dropping it kills it.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Running,
+    admin: Target,
+}
+
+impl Envoy {
+    /// Starts one with a bootstrap file whose admin interface listens on a local port.
+    pub fn start(name: &str, program: &Path, bootstrap: &Path, admin: u16, logs: &Path) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.arg("--config-path").arg(bootstrap);
+        command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+        let process = Running::start(name, &mut command, logs)?;
+        Ok(Self { process, admin: Target::plain(admin) })
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Running {
+        &mut self.process
+    }
+
+    /// An answer of the admin interface.
+    pub fn admin(&self, path: &str) -> Result<String> {
+        let answer = send(&self.admin, &Request::get("admin", path))?;
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        ensure!(answer.status == 200, "{path}: status {}: {body}", answer.status);
+        Ok(body)
+    }
+
+    /// A counter or gauge; zero if it does not exist yet.
+    pub fn stat(&self, name: &str) -> Result<u64> {
+        let text = self.admin(&format!("/stats?filter=^{name}$"))?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.map_or(Ok(0), |value| value.parse().with_context(|| format!("stat {name}: {value}")))
+    }
+
+    /// Waits until a listener accepts connections on every port.
+    pub fn wait_for_listeners(&mut self, ports: &[u16]) -> Result<()> {
+        crate::wait::until("Envoy's listeners", || {
+            self.process.check()?;
+            let listeners = self.admin("/listeners?format=json")?;
+            let listeners: Value = serde_json::from_str(&listeners)?;
+            let statuses = listeners["listener_statuses"].as_array().cloned().unwrap_or_default();
+            let listens = |port: u16| {
+                statuses.iter().any(|status| status["local_address"]["socket_address"]["port_value"] == port)
+            };
+            let missing: Vec<_> = ports.iter().filter(|port| !listens(**port)).collect();
+            ensure!(missing.is_empty(), "no listener on {missing:?}\n{}", self.process.tail());
+            Ok(())
+        })
+    }
+}
+
+/// Turns what `compile -o envoy` prints for one fleet into a bootstrap that Envoy can judge by itself: routes move into
+/// their listeners, and what is bound late keeps pointing at a management server that nobody asks.
+///
+/// The input has Envoy's own resources in `listeners`, `routes` and `clusters`.
+pub fn bootstrap_to_validate(fleet: &Value) -> Result<Value> {
+    let list = |name: &str| fleet[name].as_array().cloned().unwrap_or_default();
+    let routes = list("routes");
+    let mut listeners = list("listeners");
+    for listener in &mut listeners {
+        inline_routes(listener, &routes)?;
+    }
+    let mut clusters = list("clusters");
+    clusters.push(json!({
+        "name": "xds",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": { "http2_protocol_options": {} },
+            },
+        },
+        "load_assignment": { "cluster_name": "xds", "endpoints": [{ "lb_endpoints": [{ "endpoint": {
+            "address": { "pipe": { "path": "/nonexistent.sock" } } } }] }] },
+    }));
+    Ok(json!({
+        "node": { "id": "validate", "cluster": "validate" },
+        "dynamic_resources": { "ads_config": {
+            "api_type": "DELTA_GRPC",
+            "transport_api_version": "V3",
+            "grpc_services": [{ "envoy_grpc": { "cluster_name": "xds" } }],
+        } },
+        "static_resources": { "listeners": listeners, "clusters": clusters },
+    }))
+}
+
+/// Replaces every `rds` by the route configuration of that name.
+fn inline_routes(value: &mut Value, routes: &[Value]) -> Result<()> {
+    match value {
+        Value::Object(fields) => {
+            if let Some(rds) = fields.remove("rds") {
+                let name = rds.get("route_config_name").or_else(|| rds.get("routeConfigName"));
+                let name = name.and_then(Value::as_str).context("rds without a name")?;
+                let route = routes.iter().find(|route| route["name"] == name);
+                let route = route.with_context(|| format!("a listener needs the routes {name:?}"))?;
+                fields.insert("route_config".to_owned(), route.clone());
+            }
+            fields.values_mut().try_for_each(|field| inline_routes(field, routes))
+        }
+        Value::Array(items) => items.iter_mut().try_for_each(|item| inline_routes(item, routes)),
+        _ => Ok(()),
+    }
+}
+
+/// Has an Envoy judge a bootstrap without running it.
+pub fn validate(program: &Path, bootstrap: &Value, folder: &Path) -> Result<Outcome> {
+    let file = folder.join("bootstrap.json");
+    std::fs::write(&file, serde_json::to_vec(bootstrap)?)?;
+    run(Command::new(program)
+        .args(["--mode", "validate", "--log-level", "warning", "--config-path"])
+        .arg(&file))
+}

@@ -1,0 +1,192 @@
+//! A bare HTTP/1.1 client: sends the request line and headers exactly as given, over plain text or TLS.
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// No answer within this time is a lost request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where to connect, and how.
+#[derive(Debug, Clone)]
+pub struct Target {
+    address: SocketAddr,
+    tls: Option<(String, Arc<ClientConfig>)>,
+}
+
+impl Target {
+    /// Plain text on a local port.
+    pub fn plain(port: u16) -> Self {
+        Self { address: SocketAddr::from(([127, 0, 0, 1], port)), tls: None }
+    }
+
+    /// TLS on a local port with this server name, trusting one certificate (DER).
+    pub fn tls(port: u16, server_name: &str, trusted: &[u8]) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.to_vec().into())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tls = Some((server_name.to_owned(), Arc::new(config)));
+        Ok(Self { address: SocketAddr::from(([127, 0, 0, 1], port)), tls })
+    }
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The path with its query, sent as it is.
+    pub path: String,
+    /// The `Host` header.
+    pub host: String,
+    /// The other headers, in order.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// A GET.
+    pub fn get(host: &str, path: &str) -> Self {
+        Self { method: "GET".to_owned(), path: path.to_owned(), host: host.to_owned(), headers: Vec::new() }
+    }
+
+    /// With another method.
+    #[must_use]
+    pub fn method(mut self, method: &str) -> Self {
+        method.clone_into(&mut self.method);
+        self
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn build(&self) -> Result<http::Request<Full<Bytes>>> {
+        let mut request = http::Request::builder().method(self.method.as_str()).uri(self.path.as_str());
+        request = request.header("host", &self.host);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        request.body(Full::default()).with_context(|| format!("building {self:?}"))
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The headers, names in lower case, in order.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The first header of this name (lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The echo backend that answered, if one did.
+    pub fn backend(&self) -> Option<&str> {
+        self.header(crate::backend::NAME_HEADER)
+    }
+
+    /// Who answered: the backend's name, or the status code.
+    pub fn who(&self) -> String {
+        self.backend().map_or_else(|| self.status.to_string(), str::to_owned)
+    }
+
+    /// What an echo backend received.
+    pub fn echo(&self) -> Result<crate::backend::Echo> {
+        serde_json::from_slice(&self.body).with_context(|| format!("no echo in {self:?}"))
+    }
+}
+
+/// One connection, used for request after request.
+#[derive(Debug)]
+pub struct Connection(SendRequest<Full<Bytes>>);
+
+impl Connection {
+    /// Connects.
+    pub async fn open(target: &Target) -> Result<Self> {
+        tokio::time::timeout(TIMEOUT, Self::connect(target)).await.context("no connection in time")?
+    }
+
+    async fn connect(target: &Target) -> Result<Self> {
+        let stream = TcpStream::connect(target.address).await.context("connecting")?;
+        stream.set_nodelay(true)?;
+        let sender = match &target.tls {
+            None => {
+                let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                sender
+            }
+            Some((name, config)) => {
+                let name = ServerName::try_from(name.clone()).context("a server name")?;
+                let connector = TlsConnector::from(Arc::clone(config));
+                let stream = connector.connect(name, stream).await.context("TLS handshake")?;
+                let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        Ok(Self(sender))
+    }
+
+    /// Sends one request and reads its whole answer.
+    pub async fn send(&mut self, request: &Request) -> Result<Answer> {
+        let request = request.build()?;
+        let exchange = async {
+            self.0.ready().await.context("the connection was closed")?;
+            let (head, body) = self.0.send_request(request).await.context("sending")?.into_parts();
+            let body = body.collect().await.context("reading the body")?.to_bytes();
+            let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+            Ok(Answer { status: head.status.as_u16(), headers, body })
+        };
+        tokio::time::timeout(TIMEOUT, exchange).await.context("no answer in time")?
+    }
+
+    /// True if the peer has closed it, or said that it will.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// Sends one request on a connection of its own.
+pub fn send(target: &Target, request: &Request) -> Result<Answer> {
+    crate::runtime().block_on(async { Connection::open(target).await?.send(request).await })
+}
+
+/// Asks until the answer satisfies `wanted`.
+pub fn send_until(
+    target: &Target,
+    request: &Request,
+    what: &str,
+    wanted: impl Fn(&Answer) -> bool,
+) -> Result<Answer> {
+    crate::wait::until(what, || {
+        let answer = send(target, request)?;
+        if wanted(&answer) {
+            return Ok(answer);
+        }
+        bail!("{} answered with status {}", answer.who(), answer.status)
+    })
+}

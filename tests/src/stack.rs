@@ -1,0 +1,272 @@
+//! The whole path in one folder: keys, a store, a relay with its endpoints and secrets, and an Envoy.
+
+use crate::certificate::Certificate;
+use crate::envoy::Envoy;
+use crate::http::{Answer, Request, Target, send};
+use crate::process::Running;
+use crate::program::{self, Outcome, moorgate, run};
+use crate::{manifest, ports};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// The channel that every stack follows.
+pub const CHANNEL: &str = "stable";
+
+/// How Envoy asks its relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// Only what changed.
+    #[default]
+    Delta,
+    /// State of the world.
+    StateOfTheWorld,
+}
+
+/// A store, a relay and an Envoy of one fleet, in a temporary folder; dropping it stops and removes everything.
+#[derive(Debug)]
+pub struct Stack {
+    // Processes first: they end before their folder goes.
+    envoy: Option<Envoy>,
+    relay: Option<Running>,
+    folder: TempDir,
+    fleet: String,
+    health: u16,
+    admin: u16,
+    /// Which Envoy runs.
+    pub program: PathBuf,
+    /// How it asks.
+    pub protocol: Protocol,
+}
+
+impl Stack {
+    /// Lays the folder and makes the keys; starts nothing yet.
+    pub fn new(fleet: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("moorgate-").tempdir()?;
+        for name in ["store", "endpoints", "secrets", "cache", "logs", "keys"] {
+            std::fs::create_dir(folder.path().join(name))?;
+        }
+        let stack = Self {
+            envoy: None,
+            relay: None,
+            fleet: fleet.to_owned(),
+            health: ports::free()?,
+            admin: ports::free()?,
+            program: program::envoy()?,
+            protocol: Protocol::default(),
+            folder,
+        };
+        stack.keygen()?;
+        Ok(stack)
+    }
+
+    fn keygen(&self) -> Result<()> {
+        let mut command = moorgate()?;
+        command.arg("keygen").arg("--key").arg(self.key()).arg("--trust").arg(self.trust());
+        run(&mut command)?.ended_with(&[0])?;
+        Ok(())
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The fleet, `namespace/gateway`.
+    pub fn fleet(&self) -> &str {
+        &self.fleet
+    }
+
+    /// The private key that signs releases.
+    pub fn key(&self) -> PathBuf {
+        self.folder().join("keys/publish.key")
+    }
+
+    /// The trust file that the relay starts from.
+    pub fn trust(&self) -> PathBuf {
+        self.folder().join("keys/trust.json")
+    }
+
+    /// The store's folder.
+    pub fn store(&self) -> PathBuf {
+        self.folder().join("store")
+    }
+
+    /// The store's URL.
+    pub fn store_url(&self) -> String {
+        format!("file://{}", self.store().display())
+    }
+
+    /// The relay's cache.
+    pub fn cache(&self) -> PathBuf {
+        self.folder().join("cache")
+    }
+
+    /// The socket between relay and Envoy.
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("relay.sock")
+    }
+
+    /// `moorgate` with this subcommand, told the store.
+    pub fn command(&self, subcommand: &str) -> Result<Command> {
+        let mut command = moorgate()?;
+        command.arg(subcommand).env("MOORGATE_STORE", self.store_url());
+        Ok(command)
+    }
+
+    /// `moorgate` with a subcommand that writes an entry: channel and key set.
+    pub fn signed(&self, subcommand: &str) -> Result<Command> {
+        let mut command = self.command(subcommand)?;
+        command.arg("--channel").arg(CHANNEL).arg("--key").arg(format!("file:{}", self.key().display()));
+        Ok(command)
+    }
+
+    /// Publishes a source: a folder or file.
+    pub fn publish(&self, source: &Path) -> Result<Outcome> {
+        run(self.signed("publish")?.arg(source))?.ended_with(&[0])
+    }
+
+    /// Publishes YAML documents.
+    pub fn publish_documents(&self, documents: &[String]) -> Result<Outcome> {
+        let file = self.folder().join("source.yaml");
+        std::fs::write(&file, manifest::documents(documents))?;
+        self.publish(&file)
+    }
+
+    /// The id of the snapshot that a source compiles to for this fleet.
+    pub fn compiled(&self, source: &Path) -> Result<String> {
+        let outcome = run(self.command("compile")?.args(["-o", "json"]).arg(source))?.ended_with(&[0, 1])?;
+        let fleets = outcome.json()?["fleets"].as_array().cloned().unwrap_or_default();
+        let fleet = fleets.iter().find(|fleet| fleet["fleet"] == self.fleet.as_str());
+        let id = fleet.and_then(|fleet| fleet["snapshot"].as_str()).context("the fleet did not compile")?;
+        Ok(id.to_owned())
+    }
+
+    /// Says where a Service's endpoints are, as an operator would beside the relay: a file that appears at once.
+    pub fn set_endpoints(&self, namespace: &str, service: &str, addresses: &[SocketAddr]) -> Result<()> {
+        let file = self.folder().join(format!("endpoints/{namespace}-{service}.yaml"));
+        replace(&file, &manifest::endpoint_slices(namespace, service, addresses))
+    }
+
+    /// Lays a certificate and its key beside the relay.
+    pub fn set_secret(&self, namespace: &str, name: &str, certificate: &Certificate) -> Result<()> {
+        let folder = self.folder().join("secrets").join(namespace).join(name);
+        std::fs::create_dir_all(&folder)?;
+        replace(&folder.join("tls.key"), &certificate.key)?;
+        replace(&folder.join("tls.crt"), &certificate.certificate)
+    }
+
+    /// The command line that starts the relay.
+    pub fn relay_command(&self) -> Result<Command> {
+        let mut command = Command::new(program::binary("moorgate-relay")?);
+        command.args(["--store", &self.store_url(), "--fleet", &self.fleet, "--channel", CHANNEL]);
+        command.arg("--trust").arg(self.trust()).arg("--cache").arg(self.cache());
+        command.arg("--listen").arg(format!("unix:{}", self.socket().display()));
+        command.arg("--health").arg(format!("127.0.0.1:{}", self.health));
+        command.arg("--endpoints").arg(self.folder().join("endpoints"));
+        command.arg("--secrets").arg(self.folder().join("secrets"));
+        command.args(["--poll", "200ms"]);
+        Ok(command)
+    }
+
+    /// Starts the relay and waits until it is ready.
+    pub fn start_relay(&mut self) -> Result<()> {
+        self.spawn_relay()?;
+        crate::wait::until("the relay to be ready", || {
+            self.relay()?.check()?;
+            let answer = self.health("/readyz")?;
+            ensure!(answer.status == 200, "/readyz: {}", String::from_utf8_lossy(&answer.body));
+            Ok(())
+        })
+    }
+
+    /// Starts the relay without waiting.
+    pub fn spawn_relay(&mut self) -> Result<()> {
+        let mut command = self.relay_command()?;
+        self.relay = None;
+        self.relay = Some(Running::start("relay", &mut command, &self.folder().join("logs"))?);
+        Ok(())
+    }
+
+    /// The relay's process.
+    pub fn relay(&mut self) -> Result<&mut Running> {
+        self.relay.as_mut().context("no relay was started")
+    }
+
+    /// An answer of the relay's health address.
+    pub fn health(&self, path: &str) -> Result<Answer> {
+        send(&Target::plain(self.health), &Request::get("relay", path))
+    }
+
+    /// The bootstrap that `moorgate bootstrap` prints for this fleet.
+    pub fn bootstrap(&self) -> Result<PathBuf> {
+        let mut command = self.command("bootstrap")?;
+        command.arg(&self.fleet).arg("--relay").arg(format!("unix:{}", self.socket().display()));
+        command.arg("--admin").arg(format!("127.0.0.1:{}", self.admin));
+        if self.protocol == Protocol::StateOfTheWorld {
+            command.args(["--protocol", "sotw"]);
+        }
+        let printed = run(&mut command)?.ended_with(&[0])?;
+        let file = self.folder().join("bootstrap.json");
+        std::fs::write(&file, printed.stdout)?;
+        Ok(file)
+    }
+
+    /// Starts an Envoy and waits until it listens on these ports.
+    pub fn start_envoy(&mut self, ports: &[u16]) -> Result<()> {
+        let bootstrap = self.bootstrap()?;
+        self.envoy = None;
+        let logs = self.folder().join("logs");
+        let envoy = Envoy::start("envoy", &self.program, &bootstrap, self.admin, &logs)?;
+        self.envoy.insert(envoy).wait_for_listeners(ports)
+    }
+
+    /// The running Envoy.
+    pub fn envoy(&mut self) -> Result<&mut Envoy> {
+        self.envoy.as_mut().context("no Envoy was started")
+    }
+
+    /// Stops Envoy and relay at once, as a machine that loses its power.
+    pub fn kill_all(&mut self) {
+        self.envoy = None;
+        self.relay = None;
+    }
+
+    /// Waits until the relay serves this snapshot and Envoy has acknowledged it.
+    pub fn wait_for_snapshot(&mut self, snapshot: &str) -> Result<()> {
+        crate::wait::until(&format!("snapshot {snapshot} at the relay"), || {
+            self.relay()?.check()?;
+            let answer = self.health("/snapshot")?;
+            let body: Value = serde_json::from_slice(&answer.body)?;
+            ensure!(body.to_string().contains(snapshot), "{body}");
+            Ok(())
+        })
+    }
+
+    /// Keeps the folder on disk and lets the processes go on; gives what is left running.
+    pub fn leave_running(self) -> Result<(PathBuf, Vec<u32>)> {
+        let Self { envoy, relay, folder, .. } = self;
+        let mut left = Vec::new();
+        if let Some(mut envoy) = envoy {
+            left.push(envoy.process().id());
+            std::mem::forget(envoy);
+        }
+        if let Some(relay) = relay {
+            left.push(relay.id());
+            std::mem::forget(relay);
+        }
+        Ok((folder.keep(), left))
+    }
+}
+
+/// Writes a file so that a reader sees the old text or the new one.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let folder = file.parent().context("a file lies in a folder")?;
+    let mut new = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
+    std::io::Write::write_all(&mut new, text.as_bytes())?;
+    new.persist(file).with_context(|| format!("writing {}", file.display()))?;
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! Snapshots: a manifest and its pages.
+
+use crate::digest::Digest;
+use crate::limits::{self, Usage};
+use crate::manifest::Manifest;
+use crate::page::{self, Page};
+use crate::record::{Key, Record};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use thiserror::Error;
+
+/// The configuration of a fleet at one moment, whole and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    manifest: Manifest,
+    pages: Vec<Page>,
+}
+
+/// Why records, pages or a manifest are no snapshot.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SnapshotError {
+    /// Two records have the same key.
+    #[error("{0} is there twice")]
+    Duplicate(String),
+    /// A record has no name or no type.
+    #[error("a record without a name or type")]
+    Unnamed,
+    /// A later part whose resource lacks its first part.
+    #[error("{0} lacks its first part")]
+    FirstPart(String),
+    /// The references of a resource do not rise.
+    #[error("the references of {0} are not sorted")]
+    RefsNotSorted(String),
+    /// A binding whose source does not fit its kind.
+    #[error("the source of {0} does not fit its kind")]
+    BindingSource(String),
+    /// A single record is too large for a page.
+    #[error("{name} takes more than {limit} bytes")]
+    RecordTooLarge {
+        /// The record.
+        name: String,
+        /// In bytes.
+        limit: usize,
+    },
+    /// A resource, its parts together, is too large.
+    #[error("{name} takes {size} bytes in all, more than {limit}")]
+    ResourceTooLarge {
+        /// The resource.
+        name: String,
+        /// In bytes.
+        size: usize,
+        /// In bytes.
+        limit: usize,
+    },
+    /// A limit of [`limits`] is passed.
+    #[error("more than {limit} {what}")]
+    Limit {
+        /// What is limited.
+        what: &'static str,
+        /// How much there may be.
+        limit: u64,
+    },
+    /// Bytes that are no message of this kind.
+    #[error("no valid {0}")]
+    Malformed(&'static str),
+    /// A message that is encoded in another way than ours.
+    #[error("the {0} is not in canonical form")]
+    NotCanonical(&'static str),
+    /// Keys that do not rise.
+    #[error("records or pages are not in order")]
+    NotSorted,
+    /// A page that is not what the manifest says.
+    #[error("page {0} is not what the manifest says")]
+    PageMismatch(Digest),
+    /// A format from the future.
+    #[error("format {0} is newer than this program: upgrade it")]
+    Format(u32),
+    /// A feature from the future.
+    #[error("feature {0:?} is unknown to this program: upgrade it")]
+    Feature(String),
+}
+
+impl SnapshotError {
+    /// Whether a newer program would understand what this one refuses.
+    pub fn needs_upgrade(&self) -> bool {
+        matches!(self, Self::Format(_) | Self::Feature(_))
+    }
+}
+
+impl Snapshot {
+    /// Sorts the records, checks them and the limits, and cuts them into pages. The result depends on the set of
+    /// records only.
+    pub fn build(mut records: Vec<Record>) -> Result<Self, SnapshotError> {
+        if records.len() as u64 > limits::SNAPSHOT_RECORDS {
+            return Err(SnapshotError::Limit { what: "records", limit: limits::SNAPSHOT_RECORDS });
+        }
+        records.iter().try_for_each(page::check)?;
+        records.sort_unstable_by(|a, b| a.key().cmp(&b.key()));
+        if let Some(pair) = records.windows(2).find(|pair| pair[0].key() == pair[1].key()) {
+            return Err(SnapshotError::Duplicate(pair[0].key().to_string()));
+        }
+        let pages = page::cut(records);
+        let manifest = Manifest::of(&pages)?;
+        Self::checked(manifest, pages)
+    }
+
+    /// Puts a manifest and its pages together, in the manifest's order, and checks that each page is the one named and
+    /// that keys rise from page to page.
+    pub fn from_pages(manifest: Manifest, pages: Vec<Page>) -> Result<Self, SnapshotError> {
+        if manifest.pages().len() != pages.len() {
+            return Err(SnapshotError::Malformed("snapshot"));
+        }
+        for (named, page) in manifest.pages().iter().zip(&pages) {
+            if !named.describes(page) {
+                return Err(SnapshotError::PageMismatch(named.digest));
+            }
+        }
+        Self::checked(manifest, pages)
+    }
+
+    fn checked(manifest: Manifest, pages: Vec<Page>) -> Result<Self, SnapshotError> {
+        let snapshot = Self { manifest, pages };
+        if snapshot.manifest.bytes() > limits::SNAPSHOT_BYTES {
+            return Err(SnapshotError::Limit {
+                what: "bytes of the snapshot",
+                limit: limits::SNAPSHOT_BYTES,
+            });
+        }
+        let mut previous: Option<Key<'_>> = None;
+        for record in snapshot.records() {
+            let key = record.key();
+            if previous.is_some_and(|previous| previous >= key) {
+                return Err(SnapshotError::NotSorted);
+            }
+            let same = previous.is_some_and(|last| (last.section, last.name) == (key.section, key.name));
+            if !key.part.is_empty() && !same {
+                return Err(SnapshotError::FirstPart(key.to_string()));
+            }
+            previous = Some(key);
+        }
+        for (key, size) in snapshot.sizes() {
+            if size > limits::RESOURCE_BYTES {
+                let name = Key { part: "", ..key }.to_string();
+                return Err(SnapshotError::ResourceTooLarge { name, size, limit: limits::RESOURCE_BYTES });
+            }
+        }
+        Ok(snapshot)
+    }
+
+    /// The bytes of each resource, its parts together.
+    fn sizes(&self) -> Vec<(Key<'_>, usize)> {
+        let mut sizes: Vec<(Key<'_>, usize)> = Vec::new();
+        for record in self.records() {
+            let Record::Resource(resource) = record else { continue };
+            let key = record.key();
+            match sizes.last_mut() {
+                Some((last, size)) if (last.section, last.name) == (key.section, key.name) => {
+                    *size += resource.bytes.len();
+                }
+                _ => sizes.push((key, resource.bytes.len())),
+            }
+        }
+        sizes
+    }
+
+    /// The digest of the manifest: equal ids, equal configuration.
+    pub fn id(&self) -> Digest {
+        self.manifest.id()
+    }
+
+    /// The list of pages.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The pages, by key.
+    pub fn pages(&self) -> &[Page] {
+        &self.pages
+    }
+
+    /// All records, by key.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.pages.iter().flat_map(Page::records)
+    }
+
+    /// How much of each limit it uses.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            records: self.manifest.records(),
+            bytes: self.manifest.bytes(),
+            manifest_bytes: self.manifest.raw().len() as u64,
+            largest_resource: self.sizes().into_iter().map(|(_, size)| size as u64).max().unwrap_or(0),
+        }
+    }
+
+    /// What differs from this snapshot to `next`, by key. Pages that both have are not looked at.
+    pub fn diff<'a>(&'a self, next: &'a Snapshot) -> Vec<Change<'a>> {
+        let digests = |snapshot: &Snapshot| snapshot.pages.iter().map(Page::digest).collect::<BTreeSet<_>>();
+        let (old, new) = (digests(self), digests(next));
+        let rest = |snapshot: &'a Snapshot, other: BTreeSet<Digest>| {
+            snapshot.pages.iter().filter(move |page| !other.contains(&page.digest())).flat_map(Page::records)
+        };
+        let (mut before, mut after) = (rest(self, new).peekable(), rest(next, old).peekable());
+        let mut changes = Vec::new();
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => return changes,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(old), Some(new)) => old.key().cmp(&new.key()),
+            };
+            let (old, new) = match order {
+                Ordering::Less => (before.next(), None),
+                Ordering::Greater => (None, after.next()),
+                Ordering::Equal => (before.next(), after.next()),
+            };
+            if old != new {
+                changes.push(Change { before: old, after: new });
+            }
+        }
+    }
+}
+
+/// One record that differs between two snapshots: added, removed or changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'a> {
+    /// The record as it was; none if it is new.
+    pub before: Option<&'a Record>,
+    /// The record as it is; none if it is gone.
+    pub after: Option<&'a Record>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Filters of a rule or backend.
+
+use super::backend;
+use super::index::Index;
+use super::policy::Policies;
+use super::spec::{CorsFilter, Filter, Fraction, HeaderFilter, PathModifier, RedirectFilter};
+use moorgate_model::diagnostic::semantic::{FORMATTER_ESCAPED, UNSUPPORTED_VALUE};
+use moorgate_model::ir::{Cluster, Cors, HeaderMutation, HostRewrite, Mirror, PathRewrite, Redirect};
+use moorgate_model::{Diagnostic, FieldPath, Object};
+use std::collections::BTreeMap;
+
+/// All filters of one list, taken together.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    pub(super) request_headers: HeaderMutation,
+    pub(super) response_headers: HeaderMutation,
+    pub(super) mirrors: Vec<Mirror>,
+    pub(super) cors: Option<Cors>,
+    pub(super) redirect: Option<Redirect>,
+    pub(super) path_rewrite: Option<PathRewrite>,
+    pub(super) host_rewrite: Option<HostRewrite>,
+    /// A filter could not be carried out: requests must get an error, not pass without it
+    /// (HTTPRoute `filters`: "MUST NOT be skipped").
+    pub(super) broken: bool,
+}
+
+/// What lowering needs besides the filters.
+pub(super) struct Context<'c, 'a> {
+    pub(super) index: &'c Index<'a>,
+    pub(super) route: &'c Object,
+    pub(super) policies: &'c Policies,
+    pub(super) clusters: &'c mut BTreeMap<String, Cluster>,
+    pub(super) findings: &'c mut Vec<Diagnostic>,
+}
+
+impl Context<'_, '_> {
+    fn unsupported(&mut self, field: FieldPath, message: String) {
+        let finding = self.route.diagnostic(&UNSUPPORTED_VALUE, field, message);
+        self.findings.push(finding.help("requests that meet this filter are answered with 500"));
+    }
+}
+
+/// Lowers a list of filters in its order.
+pub(super) fn lower(cx: &mut Context<'_, '_>, at: &FieldPath, filters: &[Filter]) -> Filters {
+    let mut out = Filters::default();
+    for (position, filter) in filters.iter().enumerate() {
+        let at = at.index(position);
+        match filter.kind.as_str() {
+            "RequestHeaderModifier" => {
+                if let Some(headers) = &filter.request_header_modifier {
+                    let at = at.key("requestHeaderModifier");
+                    out.broken |= !mutate(cx, &at, headers, &mut out.request_headers);
+                }
+            }
+            "ResponseHeaderModifier" => {
+                if let Some(headers) = &filter.response_header_modifier {
+                    let at = at.key("responseHeaderModifier");
+                    out.broken |= !mutate(cx, &at, headers, &mut out.response_headers);
+                }
+            }
+            "RequestMirror" => mirror(cx, &at, filter, &mut out),
+            "RequestRedirect" => out.redirect = filter.request_redirect.as_ref().map(redirect),
+            "URLRewrite" => {
+                if let Some(rewrite) = &filter.url_rewrite {
+                    out.path_rewrite = rewrite.path.as_ref().and_then(path_rewrite);
+                    out.host_rewrite = rewrite.hostname.clone().map(HostRewrite);
+                }
+            }
+            "CORS" => out.cors = filter.cors.as_ref().map(cors),
+            kind => {
+                out.broken = true;
+                cx.unsupported(at.key("type"), format!("a filter of type {kind} is not supported"));
+            }
+        }
+    }
+    out
+}
+
+/// Headers that Envoy owns or that frame the message: changing them would break routing or the protocol.
+fn is_protected(name: &str) -> bool {
+    name.starts_with(':')
+        || name.starts_with("x-envoy-")
+        || matches!(
+            name,
+            "host"
+                | "content-length"
+                | "transfer-encoding"
+                | "connection"
+                | "keep-alive"
+                | "te"
+                | "trailer"
+                | "upgrade"
+                | "proxy-connection"
+        )
+}
+
+fn mutate(cx: &mut Context<'_, '_>, at: &FieldPath, filter: &HeaderFilter, out: &mut HeaderMutation) -> bool {
+    let mut good = true;
+    for (list, headers) in [("set", &filter.set), ("add", &filter.add)] {
+        for (position, header) in headers.iter().enumerate() {
+            let name = header.name.to_ascii_lowercase();
+            let field = at.key(list).index(position);
+            if is_protected(&name) {
+                cx.unsupported(field.key("name"), format!("header {:?} cannot be changed", header.name));
+                good = false;
+                continue;
+            }
+            if header.value.chars().any(|c| c.is_control() && c != '\t') {
+                cx.unsupported(
+                    field.key("value"),
+                    format!("the value of header {:?} holds control characters", header.name),
+                );
+                good = false;
+                continue;
+            }
+            if header.value.contains('%') {
+                let message = format!(
+                    "the value of header {:?} holds a percent sign and is sent as it stands",
+                    header.name
+                );
+                cx.findings.push(cx.route.diagnostic(&FORMATTER_ESCAPED, field.key("value"), message));
+            }
+            let target = if list == "set" { &mut out.set } else { &mut out.add };
+            target.push((name, header.value.clone()));
+        }
+    }
+    for (position, name) in filter.remove.iter().enumerate() {
+        let lower = name.to_ascii_lowercase();
+        if is_protected(&lower) {
+            cx.unsupported(at.key("remove").index(position), format!("header {name:?} cannot be removed"));
+            good = false;
+        } else {
+            out.remove.push(lower);
+        }
+    }
+    good
+}
+
+fn mirror(cx: &mut Context<'_, '_>, at: &FieldPath, filter: &Filter, out: &mut Filters) {
+    let Some(mirror) = &filter.request_mirror else { return };
+    let at = at.key("requestMirror");
+    let fraction = match (&mirror.fraction, mirror.percent) {
+        (Some(Fraction { numerator, denominator }), _) => (*numerator, *denominator),
+        (None, Some(percent)) => (percent, 100),
+        (None, None) => (100, 100),
+    };
+    let target = at.key("backendRef");
+    match backend::resolve(cx.index, cx.route, &target, &mirror.backend_ref, cx.policies, cx.clusters) {
+        Ok(cluster) => out.mirrors.push(Mirror { cluster, fraction }),
+        // Gateway API: an invalid mirror is dropped, and the request itself goes on.
+        Err(finding) => cx.findings.push(finding),
+    }
+}
+
+fn path_rewrite(modifier: &PathModifier) -> Option<PathRewrite> {
+    let full = modifier.replace_full_path.clone().map(PathRewrite::Full);
+    full.or_else(|| modifier.replace_prefix_match.clone().map(PathRewrite::Prefix))
+}
+
+fn redirect(filter: &RedirectFilter) -> Redirect {
+    Redirect {
+        scheme: filter.scheme.clone(),
+        host: filter.hostname.clone(),
+        port: filter.port,
+        path: filter.path.as_ref().and_then(path_rewrite),
+        status: filter.status_code.unwrap_or(302),
+    }
+}
+
+/// The `Location` port for one listener (HTTPRouteFilter `requestRedirect.port`): the filter's own, else that of its
+/// scheme, else the listener's; left out where it says nothing. A host that is kept may carry the listener's port,
+/// so a listener on an unusual port always gets an explicit one.
+pub(super) fn redirect_port(redirect: &Redirect, protocol: &str, listener_port: u16) -> Option<u16> {
+    let well_known = |scheme: &str| if scheme == "https" { 443 } else { 80 };
+    let own_scheme = if protocol == "HTTPS" { "https" } else { "http" };
+    let scheme_port = well_known(redirect.scheme.as_deref().unwrap_or(own_scheme));
+    let wanted = redirect.port.unwrap_or(if redirect.scheme.is_some() { scheme_port } else { listener_port });
+    let unusual = listener_port != well_known(own_scheme);
+    (wanted != scheme_port || (unusual && redirect.host.is_none())).then_some(wanted)
+}
+
+fn cors(filter: &CorsFilter) -> Cors {
+    Cors {
+        allow_origins: filter.allow_origins.clone(),
+        allow_methods: filter.allow_methods.clone(),
+        allow_headers: filter.allow_headers.clone(),
+        expose_headers: filter.expose_headers.clone(),
+        allow_credentials: filter.allow_credentials,
+        max_age: filter.max_age.unwrap_or(5),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirect_ports_follow_the_filter_then_the_scheme_then_the_listener() {
+        let redirect = |scheme: Option<&str>, host: Option<&str>, port| Redirect {
+            scheme: scheme.map(Into::into),
+            host: host.map(Into::into),
+            port,
+            path: None,
+            status: 302,
+        };
+        let cases = [
+            (redirect(None, Some("a"), None), "HTTP", 80, None),
+            (redirect(None, Some("a"), None), "HTTP", 8080, Some(8080)),
+            (redirect(Some("https"), Some("a"), None), "HTTP", 8080, None),
+            (redirect(Some("https"), None, None), "HTTP", 8080, Some(443)),
+            (redirect(Some("https"), None, None), "HTTP", 80, None),
+            (redirect(Some("https"), Some("a"), Some(8443)), "HTTP", 80, Some(8443)),
+            (redirect(Some("https"), Some("a"), Some(443)), "HTTP", 80, None),
+            (redirect(None, Some("a"), Some(80)), "HTTPS", 443, Some(80)),
+        ];
+        for (redirect, protocol, port, expected) in cases {
+            assert_eq!(
+                redirect_port(&redirect, protocol, port),
+                expected,
+                "{redirect:?} on {protocol} {port}"
+            );
+        }
+    }
+}

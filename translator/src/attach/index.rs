@@ -1,0 +1,145 @@
+//! All objects that decide anything, decoded and findable by name.
+
+use super::spec::{Gateway, GatewayClass, HttpRoute, Metadata, Namespace, ReferenceGrant, Service};
+use super::{GATEWAY_GROUP, Options};
+use moorgate_model::diagnostic::schema::TYPE_MISMATCH;
+use moorgate_model::node::decode;
+use moorgate_model::{Diagnostics, Object};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+/// A decoded object beside its tree.
+#[derive(Debug)]
+pub(super) struct Indexed<'a, T> {
+    pub(super) object: &'a Object,
+    pub(super) value: T,
+}
+
+/// Namespaced names.
+pub(super) type Key<'a> = (&'a str, &'a str);
+
+/// Everything, by kind; iteration is in the order of names.
+pub(super) struct Index<'a> {
+    pub(super) options: &'a Options,
+    pub(super) classes: BTreeMap<&'a str, Indexed<'a, GatewayClass>>,
+    pub(super) gateways: BTreeMap<Key<'a>, Indexed<'a, Gateway>>,
+    /// Keys of `gateways` by namespace and name, so that a key can be found from text of any lifetime.
+    gateway_keys: BTreeMap<&'a str, BTreeMap<&'a str, Key<'a>>>,
+    pub(super) http_routes: BTreeMap<Key<'a>, Indexed<'a, HttpRoute>>,
+    pub(super) services: BTreeMap<Key<'a>, Indexed<'a, Service>>,
+    pub(super) secrets: BTreeMap<Key<'a>, &'a Object>,
+    pub(super) config_maps: BTreeMap<Key<'a>, &'a Object>,
+    grants: BTreeMap<&'a str, Vec<ReferenceGrant>>,
+    namespaces: BTreeMap<&'a str, BTreeMap<String, String>>,
+    /// Kinds of the Gateway API family that this version cannot compile.
+    pub(super) others: Vec<&'a Object>,
+}
+
+#[derive(Deserialize)]
+struct HasMetadata {
+    metadata: Metadata,
+}
+
+/// The metadata of an object that is not decoded otherwise.
+pub(super) fn metadata(object: &Object) -> Option<Metadata> {
+    decode::<HasMetadata>(&object.root).ok().map(|value| value.metadata)
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(objects: &'a [Object], options: &'a Options, diagnostics: &mut Diagnostics) -> Self {
+        let mut index = Self {
+            options,
+            classes: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            gateway_keys: BTreeMap::new(),
+            http_routes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            others: Vec::new(),
+        };
+        objects.iter().for_each(|object| index.add(object, diagnostics));
+        index.others.sort_by_key(|object| &object.reference);
+        index
+    }
+
+    fn add(&mut self, object: &'a Object, diagnostics: &mut Diagnostics) {
+        let reference = &object.reference;
+        let key = (&*reference.namespace, &*reference.name);
+        match (&*reference.group, &*reference.kind) {
+            (GATEWAY_GROUP, "GatewayClass") => {
+                if let Some(value) = typed(object, diagnostics) {
+                    self.classes.insert(&reference.name, Indexed { object, value });
+                }
+            }
+            (GATEWAY_GROUP, "Gateway") => {
+                if let Some(value) = typed(object, diagnostics) {
+                    self.gateway_keys.entry(key.0).or_default().insert(key.1, key);
+                    self.gateways.insert(key, Indexed { object, value });
+                }
+            }
+            (GATEWAY_GROUP, "HTTPRoute") => {
+                if let Some(value) = typed(object, diagnostics) {
+                    self.http_routes.insert(key, Indexed { object, value });
+                }
+            }
+            (GATEWAY_GROUP, "ReferenceGrant") => {
+                if let Some(value) = typed(object, diagnostics) {
+                    self.grants.entry(&reference.namespace).or_default().push(value);
+                }
+            }
+            (GATEWAY_GROUP | "gateway.networking.x-k8s.io" | "gateway.envoyproxy.io", _) => {
+                self.others.push(object)
+            }
+            ("", "Service") => {
+                if let Some(value) = typed(object, diagnostics) {
+                    self.services.insert(key, Indexed { object, value });
+                }
+            }
+            ("", "Namespace") => {
+                if let Some(Namespace { metadata }) = typed(object, diagnostics) {
+                    self.namespaces.insert(&reference.name, metadata.labels);
+                }
+            }
+            ("", "Secret") => drop(self.secrets.insert(key, object)),
+            ("", "ConfigMap") => drop(self.config_maps.insert(key, object)),
+            _ => {}
+        }
+    }
+
+    /// The key of a Gateway in this source.
+    pub(super) fn gateway_key(&self, namespace: &str, name: &str) -> Option<Key<'a>> {
+        self.gateway_keys.get(namespace)?.get(name).copied()
+    }
+
+    /// True if the source does not hold all objects of this kind.
+    pub(super) fn is_open(&self, kind: &str) -> bool {
+        self.options.open.contains(kind)
+    }
+
+    /// The labels of a namespace: its object's, and the name label that every API server sets.
+    pub(super) fn namespace_labels(&self, namespace: &str) -> BTreeMap<String, String> {
+        let mut labels = self.namespaces.get(namespace).cloned().unwrap_or_default();
+        labels.insert("kubernetes.io/metadata.name".into(), namespace.into());
+        labels
+    }
+
+    /// The grants that lie in a namespace: only there do they count.
+    pub(super) fn grants(&self, namespace: &str) -> &[ReferenceGrant] {
+        self.grants.get(namespace).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Decodes; `validate` has refused what does not fit, so a failure here is a kind that it let pass.
+fn typed<T: DeserializeOwned>(object: &Object, diagnostics: &mut Diagnostics) -> Option<T> {
+    match decode(&object.root) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            diagnostics.push(object.diagnostic(&TYPE_MISMATCH, error.path, error.message));
+            None
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Certificates of a listener: who may use them, and whether what is known of them fits.
+//!
+//! A Secret is bound late by the relay, and its key never comes near the translator. If the source holds the public
+//! half, its form and names are checked here, so that a mistake shows in the pull request and not at night.
+
+use super::{Listener, field};
+use crate::attach::grant::{From, To, permit};
+use crate::attach::hostname::covers;
+use crate::attach::index::Index;
+use crate::attach::{GATEWAY_GROUP, spec};
+use base64::Engine as _;
+use moorgate_model::diagnostic::semantic::{
+    CERTIFICATE_NAMES, INVALID_CERTIFICATE, INVALID_KIND, REF_NOT_PERMITTED, TLS_REQUIRED,
+};
+use moorgate_model::{FieldPath, Object};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+/// Resolves all certificate references; the listener refuses connections if none is left.
+pub(super) fn resolve(index: &Index<'_>, gateway: &Object, listener: &mut Listener) {
+    let at = field(listener.index).key("tls");
+    let references = listener.spec.tls.as_ref().map(|tls| tls.certificate_refs.clone()).unwrap_or_default();
+    if references.is_empty() {
+        let message = format!("HTTPS listener {:?} has no certificate", listener.spec.name);
+        listener
+            .findings
+            .push(gateway.diagnostic(&TLS_REQUIRED, at.clone(), message).help("add tls.certificateRefs"));
+    }
+    for (position, reference) in references.iter().enumerate() {
+        let at = at.key("certificateRefs").index(position);
+        if let Some(name) = certificate(index, gateway, &at, reference, listener)
+            && !listener.secrets.contains(&name)
+        {
+            listener.secrets.push(name);
+        }
+    }
+    listener.refuse |= listener.secrets.is_empty();
+}
+
+fn certificate(
+    index: &Index<'_>,
+    gateway: &Object,
+    at: &FieldPath,
+    reference: &spec::CertificateRef,
+    listener: &mut Listener,
+) -> Option<String> {
+    if !reference.group.is_empty() || reference.kind != "Secret" {
+        let message = format!("a certificate cannot be a {} of group {:?}", reference.kind, reference.group);
+        listener
+            .findings
+            .push(gateway.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use kind Secret"));
+        return None;
+    }
+    let from = From { group: GATEWAY_GROUP, kind: "Gateway", namespace: &gateway.reference.namespace };
+    let to =
+        To { group: "", kind: "Secret", namespace: reference.namespace.as_deref(), name: &reference.name };
+    let Some(permitted) = permit(index, from, to) else {
+        let namespace = reference.namespace.as_deref().unwrap_or_default();
+        let message =
+            format!("Secret {namespace}/{} may not be used from {}", reference.name, gateway.reference);
+        listener.findings.push(
+            gateway
+                .diagnostic(&REF_NOT_PERMITTED, at.clone(), message)
+                .help(format!("add a ReferenceGrant in namespace {namespace}")),
+        );
+        return None;
+    };
+    let name = format!("{}/{}", permitted.namespace, permitted.name);
+    match index.secrets.get(&(permitted.namespace.as_str(), permitted.name.as_str())) {
+        None if index.is_open("Secret") => Some(name),
+        None => {
+            let message = format!("Secret {name} is not in this source");
+            listener.findings.push(gateway.diagnostic(&INVALID_CERTIFICATE, at.clone(), message));
+            None
+        }
+        Some(secret) => match read(secret) {
+            Err(problem) => {
+                let message = format!("Secret {name} is no usable certificate: {problem}");
+                let place = secret.root.span.start;
+                listener.findings.push(
+                    gateway.diagnostic(&INVALID_CERTIFICATE, at.clone(), message).related(
+                        secret.origin.file.clone(),
+                        place,
+                        "the Secret is here",
+                    ),
+                );
+                None
+            }
+            Ok(names) => {
+                let hostname = &listener.spec.hostname;
+                if !hostname.is_empty() && !names.iter().any(|pattern| certifies(pattern, hostname)) {
+                    let message = format!(
+                        "the certificate of Secret {name} is for {}, not for {hostname:?}",
+                        names.join(", ")
+                    );
+                    listener.findings.push(gateway.diagnostic(&CERTIFICATE_NAMES, at.clone(), message));
+                }
+                Some(name)
+            }
+        },
+    }
+}
+
+/// RFC 6125: a wildcard stands for exactly one label; a wildcard listener is served if its own wildcard is certified.
+fn certifies(pattern: &str, hostname: &str) -> bool {
+    pattern.eq_ignore_ascii_case(hostname)
+        || (covers(pattern, hostname)
+            && hostname.strip_suffix(&pattern[1..]).is_some_and(|label| !label.contains('.') && label != "*"))
+}
+
+/// The DNS names of the certificate in a Secret of type `kubernetes.io/tls`.
+fn read(secret: &Object) -> Result<Vec<String>, String> {
+    let kind = secret.at("type").and_then(|node| node.as_str()).unwrap_or("Opaque");
+    if kind != "kubernetes.io/tls" {
+        return Err(format!("its type is {kind}, not kubernetes.io/tls"));
+    }
+    let field = |section: &str| {
+        secret.root.get(section).and_then(|data| data.get("tls.crt")).and_then(|node| node.as_str())
+    };
+    let pem = match (field("stringData"), field("data")) {
+        (Some(text), _) => text.as_bytes().to_vec(),
+        (None, Some(text)) => base64::engine::general_purpose::STANDARD
+            .decode(text.trim())
+            .map_err(|_| "tls.crt is no base64".to_owned())?,
+        (None, None) => return Err("it has no tls.crt".into()),
+    };
+    let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| "tls.crt is no PEM".to_owned())?;
+    let leaf = chain.first().ok_or("tls.crt holds no certificate")?;
+    let (_, leaf) =
+        X509Certificate::from_der(leaf).map_err(|_| "tls.crt holds no X.509 certificate".to_owned())?;
+    let names = leaf.subject_alternative_name().ok().flatten();
+    Ok(names
+        .map(|names| &names.value.general_names)
+        .into_iter()
+        .flatten()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        })
+        .collect())
+}

@@ -1,0 +1,31 @@
+//! The fields of Gateway API and core objects that Moorgate acts on, decoded from trees whose defaults are applied.
+//!
+//! Only what has a meaning here stands here: `validate` has already refused what an API server would refuse, so a
+//! field that is required there is plain here.
+
+mod gateway;
+mod route;
+mod service;
+
+pub(super) use gateway::{
+    CertificateRef, From, Gateway, GatewayClass, GatewaySpec, LabelSelector, Listener, NamespacesFrom,
+};
+pub(super) use route::{
+    BackendRef, CorsFilter, Filter, Fraction, HeaderFilter, HttpRoute, HttpRouteRule, Matcher, ParentRef,
+    PathModifier, RedirectFilter, RouteMatch,
+};
+pub(super) use service::{Namespace, ReferenceGrant, Service, ServicePort};
+
+use serde::Deserialize;
+
+/// The metadata that decides anything.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Metadata {
+    /// RFC 3339 with second precision, as API servers write it: compares as text.
+    #[serde(default, rename = "creationTimestamp")]
+    pub(super) creation_timestamp: Option<String>,
+    #[serde(default)]
+    pub(super) generation: Option<i64>,
+    #[serde(default)]
+    pub(super) labels: std::collections::BTreeMap<String, String>,
+}

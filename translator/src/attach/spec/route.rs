@@ -1,0 +1,202 @@
+//! HTTPRoute.
+
+use super::Metadata;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct HttpRoute {
+    pub(in crate::attach) metadata: Metadata,
+    pub(in crate::attach) spec: HttpRouteSpec,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct HttpRouteSpec {
+    #[serde(default)]
+    pub(in crate::attach) parent_refs: Vec<ParentRef>,
+    #[serde(default)]
+    pub(in crate::attach) hostnames: Vec<String>,
+    #[serde(default)]
+    pub(in crate::attach) rules: Vec<HttpRouteRule>,
+    pub(in crate::attach) use_default_gateways: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct ParentRef {
+    #[serde(default)]
+    pub(in crate::attach) group: Option<String>,
+    #[serde(default)]
+    pub(in crate::attach) kind: Option<String>,
+    pub(in crate::attach) namespace: Option<String>,
+    pub(in crate::attach) name: String,
+    pub(in crate::attach) section_name: Option<String>,
+    pub(in crate::attach) port: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct HttpRouteRule {
+    pub(in crate::attach) name: Option<String>,
+    #[serde(default)]
+    pub(in crate::attach) matches: Vec<RouteMatch>,
+    #[serde(default)]
+    pub(in crate::attach) filters: Vec<Filter>,
+    #[serde(default)]
+    pub(in crate::attach) backend_refs: Vec<BackendRef>,
+    pub(in crate::attach) timeouts: Option<Timeouts>,
+    pub(in crate::attach) retry: Option<Retry>,
+    pub(in crate::attach) session_persistence: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct RouteMatch {
+    pub(in crate::attach) path: Option<PathMatcher>,
+    #[serde(default)]
+    pub(in crate::attach) headers: Vec<Matcher>,
+    #[serde(default)]
+    pub(in crate::attach) query_params: Vec<Matcher>,
+    pub(in crate::attach) method: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct PathMatcher {
+    #[serde(rename = "type")]
+    pub(in crate::attach) kind: Option<String>,
+    pub(in crate::attach) value: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct Matcher {
+    #[serde(rename = "type")]
+    pub(in crate::attach) kind: Option<String>,
+    pub(in crate::attach) name: String,
+    pub(in crate::attach) value: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct Filter {
+    #[serde(rename = "type")]
+    pub(in crate::attach) kind: String,
+    pub(in crate::attach) request_header_modifier: Option<HeaderFilter>,
+    pub(in crate::attach) response_header_modifier: Option<HeaderFilter>,
+    pub(in crate::attach) request_mirror: Option<MirrorFilter>,
+    pub(in crate::attach) request_redirect: Option<RedirectFilter>,
+    pub(in crate::attach) url_rewrite: Option<RewriteFilter>,
+    pub(in crate::attach) cors: Option<CorsFilter>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct HeaderFilter {
+    #[serde(default)]
+    pub(in crate::attach) set: Vec<Header>,
+    #[serde(default)]
+    pub(in crate::attach) add: Vec<Header>,
+    #[serde(default)]
+    pub(in crate::attach) remove: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct Header {
+    pub(in crate::attach) name: String,
+    pub(in crate::attach) value: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct MirrorFilter {
+    pub(in crate::attach) backend_ref: BackendRef,
+    pub(in crate::attach) percent: Option<u32>,
+    pub(in crate::attach) fraction: Option<Fraction>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct Fraction {
+    pub(in crate::attach) numerator: u32,
+    #[serde(default = "hundred")]
+    pub(in crate::attach) denominator: u32,
+}
+
+fn hundred() -> u32 {
+    100
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct RedirectFilter {
+    pub(in crate::attach) scheme: Option<String>,
+    pub(in crate::attach) hostname: Option<String>,
+    pub(in crate::attach) path: Option<PathModifier>,
+    pub(in crate::attach) port: Option<u16>,
+    pub(in crate::attach) status_code: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct RewriteFilter {
+    pub(in crate::attach) hostname: Option<String>,
+    pub(in crate::attach) path: Option<PathModifier>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct PathModifier {
+    pub(in crate::attach) replace_full_path: Option<String>,
+    pub(in crate::attach) replace_prefix_match: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct CorsFilter {
+    #[serde(default)]
+    pub(in crate::attach) allow_origins: Vec<String>,
+    #[serde(default)]
+    pub(in crate::attach) allow_methods: Vec<String>,
+    #[serde(default)]
+    pub(in crate::attach) allow_headers: Vec<String>,
+    #[serde(default)]
+    pub(in crate::attach) expose_headers: Vec<String>,
+    #[serde(default)]
+    pub(in crate::attach) allow_credentials: bool,
+    pub(in crate::attach) max_age: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct BackendRef {
+    #[serde(default)]
+    pub(in crate::attach) group: String,
+    #[serde(default = "service")]
+    pub(in crate::attach) kind: String,
+    pub(in crate::attach) name: String,
+    pub(in crate::attach) namespace: Option<String>,
+    pub(in crate::attach) port: Option<u16>,
+    #[serde(default = "one")]
+    pub(in crate::attach) weight: u32,
+    #[serde(default)]
+    pub(in crate::attach) filters: Vec<Filter>,
+}
+
+fn service() -> String {
+    "Service".into()
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct Timeouts {
+    pub(in crate::attach) request: Option<String>,
+    pub(in crate::attach) backend_request: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct Retry {
+    #[serde(default)]
+    pub(in crate::attach) codes: Vec<u32>,
+    pub(in crate::attach) attempts: Option<u32>,
+    pub(in crate::attach) backoff: Option<String>,
+}

@@ -1,0 +1,111 @@
+//! Route tables: all placements of a port or filter chain, by hostname and in order of precedence.
+
+use super::filter::redirect_port;
+use super::hostname::{covers, specificity};
+use super::listener::Listener;
+use super::parent::Placement;
+use super::precedence::rank;
+use moorgate_model::diagnostic::semantic::{CROSS_NAMESPACE_MATCH, SHADOWED_MATCH};
+use moorgate_model::ir::{Action, PathMatch, Route, RouteTable, ValueMatch, VirtualHost};
+use moorgate_model::{Diagnostic, FieldPath};
+use std::collections::BTreeMap;
+
+/// A listener with what is attached to it.
+pub(super) type Filled<'l> = (&'l Listener, &'l [Placement]);
+
+/// A match that is hidden behind an equal one, for the caller to report with both places.
+pub(super) struct Shadow {
+    pub(super) winner: Route,
+    pub(super) loser: Route,
+    pub(super) host: String,
+}
+
+/// Builds one route table from the listeners that share it. Each hostname belongs to the most specific listener that
+/// names it (GEP-1713, listener isolation), so a listener's own hostname always gets a virtual host, if only to
+/// answer 404.
+///
+/// A request is answered by one virtual host; routes of less specific hostnames are not tried behind it, as in the
+/// other implementations on Envoy, and because copying them would cost hosts times routes.
+pub(super) fn build(name: String, listeners: &[Filled<'_>], shadows: &mut Vec<Shadow>) -> RouteTable {
+    let mut hosts: BTreeMap<&str, Vec<(&Placement, &Route, &Listener)>> = BTreeMap::new();
+    for (listener, placements) in listeners {
+        hosts.entry(&listener.spec.hostname).or_default();
+        for placement in *placements {
+            if owner(listeners, &placement.host)
+                .is_some_and(|owner| owner.index == listener.index && owner.spec.name == listener.spec.name)
+            {
+                let routes = placement.routes.iter().map(|route| (placement, route, *listener));
+                hosts.entry(&placement.host).or_default().extend(routes);
+            }
+        }
+    }
+    let hosts = hosts.into_iter().map(|(host, mut routes)| {
+        routes.sort_by_cached_key(|(placement, route, _)| rank(&placement.written, &placement.age, route));
+        find_shadows(host, &routes, shadows);
+        let domain = if host.is_empty() { "*".to_owned() } else { host.to_ascii_lowercase() };
+        let routes = routes.into_iter().map(|(_, route, listener)| finish(route, listener)).collect();
+        VirtualHost { name: domain.clone(), domain, routes }
+    });
+    let mut hosts: Vec<_> = hosts.collect();
+    hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    RouteTable { name, hosts }
+}
+
+/// The listener that a hostname belongs to.
+fn owner<'l>(listeners: &[Filled<'l>], host: &str) -> Option<&'l Listener> {
+    let covering = listeners
+        .iter()
+        .map(|(listener, _)| *listener)
+        .filter(|listener| covers(&listener.spec.hostname, host));
+    covering.min_by_key(|listener| specificity(&listener.spec.hostname))
+}
+
+/// What depends on the listener is filled in.
+fn finish(route: &Route, listener: &Listener) -> Route {
+    let mut route = route.clone();
+    if let Action::Redirect(redirect) = &mut route.action {
+        redirect.port = redirect_port(redirect, &listener.spec.protocol, listener.spec.port);
+    }
+    route
+}
+
+type Conditions<'r> =
+    (&'r PathMatch, &'r Option<String>, &'r [(String, ValueMatch)], &'r [(String, ValueMatch)]);
+
+fn find_shadows(host: &str, routes: &[(&Placement, &Route, &Listener)], shadows: &mut Vec<Shadow>) {
+    let mut seen: BTreeMap<Conditions<'_>, &Route> = BTreeMap::new();
+    for (_, route, _) in routes {
+        let conditions = (&route.path, &route.method, route.headers.as_slice(), route.query.as_slice());
+        if let Some(winner) = seen.get(&conditions) {
+            shadows.push(Shadow {
+                winner: (*winner).clone(),
+                loser: (*route).clone(),
+                host: host.to_owned(),
+            });
+        } else {
+            seen.insert(conditions, route);
+        }
+    }
+}
+
+/// The field of a match.
+pub(super) fn match_field(route: &Route) -> FieldPath {
+    let rule = FieldPath::root().key("spec").key("rules").index(route.origin.rule);
+    rule.key("matches").index(route.origin.matched)
+}
+
+/// Says who hides whom, at both places.
+pub(super) fn describe(
+    shadow: &Shadow,
+    objects: &BTreeMap<&moorgate_model::ObjectRef, &moorgate_model::Object>,
+) -> Option<Diagnostic> {
+    let loser = objects.get(&shadow.loser.origin.object)?;
+    let winner = objects.get(&shadow.winner.origin.object)?;
+    let across = loser.reference.namespace != winner.reference.namespace;
+    let code = if across { &CROSS_NAMESPACE_MATCH } else { &SHADOWED_MATCH };
+    let host = if shadow.host.is_empty() { "all hosts" } else { &shadow.host };
+    let message = format!("{} answers these requests for {host} first", winner.reference);
+    let place = winner.root.locate(&match_field(&shadow.winner)).start;
+    let finding = loser.diagnostic(code, match_field(&shadow.loser), message);
+    Some(finding.related(winner.origin.file.clone(), place, "this match wins"))
+}

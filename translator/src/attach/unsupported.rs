@@ -1,0 +1,78 @@
+//! Kinds of the Gateway API that this version reads but does not compile: named, never passed over in silence.
+
+use super::index::{Index, Key, metadata};
+use super::listener::Gateway;
+use super::{GATEWAY_GROUP, spec};
+use crate::status::{self, ParentReference, ParentStatus, Status, Statuses};
+use moorgate_model::diagnostic::semantic::ROUTE_KIND_UNSUPPORTED;
+use moorgate_model::node::decode;
+use moorgate_model::{Diagnostics, FieldPath, Object};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    parent_refs: Vec<spec::ParentRef>,
+    /// ListenerSet has one.
+    parent_ref: Option<spec::ParentRef>,
+}
+
+/// Names every such object; routes that name a Gateway of ours get a status that says so.
+pub(super) fn report(
+    index: &Index<'_>,
+    gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
+    diagnostics: &mut Diagnostics,
+    statuses: &mut Statuses,
+) {
+    for object in &index.others {
+        let group = &*object.reference.group;
+        // BackendTLSPolicy and Envoy Gateway's kinds are `policy`'s matter.
+        if group == "gateway.envoyproxy.io"
+            || (group == GATEWAY_GROUP && &*object.reference.kind == "BackendTLSPolicy")
+        {
+            continue;
+        }
+        let message = format!("{} is not supported by this version", object.reference);
+        let finding = object.diagnostic(&ROUTE_KIND_UNSUPPORTED, FieldPath::root().key("kind"), message);
+        let parents = parents(object, gateways, &finding, statuses.controller_name());
+        if !parents.is_empty() {
+            statuses.set(object.reference.clone(), Status::Route { parents });
+        }
+        diagnostics.push(finding);
+    }
+}
+
+fn parents(
+    object: &Object,
+    gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
+    finding: &moorgate_model::Diagnostic,
+    controller_name: &str,
+) -> Vec<ParentStatus> {
+    let Some(spec) = object.root.get("spec").and_then(|node| decode::<Spec>(node).ok()) else {
+        return Vec::new();
+    };
+    let generation = metadata(object).and_then(|metadata| metadata.generation);
+    let ours = |parent: &spec::ParentRef| {
+        let namespace = parent.namespace.as_deref().unwrap_or(&object.reference.namespace);
+        gateways.contains_key(&(namespace, parent.name.as_str()))
+    };
+    spec.parent_refs
+        .into_iter()
+        .chain(spec.parent_ref)
+        .filter(ours)
+        .map(|parent| ParentStatus {
+            parent_ref: ParentReference {
+                group: parent.group.unwrap_or_else(|| GATEWAY_GROUP.into()),
+                kind: parent.kind.unwrap_or_else(|| "Gateway".into()),
+                namespace: parent.namespace,
+                name: parent.name,
+                section_name: parent.section_name,
+                port: parent.port,
+            },
+            controller_name: controller_name.to_owned(),
+            conditions: vec![status::decide("Accepted", "Accepted", [finding], status::of_route, generation)],
+        })
+        .collect()
+}

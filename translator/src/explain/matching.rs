@@ -1,0 +1,67 @@
+//! Whether one route matches one request.
+
+use super::Request;
+use moorgate_model::ir::{PathMatch, Route, ValueMatch};
+use std::fmt;
+
+/// The first condition that a request does not meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The path.
+    Path,
+    /// The method.
+    Method,
+    /// A header, by name.
+    Header(String),
+    /// A query parameter, by name.
+    Query(String),
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path => f.write_str("the path differs"),
+            Self::Method => f.write_str("the method differs"),
+            Self::Header(name) => write!(f, "header {name:?} is absent or differs"),
+            Self::Query(name) => write!(f, "query parameter {name:?} is absent or differs"),
+        }
+    }
+}
+
+/// The first condition that fails, or `None` if the route matches.
+pub(super) fn mismatch(route: &Route, path: &str, request: &Request) -> Option<Mismatch> {
+    let path = path.split('?').next().unwrap_or_default();
+    let path_fits = match &route.path {
+        PathMatch::Exact(exact) => path == exact,
+        // Whole segments: `/v2` is a prefix of `/v2` and `/v2/x`, not of `/v2x`.
+        PathMatch::Prefix(prefix) => {
+            path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
+        PathMatch::Regex(text) => full_match(text, path),
+    };
+    if !path_fits {
+        return Some(Mismatch::Path);
+    }
+    if route.method.as_ref().is_some_and(|method| *method != request.method) {
+        return Some(Mismatch::Method);
+    }
+    let header =
+        route.headers.iter().find(|(name, wanted)| !value_fits(wanted, request.header(name).as_deref()));
+    if let Some((name, _)) = header {
+        return Some(Mismatch::Header(name.clone()));
+    }
+    let query = route.query.iter().find(|(name, wanted)| !value_fits(wanted, request.query(name)));
+    query.map(|(name, _)| Mismatch::Query(name.clone()))
+}
+
+fn value_fits(wanted: &ValueMatch, value: Option<&str>) -> bool {
+    value.is_some_and(|value| match wanted {
+        ValueMatch::Exact(exact) => exact == value,
+        ValueMatch::Regex(text) => full_match(text, value),
+    })
+}
+
+/// RE2 full match, as Envoy's `safe_regex`; `attach` has already refused what does not compile.
+fn full_match(text: &str, value: &str) -> bool {
+    regex::Regex::new(&format!("^(?:{text})$")).is_ok_and(|regex| regex.is_match(value))
+}

@@ -1,0 +1,135 @@
+//! A request as a user writes it.
+
+use thiserror::Error;
+
+/// Everything that decides which route answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The method, as sent.
+    pub method: String,
+    /// `http` or `https`.
+    pub scheme: String,
+    /// The name that the connection asks for (SNI), lower case.
+    pub server_name: String,
+    /// The port.
+    pub port: u16,
+    /// The `Host` header or `:authority` without its port.
+    pub host: String,
+    /// The path with its query, as sent.
+    pub path: String,
+    /// Other headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A request that cannot be understood.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RequestError {
+    /// The URL has no scheme, host or valid port.
+    #[error("{0:?} is no URL of the form http://host[:port]/path or https://host[:port]/path")]
+    Url(String),
+    /// A header is not `name: value`.
+    #[error("{0:?} is no header: write 'name: value'")]
+    Header(String),
+}
+
+impl Request {
+    /// Reads method, URL and headers; a `Host` header replaces the URL's host, but not the name that TLS asks for.
+    ///
+    /// # Errors
+    /// The first part that cannot be understood.
+    pub fn parse(method: &str, url: &str, headers: &[String]) -> Result<Self, RequestError> {
+        let error = || RequestError::Url(url.to_owned());
+        let (scheme, rest) = url.split_once("://").ok_or_else(error)?;
+        let scheme = scheme.to_ascii_lowercase();
+        if scheme != "http" && scheme != "https" {
+            return Err(error());
+        }
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        // A fragment stays with the client.
+        let path = path.split('#').next().unwrap_or_default();
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let (host, port) = split_port(authority).ok_or_else(error)?;
+        let port = port.unwrap_or(if scheme == "https" { 443 } else { 80 });
+        if host.is_empty() {
+            return Err(error());
+        }
+        let mut request = Self {
+            method: method.to_owned(),
+            scheme,
+            server_name: host.to_ascii_lowercase(),
+            port,
+            host: host.to_ascii_lowercase(),
+            path,
+            headers: Vec::new(),
+        };
+        for header in headers {
+            let (name, value) = header.split_once(':').ok_or_else(|| RequestError::Header(header.clone()))?;
+            let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().to_owned());
+            if name == "host" {
+                let (host, _) = split_port(&value).ok_or_else(|| RequestError::Header(header.clone()))?;
+                request.host = host.to_ascii_lowercase();
+            } else {
+                request.headers.push((name, value));
+            }
+        }
+        Ok(request)
+    }
+
+    /// All values of a header, joined as Envoy joins them; `None` if it is absent.
+    pub(super) fn header(&self, name: &str) -> Option<String> {
+        let mut values = self
+            .headers
+            .iter()
+            .filter(|(other, _)| other == name)
+            .map(|(_, value)| value.as_str())
+            .peekable();
+        values.peek()?;
+        Some(values.collect::<Vec<_>>().join(","))
+    }
+
+    /// The first value of a query parameter, undecoded as Envoy compares it.
+    pub(super) fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.path.split_once('?')?;
+        query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (key == name).then_some(value)
+        })
+    }
+}
+
+/// Host and port of an authority; an IPv6 address stands in brackets.
+fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    let colon = if authority.starts_with('[') {
+        authority.find("]:").map(|position| position + 1)
+    } else {
+        authority.rfind(':')
+    };
+    match colon {
+        None => Some((authority, None)),
+        Some(position) => {
+            Some((authority.get(..position)?, Some(authority.get(position + 1..)?.parse().ok()?)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_and_headers() {
+        let headers = ["Host: shop.example.com:8080".to_owned(), "X-A:  b ".to_owned(), "x-a: c".to_owned()];
+        let request = Request::parse("GET", "https://10.0.0.1/a?b=1&b=2#c", &headers).unwrap();
+        assert_eq!(
+            (request.port, request.host.as_str(), request.server_name.as_str()),
+            (443, "shop.example.com", "10.0.0.1")
+        );
+        assert_eq!((request.path.as_str(), request.query("b")), ("/a?b=1&b=2", Some("1")));
+        assert_eq!(request.header("x-a").as_deref(), Some("b,c"));
+        assert_eq!(Request::parse("GET", "http://[::1]:81", &[]).unwrap().port, 81);
+        for url in ["example.com/", "ftp://a/", "http:///x", "http://a:99999/"] {
+            assert!(Request::parse("GET", url, &[]).is_err(), "{url}");
+        }
+    }
+}
