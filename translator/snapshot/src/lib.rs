@@ -1,28 +1,48 @@
 //! The contract of translator and relay: digests, records, pages, manifests, log entries, signatures and the store.
 //!
 //! ```text
-//! Record ──▶ Page ──▶ Manifest = Snapshot ──▶ Store ──▶ Reader ──▶ Assembled
-//!            sorted   id = its digest         log,      verifies   what a relay serves
-//!            runs                             Entry
+//! Record ──▶ Page ──▶ Manifest = Snapshot ──▶ writer ─▶ Store ─▶ Reader ──▶ Assembled
+//!            sorted   id = its digest         objects,           verifies   what a relay serves
+//!            runs                             then Entry
 //! ```
 
 pub mod assemble;
+pub mod attestation;
+pub mod bundle;
+pub mod channel;
 pub mod compress;
 pub mod digest;
+pub mod entry;
+pub mod envelope;
 pub mod fleet;
+pub mod head;
+pub mod layout;
 pub mod limits;
 pub mod manifest;
 pub mod page;
+pub mod reader;
 pub mod record;
+pub mod signature;
 pub mod snapshot;
+pub mod store;
+pub mod trust;
 mod wire;
+pub mod writer;
 
 pub use assemble::{Assembled, AssembledResource, assemble};
+pub use channel::{Because, ChannelState, Effective, Pin, Release, Source};
 pub use digest::Digest;
+pub use entry::{Action, Entry, EntryError, Position, VerifiedEntry};
 pub use fleet::{FleetName, FleetNameError};
+pub use layout::{Channel, ChannelError};
 pub use manifest::{Manifest, PageRef};
 pub use page::Page;
+pub use reader::{Polled, ReadError, Reader, Slot, Tail, Void};
 pub use record::{
     Binding, BindingKind, BindingSource, EndpointSource, Family, Key, Record, Reference, Resource,
 };
+pub use signature::{KeyError, KeyId, KeyPair, PublicKey, Signer};
 pub use snapshot::{Change, Snapshot, SnapshotError};
+pub use store::{FleetStore, Store, StoreError};
+pub use trust::{Role, Trust, TrustError};
+pub use writer::WriteError;

@@ -1,0 +1,63 @@
+//! What a key that may only pin may do: hold a channel at what was published above the floor, and nothing else.
+
+use super::{ReadError, Reader, Slot};
+use crate::channel::Release;
+use crate::entry::{Action, Entry, EntryError, VerifiedEntry};
+
+/// How many entries by such keys may follow one another: the reader has to go through all of them.
+const CHAIN: usize = 64;
+
+impl Reader {
+    /// Compares an entry that no publisher signed with those before it, back to one that a publisher did sign.
+    pub(super) async fn check_pin(
+        &self,
+        entry: VerifiedEntry,
+    ) -> Result<Result<VerifiedEntry, EntryError>, ReadError> {
+        let Some(key) = entry.signers.first().copied().filter(|_| !entry.by_publisher) else {
+            return Ok(Ok(entry));
+        };
+        let refused = |why| Ok(Err(EntryError::MoreThanAPin(key, why)));
+        let mut current = entry.entry.clone();
+        for _ in 0..CHAIN {
+            let Some(place) = current.previous else { return refused("nothing was published before") };
+            let before = match self.plain_slot(place.sequence).await? {
+                Slot::Entry(before) if before.digest == place.digest => *before,
+                _ => return refused("the entry before it does not verify"),
+            };
+            if let Err(why) = current.only_pins(&before.entry) {
+                return refused(why);
+            }
+            if let Some(why) = self.unpublished(&current, &before.entry).await? {
+                return refused(why);
+            }
+            if before.by_publisher {
+                return Ok(Ok(entry));
+            }
+            current = before.entry;
+        }
+        refused("too many pins in a row")
+    }
+
+    /// Why a pinned release is none that was published above the floor.
+    async fn unpublished(&self, entry: &Entry, before: &Entry) -> Result<Option<&'static str>, ReadError> {
+        let Some(pin) = entry.state.pin.as_ref().filter(|_| entry.action == Action::Pin) else {
+            return Ok((entry.action == Action::Pin).then_some("it pins nothing"));
+        };
+        if before.state.below_floor(&pin.release) {
+            return Ok(Some("the release lies below the floor"));
+        }
+        if before.state.releases().any(|release| *release == pin.release) {
+            return Ok(None);
+        }
+        Ok(match self.plain_slot(pin.release.sequence).await? {
+            Slot::Entry(origin) if origin.by_publisher && brought(&origin.entry, &pin.release) => None,
+            _ => Some("the release was not published here"),
+        })
+    }
+}
+
+/// Whether this entry brought the release into the channel.
+fn brought(entry: &Entry, release: &Release) -> bool {
+    matches!(entry.action, Action::Publish | Action::Promote)
+        && entry.state.releases().any(|one| one == release)
+}

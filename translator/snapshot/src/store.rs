@@ -1,0 +1,361 @@
+//! The store: whatever `object_store` reaches, with bounded reads and create-only writes.
+//!
+//! Nothing that comes out of it is believed here: callers verify. Three facts shape this file
+//! (measured on `object_store` 0.14): a create whose answer was lost is retried inside and then reported as a conflict with
+//! oneself; a conflict does not prove that an object is there; bodies are not checked by anybody on the way.
+
+mod url;
+
+use crate::fleet::FleetName;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path;
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+/// How often a write is tried whose outcome is unclear.
+const ATTEMPTS: u32 = 5;
+/// The wait before the second try; it doubles from try to try.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A bucket, folder or memory with a prefix.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: Arc<str>,
+    dir: Option<Arc<PathBuf>>,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// A URL that this version cannot open.
+    #[error("store {url}: {reason}")]
+    Url {
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The credentials do not suffice.
+    #[error("{path}: access denied")]
+    Denied {
+        /// The object.
+        path: String,
+        /// The backend's words.
+        #[source]
+        source: object_store::Error,
+    },
+    /// Network, disk or service.
+    #[error("{path}: the store failed")]
+    Failed {
+        /// The object.
+        path: String,
+        /// The backend's words.
+        #[source]
+        source: object_store::Error,
+    },
+    /// An object is larger than such an object may be.
+    #[error("{path}: more than {limit} bytes")]
+    TooLarge {
+        /// The object.
+        path: String,
+        /// In bytes.
+        limit: usize,
+    },
+    /// A name that is no path.
+    #[error("{0}: no valid path in a store")]
+    Path(String),
+    /// The store says that an object exists, and does not have it; or keeps another one than was written.
+    #[error("{0}: the store does not keep what it confirms")]
+    Broken(String),
+}
+
+impl StoreError {
+    /// A stable word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Url { .. } | Self::Path(_) => "store_url",
+            Self::Denied { .. } => "store_denied",
+            Self::Failed { .. } => "store_failed",
+            Self::TooLarge { .. } => "too_large",
+            Self::Broken(_) => "store_broken",
+        }
+    }
+}
+
+/// An object as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Its bytes: not verified.
+    pub bytes: Bytes,
+    /// A hint for the next conditional get. Two different bodies may have one tag: decide by content.
+    pub etag: Option<String>,
+}
+
+/// The answer to a get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Get {
+    /// The object.
+    Found(Fetched),
+    /// Not changed since the tag that was given.
+    NotModified,
+    /// No such object.
+    Missing,
+}
+
+/// The answer to a create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Create {
+    /// The object was not there and is now.
+    Created,
+    /// The store says that the object is there. It may be one's own, and it may not be there at all.
+    Conflict,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.url)
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+impl Store {
+    /// Opens `file:///directory` (made at the first write) or `memory:///`.
+    pub fn open(url: &str) -> Result<Self, StoreError> {
+        url::open(url)
+    }
+
+    /// A store over any backend. `url` is what messages call it.
+    pub fn new(inner: Arc<dyn ObjectStore>, prefix: Path, url: &str) -> Self {
+        Self { inner, prefix, url: url.into(), dir: None }
+    }
+
+    /// The part of a fleet: all that its credentials need to reach.
+    pub fn fleet(&self, fleet: &FleetName) -> FleetStore {
+        FleetStore { store: self.clone(), fleet: fleet.clone(), prefix: fleet.prefix() }
+    }
+
+    /// The fleets that have a log, for commands that show all of them. Needs the right to list.
+    pub async fn fleets(&self) -> Result<Vec<FleetName>, StoreError> {
+        let mut fleets = Vec::new();
+        let gateways = self.folders("fleets/gateway").await?;
+        for namespace in gateways {
+            for name in self.folders(&format!("fleets/gateway/{namespace}")).await? {
+                fleets.extend(format!("{namespace}/{name}").parse::<FleetName>());
+            }
+        }
+        for name in self.folders("fleets/class").await? {
+            fleets.extend(format!("class/{name}").parse::<FleetName>());
+        }
+        fleets.sort();
+        Ok(fleets)
+    }
+
+    async fn folders(&self, under: &str) -> Result<Vec<String>, StoreError> {
+        let path = self.path(under)?;
+        let result = self.inner.list_with_delimiter(Some(&path)).await;
+        let listed = match result {
+            Ok(listed) => listed,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(failed(under, error)),
+        };
+        let names = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
+        Ok(names.collect())
+    }
+
+    fn path(&self, name: &str) -> Result<Path, StoreError> {
+        let full =
+            if self.prefix.as_ref().is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) };
+        Path::parse(full).map_err(|_| StoreError::Path(name.to_owned()))
+    }
+}
+
+/// The part of one fleet in a store. Names are those of [`crate::layout`].
+#[derive(Debug, Clone)]
+pub struct FleetStore {
+    store: Store,
+    fleet: FleetName,
+    prefix: String,
+}
+
+impl FleetStore {
+    /// The fleet.
+    pub fn fleet(&self) -> &FleetName {
+        &self.fleet
+    }
+
+    /// The folder on the local disk, if it is one: for file notification.
+    pub fn local_dir(&self) -> Option<PathBuf> {
+        self.store.dir.as_ref().map(|dir| dir.join(&self.prefix))
+    }
+
+    /// What messages call an object.
+    pub fn describe(&self, name: &str) -> String {
+        format!("{}/{}/{name}", self.store.url.trim_end_matches('/'), self.prefix)
+    }
+
+    /// Reads an object of at most `limit` bytes. The size that the store declares is a reason to refuse, never to
+    /// allocate; reading stops where the limit is passed.
+    pub async fn get(&self, name: &str, limit: usize) -> Result<Option<Bytes>, StoreError> {
+        match self.get_if_changed(name, None, limit).await? {
+            Get::Found(found) => Ok(Some(found.bytes)),
+            Get::NotModified | Get::Missing => Ok(None),
+        }
+    }
+
+    /// Reads an object unless it still has this tag.
+    pub async fn get_if_changed(
+        &self,
+        name: &str,
+        etag: Option<&str>,
+        limit: usize,
+    ) -> Result<Get, StoreError> {
+        let options = GetOptions { if_none_match: etag.map(str::to_owned), ..GetOptions::default() };
+        let result = match self.store.inner.get_opts(&self.path(name)?, options).await {
+            Ok(result) => result,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Get::Missing),
+            Err(object_store::Error::NotModified { .. }) => return Ok(Get::NotModified),
+            Err(error) => return Err(failed(&self.describe(name), error)),
+        };
+        let too_large = || StoreError::TooLarge { path: self.describe(name), limit };
+        if result.meta.size > limit as u64 {
+            return Err(too_large());
+        }
+        let etag = result.meta.e_tag.clone();
+        let mut stream = result.into_stream();
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| failed(&self.describe(name), error))?;
+            if bytes.len() + chunk.len() > limit {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Get::Found(Fetched { bytes: bytes.freeze(), etag }))
+    }
+
+    /// Writes an object if there is none: the one atomic step of every store. A conflict has to be read back.
+    pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Create, StoreError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.inner.put_opts(&self.path(name)?, PutPayload::from_bytes(bytes), options).await {
+            Ok(_) => Ok(Create::Created),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(Create::Conflict)
+            }
+            Err(error) => Err(failed(&self.describe(name), error)),
+        }
+    }
+
+    /// Writes an object, whatever was there.
+    pub async fn overwrite(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let put = self.store.inner.put(&self.path(name)?, PutPayload::from_bytes(bytes)).await;
+        put.map(drop).map_err(|error| failed(&self.describe(name), error))
+    }
+
+    /// Sees to it that a content-addressed object is there and whole: creates it, reads back what is said to be there
+    /// already, and writes over what does not pass `holds`. Returns whether it wrote.
+    pub async fn ensure(
+        &self,
+        name: &str,
+        bytes: &Bytes,
+        limit: usize,
+        holds: impl Fn(&Bytes) -> bool,
+    ) -> Result<bool, StoreError> {
+        let mut pause = PAUSE;
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            match self.create(name, bytes.clone()).await {
+                Ok(Create::Created) => return Ok(true),
+                Ok(Create::Conflict) => match self.get(name, limit).await {
+                    Ok(Some(found)) if holds(&found) => return Ok(false),
+                    // Said to be there, and is not: try again.
+                    Ok(None) => last = Some(StoreError::Broken(self.describe(name))),
+                    Ok(Some(_)) | Err(StoreError::TooLarge { .. }) => {
+                        tracing::warn!(object = self.describe(name), "damaged in the store: written again");
+                        self.overwrite(name, bytes.clone()).await?;
+                        return Ok(true);
+                    }
+                    Err(error) => last = Some(error),
+                },
+                Err(error @ StoreError::Denied { .. }) => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| StoreError::Broken(self.describe(name))))
+    }
+
+    /// Commits an object that only one writer may place: the create of a log entry. A conflict or a lost answer is read
+    /// back and compared with what was to be written. `Ok(true)`: it is there, once, and ours.
+    pub async fn commit(&self, name: &str, bytes: &Bytes, limit: usize) -> Result<bool, StoreError> {
+        let mut pause = PAUSE;
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            match self.create(name, bytes.clone()).await {
+                Ok(Create::Created) => return Ok(true),
+                Ok(Create::Conflict) => last = Some(StoreError::Broken(self.describe(name))),
+                Err(error @ StoreError::Denied { .. }) => return Err(error),
+                Err(error) => last = Some(error),
+            }
+            match self.get(name, limit).await {
+                Ok(Some(found)) => return Ok(found == *bytes),
+                Err(StoreError::TooLarge { .. }) => return Ok(false),
+                Ok(None) => {}
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| StoreError::Broken(self.describe(name))))
+    }
+
+    /// The names below a folder, relative to it and sorted, at most `most`. An error midway is an error of the whole.
+    pub async fn list(&self, under: &str, most: usize) -> Result<Vec<String>, StoreError> {
+        let path = self.path(under)?;
+        let prefix = format!("{path}/");
+        let listed = self.store.inner.list(Some(&path)).take(most);
+        let result: Result<Vec<_>, _> = listed.try_collect().await;
+        let objects = match result {
+            Ok(objects) => objects,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(failed(&self.describe(under), error)),
+        };
+        let name = |path: &Path| path.as_ref().strip_prefix(&prefix).map(str::to_owned);
+        let mut names: Vec<String> = objects.iter().filter_map(|meta| name(&meta.location)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn path(&self, name: &str) -> Result<Path, StoreError> {
+        self.store.path(&format!("{}/{name}", self.prefix))
+    }
+}
+
+fn failed(path: &str, source: object_store::Error) -> StoreError {
+    let path = path.to_owned();
+    match source {
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            StoreError::Denied { path, source }
+        }
+        source => StoreError::Failed { path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Writing to a store: objects first, the log entry last.
+//!
+//! Every object but the head is created and never changed; what is there already is read back and checked. Interrupted at
+//! any point, this leaves objects that nothing names.
+
+use crate::attestation::{self, Attestation, DocumentRef};
+use crate::bundle;
+use crate::channel::BundleRef;
+use crate::compress::compress;
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::envelope::Envelope;
+use crate::fleet::FleetName;
+use crate::head::Head;
+use crate::layout;
+use crate::limits;
+use crate::reader::Reader;
+use crate::signature::{KeyError, Signer};
+use crate::snapshot::Snapshot;
+use crate::store::{FleetStore, StoreError};
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use std::collections::BTreeMap;
+use thiserror::Error;
+
+/// Objects written at one time.
+const PARALLEL: usize = 16;
+
+/// Why something could not be written.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// More than readers accept.
+    #[error("{what}: {size} bytes, and {limit} is the limit")]
+    TooLarge {
+        /// Which object.
+        what: String,
+        /// In bytes.
+        size: usize,
+        /// In bytes.
+        limit: usize,
+    },
+    /// A document that is no JSON, or bytes that cannot be compressed.
+    #[error("{0}")]
+    Encoding(String),
+}
+
+/// How many objects and bytes went out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Objects that were not there before.
+    pub objects: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+}
+
+impl Written {
+    fn and(self, other: Self) -> Self {
+        Self { objects: self.objects + other.objects, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// Writes pages and manifest of a snapshot. Pages for which `reused` is true are taken to be there: the caller reads
+/// all of them back before it commits. Inline pages lie in the manifest.
+pub async fn write_snapshot(
+    store: &FleetStore,
+    snapshot: &Snapshot,
+    reused: &(dyn Fn(&Digest) -> bool + Send + Sync),
+) -> Result<Written, WriteError> {
+    let apart = snapshot.manifest().pages().iter().zip(snapshot.pages());
+    let pages = apart.filter(|(named, page)| named.inline.is_none() && !reused(&page.digest()));
+    let written: Written = futures::stream::iter(pages)
+        .map(|(_, page)| write_blob(store, layout::page(&page.digest()), page.raw()))
+        .buffer_unordered(PARALLEL)
+        .try_fold(Written::default(), |sum, one| async move { Ok(sum.and(one)) })
+        .await?;
+    let manifest = write_blob(store, layout::manifest(&snapshot.id()), snapshot.manifest().raw()).await?;
+    Ok(written.and(manifest))
+}
+
+/// Writes the bundle of a snapshot; none if it is too small for one to pay, or too large.
+pub async fn write_bundle(store: &FleetStore, snapshot: &Snapshot) -> Result<Option<BundleRef>, WriteError> {
+    let apart = snapshot.manifest().pages().iter().filter(|page| page.inline.is_none()).count();
+    if apart < bundle::PAGES {
+        return Ok(None);
+    }
+    let packed = bundle::pack(snapshot).map_err(|error| WriteError::Encoding(error.to_string()))?;
+    let Some((name, stored)) = packed else { return Ok(None) };
+    let holds = |found: &Bytes| bundle::unpack(found, &name).is_some();
+    store.ensure(&layout::bundle(&name.digest), &stored, limits::BUNDLE_STORED_BYTES, holds).await?;
+    Ok(Some(name))
+}
+
+/// Writes documents and the signed statement that names them; returns the digest of the statement.
+pub async fn write_attestation(
+    store: &FleetStore,
+    fleet: &FleetName,
+    snapshot: &Digest,
+    documents: &BTreeMap<String, serde_json::Value>,
+    signer: &dyn Signer,
+) -> Result<Digest, WriteError> {
+    let mut named = BTreeMap::new();
+    for (name, document) in documents {
+        let raw = serde_json::to_vec(document).map_err(|error| WriteError::Encoding(error.to_string()))?;
+        check(&format!("document {name}"), raw.len(), limits::DOCUMENT_BYTES)?;
+        let raw = Bytes::from(raw);
+        let reference = DocumentRef { digest: Digest::of(&raw), size: raw.len() as u64 };
+        write_blob(store, layout::document(&reference.digest), &raw).await?;
+        named.insert(name.clone(), reference);
+    }
+    let statement = Attestation { format: 1, fleet: fleet.clone(), snapshot: *snapshot, documents: named };
+    let payload = serde_json::to_vec(&statement).map_err(|error| WriteError::Encoding(error.to_string()))?;
+    let stored = Bytes::from(Envelope::sign(attestation::PAYLOAD_TYPE, payload, &[signer])?.encode());
+    check("attestation", stored.len(), limits::ATTESTATION_BYTES)?;
+    let digest = Digest::of(&stored);
+    let name = layout::attestation(snapshot, &digest);
+    store.ensure(&name, &stored, limits::ATTESTATION_BYTES, |found| *found == stored).await?;
+    Ok(digest)
+}
+
+/// Signs an entry and commits it by creating its slot. None if the slot is somebody else's.
+pub async fn commit_entry(
+    store: &FleetStore,
+    entry: &Entry,
+    signers: &[&dyn Signer],
+) -> Result<Option<Envelope>, WriteError> {
+    let envelope = entry.sign(signers)?;
+    let stored = Bytes::from(envelope.encode());
+    check("log entry", stored.len(), limits::ENTRY_BYTES)?;
+    let name = layout::entry(&entry.channel, entry.sequence);
+    let ours = store.commit(&name, &stored, limits::ENTRY_BYTES).await?;
+    Ok(ours.then_some(envelope))
+}
+
+/// Points the head at an entry. The entry is committed whether this works or not.
+pub async fn write_head(store: &FleetStore, entry: &Entry, envelope: Envelope) -> Result<(), WriteError> {
+    let stored = Bytes::from(Head::of(envelope).encode());
+    check("head", stored.len(), limits::HEAD_BYTES)?;
+    Ok(store.overwrite(&layout::head(&entry.channel), stored).await?)
+}
+
+/// Writes every page and the manifest of a snapshot again that does not hold in the store.
+pub async fn mend(store: &FleetStore, snapshot: &Snapshot) -> Result<Written, WriteError> {
+    write_snapshot(store, snapshot, &|_| false).await
+}
+
+async fn write_blob(store: &FleetStore, name: String, raw: &Bytes) -> Result<Written, WriteError> {
+    let stored = compress(raw).map_err(|error| WriteError::Encoding(error.to_string()))?;
+    let (digest, limit) = (Digest::of(raw), raw.len());
+    let holds = |found: &Bytes| Reader::holds(found, &digest, limit);
+    let wrote = store.ensure(&name, &stored, limits::stored(limit), holds).await?;
+    Ok(if wrote { Written { objects: 1, bytes: stored.len() as u64 } } else { Written::default() })
+}
+
+fn check(what: &str, size: usize, limit: usize) -> Result<(), WriteError> {
+    if size > limit { Err(WriteError::TooLarge { what: what.to_owned(), size, limit }) } else { Ok(()) }
+}
