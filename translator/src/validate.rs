@@ -217,7 +217,7 @@ impl Validator {
         if unknown || accepts() {
             finding.code = &codes::EXPERIMENTAL_FIELD;
             finding.help =
-                Some("it is in the experimental channel: compile with --channel experimental".into());
+                Some("it is in the experimental channel: compile with --crds experimental".into());
         }
         finding
     }
@@ -254,7 +254,7 @@ impl Validator {
         let field = FieldPath::root().key("apiVersion");
         let said = format!("{} is not served as {}", reference.kind, api(version));
         if experimental {
-            let flag = "compile with --channel experimental";
+            let flag = "compile with --crds experimental";
             let help = instead.map_or_else(|| flag.to_owned(), |instead| format!("{instead}, or {flag}"));
             let message = format!("{said} in the standard channel");
             self.report(object, &codes::EXPERIMENTAL_KIND, field, message, Some(help));

@@ -145,7 +145,7 @@ fn experimental_fields_values_and_kinds_need_the_channel() {
         ),
         "{found:?}"
     );
-    assert!(found[0].contains("--channel experimental"));
+    assert!(found[0].contains("--crds experimental"));
     let value = http_route(&json!({ "rules": [{ "filters": [{ "type": "ExternalAuth" }] }] }));
     assert!(refused(&value)[0].starts_with("MG2003 spec.rules[0].filters[0].type"));
     let kind = json!({ "apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XMesh",
@@ -169,7 +169,7 @@ fn kinds_and_versions() {
         (
             "gateway.networking.k8s.io/v1alpha2",
             "TLSRoute",
-            "MG2022 apiVersion: TLSRoute is not served as gateway.networking.k8s.io/v1alpha2 in the standard channel | write apiVersion: gateway.networking.k8s.io/v1, or compile with --channel experimental",
+            "MG2022 apiVersion: TLSRoute is not served as gateway.networking.k8s.io/v1alpha2 in the standard channel | write apiVersion: gateway.networking.k8s.io/v1, or compile with --crds experimental",
         ),
         ("v2", "Service", "MG2021 apiVersion: Service is not served as v2"),
     ];
