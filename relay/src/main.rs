@@ -1,1 +1,2 @@
+//! The `moorgate-relay` command.
 fn main() {}

@@ -74,6 +74,6 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
     policy::report(&policies, &gateways, &routes, &mut statuses);
     let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
-    let fleets = fleet::assemble(&gateways, routes, &policies, &by_name, &mut diagnostics);
+    let fleets = fleet::assemble(&gateways, &routes, &policies, &by_name, &mut diagnostics);
     Attachment { fleets, diagnostics, statuses }
 }

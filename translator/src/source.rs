@@ -1,5 +1,9 @@
 //! Where text comes from: directories, files, stdin and git revisions.
 
+mod limits;
+
+pub use limits::Limits;
+
 use std::sync::Arc;
 
 /// One text to load, with the name that diagnostics show.

@@ -1,0 +1,16 @@
+//! Late binding: endpoints and secrets, by the names that a snapshot's bindings ask for.
+//!
+//! ```text
+//! --endpoints DIR ─▶ catalog ─┐
+//! DNS names       ─▶ dns     ─┼─▶ endpoints (EDS) ─┐
+//! fixed addresses            ─┘                    ├─▶ TypeSet, one a fleet
+//! --secrets DIR   ─▶ secrets (SDS) ────────────────┘
+//! ```
+//! Values change by themselves, so none of them is in a snapshot. A source that vanishes keeps its last value; a name
+//! that no source has ever known is pending for a moment, so that Envoy is not told "empty" before sources were read.
+
+pub mod catalog;
+pub mod dns;
+pub mod endpoints;
+pub mod file;
+pub mod secrets;

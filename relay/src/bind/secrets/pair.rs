@@ -1,0 +1,83 @@
+//! Whether a certificate and its key can be served.
+
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use std::path::PathBuf;
+use thiserror::Error;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// Why a secret cannot be served. No variant holds its content.
+#[derive(Debug, Error)]
+pub enum SecretError {
+    /// A file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Namespace or name cannot be a folder's name.
+    #[error("the name cannot be that of a folder")]
+    Name,
+    /// The certificates cannot be parsed.
+    #[error("no usable certificate: {0}")]
+    Certificate(&'static str),
+    /// The key cannot be parsed, or is of a kind that is not served.
+    #[error("no usable private key")]
+    Key,
+    /// The key belongs to another certificate.
+    #[error("the private key does not fit the certificate")]
+    Mismatch,
+}
+
+impl SecretError {
+    /// A stable word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => "missing",
+            Self::Io { .. } => "unreadable",
+            Self::Name => "name",
+            Self::Certificate(_) => "certificate",
+            Self::Key => "key",
+            Self::Mismatch => "mismatch",
+        }
+    }
+}
+
+/// Checks a chain and its key; the end of the first certificate, in seconds since 1970. An expired one is good enough
+/// to be served: clients decide, and an alarm tells.
+pub(super) fn check_pair(chain: &[u8], key: &[u8]) -> Result<i64, SecretError> {
+    let chain = certificates(chain)?;
+    let not_after = end(&chain)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| SecretError::Key)?;
+    let key = any_supported_type(&key).map_err(|_| SecretError::Key)?;
+    match CertifiedKey::new(chain, key).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(not_after),
+        Err(_) => Err(SecretError::Mismatch),
+    }
+}
+
+/// Checks that a bundle holds certificates; the earliest end of them.
+pub(super) fn check_bundle(bundle: &[u8]) -> Result<i64, SecretError> {
+    end(&certificates(bundle)?)
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SecretError> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| SecretError::Certificate("it is no PEM"))?;
+    if found.is_empty() { Err(SecretError::Certificate("the file holds none")) } else { Ok(found) }
+}
+
+fn end(chain: &[CertificateDer<'static>]) -> Result<i64, SecretError> {
+    let mut earliest = i64::MAX;
+    for certificate in chain {
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|_| SecretError::Certificate("it is no X.509"))?;
+        earliest = earliest.min(parsed.validity().not_after.timestamp());
+    }
+    Ok(earliest)
+}

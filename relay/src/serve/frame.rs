@@ -1,0 +1,190 @@
+//! Responses as bytes: a small header of their own, and the stored pieces of the resources, shared by all streams.
+//!
+//! Protobuf lets fields come in any order, so nothing is encoded twice and large pieces are never copied.
+
+use super::proto::{ControlPlane, DeltaDiscoveryResponse, DiscoveryResponse};
+use super::stream::{Protocol, Response};
+use super::view::Value;
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, string};
+use thiserror::Error;
+
+/// Pieces of at least this size are shared, smaller ones copied together.
+const SHARED_FROM: usize = 4 * 1024;
+/// What is copied together is cut at this size: one HTTP/2 frame.
+const PIECE: usize = 16 * 1024;
+
+/// A response beyond what gRPC can carry.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("a response of {0} bytes does not fit a gRPC message")]
+pub struct TooLarge(usize);
+
+/// The gRPC message of a response, in pieces.
+pub fn message(response: &Response) -> Result<Vec<Bytes>, TooLarge> {
+    let control_plane = Some(ControlPlane { identifier: response.identifier.clone() });
+    let header = match response.protocol {
+        Protocol::Delta => DeltaDiscoveryResponse {
+            system_version_info: response.version.to_string(),
+            type_url: response.type_url.to_string(),
+            nonce: response.nonce.clone(),
+            removed_resources: response.removed.iter().map(ToString::to_string).collect(),
+            control_plane,
+            resources: Vec::new(),
+        }
+        .encode_to_vec(),
+        Protocol::StateOfTheWorld => DiscoveryResponse {
+            version_info: response.version.to_string(),
+            type_url: response.type_url.to_string(),
+            nonce: response.nonce.clone(),
+            control_plane,
+            resources: Vec::new(),
+        }
+        .encode_to_vec(),
+    };
+    let entries: usize = response
+        .resources
+        .iter()
+        .map(|(name, value)| {
+            let entry = entry_len(response, name, value);
+            1 + encoded_len_varint(entry as u64) + entry
+        })
+        .sum();
+    let total = header.len() + entries;
+    let prefix = u32::try_from(total).map_err(|_| TooLarge(total))?;
+    let mut pieces = Pieces::default();
+    pieces.tail.put_u8(0);
+    pieces.tail.put_u32(prefix);
+    pieces.tail.put_slice(&header);
+    for (name, value) in &response.resources {
+        put_entry(&mut pieces, response, name, value);
+    }
+    Ok(pieces.finish())
+}
+
+fn any_len(type_url: &str, value: &Value) -> usize {
+    let value_len =
+        if value.is_empty() { 0 } else { 1 + encoded_len_varint(value.len() as u64) + value.len() };
+    1 + encoded_len_varint(type_url.len() as u64) + type_url.len() + value_len
+}
+
+fn string_len(text: &str) -> usize {
+    if text.is_empty() { 0 } else { 1 + encoded_len_varint(text.len() as u64) + text.len() }
+}
+
+/// The length of an entry of field 2: a `Resource` in delta, an `Any` in state of the world.
+fn entry_len(response: &Response, name: &str, value: &Value) -> usize {
+    let any = any_len(&response.type_url, value);
+    match response.protocol {
+        Protocol::Delta => {
+            string_len(value.version()) + string_len(name) + 1 + encoded_len_varint(any as u64) + any
+        }
+        Protocol::StateOfTheWorld => any,
+    }
+}
+
+fn put_entry(pieces: &mut Pieces, response: &Response, name: &str, value: &Value) {
+    let any = any_len(&response.type_url, value);
+    let out = &mut pieces.tail;
+    encode_key(2, WireType::LengthDelimited, out);
+    encode_varint(entry_len(response, name, value) as u64, out);
+    if response.protocol == Protocol::Delta {
+        put_string(1, value.version(), out);
+        put_string(3, name, out);
+        encode_key(2, WireType::LengthDelimited, out);
+        encode_varint(any as u64, out);
+    }
+    // The type is written even if empty, so that its length is as computed.
+    encode_key(1, WireType::LengthDelimited, out);
+    encode_varint(response.type_url.len() as u64, out);
+    out.put_slice(response.type_url.as_bytes());
+    if !value.is_empty() {
+        encode_key(2, WireType::LengthDelimited, out);
+        encode_varint(value.len() as u64, out);
+        value.chunks().iter().for_each(|chunk| pieces.put(chunk));
+    }
+}
+
+fn put_string(tag: u32, text: &str, out: &mut BytesMut) {
+    if !text.is_empty() {
+        string::encode(tag, &text.to_owned(), out);
+    }
+}
+
+#[derive(Default)]
+struct Pieces {
+    done: Vec<Bytes>,
+    tail: BytesMut,
+}
+
+impl Pieces {
+    fn put(&mut self, chunk: &Bytes) {
+        if chunk.len() >= SHARED_FROM {
+            self.flush();
+            self.done.push(chunk.clone());
+        } else {
+            self.tail.put_slice(chunk);
+            if self.tail.len() >= PIECE {
+                self.flush();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.tail.is_empty() {
+            self.done.push(self.tail.split().freeze());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.flush();
+        self.done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::types;
+    use std::sync::Arc;
+
+    fn response(protocol: Protocol) -> Response {
+        let big = Bytes::from(vec![7; 20_000]);
+        let value = |chunks| Arc::new(Value::new(chunks, Vec::new()));
+        Response {
+            protocol,
+            type_url: types::CLUSTER.into(),
+            nonce: "7".into(),
+            version: "v1".into(),
+            resources: vec![
+                ("a".into(), value(vec![Bytes::from_static(b"abc"), big.clone(), Bytes::from_static(b"d")])),
+                ("empty".into(), value(vec![])),
+            ],
+            removed: if protocol == Protocol::Delta { vec!["gone".into()] } else { vec![] },
+            identifier: "relay x".into(),
+        }
+    }
+
+    #[test]
+    fn what_is_put_together_decodes_to_what_was_meant() {
+        let parts = message(&response(Protocol::Delta)).unwrap();
+        assert!(parts.iter().any(|part| part.len() == 20_000), "large pieces are shared");
+        let whole = parts.concat();
+        assert_eq!(whole[0], 0);
+        assert_eq!(u32::from_be_bytes(whole[1..5].try_into().unwrap()) as usize, whole.len() - 5);
+        let decoded = DeltaDiscoveryResponse::decode(&whole[5..]).unwrap();
+        assert_eq!(decoded.nonce, "7");
+        assert_eq!(decoded.removed_resources, ["gone"]);
+        assert_eq!(decoded.resources[0].name, "a");
+        assert_eq!(decoded.resources[0].version, **response(Protocol::Delta).resources[0].1.version());
+        let any = decoded.resources[0].resource.as_ref().unwrap();
+        assert_eq!((any.type_url.as_str(), any.value.len()), (types::CLUSTER, 20_004));
+        assert!(decoded.resources[1].resource.as_ref().unwrap().value.is_empty());
+
+        let whole = message(&response(Protocol::StateOfTheWorld)).unwrap().concat();
+        let decoded = DiscoveryResponse::decode(&whole[5..]).unwrap();
+        assert_eq!(decoded.version_info, "v1");
+        assert_eq!(decoded.resources[0].value.len(), 20_004);
+        assert_eq!(decoded.control_plane.unwrap().identifier, "relay x");
+    }
+}

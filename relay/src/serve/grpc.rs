@@ -1,0 +1,401 @@
+//! gRPC by hand on top of hyper: requests are decoded, responses are shared bytes that nothing copies.
+
+use super::hub::{Hub, Session};
+use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest};
+use super::stream::{Protocol, Stream, Violation};
+use super::{frame, types};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use hyper::body::Incoming;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::codec::{DecodeBuf, Decoder, Streaming};
+
+/// The first message must come within this time.
+const FIRST_MESSAGE: Duration = Duration::from_secs(30);
+/// A client that acknowledges nothing for so long is let go; it comes back if it lives.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15 * 60);
+/// Requests a second that one stream may make; more wait.
+const REQUESTS_PER_SECOND: u32 = 500;
+
+/// What all streams share.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The largest request, in bytes. The first delta request after a reconnect names every resource with its version.
+    pub max_request: usize,
+    /// Streams at one time.
+    pub streams: Arc<Semaphore>,
+    /// Ends all streams, each after a share of the window.
+    pub drain: CancellationToken,
+    /// Over how long streams end when the relay drains.
+    pub drain_window: Duration,
+}
+
+/// Method paths, with the variant and the type that they stand for.
+const METHODS: &[(&str, Protocol, Option<&str>)] = &[
+    (
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+        Protocol::StateOfTheWorld,
+        None,
+    ),
+    (
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+        Protocol::Delta,
+        None,
+    ),
+    (
+        "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
+        Protocol::StateOfTheWorld,
+        Some(types::LISTENER),
+    ),
+    (
+        "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
+        Protocol::Delta,
+        Some(types::LISTENER),
+    ),
+    (
+        "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
+        Protocol::StateOfTheWorld,
+        Some(types::CLUSTER),
+    ),
+    (
+        "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
+        Protocol::Delta,
+        Some(types::CLUSTER),
+    ),
+    (
+        "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
+        Protocol::StateOfTheWorld,
+        Some(types::ROUTE),
+    ),
+    ("/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes", Protocol::Delta, Some(types::ROUTE)),
+    (
+        "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
+        Protocol::Delta,
+        Some(types::VIRTUAL_HOST),
+    ),
+    (
+        "/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes",
+        Protocol::StateOfTheWorld,
+        Some(types::SCOPED_ROUTE),
+    ),
+    (
+        "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes",
+        Protocol::Delta,
+        Some(types::SCOPED_ROUTE),
+    ),
+    (
+        "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+        Protocol::StateOfTheWorld,
+        Some(types::ENDPOINT),
+    ),
+    (
+        "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
+        Protocol::Delta,
+        Some(types::ENDPOINT),
+    ),
+    (
+        "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+        Protocol::StateOfTheWorld,
+        Some(types::SECRET),
+    ),
+    ("/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets", Protocol::Delta, Some(types::SECRET)),
+    (
+        "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs",
+        Protocol::StateOfTheWorld,
+        Some(types::EXTENSION),
+    ),
+    (
+        "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs",
+        Protocol::Delta,
+        Some(types::EXTENSION),
+    ),
+    (
+        "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
+        Protocol::StateOfTheWorld,
+        Some(types::RUNTIME),
+    ),
+    ("/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime", Protocol::Delta, Some(types::RUNTIME)),
+];
+
+/// Answers one HTTP/2 request: a stream, or a refusal.
+pub fn answer(hub: &Arc<Hub>, limits: &Limits, peer: &str, request: Request<Incoming>) -> Response<Reply> {
+    if request.method() != Method::POST {
+        return plain(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let grpc =
+        request.headers().get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    if !grpc {
+        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    let path = request.uri().path();
+    let Some((_, protocol, only)) = METHODS.iter().find(|(known, _, _)| *known == path) else {
+        return refuse(&Status::unimplemented(
+            "no such method: streams of the xDS v3 services are served here",
+        ));
+    };
+    let Ok(permit) = Arc::clone(&limits.streams).try_acquire_owned() else {
+        return refuse(&Status::resource_exhausted("too many streams"));
+    };
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let session = hub.connect(peer.to_owned(), *protocol);
+    let stream = Stream::new(*protocol, only.map(Into::into), Arc::clone(&hub.settings));
+    let conversation = Conversation { stream, session, limits: limits.clone(), sender };
+    let (body, max) = (request.into_body(), Some(limits.max_request));
+    match protocol {
+        Protocol::Delta => {
+            let requests = Streaming::new_request(Prost::<DeltaDiscoveryRequest>::default(), body, None, max);
+            tokio::spawn(async move {
+                conversation.run(requests).await;
+                drop(permit);
+            });
+        }
+        Protocol::StateOfTheWorld => {
+            let requests = Streaming::new_request(Prost::<DiscoveryRequest>::default(), body, None, max);
+            tokio::spawn(async move {
+                conversation.run(requests).await;
+                drop(permit);
+            });
+        }
+    }
+    grpc_response(Reply { receiver: Some(receiver), ready: VecDeque::new() })
+}
+
+fn grpc_response(body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+fn plain(status: StatusCode) -> Response<Reply> {
+    let mut response = Response::new(Reply::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// A refusal without a stream.
+pub fn refuse(status: &Status) -> Response<Reply> {
+    let mut response = grpc_response(Reply::empty());
+    response.headers_mut().extend(trailers(status));
+    response
+}
+
+fn trailers(status: &Status) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    // A status always fits headers: its message is percent-encoded.
+    let _ = status.add_header(&mut map);
+    map
+}
+
+/// What goes out on a stream.
+enum Outgoing {
+    Message(Vec<Bytes>),
+    End(Status),
+}
+
+/// The body of an answer: messages as they come, then the status.
+pub struct Reply {
+    receiver: Option<mpsc::UnboundedReceiver<Outgoing>>,
+    ready: VecDeque<Bytes>,
+}
+
+impl Reply {
+    fn empty() -> Self {
+        Self { receiver: None, ready: VecDeque::new() }
+    }
+}
+
+impl http_body::Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let Some(receiver) = &mut self.receiver else { return Poll::Ready(None) };
+            match std::task::ready!(receiver.poll_recv(context)) {
+                Some(Outgoing::Message(pieces)) => self.ready = pieces.into(),
+                Some(Outgoing::End(status)) => {
+                    self.receiver = None;
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
+                }
+                None => {
+                    self.receiver = None;
+                    let status = Status::internal("the stream ended");
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.receiver.is_none() && self.ready.is_empty()
+    }
+}
+
+struct Prost<M>(std::marker::PhantomData<M>);
+
+impl<M> Default for Prost<M> {
+    fn default() -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+impl<M: prost::Message + Default> Decoder for Prost<M> {
+    type Item = M;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
+        M::decode(source).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+}
+
+/// A request that a stream takes.
+trait Ask: prost::Message + Default + 'static {
+    fn give(self, stream: &mut Stream, now: Instant) -> Result<(), Violation>;
+}
+
+impl Ask for DeltaDiscoveryRequest {
+    fn give(self, stream: &mut Stream, now: Instant) -> Result<(), Violation> {
+        stream.delta(self, now)
+    }
+}
+
+impl Ask for DiscoveryRequest {
+    fn give(self, stream: &mut Stream, now: Instant) -> Result<(), Violation> {
+        stream.state_of_the_world(self, now)
+    }
+}
+
+/// A stream and the world around it.
+struct Conversation {
+    stream: Stream,
+    session: Session,
+    limits: Limits,
+    sender: mpsc::UnboundedSender<Outgoing>,
+}
+
+impl Conversation {
+    async fn run<M: Ask>(mut self, requests: Streaming<M>) {
+        let status = self.talk(requests).await;
+        let _ = self.sender.send(Outgoing::End(status));
+    }
+
+    /// Reads requests and views until one side ends. What waits for the client is bounded: one response a type.
+    async fn talk<M: Ask>(&mut self, mut requests: Streaming<M>) -> Status {
+        let mut views = self.session.hub().views();
+        let mut pace = Pace::new(Instant::now());
+        let started = Instant::now();
+        let mut leave: Option<Instant> = None;
+        if let Some(view) = views.borrow_and_update().clone() {
+            self.stream.set_view(view);
+        }
+        loop {
+            let wake = match self.send() {
+                Ok(wake) => wake,
+                Err(error) => return Status::resource_exhausted(error.to_string()),
+            };
+            let deadline = match self.stream.oldest_unacknowledged() {
+                _ if self.stream.node().is_none() => Some(started + FIRST_MESSAGE),
+                oldest => oldest.map(|oldest| oldest + UNACKNOWLEDGED),
+            };
+            let pause = pace.pause(Instant::now());
+            tokio::select! {
+                request = requests.message(), if pause.is_none() => match request {
+                    Ok(Some(request)) => {
+                        pace.count();
+                        if let Err(violation) = self.take(request) {
+                            return Status::invalid_argument(violation.to_string());
+                        }
+                    }
+                    Ok(None) => return Status::ok(""),
+                    Err(status) => return status,
+                },
+                changed = views.changed() => {
+                    if changed.is_err() {
+                        return Status::unavailable("the relay stops");
+                    }
+                    if let Some(view) = views.borrow_and_update().clone() {
+                        self.stream.set_view(view);
+                    }
+                }
+                () = until(wake) => {}
+                () = until(pause) => {}
+                () = until(deadline) => return Status::deadline_exceeded("the client is silent"),
+                () = self.limits.drain.cancelled(), if leave.is_none() => {
+                    leave = Some(Instant::now() + crate::jitter::share_of(self.limits.drain_window));
+                }
+                () = until(leave) => return Status::ok("the relay stops"),
+                () = self.sender.closed() => return Status::cancelled("the client left"),
+            }
+        }
+    }
+
+    fn take<M: Ask>(&mut self, request: M) -> Result<(), Violation> {
+        let known = self.stream.node().is_some();
+        request.give(&mut self.stream, Instant::now())?;
+        if let Some(node) = self.stream.node().filter(|_| !known)
+            && let Some(snapshot) = self.session.meet(node)
+        {
+            self.stream.set_back(snapshot);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<Option<Instant>, frame::TooLarge> {
+        let output = self.stream.poll(Instant::now());
+        output.events.into_iter().for_each(|event| self.session.report(event));
+        for response in &output.responses {
+            let _ = self.sender.send(Outgoing::Message(frame::message(response)?));
+        }
+        Ok(output.wake)
+    }
+}
+
+/// Waits for a moment, or for ever.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Bounds how fast a client is read.
+struct Pace {
+    window: Instant,
+    count: u32,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { window: now, count: 0 }
+    }
+
+    fn count(&mut self) {
+        self.count += 1;
+    }
+
+    /// Until when not to read.
+    fn pause(&mut self, now: Instant) -> Option<Instant> {
+        let end = self.window + Duration::from_secs(1);
+        if now >= end {
+            *self = Self::new(now);
+            return None;
+        }
+        (self.count >= REQUESTS_PER_SECOND).then_some(end)
+    }
+}

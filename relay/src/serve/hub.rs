@@ -1,0 +1,373 @@
+//! One fleet as its streams see it: the view in force, and who took or refused what.
+
+use super::proto::Node;
+use super::stream::{Event, Protocol, Settings};
+use super::types;
+use super::view::{Name, View};
+use crate::metrics::Metrics;
+use moorgate_snapshot::{Digest, FleetName};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{mpsc, watch};
+
+/// Nodes whose refusals are remembered over reconnects.
+const MAX_SET_BACK: usize = 10_000;
+
+/// Characters of a client's name that are kept.
+const MAX_WORD: usize = 256;
+
+/// What a hub tells the task of its fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Nobody took this configuration, and one Envoy refused it: it is to be withdrawn.
+    Refused {
+        /// The snapshot.
+        snapshot: Digest,
+        /// The resource type, short.
+        kind: &'static str,
+        /// The node that refused.
+        node: String,
+        /// Its words.
+        text: String,
+    },
+    /// An Envoy took all of a snapshot.
+    Synced {
+        /// The snapshot.
+        snapshot: Digest,
+    },
+}
+
+/// A client, for the admin address.
+#[derive(Debug, Clone, Serialize)]
+pub struct Client {
+    /// The node id that it gave.
+    pub node: String,
+    /// The cluster that it gave.
+    pub cluster: String,
+    /// Name and version of its program.
+    pub agent: String,
+    /// Where it comes from.
+    pub peer: String,
+    /// `delta` or `state-of-the-world`.
+    pub protocol: &'static str,
+    /// The snapshot that it holds whole.
+    pub synced: Option<Digest>,
+    /// By type, short.
+    pub types: BTreeMap<&'static str, Held>,
+}
+
+/// What a client did with one type.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Held {
+    /// The snapshot of the last response.
+    pub sent: Option<Digest>,
+    /// The snapshot of the last response that it took.
+    pub acked: Option<Digest>,
+    /// Responses that it refused.
+    pub nacks: u64,
+    /// Its last words on that.
+    pub nack: Option<String>,
+    /// Names in the refused response, some only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Name>,
+}
+
+/// One fleet.
+#[derive(Debug)]
+pub struct Hub {
+    fleet: FleetName,
+    label: String,
+    /// How streams behave.
+    pub settings: Arc<Settings>,
+    views: watch::Sender<Option<Arc<View>>>,
+    state: Mutex<State>,
+    notices: mpsc::UnboundedSender<Notice>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    clients: BTreeMap<u64, Client>,
+    /// Nodes that refuse what others took.
+    set_back: BTreeMap<String, Digest>,
+    /// Snapshots that some Envoy took whole.
+    good: BTreeSet<Digest>,
+}
+
+impl Hub {
+    /// A fleet without a view yet. Notices come out of the receiver.
+    pub fn new(
+        fleet: FleetName,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Notice>) {
+        let (notices, receiver) = mpsc::unbounded_channel();
+        let label = fleet.to_string();
+        metrics.set("moorgate_relay_streams", &[("fleet", &label)], 0.0);
+        let hub = Self {
+            fleet,
+            label,
+            settings: Arc::new(settings),
+            views: watch::Sender::new(None),
+            state: Mutex::default(),
+            notices,
+            metrics,
+        };
+        (Arc::new(hub), receiver)
+    }
+
+    /// The fleet.
+    pub fn fleet(&self) -> &FleetName {
+        &self.fleet
+    }
+
+    /// The relay's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Puts a view in force.
+    pub fn publish(&self, view: Arc<View>) {
+        self.views.send_replace(Some(view));
+    }
+
+    /// The view in force.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.views.borrow().clone()
+    }
+
+    /// Tells of every view that is put in force.
+    pub fn views(&self) -> watch::Receiver<Option<Arc<View>>> {
+        self.views.subscribe()
+    }
+
+    /// Snapshots that some Envoy took whole before, such as those of the disk cache's record.
+    pub fn mark_good(&self, snapshot: Digest) {
+        self.lock().good.insert(snapshot);
+    }
+
+    /// The clients that are connected now.
+    pub fn clients(&self) -> Vec<Client> {
+        self.lock().clients.values().cloned().collect()
+    }
+
+    /// Whether some connected client holds this snapshot whole.
+    pub fn is_synced(&self, snapshot: &Digest) -> bool {
+        self.lock().clients.values().any(|client| client.synced.as_ref() == Some(snapshot))
+    }
+
+    /// Forgets which nodes refuse what others took.
+    pub fn forgive(&self) {
+        self.lock().set_back.clear();
+        self.metrics.set("moorgate_relay_clients_set_back", &[("fleet", &self.label)], 0.0);
+    }
+
+    /// A stream begins.
+    pub fn connect(self: &Arc<Self>, peer: String, protocol: Protocol) -> Session {
+        let mut state = self.lock();
+        let id = state.next;
+        state.next += 1;
+        let protocol = match protocol {
+            Protocol::Delta => "delta",
+            Protocol::StateOfTheWorld => "state-of-the-world",
+        };
+        let client = Client {
+            node: String::new(),
+            cluster: String::new(),
+            agent: String::new(),
+            peer,
+            protocol,
+            synced: None,
+            types: BTreeMap::new(),
+        };
+        state.clients.insert(id, client);
+        self.show_streams(&state);
+        drop(state);
+        Session { hub: Arc::clone(self), id }
+    }
+
+    fn show_streams(&self, state: &State) {
+        #[expect(clippy::cast_precision_loss, reason = "streams are few")]
+        let streams = state.clients.len() as f64;
+        self.metrics.set("moorgate_relay_streams", &[("fleet", &self.label)], streams);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, name: &'static str, kind: &str) {
+        self.metrics.count(name, &[("fleet", &self.label), ("type", kind)]);
+    }
+}
+
+/// One stream at its hub; it signs off when dropped.
+#[derive(Debug)]
+pub struct Session {
+    hub: Arc<Hub>,
+    id: u64,
+}
+
+impl Session {
+    /// The hub.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Takes note of who the client is. For a node that is known to refuse a snapshot, that snapshot comes back.
+    pub fn meet(&self, node: &Node) -> Option<Digest> {
+        let mut state = self.hub.lock();
+        let client = state.clients.get_mut(&self.id)?;
+        let version = node.user_agent_build_version.as_ref().and_then(|build| build.version);
+        let version = version.map(|v| format!(" {}.{}.{}", v.major, v.minor, v.patch)).unwrap_or_default();
+        client.agent = clip(&format!("{}{version}", node.user_agent_name));
+        client.cluster = clip(&node.cluster);
+        client.node = clip(&node.id);
+        let node = client.node.clone();
+        state.set_back.get(&node).copied()
+    }
+
+    /// Takes note of an event.
+    pub fn report(&self, event: Event) {
+        let mut state = self.hub.lock();
+        let Some(client) = state.clients.get_mut(&self.id) else { return };
+        match event {
+            Event::Sent { type_url, snapshot, .. } => {
+                let kind = types::kind(&type_url).short;
+                client.types.entry(kind).or_default().sent = Some(snapshot);
+                self.hub.count("moorgate_relay_responses", kind);
+            }
+            Event::Acked { type_url, snapshot } => {
+                let kind = types::kind(&type_url).short;
+                client.types.entry(kind).or_default().acked = Some(snapshot);
+                self.hub.count("moorgate_relay_acks", kind);
+            }
+            Event::Synced { snapshot } => {
+                client.synced = Some(snapshot);
+                if state.good.insert(snapshot) {
+                    tracing::info!(fleet = self.hub.label, snapshot = %snapshot.short(), "an Envoy took the snapshot");
+                }
+                let _ = self.hub.notices.send(Notice::Synced { snapshot });
+            }
+            Event::Refused { type_url, snapshot, text, names } => {
+                let kind = types::kind(&type_url);
+                let held = client.types.entry(kind.short).or_default();
+                held.nacks += 1;
+                held.nack = Some(text.clone());
+                held.refused = names;
+                self.hub.count("moorgate_relay_nacks", kind.short);
+                self.judge(&mut state, kind, snapshot, text);
+            }
+        }
+    }
+
+    /// Whose fault a refusal is: the configuration's, unless another Envoy took it.
+    fn judge(&self, state: &mut State, kind: &types::Kind, snapshot: Digest, text: String) {
+        let node = state.clients.get(&self.id).map(|client| client.node.clone()).unwrap_or_default();
+        let (fleet, short) = (&self.hub.label, snapshot.short());
+        if kind.bound {
+            tracing::warn!(fleet, node, r#type = kind.short, text, "an Envoy refused a value");
+            return;
+        }
+        let took =
+            |client: &Client| client.types.get(kind.short).is_some_and(|held| held.acked == Some(snapshot));
+        let others =
+            state.clients.iter().any(|(id, client)| *id != self.id && client.node != node && took(client));
+        if others || state.good.contains(&snapshot) {
+            tracing::warn!(
+                fleet,
+                node,
+                r#type = kind.short,
+                snapshot = short,
+                text,
+                "one Envoy refused what others took"
+            );
+            if state.set_back.len() < MAX_SET_BACK || state.set_back.contains_key(&node) {
+                state.set_back.insert(node, snapshot);
+            }
+            #[expect(clippy::cast_precision_loss, reason = "nodes are few")]
+            let count = state.set_back.len() as f64;
+            self.hub.metrics.set("moorgate_relay_clients_set_back", &[("fleet", fleet)], count);
+        } else {
+            tracing::error!(
+                fleet,
+                node,
+                r#type = kind.short,
+                snapshot = short,
+                text,
+                "an Envoy refused the snapshot"
+            );
+            let notice = Notice::Refused { snapshot, kind: kind.short, node, text };
+            let _ = self.hub.notices.send(notice);
+        }
+    }
+}
+
+/// Clients choose these words: they are kept short.
+fn clip(text: &str) -> String {
+    text.chars().take(MAX_WORD).collect()
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut state = self.hub.lock();
+        state.clients.remove(&self.id);
+        self.hub.show_streams(&state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub() -> (Arc<Hub>, mpsc::UnboundedReceiver<Notice>) {
+        Hub::new(FleetName::gateway("shop", "edge"), Settings::default(), Arc::default())
+    }
+
+    fn envoy(hub: &Arc<Hub>, node: &str) -> Session {
+        let session = hub.connect("test".into(), Protocol::Delta);
+        session.meet(&Node { id: node.into(), ..Node::default() });
+        session
+    }
+
+    fn refused(snapshot: Digest, type_url: &str) -> Event {
+        Event::Refused { type_url: type_url.into(), snapshot, text: "no".into(), names: vec![] }
+    }
+
+    #[test]
+    fn a_refusal_of_what_nobody_took_withdraws_the_snapshot() {
+        let (hub, mut notices) = hub();
+        let (a, snapshot) = (envoy(&hub, "a"), Digest::of(b"s"));
+        a.report(refused(snapshot, types::LISTENER));
+        let notice = notices.try_recv().unwrap();
+        assert!(matches!(notice, Notice::Refused { snapshot: s, kind: "LDS", .. } if s == snapshot));
+    }
+
+    #[test]
+    fn one_envoy_has_no_veto_and_is_remembered() {
+        let (hub, mut notices) = hub();
+        let (a, b, snapshot) = (envoy(&hub, "a"), envoy(&hub, "b"), Digest::of(b"s"));
+        b.report(Event::Acked { type_url: types::LISTENER.into(), snapshot });
+        a.report(refused(snapshot, types::LISTENER));
+        assert!(notices.try_recv().is_err());
+        drop(a);
+        let again = hub.connect("test".into(), Protocol::Delta);
+        let node = Node { id: "a".into(), ..Node::default() };
+        assert_eq!(again.meet(&node), Some(snapshot));
+        hub.forgive();
+        assert_eq!(again.meet(&node), None);
+    }
+
+    #[test]
+    fn a_refused_value_is_not_the_snapshots_fault() {
+        let (hub, mut notices) = hub();
+        let a = envoy(&hub, "a");
+        a.report(refused(Digest::of(b"s"), types::SECRET));
+        assert!(notices.try_recv().is_err());
+        assert_eq!(hub.clients()[0].types["SDS"].nack.as_deref(), Some("no"));
+        drop(a);
+        assert!(hub.clients().is_empty());
+    }
+}

@@ -1,0 +1,336 @@
+//! What to send next of one type.
+
+use super::super::types::Removal;
+use super::super::view::{Name, TypeSet, Value, contents, version_of};
+use super::subscription::{Exception, Have, Subscription};
+use super::{Protocol, Settings};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What may be sent now.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Changes; names that the client waits for may be sent always.
+    pub additions: bool,
+    /// Removals whose linger is over.
+    pub removals: bool,
+    /// The time.
+    pub now: Instant,
+}
+
+/// A response without its envelope.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub resources: Vec<(Name, Arc<Value>)>,
+    pub removed: Vec<Name>,
+    /// The version of the type, for state of the world.
+    pub version: Arc<str>,
+    /// It holds names that the client waits for.
+    pub answers: bool,
+    /// Endpoints that its new and changed resources need.
+    pub needs: Vec<Name>,
+}
+
+/// What becomes of one name.
+#[derive(Debug)]
+enum Verdict {
+    /// The client holds what it should.
+    Same,
+    /// Send this.
+    Send(Arc<Value>),
+    /// Say that it is gone, or never was.
+    Remove,
+    /// Not now.
+    Wait,
+    /// Not now, and not because it was asked for: it was refused.
+    Blocked,
+    /// Never mind.
+    Forget,
+}
+
+impl Subscription {
+    /// Works out the next response, and takes it as applied until the client says otherwise.
+    pub(super) fn plan(&mut self, set: &Arc<TypeSet>, gate: &Gate, settings: &Settings) -> Option<Draft> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        self.take_resume(set);
+        self.blocked.retain(|group| {
+            group.iter().all(|(name, version)| set.get(name).map(|value| value.version()) == version.as_ref())
+        });
+        while let Some(group) = self.isolate.pop_front() {
+            let names = group.into_iter().filter(|name| self.subscribed(name)).collect();
+            let gate = Gate { additions: true, ..*gate };
+            if let Some(draft) = self.draft(names, set, &gate, settings, false) {
+                return Some(draft);
+            }
+        }
+        let additions = gate.additions || self.answer_due;
+        let gate = Gate { additions, ..*gate };
+        let names = self.candidates(set, additions);
+        if self.full_state() {
+            self.full_draft(names, set, &gate, settings)
+        } else {
+            self.draft(names, set, &gate, settings, additions)
+        }
+    }
+
+    /// What the client says it holds, from an earlier stream.
+    fn take_resume(&mut self, set: &Arc<TypeSet>) {
+        let version = std::mem::take(&mut self.resume_version);
+        if self.kind.full_state && self.wildcard && !version.is_empty() && version == **set.version() {
+            self.base = Arc::clone(set);
+            self.answer_due = false;
+        }
+        for (name, version) in std::mem::take(&mut self.resume) {
+            let name = Name::from(name);
+            let equal = set.get(&name).is_some_and(|value| **value.version() == *version);
+            if equal && self.kind.resumes {
+                self.owed.remove(&name);
+            }
+            // Endpoints are sent again whatever the client says (envoy #22418).
+            let have =
+                if self.kind.resumes || !equal { Have::Version(version.into()) } else { Have::Unknown };
+            self.exceptions.insert(name, Exception { have, leaving: None });
+        }
+    }
+
+    /// Names that may need something, sorted, each once.
+    fn candidates(&self, set: &Arc<TypeSet>, additions: bool) -> Vec<Name> {
+        let mut names: Vec<Name> = Vec::new();
+        if additions && !Arc::ptr_eq(&self.base, set) {
+            let difference = set.since(&self.base);
+            let changed = difference.changed.iter().chain(&difference.removed);
+            names.extend(changed.filter(|name| self.subscribed(name)).map(Arc::clone));
+        }
+        if additions {
+            names.extend(self.exceptions.keys().filter(|name| self.subscribed(name)).map(Arc::clone));
+        }
+        names.extend(self.owed.keys().map(Arc::clone));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub(super) fn have(&self, name: &Name) -> Have {
+        match (self.exceptions.get(name), self.base.get(name)) {
+            (Some(exception), _) => exception.have.clone(),
+            (None, Some(value)) if self.full_state() => Have::Kept(Arc::clone(value)),
+            (None, Some(value)) => Have::Version(Arc::clone(value.version())),
+            (None, None) => Have::Absent,
+        }
+    }
+
+    fn is_blocked(&self, name: &Name) -> bool {
+        self.blocked.iter().any(|group| group.contains_key(name))
+    }
+
+    fn judge(&self, name: &Name, set: &TypeSet, gate: &Gate, settings: &Settings) -> Verdict {
+        if self.is_blocked(name) {
+            return Verdict::Blocked;
+        }
+        let owed = self.owed.get(name);
+        let have = self.have(name);
+        if let Some(value) = set.get(name) {
+            let held = match &have {
+                Have::Version(version) => version == value.version(),
+                Have::Kept(kept) => kept.version() == value.version(),
+                Have::Absent | Have::Unknown => false,
+            };
+            return match owed {
+                None if held => Verdict::Same,
+                None if !gate.additions => Verdict::Wait,
+                _ => Verdict::Send(Arc::clone(value)),
+            };
+        }
+        let waits = set.is_pending(name);
+        match owed {
+            Some(since) if waits && *since + settings.unsynced_wait > gate.now => Verdict::Wait,
+            Some(_) if self.kind.removal == Removal::Never && have != Have::Absent => Verdict::Forget,
+            Some(_) => Verdict::Remove,
+            None if have == Have::Absent => Verdict::Same,
+            None if waits => Verdict::Wait,
+            None => match self.kind.removal {
+                Removal::WithAdditions if gate.additions => Verdict::Remove,
+                Removal::Last if gate.removals && self.has_left(name, gate, settings) => Verdict::Remove,
+                Removal::Never => Verdict::Forget,
+                Removal::WithAdditions | Removal::Last => Verdict::Wait,
+            },
+        }
+    }
+
+    fn has_left(&self, name: &Name, gate: &Gate, settings: &Settings) -> bool {
+        let leaving = self.exceptions.get(name).and_then(|exception| exception.leaving);
+        leaving.is_some_and(|since| since + settings.linger <= gate.now)
+    }
+
+    /// The response of changes: delta, and the types of state of the world whose responses may be partial.
+    /// `advance` makes the set the new base.
+    fn draft(
+        &mut self,
+        names: Vec<Name>,
+        set: &Arc<TypeSet>,
+        gate: &Gate,
+        settings: &Settings,
+        advance: bool,
+    ) -> Option<Draft> {
+        let mut draft = Draft {
+            resources: Vec::new(),
+            removed: Vec::new(),
+            version: self.version(set),
+            answers: false,
+            needs: Vec::new(),
+        };
+        let mut verdicts = Vec::with_capacity(names.len());
+        let mut size = 0;
+        self.more = false;
+        for name in names {
+            let mut verdict = self.judge(&name, set, gate, settings);
+            let cost = match &verdict {
+                Verdict::Send(value) => value.len() + name.len() + self.type_url.len() + 48,
+                Verdict::Remove => name.len() + 4,
+                _ => 0,
+            };
+            let split = self.protocol == Protocol::Delta;
+            if cost > 0 && split && size > 0 && size + cost > settings.max_response {
+                self.more = true;
+                verdict = Verdict::Wait;
+            } else if cost > 0 {
+                size += cost;
+                draft.answers |= self.owed.contains_key(&name);
+                match &verdict {
+                    Verdict::Send(value) => {
+                        draft.needs.extend(value.endpoints().iter().map(Arc::clone));
+                        draft.resources.push((Arc::clone(&name), Arc::clone(value)));
+                    }
+                    _ => draft.removed.push(Arc::clone(&name)),
+                }
+            }
+            verdicts.push((name, verdict));
+        }
+        let mut due = std::mem::take(&mut self.answer_due);
+        if self.protocol == Protocol::StateOfTheWorld {
+            // There are no removals in state of the world; a missing name that is waited for gets an answer without
+            // it, except from a relay that does not know the type.
+            draft.removed.clear();
+            due = (due || draft.answers) && !self.kind.type_url.is_empty();
+        }
+        let refused = self.was_refused(&draft);
+        self.settle(verdicts, set, advance, refused);
+        let empty = draft.resources.is_empty() && draft.removed.is_empty();
+        ((due || !empty) && !refused).then_some(draft)
+    }
+
+    /// The response with the full set.
+    fn full_draft(
+        &mut self,
+        names: Vec<Name>,
+        set: &Arc<TypeSet>,
+        gate: &Gate,
+        settings: &Settings,
+    ) -> Option<Draft> {
+        let verdicts: Vec<(Name, Verdict)> = names
+            .into_iter()
+            .map(|name| {
+                let verdict = self.judge(&name, set, gate, settings);
+                (name, verdict)
+            })
+            .collect();
+        let changes =
+            verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Send(_) | Verdict::Remove));
+        if !changes && !self.answer_due {
+            self.settle(verdicts, set, gate.additions, false);
+            return None;
+        }
+        let mut resources: Vec<(Name, Arc<Value>)> = set
+            .iter()
+            .filter(|(name, _)| self.subscribed(name))
+            .map(|(name, value)| (Arc::clone(name), Arc::clone(value)))
+            .collect();
+        let kept = verdicts
+            .iter()
+            .filter(|(name, verdict)| matches!(verdict, Verdict::Wait) && set.get(name).is_none());
+        let kept: Vec<_> = kept
+            .filter_map(|(name, _)| match self.have(name) {
+                Have::Kept(value) => Some((Arc::clone(name), value)),
+                _ => None,
+            })
+            .collect();
+        let mut version = self.version(set);
+        if !kept.is_empty() {
+            resources.extend(kept);
+            resources.sort_by(|(a, _), (b, _)| a.cmp(b));
+            version =
+                version_of(&contents(resources.iter().map(|(name, value)| (name, Some(value.version())))));
+        }
+        let sent = verdicts.iter().filter_map(|(_, verdict)| match verdict {
+            Verdict::Send(value) => Some(value.endpoints()),
+            _ => None,
+        });
+        let needs = sent.flatten().map(Arc::clone).collect();
+        let draft = Draft { resources, removed: Vec::new(), version, answers: true, needs };
+        if self.was_refused(&draft) {
+            self.owed.clear();
+            self.answer_due = false;
+            return None;
+        }
+        // An answer to a name carries the whole set, so it brings all of it up to date, gate or no gate.
+        self.settle(verdicts, set, true, false);
+        self.answer_due = false;
+        Some(draft)
+    }
+
+    fn was_refused(&self, draft: &Draft) -> bool {
+        if self.history.is_empty() {
+            return false;
+        }
+        let sent = draft.resources.iter().map(|(name, value)| (name, Some(value.version())));
+        let gone = draft.removed.iter().map(|name| (name, None));
+        self.history.contains(&contents(sent.chain(gone)))
+    }
+
+    /// Records the verdicts: what was sent counts as held.
+    fn settle(&mut self, verdicts: Vec<(Name, Verdict)>, set: &Arc<TypeSet>, advance: bool, refused: bool) {
+        let mut changes = Vec::with_capacity(verdicts.len());
+        for (name, verdict) in verdicts {
+            let (have, answered) = match verdict {
+                Verdict::Send(_) | Verdict::Remove if refused => (Have::Unknown, true),
+                Verdict::Blocked => (Have::Unknown, true),
+                Verdict::Send(value) => (Have::Version(Arc::clone(value.version())), true),
+                Verdict::Remove | Verdict::Forget => (Have::Absent, true),
+                Verdict::Wait | Verdict::Same => (self.have(&name), false),
+            };
+            if answered {
+                self.owed.remove(&name);
+            }
+            changes.push((name, have));
+        }
+        if advance {
+            self.base = Arc::clone(set);
+        }
+        for (name, have) in changes {
+            let base = self.base.get(&name).map(|value| value.version());
+            let as_base = match &have {
+                Have::Absent => base.is_none(),
+                Have::Version(version) => base == Some(version),
+                Have::Kept(value) => base == Some(value.version()),
+                Have::Unknown => false,
+            };
+            if as_base {
+                self.exceptions.remove(&name);
+            } else {
+                let exception =
+                    self.exceptions.entry(name).or_insert(Exception { have: Have::Absent, leaving: None });
+                exception.have = have;
+            }
+        }
+    }
+
+    /// The version of the type; delta has none.
+    fn version(&self, set: &TypeSet) -> Arc<str> {
+        match self.protocol {
+            Protocol::Delta => Arc::from(""),
+            Protocol::StateOfTheWorld => Arc::clone(set.version()),
+        }
+    }
+}

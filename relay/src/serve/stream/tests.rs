@@ -1,0 +1,7 @@
+//! Table tests of the protocol rules. Names are those of the list of cases that the public test suite lacks.
+
+mod delta;
+mod order;
+mod random;
+mod refusal;
+mod world;

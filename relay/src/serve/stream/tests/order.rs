@@ -1,0 +1,163 @@
+//! Make before break: the order of types, and removals last.
+
+use super::super::Protocol::{Delta, StateOfTheWorld};
+use super::super::model::*;
+use super::super::{Event, Protocol};
+
+const BEFORE: &[Entry<'_>] =
+    &[(CDS, "old", "eds:old"), (EDS, "old", "1"), (LDS, "l", "1"), (RDS, "r", "to old")];
+const AFTER: &[Entry<'_>] =
+    &[(CDS, "new", "eds:new"), (EDS, "new", "1"), (EDS, "old", "1"), (LDS, "l", "2"), (RDS, "r", "to new")];
+
+/// A client that holds `BEFORE`.
+fn envoy(protocol: Protocol) -> Bench {
+    let mut bench = Bench::new(protocol);
+    bench.serve(view(BEFORE));
+    for (type_url, names) in [(CDS, &[][..]), (EDS, &["old"]), (LDS, &[]), (RDS, &["r"])] {
+        let responses = bench.ask(type_url, names);
+        bench.settle(responses);
+    }
+    bench
+}
+
+#[test]
+fn order_add() {
+    for protocol in [Delta, StateOfTheWorld] {
+        let mut bench = envoy(protocol);
+        let kept = if protocol == Delta { "CDS +new" } else { "CDS +new +old" };
+        assert_eq!(shown(&bench.serve(view(AFTER))), [kept], "{protocol:?}");
+        // Envoy asks for the new endpoints while the cluster warms, before it acknowledges anything.
+        let answer = bench.ask(EDS, &["new"]);
+        assert_eq!(shown(&answer), ["EDS +new"]);
+        assert!(bench.ack(CDS).is_empty(), "listeners wait for the endpoints of new clusters");
+        assert_eq!(shown(&bench.ack(EDS)), ["LDS +l"]);
+        assert_eq!(shown(&bench.ack(LDS)), ["RDS +r"]);
+        assert!(bench.ack(RDS).is_empty());
+    }
+}
+
+#[test]
+fn removal_last_and_removal_linger() {
+    let mut bench = envoy(Delta);
+    let responses = bench.serve(view(AFTER));
+    bench.settle(responses);
+    assert!(bench.held[CDS].contains_key("old"));
+    assert!(bench.wake.is_some());
+    assert!(bench.after(29).is_empty());
+    assert_eq!(shown(&bench.after(1)), ["CDS -old"]);
+    assert!(bench.ack(CDS).is_empty());
+
+    let mut bench = envoy(StateOfTheWorld);
+    let responses = bench.serve(view(AFTER));
+    bench.settle(responses);
+    assert_eq!(bench.held[CDS].len(), 2);
+    assert_eq!(shown(&bench.after(30)), ["CDS +new"]);
+    bench.ack(CDS);
+    assert_eq!(bench.held[CDS].len(), 1);
+}
+
+#[test]
+fn a_name_that_comes_back_during_the_linger_is_not_sent_again() {
+    let mut bench = envoy(Delta);
+    let responses = bench.serve(view(AFTER));
+    bench.settle(responses);
+    let responses = bench.serve(view(BEFORE));
+    assert!(!shown(&responses).concat().contains("CDS"), "the old cluster is still there");
+    bench.settle(responses);
+    assert_eq!(shown(&bench.after(40)), ["CDS -new"]);
+}
+
+#[test]
+fn a_stream_of_changes_does_not_put_off_removals_for_ever() {
+    let mut bench = envoy(Delta);
+    let mut removed = false;
+    for round in 0..10 {
+        let content = format!("{round}");
+        let mut entries = AFTER.to_vec();
+        entries.push((RDS, "r2", &content));
+        let responses = bench.serve(view(&entries));
+        removed |= bench.settle(responses).iter().any(|text| text.contains("-old"));
+        let responses = bench.after(5);
+        removed |= bench.settle(responses).iter().any(|text| text.contains("-old"));
+    }
+    assert!(removed);
+}
+
+#[test]
+fn phase_timeout() {
+    let mut bench = envoy(Delta);
+    bench.serve(view(AFTER));
+    assert!(bench.after(14).is_empty());
+    assert_eq!(shown(&bench.after(1)), ["LDS +l"], "a silent client does not hold up the rest for ever");
+    assert!(bench.after(14).is_empty());
+    assert_eq!(shown(&bench.after(1)), ["RDS +r"]);
+    assert!(bench.after(600).is_empty(), "and without acknowledgements nothing is removed");
+}
+
+#[test]
+fn eds_after_cds() {
+    for protocol in [Delta, StateOfTheWorld] {
+        let mut bench = envoy(protocol);
+        let mut entries = BEFORE.to_vec();
+        entries[0] = (CDS, "old", "changed eds:old");
+        assert_eq!(shown(&bench.serve(view(&entries))), ["CDS +old", "EDS +old"], "{protocol:?}");
+    }
+}
+
+#[test]
+fn two_clusters_one_service_name() {
+    let mut bench = Bench::new(Delta);
+    bench.serve(view(&[(CDS, "a", "eds:e"), (EDS, "e", "1")]));
+    let responses = bench.ask(CDS, &[]);
+    bench.settle(responses);
+    let responses = bench.ask(EDS, &["e"]);
+    bench.settle(responses);
+    // The client does not ask again for a name that it is subscribed to (envoy #47302).
+    let responses = bench.serve(view(&[(CDS, "a", "eds:e"), (CDS, "b", "eds:e"), (EDS, "e", "1")]));
+    assert_eq!(shown(&responses), ["CDS +b", "EDS +e"]);
+}
+
+#[test]
+fn a_pod_moves_and_only_its_endpoints_are_sent() {
+    let mut bench = envoy(Delta);
+    let mut entries = BEFORE.to_vec();
+    entries[1] = (EDS, "old", "2");
+    let responses = bench.serve(view(&entries));
+    assert_eq!(shown(&responses), ["EDS +old"]);
+}
+
+#[test]
+fn a_listener_takes_the_address_of_one_that_leaves_in_one_response() {
+    let mut bench = envoy(Delta);
+    let mut entries = BEFORE.to_vec();
+    entries[2] = (LDS, "l2", "1");
+    assert_eq!(shown(&bench.serve(view(&entries))), ["LDS +l2 -l"]);
+}
+
+#[test]
+fn newest_only_when_the_client_is_slow() {
+    let mut bench = envoy(Delta);
+    for version in ["2", "3", "4"] {
+        let mut entries = BEFORE.to_vec();
+        entries[3] = (RDS, "r", version);
+        bench.serve(view(&entries));
+    }
+    assert_eq!(shown(&bench.ack(RDS)), ["RDS +r"]);
+    assert!(bench.ack(RDS).is_empty());
+}
+
+#[test]
+fn synced_is_told_once_and_only_when_all_was_taken() {
+    let mut bench = Bench::new(Delta);
+    bench.serve(view(BEFORE));
+    let synced = |bench: &Bench| bench.events.iter().filter(|e| matches!(e, Event::Synced { .. })).count();
+    for (type_url, names, expected) in
+        [(CDS, &[][..], 0), (EDS, &["old"], 0), (LDS, &[], 0), (RDS, &["r"], 1)]
+    {
+        let responses = bench.ask(type_url, names);
+        bench.settle(responses);
+        assert_eq!(synced(&bench), expected, "{type_url}");
+    }
+    bench.after(1);
+    assert_eq!(synced(&bench), 1);
+}

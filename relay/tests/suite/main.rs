@@ -1,0 +1,4 @@
+//! The relay from outside: a bare xDS client over real sockets.
+
+mod client;
+mod serve;
