@@ -19,7 +19,7 @@ use moorgate_snapshot::entry::{self, Action, Entry, EntryError, Promoted};
 use moorgate_snapshot::reader::{ReadError, Reader, Slot, Tail};
 use moorgate_snapshot::signature::{KeyError, Signer};
 use moorgate_snapshot::writer::{self, WriteError, Written};
-use moorgate_snapshot::{StoreError, VerifiedEntry};
+use moorgate_snapshot::{StoreError, TrustError, VerifiedEntry};
 use thiserror::Error;
 use time::OffsetDateTime;
 
@@ -52,6 +52,8 @@ pub struct Publisher<'a> {
     pub meta: Meta,
     /// Does everything but write.
     pub dry_run: bool,
+    /// Writes behind entries by keys that are unknown here.
+    pub step_over: bool,
 }
 
 /// What became of an act.
@@ -136,7 +138,15 @@ struct Change {
 impl Publisher<'_> {
     /// The end of the log.
     async fn tail(&self) -> Result<Tail, PublishError> {
-        Ok(self.reader.newest(None).await?)
+        let tail = self.reader.newest(None).await?;
+        let foreign = tail.voids.iter().find_map(|void| match &void.error {
+            EntryError::Trust(TrustError::UnknownKey(keys)) => Some((void.sequence, keys.clone())),
+            _ => None,
+        });
+        match foreign.filter(|_| !self.step_over) {
+            Some((sequence, keys)) => Err(Gate::Foreign { sequence, keys }.into()),
+            None => Ok(tail),
+        }
     }
 
     /// Signs the next entry, reads it as a reader will, commits it, and points the head at it.

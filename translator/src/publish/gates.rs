@@ -33,6 +33,16 @@ pub enum Gate {
         /// Who took it, and for what.
         by: String,
     },
+    /// An entry by a key that is unknown here: more likely an old trust file than an attack.
+    #[error(
+        "entry {sequence} is signed by a key that you do not trust ({keys}): is your trust file too old? --step-over writes behind it all the same"
+    )]
+    Foreign {
+        /// The slot.
+        sequence: u64,
+        /// The keys.
+        keys: String,
+    },
     /// The channel is not where the caller expects it.
     #[error(
         "the channel is at entry {found}, not at {expected}: look at what came in between, then run again"
@@ -133,25 +143,37 @@ pub(super) fn writer(state: &ChannelState, writer: &str) -> Result<(), Gate> {
     Err(Gate::OtherWriter { owner: state.writer.clone(), writer: writer.to_owned() })
 }
 
-/// Refuses a commit that does not descend from the published one. `descends(old, new)` is none if it cannot be told.
+/// Refuses a commit that does not descend from the published one. `descends(old, new)` is none if it cannot be told, as
+/// in a shallow clone: then an older commit is refused, and a younger one goes out with a warning.
 pub(super) fn descent(
     newest: Option<&Release>,
     source: Option<&Source>,
     descends: &(dyn Fn(&str, &str) -> Option<bool> + Sync),
-) -> Result<(), Gate> {
+) -> Result<Option<String>, Gate> {
     let revision = |source: &Source| source.revision.clone();
-    let old = newest.and_then(|release| release.source.as_ref()).map(revision).unwrap_or_default();
+    let published = newest.and_then(|release| release.source.as_ref());
+    let old = published.map(revision).unwrap_or_default();
     let new = source.map(revision).unwrap_or_default();
     if old.is_empty() || old == new {
-        return Ok(());
+        return Ok(None);
     }
     if new.is_empty() {
         return Err(Gate::UnknownAncestry { old, new: "a source without commits".to_owned() });
     }
     match descends(&old, &new) {
-        Some(true) => Ok(()),
+        Some(true) => Ok(None),
         Some(false) => Err(Gate::NotDescendant { old, new }),
-        None => Err(Gate::UnknownAncestry { old, new }),
+        None => {
+            let time = |source: Option<&Source>| source.and_then(|source| source.committed);
+            let younger = time(published).zip(time(source)).is_some_and(|(old, new)| old < new);
+            if !younger {
+                return Err(Gate::UnknownAncestry { old, new });
+            }
+            let missing = format!(
+                "cannot tell whether {new} descends from the published {old}: the history is not here"
+            );
+            Ok(Some(format!("{missing}; it is the younger one, and goes out")))
+        }
     }
 }
 

@@ -42,8 +42,8 @@ impl Publisher<'_> {
         self.check_key(Role::Publish)?;
         let tail = self.tail().await?;
         let state = state_of(&tail);
-        check_offer(offer, &tail, &state)?;
-        let warnings = self.offer_warnings(offer, &state);
+        let mut warnings = self.offer_warnings(offer, &state);
+        warnings.extend(check_offer(offer, &tail, &state)?);
         let id = offer.snapshot.id();
         if !state.retired
             && state.newest().is_some_and(|release| release.snapshot == id)
@@ -223,7 +223,8 @@ fn waiting(state: &ChannelState) -> Vec<String> {
 }
 
 /// The gates of publishing.
-fn check_offer(offer: &Offer<'_>, tail: &Tail, state: &ChannelState) -> Result<(), Gate> {
+fn check_offer(offer: &Offer<'_>, tail: &Tail, state: &ChannelState) -> Result<Option<String>, Gate> {
+    let mut warning = None;
     let newest = tail.entry.as_ref().map_or(0, |entry| entry.entry.sequence);
     if let Some(expected) = offer.parent.filter(|expected| *expected != newest) {
         return Err(Gate::NotAtParent { found: newest, expected });
@@ -232,11 +233,11 @@ fn check_offer(offer: &Offer<'_>, tail: &Tail, state: &ChannelState) -> Result<(
         gates::writer(state, &offer.writer)?;
     }
     if !offer.allow.unrelated {
-        gates::descent(state.newest(), offer.source.as_ref(), offer.descends)?;
+        warning = gates::descent(state.newest(), offer.source.as_ref(), offer.descends)?;
     }
     gates::bad(state, &offer.snapshot.id())?;
     if !offer.allow.shrink && !state.retired {
         gates::shrink(state.newest(), offer.routes)?;
     }
-    Ok(())
+    Ok(warning)
 }

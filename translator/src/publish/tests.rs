@@ -68,7 +68,7 @@ impl Bench {
 
     fn publisher_over(&self, inner: Arc<dyn ObjectStore>, author: &str) -> Publisher<'_> {
         let reader = self.reader_over(inner, "stable");
-        Publisher { reader, signer: &self.key, meta: meta(author), dry_run: false }
+        Publisher { reader, signer: &self.key, meta: meta(author), dry_run: false, step_over: false }
     }
 
     async fn publish(&self, n: u32) -> Outcome {
@@ -237,7 +237,12 @@ async fn promoting_takes_the_same_bytes() {
 async fn gates_refuse_what_nobody_asked_for() {
     let bench = Bench::new();
     let source = |revision: &str| {
-        Some(Source { repository: "r".into(), revision: revision.into(), tree: String::new() })
+        Some(Source {
+            repository: "r".into(),
+            revision: revision.into(),
+            tree: String::new(),
+            committed: None,
+        })
     };
     let one = snapshot(1);
     let offered = Offer { source: source("b"), ..offer(&one) };
@@ -267,6 +272,42 @@ async fn gates_refuse_what_nobody_asked_for() {
     assert_eq!(bench.count().await, objects);
     let error = Box::pin(bench.publisher("ci").pin("abcdef0123", None)).await.unwrap_err();
     assert!(matches!(error, PublishError::Refused(Gate::NotReleased(_))), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_history_the_younger_commit_goes_out() {
+    let bench = Bench::new();
+    let source = |revision: &str, at: i64| {
+        let committed = Some(OffsetDateTime::from_unix_timestamp(at).unwrap());
+        Some(Source { repository: "r".into(), revision: revision.into(), tree: String::new(), committed })
+    };
+    let [one, two, three] = [1, 2, 3].map(snapshot);
+    let publish = async |offer: Offer<'_>| Box::pin(bench.publisher("ci").publish(&offer)).await;
+    publish(Offer { source: source("b", 100), ..offer(&one) }).await.unwrap();
+    let late = publish(Offer { source: source("c", 200), ..offer(&two) }).await.unwrap();
+    assert!(late.warnings[0].contains("younger"), "{:?}", late.warnings);
+    let early = publish(Offer { source: source("a", 150), ..offer(&three) }).await;
+    assert!(matches!(gate(early), Gate::UnknownAncestry { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_by_keys_that_are_not_trusted_are_not_run_over() {
+    let bench = Bench::new();
+    bench.publish(1).await;
+    let newer = Bench {
+        key: key(2),
+        trust: Arc::new(Trust::of([key(1), key(2)].map(|key| key.public().clone()))),
+        ..bench
+    };
+    newer.publish(2).await;
+    let old = Bench { key: key(1), trust: Arc::new(Trust::of([key(1).public().clone()])), ..newer };
+    let three = snapshot(3);
+    let refused = Box::pin(old.publisher("ci").publish(&offer(&three))).await;
+    assert!(matches!(gate(refused), Gate::Foreign { sequence: 2, .. }));
+    let publisher = Publisher { step_over: true, ..old.publisher("ci") };
+    let outcome = Box::pin(publisher.publish(&offer(&three))).await.unwrap();
+    assert_eq!(outcome.entry.sequence, 3);
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("slot 2")), "{:?}", outcome.warnings);
 }
 
 #[tokio::test(start_paused = true)]
