@@ -21,7 +21,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use thiserror::Error;
 
 /// Something about the cache that failed. Serving goes on from memory.
@@ -56,6 +56,9 @@ pub enum CacheError {
         source: SnapshotError,
     },
 }
+
+/// A cache that several tasks use.
+pub type SharedCache = Arc<Mutex<Cache>>;
 
 /// The cache of one fleet; only one relay has it open.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ pub const INTERVAL: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Addresses by name and port, as last resolved.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolved {
     names: BTreeMap<(String, u16), Vec<SocketAddr>>,
 }

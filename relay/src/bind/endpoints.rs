@@ -15,7 +15,12 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
     /// An encoded `ClusterLoadAssignment`; without endpoints it answers 503.
-    Ready(Vec<u8>),
+    Ready {
+        /// The message.
+        bytes: Vec<u8>,
+        /// How many endpoints are in it.
+        endpoints: usize,
+    },
     /// No source that could know was read yet.
     Unsynced,
 }
@@ -28,7 +33,8 @@ pub fn resolve(binding: &Binding, catalog: Option<&Catalog>, resolved: &Resolved
         let Some(endpoints) = of_source(source, catalog, resolved) else { return Resolution::Unsynced };
         weighted.push((source.weight.max(1), endpoints));
     }
-    Resolution::Ready(encode(&binding.name, weighted))
+    let endpoints = weighted.iter().map(|(_, endpoints)| endpoints.len()).sum();
+    Resolution::Ready { bytes: encode(&binding.name, weighted), endpoints }
 }
 
 /// The DNS names that bindings ask for.
@@ -138,7 +144,7 @@ mod tests {
     }
 
     fn decode(resolution: &Resolution) -> ClusterLoadAssignment {
-        let Resolution::Ready(bytes) = resolution else { panic!("unsynced") };
+        let Resolution::Ready { bytes, .. } = resolution else { panic!("unsynced") };
         ClusterLoadAssignment::decode(bytes.as_slice()).unwrap()
     }
 
