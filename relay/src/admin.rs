@@ -179,7 +179,9 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, text) = match self {
             Self::NoFleet => (StatusCode::NOT_FOUND, "this relay does not serve that fleet".to_owned()),
-            Self::WhichFleet => (StatusCode::BAD_REQUEST, "name the fleet: ?fleet=namespace/gateway".to_owned()),
+            Self::WhichFleet => {
+                (StatusCode::BAD_REQUEST, "name the fleet: ?fleet=namespace/gateway".to_owned())
+            }
             Self::Command(error @ CommandError::NotCached(_)) => (StatusCode::NOT_FOUND, error.to_string()),
             Self::Command(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         };

@@ -362,7 +362,10 @@ fn all<T: FromStr<Err: ToString>>(flag: &'static str, texts: &[String]) -> Resul
     texts.iter().map(|text| text.parse().map_err(|error: T::Err| wrong(flag, text, error))).collect()
 }
 
-fn one<T: FromStr<Err: ToString>>(flag: &'static str, text: Option<String>) -> Result<Option<T>, ConfigError> {
+fn one<T: FromStr<Err: ToString>>(
+    flag: &'static str,
+    text: Option<String>,
+) -> Result<Option<T>, ConfigError> {
     text.map(|text| text.parse().map_err(|error: T::Err| wrong(flag, &text, error))).transpose()
 }
 

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::serve::hub::Hub;
 use crate::serve::stream::Settings;
 use moorgate_snapshot::{Channel, Digest, FleetName, Store, Trust};
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,32 @@ pub(crate) enum Command {
     Trust(Arc<Trust>),
 }
 
+/// How tasks are told to end, and how it is known that they did.
+#[derive(Debug, Clone)]
+pub struct Life {
+    /// Cancelled when they are to end.
+    pub stop: CancellationToken,
+    /// Each task holds one until it has ended.
+    pub alive: mpsc::Sender<()>,
+}
+
+impl Life {
+    /// A new life, and what closes when all tasks have ended and this value is gone.
+    pub fn new() -> (Self, mpsc::Receiver<()>) {
+        let (alive, ended) = mpsc::channel(1);
+        (Self { stop: CancellationToken::new(), alive }, ended)
+    }
+
+    /// Spawns a task that lives until it ends by itself.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let alive = self.alive.clone();
+        tokio::spawn(async move {
+            task.await;
+            drop(alive);
+        });
+    }
+}
+
 /// A running fleet.
 #[derive(Debug, Clone)]
 pub struct Fleet {
@@ -98,8 +125,8 @@ pub struct Fleet {
 
 impl Fleet {
     /// Starts the tasks of a fleet. What the cache holds is served before the first poll.
-    pub fn start(config: FleetConfig, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<Self, FleetError> {
-        task::start(config, metrics, stop)
+    pub fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> Result<Self, FleetError> {
+        task::start(config, metrics, life)
     }
 
     /// Its name.

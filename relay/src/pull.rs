@@ -6,7 +6,9 @@ use crate::metrics::Metrics;
 use crate::watch::Folders;
 use bytes::Bytes;
 use moorgate_snapshot::store::FleetStore;
-use moorgate_snapshot::{Digest, Effective, Position, ReadError, Reader, Release, Snapshot, VerifiedEntry, layout};
+use moorgate_snapshot::{
+    Digest, Effective, Position, ReadError, Reader, Release, Snapshot, VerifiedEntry, layout,
+};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,7 +109,7 @@ impl Puller {
                 () = folders.changed() => tokio::time::sleep(SETTLE).await,
                 request = requests.recv() => match request {
                     Some(Request::Now) => progress.probed = None,
-                    Some(Request::Fetch(release)) => progress.wanted.push_back(*release),
+                    Some(Request::Fetch(release)) => progress.wanted.push_front(*release),
                     Some(Request::Trust(trust)) => {
                         let again = |reader: &Reader| {
                             Reader::new(reader.store().clone(), Arc::clone(&trust), reader.channel().clone())
@@ -164,7 +166,8 @@ impl Puller {
         let Some(reader) = self.readers.get(progress.reader) else { return Ok(()) };
         let probe = progress.probed.is_none_or(|probed| probed.elapsed() >= PROBE);
         let poll = reader.poll(self.remembered(progress), progress.etag.as_deref(), probe);
-        let polled = tokio::time::timeout(POLL_DEADLINE, poll).await.map_err(|_| Failure::deadline(reader))??;
+        let polled =
+            tokio::time::timeout(POLL_DEADLINE, poll).await.map_err(|_| Failure::deadline(reader))??;
         if probe {
             progress.probed = Some(Instant::now());
         }
@@ -172,7 +175,8 @@ impl Puller {
         self.tell(Pulled::Answered);
         let Some(tail) = polled.tail else { return Ok(()) };
         for void in &tail.voids {
-            let message = format!("entry {} does not verify and is stepped over: {}", void.sequence, void.error);
+            let message =
+                format!("entry {} does not verify and is stepped over: {}", void.sequence, void.error);
             self.refused(void.error.label(), message);
         }
         if let Some(error) = &tail.head_error {

@@ -3,7 +3,7 @@
 use crate::admin::Admin;
 use crate::bind::binder::Sources;
 use crate::config::{Config, Listen};
-use crate::fleet::{Fleet, FleetConfig, FleetError};
+use crate::fleet::{Fleet, FleetConfig, FleetError, Life};
 use crate::metrics::Metrics;
 use crate::serve::grpc::Limits;
 use crate::serve::hub::Hub;
@@ -18,11 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The largest trust file.
 const MAX_TRUST: u64 = 1 << 20;
+/// Tasks have so long to end.
+const END: Duration = Duration::from_secs(10);
 /// How often TLS files are looked at.
 const TLS_RELOAD: Duration = Duration::from_secs(60);
 
@@ -60,6 +62,7 @@ pub struct Relay {
     metrics: Arc<Metrics>,
     drain: CancellationToken,
     stop: CancellationToken,
+    ended: mpsc::Receiver<()>,
     streams: Arc<Semaphore>,
     max_streams: usize,
     drain_window: Duration,
@@ -79,10 +82,11 @@ impl Relay {
             Some(files) => Some((files.clone(), watch::Sender::new(files.load()?))),
             None => None,
         };
-        let stop = CancellationToken::new();
+        let (life, ended) = Life::new();
+        let stop = life.stop.clone();
         // Whatever fails below, tasks that were started end with the guard.
         let guard = stop.clone().drop_guard();
-        let fleets = Arc::new(start_fleets(&config, &trust, &metrics, &stop)?);
+        let fleets = Arc::new(start_fleets(&config, &trust, &metrics, &life)?);
         let drain = stop.child_token();
         let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
         let limits = Limits {
@@ -114,6 +118,7 @@ impl Relay {
             metrics,
             drain,
             stop,
+            ended,
             streams,
             max_streams: config.max_streams.min(Semaphore::MAX_PERMITS),
             drain_window: config.drain,
@@ -177,12 +182,14 @@ impl Relay {
     }
 
     /// Stops: no new streams, GOAWAY, streams end one after the other, then everything else.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.drain.cancel();
         let all = u32::try_from(self.max_streams).unwrap_or(u32::MAX);
         let grace = self.drain_window + Duration::from_secs(1);
         let _ = tokio::time::timeout(grace, self.streams.acquire_many(all)).await;
         self.stop.cancel();
+        // Until they have ended, tasks hold the cache.
+        let _ = tokio::time::timeout(END, self.ended.recv()).await;
     }
 }
 
@@ -217,7 +224,7 @@ fn start_fleets(
     config: &Config,
     trust: &Arc<Trust>,
     metrics: &Arc<Metrics>,
-    stop: &CancellationToken,
+    life: &Life,
 ) -> Result<Vec<Fleet>, RunError> {
     let start = |fleet: &FleetName| {
         let one = FleetConfig {
@@ -230,7 +237,7 @@ fn start_fleets(
             poll_interval: config.poll_interval,
             settings: config.settings.clone(),
         };
-        Fleet::start(one, Arc::clone(metrics), stop.clone())
+        Fleet::start(one, Arc::clone(metrics), life)
             .map_err(|source| RunError::Fleet { fleet: fleet.clone(), source })
     };
     config.fleets.iter().map(start).collect()
@@ -266,7 +273,9 @@ async fn listen(
 }
 
 fn membership(config: &Config, fleets: &[Fleet]) -> Membership {
-    let hub = |name: &FleetName| fleets.iter().find(|fleet| fleet.name() == name).map(|fleet| Arc::clone(&fleet.hub));
+    let hub = |name: &FleetName| {
+        fleets.iter().find(|fleet| fleet.name() == name).map(|fleet| Arc::clone(&fleet.hub))
+    };
     match fleets {
         [only] if config.members.is_empty() => Membership::Only(Arc::clone(&only.hub)),
         _ => {

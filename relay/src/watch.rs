@@ -25,7 +25,8 @@ impl Folders {
                 tell.notify_one();
             }
         });
-        let watcher = watcher.map_err(|error| tracing::warn!(%error, "no file notification: files are polled")).ok();
+        let watcher =
+            watcher.map_err(|error| tracing::warn!(%error, "no file notification: files are polled")).ok();
         Self { watcher, watched: BTreeSet::new(), changed }
     }
 

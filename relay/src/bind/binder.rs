@@ -104,7 +104,8 @@ pub struct Binder {
 impl Binder {
     /// A binder that knows the endpoints that were kept on disk.
     pub fn new(fleet: String, sources: Sources, cache: Option<SharedCache>, metrics: Arc<Metrics>) -> Self {
-        let kept = cache.as_ref().map(|cache| cache.lock().unwrap_or_else(PoisonError::into_inner).endpoints());
+        let kept =
+            cache.as_ref().map(|cache| cache.lock().unwrap_or_else(PoisonError::into_inner).endpoints());
         let nothing = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
         Self {
             fleet,
@@ -257,7 +258,11 @@ impl Binder {
         }
         self.secret_set = TypeSet::following(&self.secret_set, values, BTreeSet::new());
         let errors = errors.iter().map(|(name, error)| format!("{name}: {error}")).collect();
-        self.tell_once("secrets", errors, "a secret is of no use: the last good one is served, if there is one");
+        self.tell_once(
+            "secrets",
+            errors,
+            "a secret is of no use: the last good one is served, if there is one",
+        );
     }
 
     /// Logs and counts what is wrong, once until it changes.
@@ -302,7 +307,8 @@ impl Binder {
     fn show(&self, report: &Report) {
         let (fleet, metrics) = (self.fleet.as_str(), &self.metrics);
         metrics.set("moorgate_relay_endpoints", &[("fleet", fleet)], report.endpoints as f64);
-        let states = [("known", report.endpoint_sets), ("pending", report.pending.len()), ("kept", report.kept)];
+        let states =
+            [("known", report.endpoint_sets), ("pending", report.pending.len()), ("kept", report.kept)];
         for (state, count) in states {
             metrics.set("moorgate_relay_endpoint_sets", &[("fleet", fleet), ("state", state)], count as f64);
         }

@@ -3,8 +3,8 @@
 use super::catalog::{Catalog, Endpoint, Health};
 use super::dns::Resolved;
 use crate::serve::proto::{
-    Address, ClusterLoadAssignment, Endpoint as EnvoyEndpoint, HealthStatus, LbEndpoint, Locality, LocalityLbEndpoints,
-    SocketAddress, UInt32Value,
+    Address, ClusterLoadAssignment, Endpoint as EnvoyEndpoint, HealthStatus, LbEndpoint, Locality,
+    LocalityLbEndpoints, SocketAddress, UInt32Value,
 };
 use moorgate_snapshot::{Binding, BindingSource, EndpointSource, Family};
 use prost::Message as _;
@@ -51,15 +51,22 @@ pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<(Strin
 }
 
 /// `None` if nothing was read that could know.
-fn of_source(source: &EndpointSource, catalog: Option<&Catalog>, resolved: &Resolved) -> Option<Vec<Endpoint>> {
-    let plain = |address: SocketAddr| Endpoint { address, zone: String::new(), health: Health::Healthy, weight: 1 };
+fn of_source(
+    source: &EndpointSource,
+    catalog: Option<&Catalog>,
+    resolved: &Resolved,
+) -> Option<Vec<Endpoint>> {
+    let plain =
+        |address: SocketAddr| Endpoint { address, zone: String::new(), health: Health::Healthy, weight: 1 };
     let mut out: Vec<Endpoint> = if !source.addresses.is_empty() {
         source.addresses.iter().filter_map(|text| text.parse().ok()).map(plain).collect()
     } else if !source.hostname.is_empty() {
         resolved.get(&source.hostname, source.port)?.iter().copied().map(plain).collect()
     } else {
         let catalog = catalog.filter(|catalog| catalog.synced())?;
-        catalog.endpoints(&source.namespace, &source.service, &source.port_name, source.port).unwrap_or_default()
+        catalog
+            .endpoints(&source.namespace, &source.service, &source.port_name, source.port)
+            .unwrap_or_default()
     };
     out.retain(|endpoint| match source.family {
         Family::Any => true,
@@ -97,8 +104,12 @@ fn share(source: u32, endpoint: u32, total: u64) -> u32 {
     u32::try_from(share).unwrap_or(u32::MAX).clamp(1, 1_000_000)
 }
 
-fn locality(zone: String, endpoints: BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>) -> LocalityLbEndpoints {
-    let weight = endpoints.values().map(|(_, weight)| u64::from(*weight)).sum::<u64>().min(u64::from(u32::MAX));
+fn locality(
+    zone: String,
+    endpoints: BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>,
+) -> LocalityLbEndpoints {
+    let weight =
+        endpoints.values().map(|(_, weight)| u64::from(*weight)).sum::<u64>().min(u64::from(u32::MAX));
     let lb_endpoints = endpoints
         .into_iter()
         .map(|((address, _), (health, weight))| LbEndpoint {
@@ -175,7 +186,8 @@ mod tests {
 
     #[test]
     fn the_order_of_addresses_does_not_matter_and_families_are_kept_apart() {
-        let bytes = |addresses: &[&str]| resolve(&binding(vec![source(1, addresses)]), None, &Resolved::default());
+        let bytes =
+            |addresses: &[&str]| resolve(&binding(vec![source(1, addresses)]), None, &Resolved::default());
         assert_eq!(bytes(&["10.0.0.1:1", "10.0.0.2:1"]), bytes(&["10.0.0.2:1", "10.0.0.1:1"]));
         let mut only_v6 = source(1, &["10.0.0.1:1", "[2001:db8::1]:1"]);
         only_v6.family = Family::V6;

@@ -110,7 +110,8 @@ mod tests {
     /// Snapshots here, the channel, what is served and good, what is quarantined, a local pin: what is chosen.
     #[test]
     fn choices() {
-        type Case<'a> = (&'a [u8], Option<ChannelState>, &'a [u8], &'a [u8], Option<u8>, Option<(u8, Because)>);
+        type Case<'a> =
+            (&'a [u8], Option<ChannelState>, &'a [u8], &'a [u8], Option<u8>, Option<(u8, Because)>);
         let cases: &[Case<'_>] = &[
             (&[], None, &[], &[], None, None),
             (&[1], None, &[1], &[], None, Some((1, Because::Cache))),

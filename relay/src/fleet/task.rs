@@ -3,7 +3,7 @@
 use super::choice::{Because, Choice, choose};
 use super::loaded::{Loaded, Pages, kept, known, lock, open_cache};
 use super::status::Status;
-use super::{Command, CommandError, Fleet, FleetConfig, FleetError};
+use super::{Command, CommandError, Fleet, FleetConfig, FleetError, Life};
 use crate::bind::binder::{Binder, Bound, Wanted};
 use crate::cache::{CacheError, SharedCache, State};
 use crate::clock;
@@ -51,11 +51,7 @@ struct Task {
 }
 
 /// Starts the tasks: pulling, binding, and the one that decides.
-pub(super) fn start(
-    config: FleetConfig,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) -> Result<Fleet, FleetError> {
+pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> Result<Fleet, FleetError> {
     let (hub, notices) = Hub::new(config.fleet.clone(), config.settings.clone(), Arc::clone(&metrics));
     let cache = open_cache(&config, &metrics)?;
     let state = cache.as_ref().map(|cache| lock(cache).state()).unwrap_or_default();
@@ -106,9 +102,9 @@ pub(super) fn start(
         status,
         next,
     };
-    tokio::spawn(puller.run(asked, stop.clone()));
-    tokio::spawn(binder.run(wanted_in, bound_out, stop.clone()));
-    tokio::spawn(task.run(pulled, notices, commanded, stop));
+    life.spawn(puller.run(asked, life.stop.clone()));
+    life.spawn(binder.run(wanted_in, bound_out, life.stop.clone()));
+    life.spawn(task.run(pulled, notices, commanded, life.stop.clone()));
     Ok(Fleet { hub, status: status_in, commands })
 }
 
@@ -225,7 +221,12 @@ impl Task {
             config.types.get(known.type_url).map(|set| Arc::clone(set.version()))
         };
         if self.fallback.is_some_and(|fallback| set(fallback).is_some() && set(fallback) == set(snapshot)) {
-            tracing::warn!(fleet = self.label, node, r#type = kind, "the snapshot before has the same resources: it stays");
+            tracing::warn!(
+                fleet = self.label,
+                node,
+                r#type = kind,
+                "the snapshot before has the same resources: it stays"
+            );
             return;
         }
         if self.state.quarantined.len() >= MAX_QUARANTINED {
@@ -310,7 +311,9 @@ impl Task {
         let Some(cache) = &self.cache else { return false };
         let snapshot = match lock(cache).get(id) {
             Ok(snapshot) => snapshot,
-            Err(CacheError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return false,
+            Err(CacheError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return false;
+            }
             Err(error) => {
                 tracing::warn!(fleet = self.label, %error, "a cached snapshot is of no use");
                 self.count_cache_error("read");
@@ -347,7 +350,8 @@ impl Task {
         others.extend(self.state.good.iter().copied());
         others.extend(self.fallback);
         others.extend(before.map(|(id, _)| id));
-        let others: Vec<Digest> = others.into_iter().filter(|other| *other != id && !refused(other)).collect();
+        let others: Vec<Digest> =
+            others.into_iter().filter(|other| *other != id && !refused(other)).collect();
         self.fallback = others.into_iter().find(|other| self.load(*other));
         self.state.serving = Some(id);
         self.save_state();
@@ -416,7 +420,8 @@ impl Task {
             Arc::ptr_eq(&before.config, &view.config)
                 && Arc::ptr_eq(&before.endpoints, &view.endpoints)
                 && Arc::ptr_eq(&before.secrets, &view.secrets)
-                && before.fallback.as_ref().map(|config| config.id) == view.fallback.as_ref().map(|config| config.id)
+                && before.fallback.as_ref().map(|config| config.id)
+                    == view.fallback.as_ref().map(|config| config.id)
         });
         if !same {
             self.hub.publish(Arc::new(view));
