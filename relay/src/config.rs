@@ -253,7 +253,9 @@ impl Options {
     pub fn check(self) -> Result<Config, ConfigError> {
         let fleets = all("fleet", &self.fleet)?;
         let listen = match self.listen.as_slice() {
-            [] => vec![DEFAULT_LISTEN.parse().map_err(|reason| wrong("listen", DEFAULT_LISTEN, reason))?],
+            [] => {
+                vec![DEFAULT_LISTEN.parse().map_err(|reason: &str| wrong("listen", DEFAULT_LISTEN, reason))?]
+            }
             listen => all("listen", listen)?,
         };
         let members = self.member.iter().map(|text| member(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
@@ -319,7 +321,6 @@ fn check_listen(
             Listen::Unix(path) if fleets.len() > 1 && !path.contains("{fleet}") => {
                 return Err(ConfigError::Together("with several fleets, a socket path needs {fleet} in it"));
             }
-            Listen::Unix(_) => {}
             Listen::Tcp(address) if !tls && !address.ip().is_loopback() => {
                 return Err(ConfigError::Together(
                     "TCP beyond this machine needs mutual TLS: --tls-cert, --tls-key and --client-ca",
@@ -330,7 +331,7 @@ fn check_listen(
                     "with several fleets on TCP, certificates tell them apart: mutual TLS and --member NAME=FLEET",
                 ));
             }
-            Listen::Tcp(_) => {}
+            Listen::Unix(_) | Listen::Tcp(_) => {}
         }
     }
     if members.values().any(|fleet| !fleets.contains(fleet)) {
@@ -354,24 +355,24 @@ impl FromStr for Listen {
     }
 }
 
-fn wrong(flag: &'static str, value: &str, reason: impl ToString) -> ConfigError {
+fn wrong(flag: &'static str, value: &str, reason: &(impl ToString + ?Sized)) -> ConfigError {
     ConfigError::Value { flag, value: value.to_owned(), reason: reason.to_string() }
 }
 
 fn all<T: FromStr<Err: ToString>>(flag: &'static str, texts: &[String]) -> Result<Vec<T>, ConfigError> {
-    texts.iter().map(|text| text.parse().map_err(|error: T::Err| wrong(flag, text, error))).collect()
+    texts.iter().map(|text| text.parse().map_err(|error: T::Err| wrong(flag, text, &error))).collect()
 }
 
 fn one<T: FromStr<Err: ToString>>(
     flag: &'static str,
     text: Option<String>,
 ) -> Result<Option<T>, ConfigError> {
-    text.map(|text| text.parse().map_err(|error: T::Err| wrong(flag, &text, error))).transpose()
+    text.map(|text| text.parse().map_err(|error: T::Err| wrong(flag, &text, &error))).transpose()
 }
 
 fn member(text: &str) -> Result<(String, FleetName), ConfigError> {
     let (name, fleet) = text.rsplit_once('=').ok_or_else(|| wrong("member", text, "write NAME=FLEET"))?;
-    Ok((name.to_owned(), fleet.parse().map_err(|error| wrong("member", text, error))?))
+    Ok((name.to_owned(), fleet.parse().map_err(|error| wrong("member", text, &error))?))
 }
 
 fn unix_path(flag: &'static str, text: &str) -> Result<PathBuf, ConfigError> {

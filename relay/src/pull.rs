@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 /// A poll must be done within this time.
 const POLL_DEADLINE: Duration = Duration::from_secs(30);
 /// A snapshot must be there within this time.
-const FETCH_DEADLINE: Duration = Duration::from_secs(300);
+const FETCH_DEADLINE: Duration = Duration::from_mins(5);
 /// How often the log is asked for an entry that the head does not show.
-const PROBE: Duration = Duration::from_secs(60);
+const PROBE: Duration = Duration::from_mins(1);
 /// The longest wait after failures.
-const BACK_OFF: Duration = Duration::from_secs(60);
+const BACK_OFF: Duration = Duration::from_mins(1);
 /// A local store settles for so long after a notification.
 const SETTLE: Duration = Duration::from_millis(20);
 

@@ -26,7 +26,7 @@ const MAX_TRUST: u64 = 1 << 20;
 /// Tasks have so long to end.
 const END: Duration = Duration::from_secs(10);
 /// How often TLS files are looked at.
-const TLS_RELOAD: Duration = Duration::from_secs(60);
+const TLS_RELOAD: Duration = Duration::from_mins(1);
 
 /// Why a relay cannot start: the world around it is not as it should be.
 #[derive(Debug, Error)]

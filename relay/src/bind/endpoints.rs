@@ -76,11 +76,14 @@ fn of_source(
     Some(out)
 }
 
+/// Health and weight by address and source.
+type Zone = BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>;
+
 /// One locality a zone. A locality's weight is the sum of its endpoints' shares, so that traffic spreads over
 /// endpoints as if zones did not matter until Envoy is told to prefer its own.
 fn encode(name: &str, sources: Vec<(u32, Vec<Endpoint>)>) -> Vec<u8> {
     let several = sources.len() > 1;
-    let mut zones: BTreeMap<String, BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>> = BTreeMap::new();
+    let mut zones: BTreeMap<String, Zone> = BTreeMap::new();
     for (position, (weight, endpoints)) in sources.into_iter().enumerate() {
         // Sources share traffic by their weights, however many endpoints each has.
         let total: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
@@ -104,10 +107,7 @@ fn share(source: u32, endpoint: u32, total: u64) -> u32 {
     u32::try_from(share).unwrap_or(u32::MAX).clamp(1, 1_000_000)
 }
 
-fn locality(
-    zone: String,
-    endpoints: BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>,
-) -> LocalityLbEndpoints {
+fn locality(zone: String, endpoints: Zone) -> LocalityLbEndpoints {
     let weight =
         endpoints.values().map(|(_, weight)| u64::from(*weight)).sum::<u64>().min(u64::from(u32::MAX));
     let lb_endpoints = endpoints

@@ -251,9 +251,10 @@ async fn handshake(
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let names = certificate.map(tls::names).unwrap_or_default();
     let peer = format!("tls:{address} {}", names.join(" "));
-    match membership.find(&names) {
-        Some(hub) => admit(&frontend, hub, stream, peer, true),
-        None => tracing::warn!(%address, ?names, "a client's certificate names no fleet"),
+    if let Some(hub) = membership.find(&names) {
+        admit(&frontend, hub, stream, peer, true);
+    } else {
+        tracing::warn!(%address, ?names, "a client's certificate names no fleet");
     }
 }
 

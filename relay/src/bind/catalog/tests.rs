@@ -1,6 +1,6 @@
 use super::*;
 
-const SLICE: &str = r#"
+const SLICE: &str = r"
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: { name: cart-1, namespace: shop, labels: { kubernetes.io/service-name: cart } }
@@ -12,7 +12,7 @@ endpoints:
   - { addresses: [10.0.0.3], conditions: { ready: false, serving: true, terminating: true } }
   - { addresses: [10.0.0.4], conditions: { ready: false, serving: false, terminating: true } }
   - { addresses: [10.0.0.5], conditions: { ready: false } }
-"#;
+";
 
 fn catalog(files: &[(&str, &str)]) -> (tempfile::TempDir, Catalog, Vec<CatalogError>) {
     let folder = tempfile::tempdir().unwrap();
