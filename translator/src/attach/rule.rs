@@ -47,6 +47,7 @@ pub(super) fn build(
             matches
                 .into_iter()
                 .enumerate()
+                .filter(|(_, found)| !found.broken)
                 .map(|(matched, found)| found.into_route(origin(matched), &target)),
         );
     }
@@ -171,16 +172,13 @@ struct Match {
     method: Option<String>,
     headers: Vec<(String, ValueMatch)>,
     query: Vec<(String, ValueMatch)>,
-    /// An expression is not valid: requests cannot be told apart, so none is let through.
+    /// An expression is not valid: Envoy would refuse the whole route table for it, so this match is left out.
     broken: bool,
 }
 
 impl Match {
     fn into_route(self, origin: RouteOrigin, target: &Target) -> Route {
         let mut action = target.action.clone();
-        if self.broken {
-            action = Action::Respond(Respond { status: 500 });
-        }
         if !matches!(self.path, PathMatch::Prefix(_)) {
             drop_prefix_rewrite(&mut action);
         }
