@@ -1,6 +1,18 @@
 //! The command line: one file a command, data on stdout, messages on stderr.
 
+pub mod access;
 mod exit;
+pub mod keygen;
+pub mod log;
+mod outcome;
+pub mod pin;
+pub mod promote;
+pub mod publish;
+pub mod rollback;
+pub mod status;
+mod table;
+pub mod unpin;
+pub mod verify;
 
 pub use exit::{Exit, Failure};
 
