@@ -173,24 +173,36 @@ fn main() -> Result<ExitCode> {
         [flag] if flag == "--check" => true,
         _ => bail!("usage: distil-envoy [--check]"),
     };
-    let metadata = MetadataCommand::new().exec()?;
-    let package = metadata
-        .packages
-        .iter()
-        .find(|package| package.name.as_str() == "envoy-types")
-        .context("envoy-types is no dependency")?;
-    let protos = package.manifest_path.parent().context("a manifest lies in a folder")?.join("proto");
-    let bytes = distil(protos.as_std_path())?;
-    let path = metadata.workspace_root.join("translator/data/envoy-descriptors.binpb");
+    let Distilled { path, bytes, version } = current()?;
     let mut out = std::io::stdout();
     if !check {
         std::fs::write(&path, &bytes)?;
-        writeln!(out, "{path}: {} bytes from envoy-types {}", bytes.len(), package.version)?;
-    } else if std::fs::read(&path)? != bytes {
-        writeln!(out, "{path} is not what envoy-types {} gives: run distil-envoy", package.version)?;
+        writeln!(out, "{}: {} bytes from envoy-types {version}", path.display(), bytes.len())?;
+    } else if std::fs::read(&path).ok().as_ref() != Some(&bytes) {
+        writeln!(out, "{} is not what envoy-types {version} gives: run distil-envoy", path.display())?;
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the pinned package gives, and where it is checked in.
+struct Distilled {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    version: String,
+}
+
+fn current() -> Result<Distilled> {
+    let metadata = MetadataCommand::new().exec()?;
+    let mut packages = metadata.packages.iter();
+    let package = packages.find(|package| package.name.as_str() == "envoy-types");
+    let package = package.context("envoy-types is no dependency")?;
+    let protos = package.manifest_path.parent().context("a manifest lies in a folder")?.join("proto");
+    Ok(Distilled {
+        path: metadata.workspace_root.join("translator/data/envoy-descriptors.binpb").into(),
+        bytes: distil(protos.as_std_path())?,
+        version: package.version.to_string(),
+    })
 }
 
 /// Reads, compiles and prunes.
@@ -394,4 +406,16 @@ fn dependencies(message: &DescriptorProto, homes: &BTreeMap<String, String>, nee
     let names = message.field.iter().filter(refers).filter_map(|field| field.type_name.as_ref());
     needed.extend(names.filter_map(|name| homes.get(name).cloned()));
     message.nested_type.iter().for_each(|nested| dependencies(nested, homes, needed));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checked_in_file_is_what_the_pinned_package_gives() {
+        let Distilled { path, bytes, version } = current().unwrap();
+        let file = std::fs::read(&path).unwrap();
+        assert!(file == bytes, "{} differs from envoy-types {version}: run distil-envoy", path.display());
+    }
 }

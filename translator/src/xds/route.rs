@@ -33,7 +33,7 @@ const NO_CLUSTER: &str = "no-such-backend";
 pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";
 
 /// Without a limit of its own a stream may be idle this long (see `listener`); a longer request limit takes it along.
-pub(super) const STREAM_IDLE: Duration = Duration::from_secs(300);
+pub(super) const STREAM_IDLE: Duration = Duration::from_mins(5);
 
 /// Everything of a table but its virtual hosts.
 pub(super) fn head(name: &str) -> pb::RouteConfiguration {
@@ -408,7 +408,7 @@ mod tests {
     fn long_requests_are_not_cut_by_the_idle_limit() {
         assert_eq!(idle(None), None);
         assert_eq!(idle(Some(Duration::from_secs(10))), None);
-        assert_eq!(idle(Some(Duration::from_secs(600))), Some(Duration::from_secs(600)));
+        assert_eq!(idle(Some(Duration::from_mins(10))), Some(Duration::from_mins(10)));
         assert_eq!(idle(Some(Duration::ZERO)), Some(Duration::ZERO));
     }
 }

@@ -1,5 +1,7 @@
 //! Small protobuf values that every resource needs.
 
+#![expect(clippy::unnecessary_wraps, reason = "message fields are options, and these fill them")]
+
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};

@@ -51,8 +51,10 @@ impl Reader {
                 found.map(|found| pages.insert(page.digest, found)).is_none()
             });
         }
+        // Owned names: a future that borrows them would not be `Send` for every lifetime, as spawned tasks must be.
+        let missing: Vec<PageRef> = missing.into_iter().cloned().collect();
         let fetched: Vec<Page> = futures::stream::iter(missing)
-            .map(|page| self.page(page))
+            .map(|page| async move { self.page(&page).await })
             .buffer_unordered(PARALLEL)
             .try_collect()
             .await?;

@@ -100,7 +100,7 @@ fn full() -> Route {
             path_rewrite: Some(PathRewrite::Prefix("/".into())),
             host_rewrite: Some(HostRewrite("other.example.com".into())),
             timeouts: Timeouts {
-                request: Some(Duration::from_secs(600)),
+                request: Some(Duration::from_mins(10)),
                 backend_request: Some(Duration::from_millis(200)),
             },
             retry: Some(Retry {
