@@ -1,18 +1,27 @@
 //! The command line: one file a command, data on stdout, messages on stderr.
 
-pub mod access;
+mod access;
+mod bootstrap;
+mod check;
+mod compile;
+mod completions;
+mod diff;
 mod exit;
-pub mod keygen;
-pub mod log;
+mod explain;
+mod input;
+mod keygen;
+mod log;
 mod outcome;
-pub mod pin;
-pub mod promote;
-pub mod publish;
-pub mod rollback;
-pub mod status;
+mod output;
+mod pin;
+mod promote;
+mod publish;
+mod rollback;
+mod status;
 mod table;
-pub mod unpin;
-pub mod verify;
+mod unpin;
+mod verify;
+mod version;
 
 pub use exit::{Exit, Failure};
 
@@ -29,7 +38,24 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Compile(compile::CompileArgs),
+    Check(check::CheckArgs),
+    Diff(diff::DiffArgs),
+    Explain(explain::ExplainArgs),
+    Publish(publish::PublishArgs),
+    Promote(promote::PromoteArgs),
+    Pin(pin::PinArgs),
+    Unpin(unpin::UnpinArgs),
+    Rollback(rollback::RollbackArgs),
+    Log(log::LogArgs),
+    Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
+    Keygen(keygen::KeygenArgs),
+    Bootstrap(bootstrap::BootstrapArgs),
+    Completions(completions::CompletionsArgs),
+    Version(version::VersionArgs),
+}
 
 /// Parses the arguments, runs the command and says how it ended.
 pub fn main() -> ExitCode {
@@ -40,7 +66,15 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Fine }.into();
         }
     };
-    match run(cli) {
+    init_tls();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = writeln!(anstream::stderr(), "error: cannot start: {error}");
+            return Exit::Environment.into();
+        }
+    };
+    match runtime.block_on(run(cli)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             let _ = writeln!(anstream::stderr(), "error: {:#}", failure.error);
@@ -49,6 +83,29 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<Exit, Failure> {
-    match cli.command {}
+async fn run(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Compile(args) => compile::run(args).await,
+        Command::Check(args) => check::run(args).await,
+        Command::Diff(args) => diff::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
+        Command::Publish(args) => publish::run(args).await,
+        Command::Promote(args) => promote::run(args).await,
+        Command::Pin(args) => pin::run(args).await,
+        Command::Unpin(args) => unpin::run(args).await,
+        Command::Rollback(args) => rollback::run(args).await,
+        Command::Log(args) => log::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Bootstrap(args) => bootstrap::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Version(args) => version::run(&args),
+    }
+}
+
+/// One TLS backend for everything that dials: rustls with ring.
+fn init_tls() {
+    // A second call in one process finds the provider in place.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
