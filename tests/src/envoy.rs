@@ -4,7 +4,7 @@ use crate::http::{Request, Target, send};
 use crate::process::Running;
 use crate::program::{Outcome, run};
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
@@ -59,59 +59,6 @@ impl Envoy {
             ensure!(missing.is_empty(), "no listener on {missing:?}\n{}", self.process.tail());
             Ok(())
         })
-    }
-}
-
-/// Turns what `compile -o envoy` prints for one fleet into a bootstrap that Envoy can judge by itself: routes move into
-/// their listeners, and what is bound late keeps pointing at a management server that nobody asks.
-///
-/// The input has Envoy's own resources in `listeners`, `routes` and `clusters`.
-pub fn bootstrap_to_validate(fleet: &Value) -> Result<Value> {
-    let list = |name: &str| fleet[name].as_array().cloned().unwrap_or_default();
-    let routes = list("routes");
-    let mut listeners = list("listeners");
-    for listener in &mut listeners {
-        inline_routes(listener, &routes)?;
-    }
-    let mut clusters = list("clusters");
-    clusters.push(json!({
-        "name": "xds",
-        "connect_timeout": "1s",
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": { "http2_protocol_options": {} },
-            },
-        },
-        "load_assignment": { "cluster_name": "xds", "endpoints": [{ "lb_endpoints": [{ "endpoint": {
-            "address": { "pipe": { "path": "/nonexistent.sock" } } } }] }] },
-    }));
-    Ok(json!({
-        "node": { "id": "validate", "cluster": "validate" },
-        "dynamic_resources": { "ads_config": {
-            "api_type": "DELTA_GRPC",
-            "transport_api_version": "V3",
-            "grpc_services": [{ "envoy_grpc": { "cluster_name": "xds" } }],
-        } },
-        "static_resources": { "listeners": listeners, "clusters": clusters },
-    }))
-}
-
-/// Replaces every `rds` by the route configuration of that name.
-fn inline_routes(value: &mut Value, routes: &[Value]) -> Result<()> {
-    match value {
-        Value::Object(fields) => {
-            if let Some(rds) = fields.remove("rds") {
-                let name = rds.get("route_config_name").or_else(|| rds.get("routeConfigName"));
-                let name = name.and_then(Value::as_str).context("rds without a name")?;
-                let route = routes.iter().find(|route| route["name"] == name);
-                let route = route.with_context(|| format!("a listener needs the routes {name:?}"))?;
-                fields.insert("route_config".to_owned(), route.clone());
-            }
-            fields.values_mut().try_for_each(|field| inline_routes(field, routes))
-        }
-        Value::Array(items) => items.iter_mut().try_for_each(|item| inline_routes(item, routes)),
-        _ => Ok(()),
     }
 }
 

@@ -2,11 +2,49 @@
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// What this process has started and not yet ended, and the folders it keeps: for an end that drops no values.
+static LEFT: Mutex<Left> = Mutex::new(Left { groups: BTreeSet::new(), folders: BTreeSet::new() });
+
+struct Left {
+    groups: BTreeSet<u32>,
+    folders: BTreeSet<PathBuf>,
+}
+
+fn left<T>(change: impl FnOnce(&mut Left) -> T) -> T {
+    change(&mut LEFT.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Has [`kill_everything`] remove this folder.
+pub fn remember_folder(folder: &Path) {
+    left(|left| left.folders.insert(folder.to_owned()));
+}
+
+/// Kills every program that is still running and removes the remembered folders: for a signal, before the process ends.
+pub fn kill_everything() {
+    left(|left| {
+        for group in &left.groups {
+            signal(*group, Signal::KILL);
+        }
+        for folder in &left.folders {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    });
+}
+
+fn signal(group: u32, signal: Signal) {
+    if let Some(group) = i32::try_from(group).ok().and_then(Pid::from_raw) {
+        // It may have ended by itself: then there is nobody left to signal.
+        let _ = kill_process_group(group, signal);
+    }
+}
 
 /// A running program in a process group of its own; its output goes to a file. Dropping it kills the group.
 #[derive(Debug)]
@@ -28,6 +66,7 @@ impl Running {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}: {command:?}"))?;
+        left(|left| left.groups.insert(child.id()));
         Ok(Self { name: name.to_owned(), child, log })
     }
 
@@ -46,13 +85,13 @@ impl Running {
 
     /// Kills it at once (SIGKILL), with everything that it started.
     pub fn kill(&mut self) {
-        self.signal(Signal::KILL);
+        signal(self.child.id(), Signal::KILL);
         let _ = self.child.wait();
     }
 
     /// Asks it to end (SIGTERM) and waits; an error if it does not.
     pub fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
-        self.signal(Signal::TERM);
+        signal(self.child.id(), Signal::TERM);
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -76,13 +115,6 @@ impl Running {
         let lines: Vec<&str> = output.lines().collect();
         lines[lines.len().saturating_sub(25)..].join("\n")
     }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended by itself: then there is nobody left to signal.
-            let _ = kill_process_group(group, signal);
-        }
-    }
 }
 
 impl Drop for Running {
@@ -91,5 +123,6 @@ impl Drop for Running {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.kill();
         }
+        left(|left| left.groups.remove(&self.child.id()));
     }
 }

@@ -46,6 +46,7 @@ impl Stack {
     /// Lays the folder and makes the keys; starts nothing yet.
     pub fn new(fleet: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("moorgate-").tempdir()?;
+        crate::process::remember_folder(folder.path());
         for name in ["store", "endpoints", "secrets", "cache", "logs", "keys"] {
             std::fs::create_dir(folder.path().join(name))?;
         }
@@ -244,21 +245,6 @@ impl Stack {
             ensure!(body.to_string().contains(snapshot), "{body}");
             Ok(())
         })
-    }
-
-    /// Keeps the folder on disk and lets the processes go on; gives what is left running.
-    pub fn leave_running(self) -> Result<(PathBuf, Vec<u32>)> {
-        let Self { envoy, relay, folder, .. } = self;
-        let mut left = Vec::new();
-        if let Some(mut envoy) = envoy {
-            left.push(envoy.process().id());
-            std::mem::forget(envoy);
-        }
-        if let Some(relay) = relay {
-            left.push(relay.id());
-            std::mem::forget(relay);
-        }
-        Ok((folder.keep(), left))
     }
 }
 

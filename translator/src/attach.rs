@@ -72,8 +72,8 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     let routes = parent::attach(&index, &mut gateways, &policies, &mut diagnostics, &mut statuses);
     listener::report(&index, &gateways, &mut statuses);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
-    policy::report(&policies, &gateways, &routes, &mut statuses);
+    policy::report(&policies, &routes, &mut statuses);
     let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
-    let fleets = fleet::assemble(&gateways, routes, &policies, &by_name, &mut diagnostics);
+    let fleets = fleet::assemble(&gateways, &routes, &policies, &by_name, &mut diagnostics);
     Attachment { fleets, diagnostics, statuses }
 }

@@ -3,7 +3,7 @@
 //! Conditions have no `lastTransitionTime`: nothing here knows the clock, and whoever writes them to a cluster adds it.
 //! `Programmed` is `Unknown` with reason `Pending`, because only Envoy's acknowledgement makes it true.
 
-use moorgate_model::diagnostic::{policy, semantic};
+use moorgate_model::diagnostic::semantic;
 use moorgate_model::{Diagnostic, ObjectRef};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -241,9 +241,4 @@ pub fn of_listener(diagnostic: &Diagnostic) -> Option<(&'static str, &'static st
         id if id == semantic::TLS_REQUIRED.id => ("ResolvedRefs", "InvalidCertificateRef"),
         _ => return None,
     })
-}
-
-/// What a diagnostic says about a policy (`PolicyConditionReason`, BackendTLSPolicy).
-pub fn of_policy(diagnostic: &Diagnostic) -> Option<(&'static str, &'static str)> {
-    (diagnostic.code.id == policy::POLICY_TARGET_NOT_FOUND.id).then_some(("Accepted", "TargetNotFound"))
 }

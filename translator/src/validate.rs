@@ -16,6 +16,7 @@ mod metadata;
 mod names;
 mod native;
 mod nearest;
+mod re2;
 mod rules;
 mod schema;
 mod walk;
@@ -27,7 +28,7 @@ use bundle::{Bundle, Kind};
 use finding::Finding;
 use moorgate_model::diagnostic::schema as codes;
 use moorgate_model::{
-    Code, Diagnostic, Diagnostics, Entry, FieldPath, Node, Object, Segment, Severity, Value,
+    Code, Diagnostic, Diagnostics, Entry, FieldPath, Node, Object, Segment, Severity, Span, Value,
 };
 use nearest::nearest;
 use schema::Schema;
@@ -210,10 +211,12 @@ impl Validator {
             let value = object.root.at(&steps);
             value.is_some_and(|value| schema.choices.iter().any(|choice| schema::same(choice, value)))
         };
+        if unknown && let Some(Segment::Key(name)) = steps.segments().last() {
+            finding.message = format!("field {name:?} is not in the standard channel");
+        }
         if unknown || accepts() {
             finding.code = &codes::EXPERIMENTAL_FIELD;
-            finding.help =
-                Some("it is in the experimental channel: compile with --channel experimental".into());
+            finding.help = Some("it is in the experimental channel: compile with --crds experimental".into());
         }
         finding
     }
@@ -250,7 +253,7 @@ impl Validator {
         let field = FieldPath::root().key("apiVersion");
         let said = format!("{} is not served as {}", reference.kind, api(version));
         if experimental {
-            let flag = "compile with --channel experimental";
+            let flag = "compile with --crds experimental";
             let help = instead.map_or_else(|| flag.to_owned(), |instead| format!("{instead}, or {flag}"));
             let message = format!("{said} in the standard channel");
             self.report(object, &codes::EXPERIMENTAL_KIND, field, message, Some(help));
@@ -302,10 +305,24 @@ impl Validator {
         message: String,
         help: Option<String>,
     ) {
+        let name = std::ptr::eq(code, &raw const codes::UNKNOWN_FIELD)
+            || std::ptr::eq(code, &raw const codes::EXPERIMENTAL_FIELD);
+        let name = name.then(|| name_span(&object.root, &field)).flatten();
         let mut diagnostic: Diagnostic = object.diagnostic(code, field, message);
+        if let Some(span) = name {
+            // The name is at fault, not the value.
+            diagnostic.span = span;
+        }
         diagnostic.help = help;
         self.diagnostics.push(diagnostic);
     }
+}
+
+/// Where the name of the field at the end of a path stands.
+fn name_span(root: &Node, path: &FieldPath) -> Option<Span> {
+    let mut parent = path.clone();
+    let Some(Segment::Key(name)) = parent.pop() else { return None };
+    Some(root.at(&parent)?.as_mapping()?.entry(&name)?.key_span)
 }
 
 /// The schema at the end of a path.

@@ -1,1 +1,137 @@
-//! (in work)
+//! Envoy resources from the intermediate representation.
+//!
+//! ```text
+//! ir::Fleet ──▶ envoy-types ──▶ canonical bytes ──▶ Record
+//!   listener, tls, access_log    sorted maps         cluster, listener, route table in parts, binding
+//!   route, header, rewrite
+//!   cluster
+//! ```
+//! [`records()`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
+//! [`bootstrap()`] makes the file that an Envoy of a fleet starts with.
+//!
+//! Decisions that hold for every resource:
+//! - Routes lie apart from listeners (RDS), endpoints and secrets are names only (EDS, SDS), all over one ADS stream.
+//! - A resource's name comes from the names of objects, never from an index, so that nothing moves when a rule is
+//!   inserted.
+//! - Listeners do not depend on what routes use: a route that is the first to need CORS must not drain connections.
+
+mod access_log;
+mod binding;
+mod bootstrap;
+pub mod canonical;
+mod cluster;
+mod header;
+pub mod json;
+mod listener;
+mod rewrite;
+mod route;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod value;
+
+pub use bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
+use bytes::Bytes;
+pub use json::envoy as envoy_json;
+use moorgate_model::ir;
+use moorgate_snapshot::record::{Record, Reference, Resource};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// The type URL of clusters.
+pub const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// The type URL of listeners.
+pub const LISTENER_TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// The type URL of route tables.
+pub const ROUTE_TYPE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+
+/// The minors of Envoy that read what is written here, oldest first.
+pub const ENVOY_MINORS: [&str; 3] = ["1.38", "1.39", "1.40"];
+
+/// Why records cannot be printed.
+#[derive(Debug, Error)]
+pub enum XdsError {
+    /// The bytes are no message of their type.
+    #[error("no {type_url}: {source}")]
+    Decode {
+        /// The type.
+        type_url: String,
+        /// What went wrong.
+        source: prost::DecodeError,
+    },
+    /// A type that the descriptors built into this program do not describe.
+    #[error("messages of type {0} cannot be read by this version")]
+    Descriptor(String),
+    /// A message has no JSON form: it holds an `Any` of a type that this program does not know.
+    #[error("{type_url} cannot be printed as JSON: {source}")]
+    Json {
+        /// The type.
+        type_url: String,
+        /// What went wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// All records of a fleet: resources sorted by (type, name, part), then bindings sorted by (kind, name).
+///
+/// A route table is several records: the first part holds everything but virtual hosts, each further part is one
+/// virtual host under its name. Protobuf lets encodings be concatenated, so the parts in the order of their keys are
+/// a valid encoding of the table, and these are the bytes that a relay serves and that are hashed. One encode in one
+/// go would have the host fields between others; Envoy reads both alike.
+pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
+    let mut resources = Vec::new();
+    let mut bindings = binding::Bindings::default();
+    let types = Types::default();
+    for (name, cluster) in &fleet.clusters {
+        let (message, refs) = cluster::lower(name, cluster);
+        bindings.cluster(cluster);
+        let bytes = canonical::encode(&message);
+        resources.push(resource(&types.cluster, name, "", bytes, refs));
+    }
+    let mut tables = BTreeMap::new();
+    for (name, listener) in &fleet.listeners {
+        let (message, refs) = listener::lower(name, listener);
+        bindings.secrets(&refs);
+        let bytes = canonical::encode(&message);
+        resources.push(resource(&types.listener, name, "", bytes, refs));
+        for chain in listener.chains.iter().filter(|chain| !chain.refuse) {
+            tables.insert(chain.routes.name.as_str(), &chain.routes);
+        }
+    }
+    for (name, table) in tables {
+        let head = canonical::encode(&route::head(name));
+        let name: Arc<str> = name.into();
+        resources.push(part(&types.route, &name, "", head));
+        for host in &table.hosts {
+            let bytes = canonical::encode_field(route::VIRTUAL_HOSTS, &route::host(host));
+            resources.push(part(&types.route, &name, &host.name, bytes));
+        }
+    }
+    resources.sort_by(|a, b| (&a.type_url, &a.name, &a.part).cmp(&(&b.type_url, &b.name, &b.part)));
+    resources.into_iter().map(Record::Resource).chain(bindings.finish()).collect()
+}
+
+/// Type URLs, shared by all records.
+struct Types {
+    cluster: Arc<str>,
+    listener: Arc<str>,
+    route: Arc<str>,
+}
+
+impl Default for Types {
+    fn default() -> Self {
+        Self { cluster: CLUSTER_TYPE.into(), listener: LISTENER_TYPE.into(), route: ROUTE_TYPE.into() }
+    }
+}
+
+fn resource(type_url: &Arc<str>, name: &str, part: &str, bytes: Bytes, mut refs: Vec<Reference>) -> Resource {
+    refs.sort();
+    refs.dedup();
+    Resource { type_url: type_url.clone(), name: name.into(), part: part.into(), bytes, refs }
+}
+
+fn part(type_url: &Arc<str>, name: &Arc<str>, part: &str, bytes: Bytes) -> Resource {
+    let (type_url, name) = (type_url.clone(), name.clone());
+    Resource { type_url, name, part: part.into(), bytes, refs: Vec::new() }
+}

@@ -31,7 +31,7 @@ fn main() -> Result<ExitCode> {
     let out = arguments.out.unwrap_or_else(|| {
         PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../translator/data/gateway-api.json"))
     });
-    let text = crds::distil(&crds::module(&arguments.version)?)?;
+    let text = crds::distil(&crds::module(crds::MODULE, &arguments.version)?)?;
     if !arguments.check {
         std::fs::write(&out, text).with_context(|| out.display().to_string())?;
         return Ok(ExitCode::SUCCESS);

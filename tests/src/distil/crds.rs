@@ -33,13 +33,13 @@ pub struct Module {
     pub dir: PathBuf,
 }
 
-/// Downloads the module with the Go toolchain, or finds it in Go's cache.
+/// Downloads a module with the Go toolchain, or finds it in Go's cache.
 ///
 /// # Errors
 /// Go is missing, or it cannot get the module.
-pub fn module(version: &str) -> Result<Module> {
+pub fn module(path: &str, version: &str) -> Result<Module> {
     let output = Command::new("go")
-        .args(["mod", "download", "-json", &format!("{MODULE}@{version}")])
+        .args(["mod", "download", "-json", &format!("{path}@{version}")])
         .current_dir(std::env::temp_dir())
         .env("GOWORK", "off")
         .output()
@@ -52,18 +52,18 @@ pub fn module(version: &str) -> Result<Module> {
     let problem = || text("Error").unwrap_or_default();
     let dir = match (text("Dir"), text("Zip")) {
         (Some(dir), _) => PathBuf::from(dir),
-        (None, Some(zip)) => unpacked(&zip, version)?,
-        (None, None) => bail!("go mod download {MODULE}@{version}: {}", problem()),
+        (None, Some(zip)) => unpacked(&zip, path, version)?,
+        (None, None) => bail!("go mod download {path}@{version}: {}", problem()),
     };
     ensure!(dir.is_dir(), "{} is not there: {}", dir.display(), problem());
-    let sum = text("Sum").with_context(|| format!("no checksum for {MODULE}@{version}: {}", problem()))?;
+    let sum = text("Sum").with_context(|| format!("no checksum for {path}@{version}: {}", problem()))?;
     Ok(Module { version: version.to_owned(), sum, dir })
 }
 
 /// The folder that belongs to an archive in Go's module cache.
-fn unpacked(zip: &str, version: &str) -> Result<PathBuf> {
+fn unpacked(zip: &str, path: &str, version: &str) -> Result<PathBuf> {
     let (root, _) = zip.split_once("/cache/download/").with_context(|| format!("{zip} is not in a cache"))?;
-    Ok(Path::new(root).join(format!("{MODULE}@{version}")))
+    Ok(Path::new(root).join(format!("{path}@{version}")))
 }
 
 /// Distils a module to the text of the data file.

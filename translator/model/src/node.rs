@@ -82,6 +82,41 @@ impl Mapping {
         Ok(())
     }
 
+    /// A mapping of these fields. Of fields with one name the first stays; the others come back, each with the place
+    /// of the one that stayed. Takes `n log n` however the names are chosen.
+    pub fn collect(mut entries: Vec<Entry>) -> (Self, Vec<(Span, Entry)>) {
+        /// Up to here comparing each with each is faster than sorting.
+        const FEW: usize = 12;
+        let repeats: Vec<(usize, usize)> = if entries.len() <= FEW {
+            let earlier = |later: usize| entries[..later].iter().position(|e| e.key == entries[later].key);
+            (1..entries.len()).filter_map(|later| Some((earlier(later)?, later))).collect()
+        } else {
+            let mut order: Vec<usize> = (0..entries.len()).collect();
+            order.sort_by(|a, b| entries[*a].key.cmp(&entries[*b].key).then(a.cmp(b)));
+            let groups = order.chunk_by(|a, b| entries[*a].key == entries[*b].key);
+            let mut found: Vec<(usize, usize)> =
+                groups.flat_map(|group| group[1..].iter().map(|later| (group[0], *later))).collect();
+            found.sort_unstable_by_key(|(_, later)| *later);
+            found
+        };
+        if repeats.is_empty() {
+            return (Self { entries }, Vec::new());
+        }
+        let firsts: Vec<Span> = repeats.iter().map(|(first, _)| entries[*first].key_span).collect();
+        let mut taken = Vec::with_capacity(repeats.len());
+        let mut kept = Vec::with_capacity(entries.len() - repeats.len());
+        let mut next = 0;
+        for (index, entry) in entries.drain(..).enumerate() {
+            if repeats.get(next).is_some_and(|(_, later)| *later == index) {
+                taken.push((firsts[next], entry));
+                next += 1;
+            } else {
+                kept.push(entry);
+            }
+        }
+        (Self { entries: kept }, taken)
+    }
+
     /// Takes a field out.
     pub fn remove(&mut self, key: &str) -> Option<Entry> {
         let position = self.entries.iter().position(|entry| &*entry.key == key)?;

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Makes one fleet of each Gateway.
 pub(super) fn assemble(
     gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
-    routes: Routes<'_>,
+    routes: &Routes<'_>,
     policies: &Policies,
     objects: &BTreeMap<&moorgate_model::ObjectRef, &moorgate_model::Object>,
     diagnostics: &mut Diagnostics,
@@ -23,7 +23,7 @@ pub(super) fn assemble(
     for (&key, gateway) in gateways {
         let mut fleet = Fleet::default();
         if gateway.is_served() {
-            for (port, listeners) in by_port(key, gateway, &routes) {
+            for (port, listeners) in by_port(key, gateway, routes) {
                 let (name, listener) = listener(gateway, port, &listeners, policies, &mut shadows);
                 fleet.listeners.insert(name, listener);
             }

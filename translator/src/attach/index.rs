@@ -92,7 +92,7 @@ impl<'a> Index<'a> {
                 }
             }
             (GATEWAY_GROUP | "gateway.networking.x-k8s.io" | "gateway.envoyproxy.io", _) => {
-                self.others.push(object)
+                self.others.push(object);
             }
             ("", "Service") => {
                 if let Some(value) = typed(object, diagnostics) {

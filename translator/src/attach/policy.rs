@@ -1,19 +1,28 @@
-//! Policies: which target each meets, and what follows from those that cannot be compiled.
+//! Policies: which target each meets, which of several wins, and what follows from those that cannot be compiled.
 //!
-//! A policy that restricts access and cannot be carried out makes its targets answer 500 (DESIGN §8, fail closed).
+//! What a policy says is its own file's matter (`policies`); here it meets its targets. A policy that restricts
+//! access and cannot be carried out makes its targets answer 500 (DESIGN §8, fail closed).
 
 mod target;
 
 use super::GATEWAY_GROUP;
-use super::index::{Index, Key};
-use super::listener::Gateway;
+use super::index::{Index, Key, metadata};
 use super::parent::Routes;
-use crate::status::Statuses;
-use moorgate_model::diagnostic::policy::{POLICY_RESTRICTS, POLICY_UNSUPPORTED};
+use super::precedence::Age;
+use crate::status::{self, AncestorStatus, Condition, ParentReference, Status, Statuses};
+use moorgate_model::diagnostic::policy::{
+    POLICY_CONFLICTED, POLICY_RESTRICTS, POLICY_TARGET_NOT_FOUND, POLICY_UNSUPPORTED,
+};
 use moorgate_model::ir::UpstreamTls;
 use moorgate_model::{Diagnostics, FieldPath, Object, ObjectRef};
+use moorgate_policies::{AnyPolicy, Context, Judgement, TrustBundle, Verdict};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use std::collections::{BTreeMap, BTreeSet};
 use target::Target;
+
+/// A Service, or one of its ports by name.
+type ServiceTarget = (ObjectRef, Option<String>);
 
 /// What policies say about routes, Gateways and Services.
 #[derive(Debug, Default)]
@@ -22,6 +31,20 @@ pub(super) struct Policies {
     denied_routes: BTreeSet<(ObjectRef, Option<String>)>,
     /// Gateways whose routes all answer 500.
     denied_gateways: BTreeSet<ObjectRef>,
+    /// TLS towards Services.
+    upstream_tls: BTreeMap<ServiceTarget, UpstreamTls>,
+    /// Policies with what became of them, for their status.
+    attached: Vec<Attached>,
+}
+
+#[derive(Debug)]
+struct Attached {
+    policy: ObjectRef,
+    generation: Option<i64>,
+    verdict: Verdict,
+    /// Every target was taken by an older policy.
+    conflicted: bool,
+    services: Vec<ObjectRef>,
 }
 
 impl Policies {
@@ -29,8 +52,7 @@ impl Policies {
     pub(super) fn denies_route(&self, route: &ObjectRef, rule: Option<&str>) -> bool {
         !self.denied_routes.is_empty()
             && (self.denied_routes.contains(&(route.clone(), None))
-                || rule
-                    .is_some_and(|rule| self.denied_routes.contains(&(route.clone(), Some(rule.to_owned())))))
+                || rule.is_some_and(|rule| self.denied_routes.contains(&(route.clone(), Some(rule.to_owned())))))
     }
 
     /// True if all requests to this Gateway must be answered with 500.
@@ -38,14 +60,14 @@ impl Policies {
         self.denied_gateways.contains(gateway)
     }
 
-    /// TLS towards a Service port, if a policy asks for it.
-    pub(super) fn upstream_tls(
-        &self,
-        _namespace: &str,
-        _service: &str,
-        _port_name: &str,
-    ) -> Option<UpstreamTls> {
-        None
+    /// TLS towards a Service port, if a policy asks for it; one for the port beats one for the Service.
+    pub(super) fn upstream_tls(&self, namespace: &str, service: &str, port_name: &str) -> Option<UpstreamTls> {
+        if self.upstream_tls.is_empty() {
+            return None;
+        }
+        let service = ObjectRef::new("", "Service", namespace, service);
+        let port = self.upstream_tls.get(&(service.clone(), Some(port_name.to_owned())));
+        port.or_else(|| self.upstream_tls.get(&(service, None))).cloned()
     }
 }
 
@@ -59,25 +81,93 @@ fn restricts(object: &Object) -> bool {
     }
 }
 
-/// Reads all policies of the source.
+/// Reads all policies of the source, the oldest first, so that the first to take a target keeps it.
 pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Policies {
     let mut policies = Policies::default();
+    let mut known: Vec<(Age, &Object, &'static dyn AnyPolicy)> = Vec::new();
     for object in &index.others {
-        if &*object.reference.group != "gateway.envoyproxy.io" {
-            continue;
-        }
-        let restricts = restricts(object);
-        let code = if restricts { &POLICY_RESTRICTS } else { &POLICY_UNSUPPORTED };
-        let message = format!("{} is not supported by this version", object.reference);
-        let finding = object.diagnostic(code, FieldPath::root().key("kind"), message);
-        if restricts {
-            deny(index, object, &mut policies);
-            diagnostics.push(finding.help("what it targets answers 500, because it restricts access"));
-        } else {
-            diagnostics.push(finding.help("it has no effect"));
+        if let Some(policy) = moorgate_policies::find(&object.reference) {
+            let created = metadata(object).and_then(|metadata| metadata.creation_timestamp);
+            known.push((Age::new(created.as_deref(), &object.reference.namespace, &object.reference.name), object, policy));
+        } else if &*object.reference.group == "gateway.envoyproxy.io" {
+            unsupported(index, object, &mut policies, diagnostics);
         }
     }
+    known.sort_by(|a, b| a.0.cmp(&b.0));
+    for (_, object, policy) in known {
+        attach_one(index, object, policy, &mut policies, diagnostics);
+    }
     policies
+}
+
+fn attach_one(
+    index: &Index<'_>,
+    object: &Object,
+    policy: &'static dyn AnyPolicy,
+    policies: &mut Policies,
+    diagnostics: &mut Diagnostics,
+) {
+    let trust_bundle = |reference: &ObjectRef| trust_bundle(index, reference);
+    let outcome = policy.compile(object, &Context { trust_bundle: &trust_bundle });
+    diagnostics.extend(outcome.diagnostics);
+    let (targets, findings) = policy.targets(object);
+    diagnostics.extend(findings);
+    let (mut taken, mut services) = (0, Vec::new());
+    let total = targets.len();
+    for target in targets {
+        if !exists(index, &target.object, target.section.as_deref()) {
+            let message = format!("{} is not in this source", target.object);
+            diagnostics.push(object.diagnostic(&POLICY_TARGET_NOT_FOUND, target.field.clone(), message));
+        }
+        let key = (target.object.clone(), target.section.map(String::from));
+        if policies.upstream_tls.contains_key(&key) {
+            taken += 1;
+            let message = format!("{} has an older policy of this kind, which is in effect", target.object);
+            diagnostics.push(object.diagnostic(&POLICY_CONFLICTED, target.field, message));
+        } else if let Some(tls) = &outcome.effects.upstream_tls {
+            policies.upstream_tls.insert(key, tls.clone());
+        }
+        services.push(target.object);
+    }
+    policies.attached.push(Attached {
+        policy: object.reference.clone(),
+        generation: metadata(object).and_then(|metadata| metadata.generation),
+        verdict: outcome.verdict,
+        conflicted: total > 0 && taken == total,
+        services,
+    });
+}
+
+fn exists(index: &Index<'_>, service: &ObjectRef, section: Option<&str>) -> bool {
+    match index.services.get(&(&*service.namespace, &*service.name)) {
+        Some(found) => section.is_none_or(|name| found.value.spec.ports.iter().any(|port| port.name == name)),
+        None => index.is_open("Service"),
+    }
+}
+
+fn trust_bundle(index: &Index<'_>, reference: &ObjectRef) -> TrustBundle {
+    let Some(object) = index.config_maps.get(&(&*reference.namespace, &*reference.name)) else {
+        return if index.is_open(&reference.kind) { TrustBundle::Usable } else { TrustBundle::Missing };
+    };
+    let text = object.root.get("data").and_then(|data| data.get("ca.crt")).and_then(|node| node.as_str());
+    let Some(text) = text else { return TrustBundle::Unusable("it has no key ca.crt".into()) };
+    match CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>() {
+        Ok(found) if !found.is_empty() => TrustBundle::Usable,
+        _ => TrustBundle::Unusable("ca.crt holds no PEM certificate".into()),
+    }
+}
+
+fn unsupported(index: &Index<'_>, object: &Object, policies: &mut Policies, diagnostics: &mut Diagnostics) {
+    let restricts = restricts(object);
+    let code = if restricts { &POLICY_RESTRICTS } else { &POLICY_UNSUPPORTED };
+    let message = format!("{} is not supported by this version", object.reference);
+    let finding = object.diagnostic(code, FieldPath::root().key("kind"), message);
+    if restricts {
+        deny(index, object, policies);
+        diagnostics.push(finding.help("what it targets answers 500, because it restricts access"));
+    } else {
+        diagnostics.push(finding.help("it has no effect"));
+    }
 }
 
 fn deny(index: &Index<'_>, policy: &Object, policies: &mut Policies) {
@@ -91,8 +181,48 @@ fn deny(index: &Index<'_>, policy: &Object, policies: &mut Policies) {
     }
 }
 
-/// Writes the status of policies.
-pub(super) fn report(_: &Policies, _: &BTreeMap<Key<'_>, Gateway<'_>>, _: &Routes<'_>, _: &mut Statuses) {}
+/// Writes the status of policies: one entry for each Gateway of ours that serves a target.
+pub(super) fn report(policies: &Policies, routes: &Routes<'_>, statuses: &mut Statuses) {
+    for attached in &policies.attached {
+        let mut gateways: BTreeSet<Key<'_>> = BTreeSet::new();
+        for service in &attached.services {
+            let key = (service.namespace.to_string(), service.name.to_string());
+            gateways.extend(routes.ancestors.get(&key).into_iter().flatten());
+        }
+        let ancestors: Vec<AncestorStatus> =
+            gateways.into_iter().map(|gateway| ancestor(attached, gateway, statuses.controller_name())).collect();
+        if !ancestors.is_empty() {
+            statuses.set(attached.policy.clone(), Status::Policy { ancestors });
+        }
+    }
+}
+
+fn ancestor(attached: &Attached, gateway: Key<'_>, controller_name: &str) -> AncestorStatus {
+    let condition = |kind, judgement: &Judgement| Condition {
+        kind,
+        status: if judgement.status { "True" } else { "False" },
+        reason: judgement.reason,
+        message: judgement.message.clone(),
+        observed_generation: attached.generation,
+    };
+    let mut accepted = condition("Accepted", &attached.verdict.accepted);
+    if attached.conflicted && attached.verdict.accepted.status {
+        let message = "an older policy of this kind has the same targets";
+        accepted = status::fails("Accepted", "Conflicted", message, attached.generation);
+    }
+    AncestorStatus {
+        ancestor_ref: ParentReference {
+            group: GATEWAY_GROUP.into(),
+            kind: "Gateway".into(),
+            namespace: Some(gateway.0.to_owned()),
+            name: gateway.1.to_owned(),
+            section_name: None,
+            port: None,
+        },
+        controller_name: controller_name.to_owned(),
+        conditions: vec![accepted, condition("ResolvedRefs", &attached.verdict.resolved_refs)],
+    }
+}
 
 /// A reference to an object of the Gateway API group.
 fn gateway_object(kind: &str, namespace: &str, name: &str) -> ObjectRef {

@@ -67,7 +67,7 @@ fn unescape_unreserved(path: &str) -> String {
         let byte = escape.and_then(|escape| u8::from_str_radix(&escape[1..], 16).ok());
         match (escape, byte) {
             (Some(_), Some(byte)) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                out.push(byte.into())
+                out.push(byte.into());
             }
             (Some(escape), _) => out.push_str(escape),
             (None, _) => {

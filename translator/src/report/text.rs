@@ -57,7 +57,7 @@ fn one(diagnostic: &Diagnostic, excerpts: &Excerpts<'_>, renderer: &Renderer) ->
         None => diagnostic.message.clone(),
     };
     let mut group = Group::with_title(level.primary_title(title).id(diagnostic.code.id));
-    let quotes: Vec<(&str, u32, u32, u32, String, Option<String>)> = quotes(diagnostic, excerpts);
+    let quotes = quotes(diagnostic, excerpts);
     for (file, line, start, end, text, label) in &quotes {
         let span = columns(text, *start, *end);
         let kind = if label.is_some() { AnnotationKind::Context } else { AnnotationKind::Primary };

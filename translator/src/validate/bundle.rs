@@ -1,6 +1,6 @@
 //! The schemas that are compiled in: the Gateway API's, distilled from its CRDs, and the core kinds that we read.
 //!
-//! A data file is `{"version", "nodes": […], "kinds": […]}`. A node is an OpenAPI schema whose children are numbers of
+//! A data file is `{"version", "nodes": […], "kinds": […]}`. A node is an `OpenAPI` schema whose children are numbers of
 //! earlier nodes, or schemas written out in their place. `make` compares the Gateway API's file with what the
 //! published module gives (`distil-crds --check`).
 
@@ -211,6 +211,7 @@ enum Child {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "the keywords of OpenAPI")]
 struct RawSchema {
     r#type: Option<String>,
     properties: BTreeMap<String, Child>,
@@ -474,7 +475,9 @@ fn fill(value: &mut Node, schema: &Schema) {
         }
         Value::Sequence(items) => {
             if let Some(child) = &schema.items {
-                items.iter_mut().for_each(|item| fill(item, child));
+                for item in items {
+                    fill(item, child);
+                }
             }
         }
         _ => {}

@@ -217,11 +217,8 @@ pub(crate) fn combinator(value: &str, said: &str, branches: &[String]) -> Findin
     Finding::new(&codes::COMBINATION, format!("Invalid value: {value}: {said}"), help)
 }
 
-pub(crate) fn rule(value: Option<&str>, message: &str, text: &str) -> Finding {
-    let message = match value {
-        Some(value) => format!("Invalid value: {value}: {message}"),
-        None => format!("Invalid value: {message}"),
-    };
+pub(crate) fn rule(value: &str, message: &str, text: &str) -> Finding {
+    let message = format!("Invalid value: {value}: {message}");
     Finding::new(&codes::RULE_VIOLATED, message, Some(format!("the rule is: {}", clip(text))))
 }
 

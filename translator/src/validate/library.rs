@@ -3,6 +3,7 @@
 //! `matches` is routed to a cache of compiled regular expressions: the library compiles one at each call.
 
 use super::names;
+use super::re2;
 use super::schema::Schema;
 use cel::common::ast::{CallExpr, Expr};
 use cel::common::types::{
@@ -54,16 +55,16 @@ impl Expression {
     ///
     /// # Errors
     /// It does not compile, cannot be evaluated, or is neither true nor false.
-    pub(crate) fn holds(&self, node: &Node, schema: &Schema) -> Result<bool, String> {
-        match self.evaluate(node, schema)? {
+    pub(crate) fn holds(&self, scope: &Scope<'_>) -> Result<bool, String> {
+        match self.evaluate(scope)? {
             CelValue::Bool(value) => Ok(value),
             other => Err(format!("the rule gives {other:?}")),
         }
     }
 
     /// The text that a message expression gives; none if it fails or is blank, as the API server has it.
-    pub(crate) fn text_of(&self, node: &Node, schema: &Schema) -> Option<String> {
-        match self.evaluate(node, schema) {
+    pub(crate) fn text_of(&self, scope: &Scope<'_>) -> Option<String> {
+        match self.evaluate(scope) {
             Ok(CelValue::String(text)) if !text.trim().is_empty() => Some(text.to_string()),
             _ => None,
         }
@@ -83,12 +84,27 @@ impl Expression {
             .map_err(String::as_str)
     }
 
-    fn evaluate(&self, node: &Node, schema: &Schema) -> Result<CelValue, String> {
+    fn evaluate(&self, scope: &Scope<'_>) -> Result<CelValue, String> {
         let program = self.program()?;
-        let environment = ENVIRONMENT.as_ref().map_err(Clone::clone)?;
-        let mut context = Context::with_env(Arc::clone(environment));
-        context.add_variable_as_val("self", value(node, Some(schema)));
-        program.execute(&context).map_err(|error| error.to_string())
+        let context = scope.context.as_ref().ok_or("the library's environment is broken")?;
+        program.execute(context).map_err(|error| error.to_string())
+    }
+}
+
+/// A value, converted once for all rules that are evaluated on it.
+pub(crate) struct Scope<'v> {
+    context: Option<Context<'v, 'v>>,
+}
+
+impl<'v> Scope<'v> {
+    /// Converts a value; its schema says how its fields are named.
+    pub(crate) fn new(node: &'v Node, schema: &Schema) -> Self {
+        let context = ENVIRONMENT.as_ref().ok().map(|environment| {
+            let mut context = Context::with_env(Arc::clone(environment));
+            context.add_variable_as_val("self", value(node, Some(schema)));
+            context
+        });
+        Self { context }
     }
 }
 
@@ -203,25 +219,23 @@ fn argument<'a>(arguments: &'a [CowVal<'_, '_>], index: usize) -> Result<&'a str
 }
 
 /// `text.matches(pattern)`: anywhere in the text, as in RE2.
+#[allow(clippy::needless_pass_by_value, reason = "the library's signature")]
 fn matches<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     let (text, pattern) = (argument(&arguments, 0)?, argument(&arguments, 1)?);
     let broken =
         || ExecutionError::function_error("matches", format!("{pattern:?} is not a regular expression"));
     let known = REGEXES.read().unwrap_or_else(PoisonError::into_inner).get(pattern).cloned();
-    let regex = match known {
-        Some(regex) => regex,
-        None => {
-            let regex = Regex::new(pattern).ok();
-            let mut regexes = REGEXES.write().unwrap_or_else(PoisonError::into_inner);
-            regexes.insert(pattern.to_owned(), regex.clone());
-            regex
-        }
-    };
+    let regex = known.unwrap_or_else(|| {
+        let regex = re2::compile(pattern).ok();
+        REGEXES.write().unwrap_or_else(PoisonError::into_inner).insert(pattern.to_owned(), regex.clone());
+        regex
+    });
     let regex = regex.ok_or_else(broken)?;
     Ok(CowVal::owned(CelBool::from(regex.is_match(text))))
 }
 
 /// `isIP(text)`.
+#[allow(clippy::needless_pass_by_value, reason = "the library's signature")]
 fn is_ip<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     Ok(CowVal::owned(CelBool::from(names::is_ip(argument(&arguments, 0)?))))
 }
@@ -270,6 +284,7 @@ const FORMATS: [(&str, &str, Make); 5] = [
 ];
 
 /// `format.validate(text)`: an optional list of what is wrong.
+#[allow(clippy::needless_pass_by_value, reason = "the library's signature")]
 fn validate<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     let format = arguments
         .first()

@@ -143,14 +143,14 @@ fn invalid_label(text: &str, said: &str) -> Finding {
 }
 
 /// Goes through a map of texts.
-fn each(value: &Node, found: &mut Vec<Finding>, mut test: impl FnMut(&str, &str, &mut Vec<Finding>)) {
+fn each(value: &Node, found: &mut Vec<Finding>, mut visit: impl FnMut(&str, &str, &mut Vec<Finding>)) {
     match &value.value {
         Value::Null => {}
         Value::Mapping(fields) => {
             for entry in fields.entries() {
                 match &entry.value.value {
-                    Value::String(text) => test(&entry.key, text, found),
-                    Value::Null => test(&entry.key, "", found),
+                    Value::String(text) => visit(&entry.key, text, found),
+                    Value::Null => visit(&entry.key, "", found),
                     _ => found.push(finding::wrong_type(&entry.value, Type::String).at(&entry.key)),
                 }
             }

@@ -1,4 +1,4 @@
-//! Native checks for the rules that most objects meet: those of routes.
+//! Native checks for the rules that most objects meet: those of routes and listeners.
 //!
 //! Each check is keyed by the exact text that the Gateway API publishes. A text that changes in a new release no longer
 //! finds its check, and the library evaluates it: slower, never wrong. That a check says the same as its text is tested
@@ -6,6 +6,7 @@
 //! that are structurally valid and have their defaults.
 
 mod filters;
+mod listeners;
 mod parents;
 mod paths;
 mod routes;
@@ -22,7 +23,7 @@ pub(crate) fn find(text: &str) -> Option<NativeRule> {
 
 /// Every rule that has a check.
 pub(crate) fn all() -> impl Iterator<Item = (&'static str, NativeRule)> {
-    let rooms = [filters::RULES, parents::RULES, paths::RULES, routes::RULES];
+    let rooms = [filters::RULES, listeners::RULES, parents::RULES, paths::RULES, routes::RULES];
     rooms.into_iter().flatten().copied().flatten().copied()
 }
 

@@ -1,6 +1,6 @@
 //! The rules of a schema: CEL expressions, evaluated natively where that is known to be the same.
 
-use super::library::Expression;
+use super::library::{Expression, Scope};
 use super::native::{self, NativeRule};
 use super::schema::Schema;
 use moorgate_model::{FieldPath, Node, Segment};
@@ -90,21 +90,32 @@ impl Rule {
         &self.check
     }
 
-    /// Evaluates the rule on a value that is structurally valid.
+    /// Evaluates the rule on a value that is structurally valid. The scope is made when the library is first needed.
     ///
     /// # Errors
     /// What the rule says if it does not hold, or why it cannot be evaluated, which counts as not holding.
-    pub(crate) fn check(&self, node: &Node, schema: &Schema) -> Result<(), String> {
+    pub(crate) fn check<'v>(
+        &self,
+        node: &'v Node,
+        schema: &Schema,
+        scope: &mut Option<Scope<'v>>,
+    ) -> Result<(), String> {
         match self.check.native {
             Some(native) if native(node) => return Ok(()),
             Some(_) => {}
-            None => match self.check.expression.holds(node, schema) {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(reason) => return Err(format!("rule evaluation error: {reason}")),
-            },
+            None => {
+                let scope = scope.get_or_insert_with(|| Scope::new(node, schema));
+                match self.check.expression.holds(scope) {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {}
+                    Err(reason) => return Err(format!("rule evaluation error: {reason}")),
+                }
+            }
         }
-        let said = self.message_expression.as_ref().and_then(|expression| expression.text_of(node, schema));
+        let said = self
+            .message_expression
+            .as_ref()
+            .and_then(|expression| expression.text_of(scope.get_or_insert_with(|| Scope::new(node, schema))));
         Err(said
             .or_else(|| self.message.as_deref().map(str::to_owned))
             .unwrap_or_else(|| format!("failed rule: {}", self.check.text())))

@@ -1,5 +1,6 @@
 //! A structural schema in the form in which objects are checked: everything looked up or compiled once.
 
+use super::re2;
 use super::rules::Rule;
 use moorgate_model::{Node, Value};
 use regex::Regex;
@@ -197,7 +198,7 @@ impl Pattern {
 
     /// The compiled expression; none if it is broken, which a test rules out for the data that is checked in.
     pub(crate) fn regex(&self) -> Option<&Regex> {
-        self.regex.get_or_init(|| Regex::new(&self.text).ok()).as_ref()
+        self.regex.get_or_init(|| re2::compile(&self.text).ok()).as_ref()
     }
 
     /// Whether the pattern matches somewhere. A broken one matches nothing: what cannot be checked is refused.

@@ -1,6 +1,8 @@
 mod differential;
 mod generate;
 mod outcomes;
+mod properties;
+mod rows;
 
 use super::bundle::{Bundle, node};
 use super::{Options, validate};

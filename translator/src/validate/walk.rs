@@ -235,11 +235,14 @@ impl Walk {
     }
 
     fn rules(&mut self, node: &Node, schema: &Schema) {
+        let mut scope = None;
         for rule in &schema.rules {
-            let Err(message) = rule.check(node, schema) else { continue };
-            let scalar = !matches!(node.value, Value::Sequence(_) | Value::Mapping(_));
-            let value = scalar.then(|| self.quote(node));
-            let mut found = finding::rule(value.as_deref(), &message, rule.text());
+            let Err(message) = rule.check(node, schema, &mut scope) else { continue };
+            let value = match node.value {
+                Value::Sequence(_) | Value::Mapping(_) => format!("{:?}", node.type_name()),
+                _ => self.quote(node),
+            };
+            let mut found = finding::rule(&value, &message, rule.text());
             found.steps = rule.field().iter().rev().cloned().collect();
             self.findings.push(found);
         }

@@ -4,6 +4,28 @@ crate::codes! { Semantic;
     POLICY_TARGET_NOT_FOUND = "MG4001", Warning, "a policy's target does not exist",
         "The policy names an object, or a section of it, that is not in this source, so it has no effect. \
          Check kind, name and section name, and that the target lies in the policy's namespace.";
+    POLICY_INVALID = "MG4002", Error, "a policy cannot be read",
+        "The policy breaks a rule of its kind, so nobody can say what it asks for. If it restricts access, what it \
+         targets is closed until it is valid; otherwise it has no effect.";
+    CA_NOT_FOUND = "MG4003", Error, "a CA certificate reference names nothing",
+        "The object is not in this source, although its kind is closed. Without any valid CA certificate no \
+         connection can be verified, so none is made.";
+    CA_UNUSABLE = "MG4004", Error, "a CA certificate reference names an object without a usable certificate",
+        "The object must hold PEM certificates under the key ca.crt. Without any valid CA certificate no connection \
+         can be verified, so none is made.";
+    CA_KIND_UNSUPPORTED = "MG4005", Error, "a CA certificate reference names a kind that cannot hold one",
+        "CA certificates are taken from ConfigMaps, key ca.crt. Other kinds are not supported by this version.";
+    CA_TOO_MANY = "MG4006", Error, "a policy refers to more than one CA certificate object",
+        "Envoy takes the roots of a connection from one place. Put all certificates into one ConfigMap, one PEM block \
+         behind the other; until then no connection is made, because a choice would refuse some good backends.";
+    POLICY_CONFLICTED = "MG4007", Warning, "another policy of the same kind has the same target",
+        "Of policies of one kind with one target the older wins, if both have creation times, else the first by \
+         namespace and name. This one has no effect on that target.";
+    POLICY_OPTION_IGNORED = "MG4008", Warning, "an option of a policy is not known",
+        "Options are specific to an implementation, and this version knows none of that name. It has no effect.";
+    POLICY_TARGET_KIND = "MG4009", Error, "a policy cannot target objects of this kind",
+        "Each kind of policy changes certain kinds of objects only. The reference has no effect; other targets of the \
+         policy do.";
     POLICY_UNSUPPORTED = "MG4101", Warning, "a policy of this kind is not supported yet",
         "The kind is known, but this version does not compile it, and it restricts nothing. It has no effect.";
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",

@@ -41,7 +41,7 @@ crate::codes! { Semantic;
         "An earlier match of the same namespace has the same conditions and answers all of its requests.";
     REGEX_INVALID = "MG3016", Error, "a regular expression is not valid RE2, or is too large",
         "Envoy matches with RE2: no look-around, no back-references, and a bound on the compiled size. \
-         The rule answers 500.";
+         Envoy would refuse the whole route table, so this match is left out: no request meets it.";
     PARENT_NOT_SUPPORTED = "MG3017", Error, "a parent of this kind is not supported",
         "Routes attach to Gateways. A Service as parent (GAMMA, mesh) is out of scope.";
     INVALID_PARAMETERS = "MG3018", Error, "parameters cannot be used",

@@ -107,6 +107,12 @@ impl Reader {
         })
     }
 
+    /// Whether a bundle is there and holds all that it should: all pages of its snapshot.
+    pub async fn bundle_holds(&self, name: &BundleRef, snapshot: &Snapshot) -> bool {
+        let pages = self.bundle(name).await;
+        snapshot.pages().iter().all(|page| pages.contains_key(&page.digest()))
+    }
+
     /// Whether a stored manifest, page or document holds: for writers that read back.
     pub fn holds(stored: &Bytes, digest: &Digest, limit: usize) -> bool {
         decompress(stored, limit).is_ok_and(|raw| Digest::of(&raw) == *digest)

@@ -15,13 +15,13 @@ pub(super) struct Target {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Spec {
-    target_ref: Option<TargetRef>,
-    #[serde(default)]
-    target_refs: Vec<TargetRef>,
-    #[serde(default)]
-    target_selectors: Vec<TargetSelector>,
+    #[serde(rename = "targetRef")]
+    one: Option<TargetRef>,
+    #[serde(default, rename = "targetRefs")]
+    many: Vec<TargetRef>,
+    #[serde(default, rename = "targetSelectors")]
+    selectors: Vec<TargetSelector>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,11 +52,11 @@ pub(super) fn targets(index: &Index<'_>, policy: &Object) -> Vec<Target> {
         return Vec::new();
     };
     let namespace = &policy.reference.namespace;
-    let named = spec.target_ref.into_iter().chain(spec.target_refs).map(|target| Target {
+    let named = spec.one.into_iter().chain(spec.many).map(|target| Target {
         object: gateway_object(&target.kind, namespace, &target.name),
         section: target.section_name,
     });
-    let selected = spec.target_selectors.iter().flat_map(|selector| {
+    let selected = spec.selectors.iter().flat_map(|selector| {
         let wanted = LabelSelector::of_labels(selector.selector.match_labels.clone());
         let gateways = index.gateways.values().map(|gateway| gateway.object);
         let routes = index.http_routes.values().map(|route| route.object);

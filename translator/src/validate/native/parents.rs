@@ -91,8 +91,8 @@ pub(super) const RULES: &[&[(&str, NativeRule)]] = &[&[
     (
         "(self.group == 'gateway.networking.x-k8s.io' && self.kind == 'XBackend') ? !has(self.port) : true",
         |backend| {
-            !(is(backend, "group", "gateway.networking.x-k8s.io") && is(backend, "kind", "XBackend"))
-                || !has(backend, "port")
+            let ours = is(backend, "group", "gateway.networking.x-k8s.io") && is(backend, "kind", "XBackend");
+            !ours || !has(backend, "port")
         },
     ),
 ]];

@@ -5,6 +5,11 @@ use moorgate_model::{Entry, Mapping, Node, Span, Value};
 
 /// Texts that rules distinguish; those that fit a schema are used for it.
 const TEXTS: &[&str] = &[
+    "HTTP",
+    "HTTPS",
+    "TLS",
+    "TCP",
+    "UDP",
     "",
     "a",
     "b",

@@ -20,6 +20,25 @@ fn refused(value: &Json) -> Vec<String> {
     lines(&diagnostics).into_iter().zip(help).map(|(line, help)| format!("{line} | {help}")).collect()
 }
 
+#[test]
+fn an_unknown_field_is_shown_at_its_name() {
+    let mut object = super::object(&http_route(&json!({ "rulez": 7 })));
+    let place = |column| {
+        let at = |column| moorgate_model::origin::Position { line: 9, column };
+        moorgate_model::Span { start: at(column), end: at(column + 5) }
+    };
+    let moorgate_model::Value::Mapping(root) = &mut object.root.value else { panic!("no object") };
+    let moorgate_model::Value::Mapping(spec) = &mut root.get_mut("spec").unwrap().value else {
+        panic!("no spec")
+    };
+    let value = spec.remove("rulez").unwrap().value;
+    spec.insert(moorgate_model::Entry { key: "rulez".into(), key_span: place(3), value }).unwrap();
+    let (_, diagnostics) = validate(vec![object], &standard());
+    let found = diagnostics.iter().next().unwrap();
+    assert_eq!((found.field.to_string().as_str(), found.span), ("spec.rulez", place(3)));
+    assert_eq!(found.help.as_deref(), Some("did you mean \"rules\"?"));
+}
+
 fn as_json(value: &Json) -> Json {
     let (accepted, diagnostics) = one(value, &standard());
     assert_eq!(lines(&diagnostics), Vec::<String>::new());
@@ -100,7 +119,7 @@ fn rules_speak_with_their_own_message_and_text() {
     assert_eq!(
         refused(&route),
         [
-            "MG2011 spec.rules[0]: Invalid value: RequestRedirect filter must not be used together with backendRefs | the \
+            "MG2011 spec.rules[0]: Invalid value: \"object\": RequestRedirect filter must not be used together with backendRefs | the \
           rule is: (has(self.backendRefs) && size(self.backendRefs) > 0) ? (!has(self.filters) || \
           self.filters.all(f, !has(f.requestRedirect))): true"
         ]
@@ -120,8 +139,13 @@ fn international_names_are_explained() {
 fn experimental_fields_values_and_kinds_need_the_channel() {
     let field = http_route(&json!({ "rules": [{ "sessionPersistence": { "type": "Cookie" } }] }));
     let found = refused(&field);
-    assert!(found[0].starts_with("MG2003 spec.rules[0].sessionPersistence"), "{found:?}");
-    assert!(found[0].contains("--channel experimental"));
+    assert!(
+        found[0].starts_with(
+            "MG2003 spec.rules[0].sessionPersistence: field \"sessionPersistence\" is not in the standard channel"
+        ),
+        "{found:?}"
+    );
+    assert!(found[0].contains("--crds experimental"));
     let value = http_route(&json!({ "rules": [{ "filters": [{ "type": "ExternalAuth" }] }] }));
     assert!(refused(&value)[0].starts_with("MG2003 spec.rules[0].filters[0].type"));
     let kind = json!({ "apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XMesh",
@@ -145,7 +169,7 @@ fn kinds_and_versions() {
         (
             "gateway.networking.k8s.io/v1alpha2",
             "TLSRoute",
-            "MG2022 apiVersion: TLSRoute is not served as gateway.networking.k8s.io/v1alpha2 in the standard channel | write apiVersion: gateway.networking.k8s.io/v1, or compile with --channel experimental",
+            "MG2022 apiVersion: TLSRoute is not served as gateway.networking.k8s.io/v1alpha2 in the standard channel | write apiVersion: gateway.networking.k8s.io/v1, or compile with --crds experimental",
         ),
         ("v2", "Service", "MG2021 apiVersion: Service is not served as v2"),
     ];

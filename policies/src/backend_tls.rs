@@ -1,0 +1,200 @@
+//! `BackendTLSPolicy` (Gateway API v1.7, GEP-1897): TLS towards a Service.
+
+#[cfg(test)]
+mod tests;
+
+use crate::{Context, Effects, Policy, Report, TargetKind, TrustBundle};
+use moorgate_model::diagnostic::policy::{
+    CA_KIND_UNSUPPORTED, CA_NOT_FOUND, CA_TOO_MANY, CA_UNUSABLE, POLICY_INVALID, POLICY_OPTION_IGNORED,
+};
+use moorgate_model::ir::UpstreamTls;
+use moorgate_model::{FieldPath, ObjectRef};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The reasons of the Gateway API (`BackendTLSPolicy` conditions).
+const NO_VALID_CA: &str = "NoValidCACertificate";
+const INVALID_CA_REF: &str = "InvalidCACertificateRef";
+const INVALID_KIND: &str = "InvalidKind";
+const INVALID: &str = "Invalid";
+
+/// The policy.
+#[derive(Debug)]
+pub struct BackendTls;
+
+/// `spec`.
+#[derive(Debug, Deserialize)]
+pub struct Spec {
+    validation: Validation,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Validation {
+    hostname: String,
+    #[serde(default)]
+    ca_certificate_refs: Vec<CaRef>,
+    #[serde(rename = "wellKnownCACertificates")]
+    well_known: Option<String>,
+    #[serde(default)]
+    subject_alt_names: Vec<AltName>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CaRef {
+    #[serde(default)]
+    group: String,
+    kind: String,
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct AltName {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    hostname: String,
+    #[serde(default)]
+    uri: String,
+}
+
+fn validation() -> FieldPath {
+    FieldPath::root().key("spec").key("validation")
+}
+
+fn invalid(report: &mut Report<'_>, field: FieldPath, message: &str) {
+    report.find(&POLICY_INVALID, field, message, "the Service is not reached until the policy is valid");
+    report.reject(INVALID, message);
+}
+
+impl Policy for BackendTls {
+    type Spec = Spec;
+    const GROUP: &'static str = "gateway.networking.k8s.io";
+    const KIND: &'static str = "BackendTLSPolicy";
+    const VERSIONS: &'static [&'static str] = &["v1", "v1alpha3"];
+    const TARGETS: &'static [TargetKind] = &[TargetKind { group: "", kind: "Service" }];
+    const SINCE: &'static str = "0.1.0";
+    const FILE: &'static str = "backend_tls";
+    const DOCS: &'static str = "\
+Connections to the targeted Service, or to the port that sectionName names, use TLS. The certificate must be signed by \
+the authority in caCertificateRefs (one ConfigMap, key ca.crt, read by the relay) or by the roots of Envoy's image \
+(wellKnownCACertificates: System), and must carry hostname, or one of subjectAltNames if there are any; hostname is \
+also the server name that is sent (SNI). A policy that cannot be carried out closes its target: no connection is made, \
+in plain text or otherwise.";
+
+    /// What the published schema says already, again: nothing may pass if one of these is missing.
+    fn validate(spec: &Spec, report: &mut Report<'_>) {
+        let Validation { hostname, ca_certificate_refs, well_known, subject_alt_names } = &spec.validation;
+        if hostname.is_empty() {
+            invalid(report, validation().key("hostname"), "the hostname is empty");
+        }
+        match (ca_certificate_refs.is_empty(), well_known.as_deref().filter(|name| !name.is_empty())) {
+            (true, None) => {
+                invalid(report, validation(), "neither caCertificateRefs nor wellKnownCACertificates is set");
+            }
+            (false, Some(_)) => {
+                invalid(report, validation(), "caCertificateRefs and wellKnownCACertificates are both set");
+            }
+            (true, Some(name)) if name != "System" => {
+                let message = format!("wellKnownCACertificates {name:?} is not known, only \"System\" is");
+                invalid(report, validation().key("wellKnownCACertificates"), &message);
+            }
+            _ => {}
+        }
+        for (index, name) in subject_alt_names.iter().enumerate() {
+            let field = validation().key("subjectAltNames").index(index);
+            match (name.kind.as_str(), name.hostname.is_empty(), name.uri.is_empty()) {
+                ("Hostname", false, true) | ("URI", true, false) => {}
+                ("Hostname" | "URI", ..) => {
+                    invalid(report, field, "exactly the field that the type names must be set");
+                }
+                (kind, ..) => invalid(report, field.key("type"), &format!("the type {kind:?} is not known")),
+            }
+        }
+        for key in spec.options.keys() {
+            let field = FieldPath::root().key("spec").key("options").key(key);
+            let message = format!("the option {key:?} is not known and has no effect");
+            report.find(&POLICY_OPTION_IGNORED, field, &message, "");
+        }
+    }
+
+    fn lower(spec: &Spec, cx: &Context<'_>, report: &mut Report<'_>) -> Effects {
+        let Validation { hostname, ca_certificate_refs, well_known, subject_alt_names } = &spec.validation;
+        let ca_bundles = bundles(ca_certificate_refs, cx, report);
+        let names = |kind: &'static str| subject_alt_names.iter().filter(move |name| name.kind == kind);
+        Effects {
+            upstream_tls: Some(UpstreamTls {
+                hostname: hostname.clone(),
+                ca_bundles,
+                system_roots: well_known.is_some(),
+                dns_names: names("Hostname").map(|name| name.hostname.clone()).collect(),
+                uris: names("URI").map(|name| name.uri.clone()).collect(),
+                refuse: false,
+            }),
+        }
+    }
+
+    fn refused() -> Effects {
+        Effects {
+            upstream_tls: Some(UpstreamTls {
+                hostname: String::new(),
+                ca_bundles: Vec::new(),
+                system_roots: false,
+                dns_names: Vec::new(),
+                uris: Vec::new(),
+                refuse: true,
+            }),
+        }
+    }
+}
+
+/// The SDS names of the usable bundles. A broken reference beside a good one is reported and left out; without a good
+/// one the policy is not accepted (`caCertificateRefs`). More than one good one is refused: a proxy takes the roots
+/// of a connection from one place, and a choice of ours would break the backends that the other signs.
+fn bundles(refs: &[CaRef], cx: &Context<'_>, report: &mut Report<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    for (index, reference) in refs.iter().enumerate() {
+        let field = validation().key("caCertificateRefs").index(index);
+        let CaRef { group, kind, name } = reference;
+        if !group.is_empty() || kind != "ConfigMap" {
+            let message = format!("a CA certificate cannot be taken from a {kind} of group {group:?}");
+            report.find(&CA_KIND_UNSUPPORTED, field.key("kind"), &message, "use a ConfigMap with key ca.crt");
+            report.unresolved(INVALID_KIND, &message);
+            continue;
+        }
+        let object = ObjectRef::new(group, kind, report.namespace(), name);
+        match (cx.trust_bundle)(&object) {
+            TrustBundle::Usable => names.push(format!("{kind}/{}/{name}", object.namespace)),
+            TrustBundle::Missing => {
+                let message = format!("{object} is not in this source");
+                report.find(&CA_NOT_FOUND, field.key("name"), &message, "");
+                report.unresolved(INVALID_CA_REF, &message);
+            }
+            TrustBundle::Unusable(why) => {
+                let message = format!("{object} holds no usable CA certificate: {why}");
+                report.find(
+                    &CA_UNUSABLE,
+                    field.key("name"),
+                    &message,
+                    "put PEM certificates under key ca.crt",
+                );
+                report.unresolved(INVALID_CA_REF, &message);
+            }
+        }
+    }
+    match names.as_slice() {
+        [] if !refs.is_empty() => {
+            report.reject(NO_VALID_CA, "no CA certificate reference is valid");
+        }
+        [_, _, ..] => {
+            let message = "more than one CA certificate reference is not supported";
+            let field = validation().key("caCertificateRefs").index(1);
+            report.find(&CA_TOO_MANY, field, message, "put all certificates under ca.crt of one ConfigMap");
+            report.reject(INVALID, message);
+        }
+        _ => {}
+    }
+    names
+}

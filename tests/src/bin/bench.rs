@@ -1,0 +1,163 @@
+//! `make bench`: how long a compile takes beside bare YAML parsing, and how it grows.
+//!
+//! Both sides read the same texts on one thread in one run, in turn; the best of several rounds counts, so that a busy
+//! neighbour does not decide. Fails if 10,000 routes take three times the parse or more, or if time grows faster than
+//! the number of routes.
+#![allow(clippy::print_stdout, reason = "a program that prints its measurements")]
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use moorgate::compile::{Options, compile};
+use moorgate::source::File;
+use moorgate_tests::manifest;
+use serde::Deserialize as _;
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// A compile of 10,000 routes must take less than this many times the parse.
+const LIMIT_RATIO: f64 = 3.0;
+
+/// Time may grow with this power of the number of routes: 1 is linear, n log n over these sizes is about 1.1.
+const LIMIT_EXPONENT: f64 = 1.15;
+
+/// Documents in one file.
+const PER_FILE: usize = 100;
+
+/// Compile against bare YAML parsing, and growth
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Numbers of HTTPRoutes; the ratio is judged at 10,000, growth from the first to the last
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
+    sizes: Vec<usize>,
+    /// Rounds at 10,000 routes and fewer; larger sizes take fewer
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
+/// What one size took, best round each.
+struct Measured {
+    routes: usize,
+    parse: Duration,
+    compile: Duration,
+}
+
+impl Measured {
+    fn ratio(&self) -> f64 {
+        self.compile.as_secs_f64() / self.parse.as_secs_f64()
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    ensure!(!cfg!(debug_assertions), "measure a release build: make bench");
+    println!(
+        "{:>8} {:>10} {:>12} {:>12} {:>7} {:>12}",
+        "routes", "MiB YAML", "parse s", "compile s", "ratio", "us/route"
+    );
+    let mut all = Vec::new();
+    for routes in arguments.sizes {
+        let files = files(routes);
+        let bytes: usize = files.iter().map(|file| file.bytes.len()).sum();
+        let rounds = if routes > 10_000 { arguments.rounds.min(2) } else { arguments.rounds };
+        let measured = measure(&files, routes, rounds)?;
+        println!(
+            "{:>8} {:>10.1} {:>12.4} {:>12.4} {:>7.2} {:>12.1}",
+            routes,
+            mebibytes(bytes),
+            measured.parse.as_secs_f64(),
+            measured.compile.as_secs_f64(),
+            measured.ratio(),
+            measured.compile.as_secs_f64() * 1e6 / count(routes),
+        );
+        all.push(measured);
+    }
+    judge(&all)
+}
+
+fn judge(all: &[Measured]) -> Result<()> {
+    let (Some(first), Some(last)) = (all.first(), all.last()) else { return Ok(()) };
+    if let Some(at) = all.iter().find(|measured| measured.routes == 10_000) {
+        let ratio = at.ratio();
+        println!("\ncompile of 10,000 routes: {ratio:.2} times the bare parse (limit {LIMIT_RATIO})");
+        ensure!(ratio < LIMIT_RATIO, "a compile takes {ratio:.2} times the parse, limit {LIMIT_RATIO}");
+    }
+    if first.routes < last.routes {
+        let growth = last.compile.as_secs_f64() / first.compile.as_secs_f64();
+        let exponent = growth.ln() / (count(last.routes) / count(first.routes)).ln();
+        println!(
+            "growth from {} to {} routes: time grows with the power {exponent:.3} (1 is linear, limit {LIMIT_EXPONENT})",
+            first.routes, last.routes
+        );
+        ensure!(exponent <= LIMIT_EXPONENT, "compiling does not grow linearly: power {exponent:.3}");
+    }
+    Ok(())
+}
+
+fn measure(files: &[File], routes: usize, rounds: usize) -> Result<Measured> {
+    let mut best = Measured { routes, parse: Duration::MAX, compile: Duration::MAX };
+    for _ in 0..rounds.max(1) {
+        let start = Instant::now();
+        let documents = parse(files)?;
+        best.parse = best.parse.min(start.elapsed());
+        ensure!(documents > routes, "the parser read {documents} documents");
+        let start = Instant::now();
+        let compilation = black_box(compile(files, &Options::default()));
+        best.compile = best.compile.min(start.elapsed());
+        ensure!(!compilation.diagnostics.has_errors(), "{:?}", compilation.diagnostics.iter().next());
+        let compiled: usize = compilation.fleets.values().map(|fleet| fleet.routes).sum();
+        ensure!(compiled >= 2 * routes, "{compiled} routes were compiled");
+    }
+    Ok(best)
+}
+
+/// What anything that reads YAML has to do at least: every document as a bare value.
+fn parse(files: &[File]) -> Result<usize> {
+    let mut count = 0;
+    for file in files {
+        let text = std::str::from_utf8(&file.bytes).context("our own text")?;
+        for document in yaml_serde::Deserializer::from_str(text) {
+            black_box(yaml_serde::Value::deserialize(document)?);
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// HTTPRoutes with two rules each, a hostname for ten of them, a Service for two.
+fn files(routes: usize) -> Vec<File> {
+    let services = (routes / 2).max(1);
+    let hosts = (routes / 10).max(1);
+    let listeners = [manifest::Listener::http("http", 80)];
+    let mut documents = vec![manifest::gateway_class(), manifest::gateway("edge", "public", &listeners)];
+    documents.extend((0..services).map(|index| manifest::service("shop", &format!("service-{index}"))));
+    for index in 0..routes {
+        let mut rules = String::new();
+        for rule in 0..2 {
+            let _ = write!(
+                rules,
+                "    - matches:\n        - path:\n            type: PathPrefix\n            value: /route-{index}/{rule}\n          \
+                 headers:\n            - name: x-version\n              value: v{rule}\n      backendRefs:\n        - name: \
+                 service-{}\n          port: 80\n",
+                (index + rule) % services
+            );
+        }
+        let hostname = format!("host-{}.example.com", index % hosts);
+        let name = format!("route-{index}");
+        documents.push(manifest::http_route("shop", &name, "edge/public", &[&hostname], &rules));
+    }
+    let file = |(index, texts): (usize, &[String])| File {
+        name: format!("routes/{index}.yaml").into(),
+        bytes: manifest::documents(texts).into_bytes().into(),
+    };
+    documents.chunks(PER_FILE).enumerate().map(file).collect()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
+fn count(number: usize) -> f64 {
+    number as f64
+}
+
+fn mebibytes(bytes: usize) -> f64 {
+    count(bytes) / 1_048_576.0
+}

@@ -1,0 +1,171 @@
+//! The file that an Envoy of a fleet starts with: everything else comes from its relay.
+
+use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The cluster through which Envoy reaches its relay.
+const RELAY: &str = "moorgate-relay";
+
+/// Client connections that Envoy takes at a time, over all listeners: without a bound, a flood ends in lack of memory.
+const MAX_CONNECTIONS: u32 = 50_000;
+
+/// What differs from one Envoy to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootstrapOptions {
+    /// The fleet, such as `shop/edge`; Envoy's `node.cluster`.
+    pub fleet: String,
+    /// Where the relay listens: `unix:PATH` or `HOST:PORT`, with brackets around an IPv6 address.
+    pub relay: String,
+    /// Where Envoy's admin interface listens, in the same forms. Whoever reaches it can stop Envoy: a socket or a
+    /// loopback address.
+    pub admin: String,
+    /// Envoy's own name among those of its fleet, such as the host's name; `node.id`.
+    pub node: String,
+    /// The variant of the protocol.
+    pub protocol: AdsProtocol,
+}
+
+/// Variants of ADS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdsProtocol {
+    /// Incremental: only what changed is sent. The default of everything new.
+    Delta,
+    /// State of the world.
+    StateOfTheWorld,
+}
+
+/// The bootstrap as JSON, which Envoy reads like YAML.
+///
+/// Listeners and clusters have no fetch timeout: an Envoy whose relay is not there yet waits, and is not ready,
+/// instead of serving nothing and calling itself live. `None` if an address is in neither form.
+pub fn bootstrap(options: &BootstrapOptions) -> Option<Value> {
+    let (relay, admin) = (Address::parse(&options.relay)?, Address::parse(&options.admin)?);
+    let source = || json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
+    Some(json!({
+        "node": {"id": options.node, "cluster": options.fleet},
+        "admin": {"address": admin.json()},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": match options.protocol {
+                    AdsProtocol::Delta => "DELTA_GRPC",
+                    AdsProtocol::StateOfTheWorld => "GRPC",
+                },
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": true,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": RELAY}}],
+            },
+            "cds_config": source(),
+            "lds_config": source(),
+        },
+        "static_resources": {"clusters": [relay_cluster(&relay)]},
+        "layered_runtime": {"layers": [{"name": "moorgate", "static_layer": {
+            // The translator bounds regular expressions; Envoy's own bound of 100 would refuse a whole table.
+            "re2.max_program_size.error_level": u32::MAX,
+            "re2.max_program_size.warn_level": 1000,
+        }}]},
+        "overload_manager": {
+            "resource_monitors": [{
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": MAX_CONNECTIONS,
+                },
+            }],
+        },
+    }))
+}
+
+enum Address<'o> {
+    Unix(&'o str),
+    Tcp(&'o str, u16),
+}
+
+impl<'o> Address<'o> {
+    fn parse(text: &'o str) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return (!path.is_empty()).then_some(Self::Unix(path));
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            return address.parse::<Ipv6Addr>().is_ok().then_some(Self::Tcp(address, port));
+        }
+        let named = !host.is_empty() && !host.contains([':', '/', '[', ']', ' ']);
+        named.then_some(Self::Tcp(host, port))
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Unix(path) => json!({"pipe": {"path": path}}),
+            Self::Tcp(host, port) => json!({"socket_address": {"address": host, "port_value": port}}),
+        }
+    }
+
+    fn is_name(&self) -> bool {
+        matches!(self, Self::Tcp(host, _) if host.parse::<IpAddr>().is_err())
+    }
+}
+
+fn relay_cluster(relay: &Address<'_>) -> Value {
+    json!({
+        "name": RELAY,
+        "type": if relay.is_name() { "STRICT_DNS" } else { "STATIC" },
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": RELAY,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": relay.json()}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {
+                    // A relay that hangs is found out, and the stream made anew.
+                    "connection_keepalive": {"interval": "30s", "timeout": "5s"},
+                }},
+            },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(relay: &str) -> BootstrapOptions {
+        BootstrapOptions {
+            fleet: "shop/edge".into(),
+            relay: relay.into(),
+            admin: "unix:/run/admin.sock".into(),
+            node: "edge-1".into(),
+            protocol: AdsProtocol::Delta,
+        }
+    }
+
+    #[test]
+    fn a_relay_by_name_is_resolved() {
+        let plain = bootstrap(&options("unix:/run/relay.sock")).unwrap();
+        assert_eq!(plain["static_resources"]["clusters"][0]["type"], "STATIC");
+        assert_eq!(plain["dynamic_resources"]["ads_config"]["api_type"], "DELTA_GRPC");
+        assert_eq!(plain["node"], json!({"id": "edge-1", "cluster": "shop/edge"}));
+        assert_eq!(plain["admin"]["address"]["pipe"]["path"], "/run/admin.sock");
+        let protocol = AdsProtocol::StateOfTheWorld;
+        let remote = bootstrap(&BootstrapOptions { protocol, ..options("relay.example:18000") }).unwrap();
+        let cluster = &remote["static_resources"]["clusters"][0];
+        assert_eq!(cluster["type"], "STRICT_DNS");
+        assert_eq!(remote["dynamic_resources"]["ads_config"]["api_type"], "GRPC");
+        let six = bootstrap(&options("[::1]:18000")).unwrap();
+        let cluster = &six["static_resources"]["clusters"][0];
+        let endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+        assert_eq!(endpoint["address"]["socket_address"], json!({"address": "::1", "port_value": 18000}));
+        assert_eq!(cluster["type"], "STATIC");
+    }
+
+    #[test]
+    fn other_addresses_are_refused() {
+        for address in
+            ["", "unix:", "relay", "relay:", "relay:0", "relay:70000", ":18000", "::1:18000", "a/b:1"]
+        {
+            assert_eq!(bootstrap(&options(address)), None, "{address}");
+        }
+    }
+}

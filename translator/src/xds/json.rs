@@ -1,0 +1,119 @@
+//! Records as Envoy's own JSON: `Any` opened, keys sorted.
+
+use super::bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
+use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError};
+use moorgate_snapshot::record::{Record, Resource};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+/// Envoy's messages as far as Moorgate can write them; made by `distil-envoy`.
+pub(crate) const DESCRIPTORS: &[u8] = include_bytes!("../../data/envoy-descriptors.binpb");
+
+/// Loaded once, on first use.
+static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
+
+/// Every resource as it is served: `{"clusters": […], "listeners": […], "routes": […]}`, each sorted by name, with
+/// proto field names.
+pub fn resources<'r>(records: impl IntoIterator<Item = &'r Record>) -> Result<Value, XdsError> {
+    let [mut clusters, mut listeners, mut routes] = [const { Vec::new() }; 3];
+    for ((type_url, _), bytes) in whole(records) {
+        let resource = print(type_url, &bytes, true)?;
+        match type_url {
+            CLUSTER_TYPE => clusters.push(resource),
+            LISTENER_TYPE => listeners.push(resource),
+            ROUTE_TYPE => routes.push(resource),
+            other => return Err(XdsError::Descriptor(other.to_owned())),
+        }
+    }
+    Ok(json!({"clusters": clusters, "listeners": listeners, "routes": routes}))
+}
+
+/// A complete bootstrap that holds the configuration itself: what `compile -o envoy` prints, and what
+/// `envoy --mode validate` takes.
+///
+/// Clusters and listeners are the served ones; route tables, which cannot be static, stand in the listeners in place
+/// of the references to them. Endpoints and secrets stay names, to be had from a relay at its usual place.
+pub fn envoy<'r>(records: impl IntoIterator<Item = &'r Record>) -> Result<Value, XdsError> {
+    let mut lists = resources(records)?;
+    let routes: BTreeMap<String, Value> = items(&mut lists, "routes")
+        .into_iter()
+        .filter_map(|table| Some((table.get("name")?.as_str()?.to_owned(), table)))
+        .collect();
+    let mut listeners = items(&mut lists, "listeners");
+    listeners.iter_mut().for_each(|listener| inline_routes(listener, &routes));
+    let mut out = bootstrap(&BootstrapOptions {
+        fleet: "moorgate".into(),
+        relay: "unix:/run/moorgate/relay.sock".into(),
+        admin: "127.0.0.1:19000".into(),
+        node: "moorgate".into(),
+        protocol: AdsProtocol::Delta,
+    })
+    .unwrap_or_default();
+    if let Some(resources) = out.get_mut("static_resources").and_then(Value::as_object_mut) {
+        let mut clusters = items(&mut lists, "clusters");
+        if let Some(Value::Array(relay)) = resources.get_mut("clusters") {
+            clusters.append(relay);
+        }
+        resources.insert("clusters".into(), clusters.into());
+        resources.insert("listeners".into(), listeners.into());
+    }
+    if let Some(dynamic) = out.get_mut("dynamic_resources").and_then(Value::as_object_mut) {
+        dynamic.retain(|key, _| key == "ads_config");
+    }
+    Ok(out)
+}
+
+/// One encoded message, or one part of it, as protobuf's JSON with its lowerCamelCase names.
+pub fn message(type_url: &str, bytes: &[u8]) -> Result<Value, XdsError> {
+    print(type_url, bytes, false)
+}
+
+fn print(type_url: &str, bytes: &[u8], proto_names: bool) -> Result<Value, XdsError> {
+    let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
+    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name));
+    let descriptor = descriptor.ok_or_else(|| XdsError::Descriptor(full_name.to_owned()))?;
+    let message = DynamicMessage::decode(descriptor, bytes)
+        .map_err(|source| XdsError::Decode { type_url: type_url.to_owned(), source })?;
+    // Straight to text, maps would come in the order of a hash table; a `Value` sorts its keys.
+    let options = SerializeOptions::new().use_proto_field_name(proto_names);
+    message
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .map_err(|source| XdsError::Json { type_url: type_url.to_owned(), source })
+}
+
+/// Puts the parts of each resource together, by (type, name).
+fn whole<'r>(records: impl IntoIterator<Item = &'r Record>) -> BTreeMap<(&'r str, &'r str), Vec<u8>> {
+    let mut parts: BTreeMap<(&str, &str), BTreeMap<&str, &Resource>> = BTreeMap::new();
+    for record in records {
+        if let Record::Resource(resource) = record {
+            parts.entry((&resource.type_url, &resource.name)).or_default().insert(&resource.part, resource);
+        }
+    }
+    let join = |parts: BTreeMap<&str, &Resource>| {
+        parts.into_values().flat_map(|part| part.bytes.iter().copied()).collect()
+    };
+    parts.into_iter().map(|(key, parts)| (key, join(parts))).collect()
+}
+
+fn items(lists: &mut Value, list: &str) -> Vec<Value> {
+    match lists.get_mut(list).map(Value::take) {
+        Some(Value::Array(items)) => items,
+        _ => Vec::new(),
+    }
+}
+
+fn inline_routes(listener: &mut Value, routes: &BTreeMap<String, Value>) {
+    let chains = listener.get_mut("filter_chains").and_then(Value::as_array_mut);
+    let filters = chains.into_iter().flatten().filter_map(|chain| chain.get_mut("filters")?.as_array_mut());
+    let managers = filters.flatten().filter_map(|filter| filter.get_mut("typed_config")?.as_object_mut());
+    for manager in managers {
+        let table = manager.get("rds").and_then(|rds| rds.get("route_config_name")?.as_str());
+        if let Some(table) = table.and_then(|name| routes.get(name)) {
+            let table = table.clone();
+            Map::remove(manager, "rds");
+            manager.insert("route_config".into(), table);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Listeners, after Envoy's guide for edge proxies.
+
+use super::cluster::{BUFFER_BYTES, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use super::{access_log, route, tls, value};
+use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, CidrRange, Http2ProtocolOptions, HttpProtocolOptions, SocketAddress, address,
+    socket_address::PortSpecifier,
+};
+use envoy_types::pb::envoy::config::listener::v3 as pb;
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChainMatch, ListenerFilter, filter, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::filters::network::direct_response::v3::Config as DirectResponse;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
+    UpgradeConfig,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use moorgate_model::ir::{FilterChain, Listener};
+use moorgate_snapshot::record::{BindingKind, Reference};
+use prost::{Message, Name};
+
+/// All IPv4 addresses. `::` with IPv4 mapped would serve both families, but Envoy cannot bind it where the kernel has
+/// IPv6 switched off, and one set of bytes serves all machines of a fleet: the address that every machine has wins.
+const BIND_ADDRESS: &str = "0.0.0.0";
+
+/// A TLS handshake that is not done by then is given up.
+const HANDSHAKE_SECONDS: i64 = 10;
+const HEADERS_SECONDS: i64 = 10;
+const IDLE_SECONDS: i64 = 3600;
+const MAX_STREAMS: u32 = 100;
+/// The relay sends tables with the listeners that need them: a listener without its table waits instead of
+/// answering 404 to everything.
+const ROUTES_TIMEOUT_SECONDS: i64 = 0;
+
+/// The listener and the names that it needs.
+pub(super) fn lower(name: &str, listener: &Listener) -> (pb::Listener, Vec<Reference>) {
+    let inspects = listener.chains.iter().any(|chain| chain.tls.is_some() || !chain.server_names.is_empty());
+    let inspector = ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".into(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(value::any(&TlsInspector::default()))),
+        ..Default::default()
+    };
+    let out = pb::Listener {
+        name: name.to_owned(),
+        address: Some(Address {
+            address: Some(address::Address::SocketAddress(SocketAddress {
+                address: BIND_ADDRESS.into(),
+                port_specifier: Some(PortSpecifier::PortValue(u32::from(listener.port))),
+                ..Default::default()
+            })),
+        }),
+        stat_prefix: name.to_owned(),
+        filter_chains: listener.chains.iter().map(|chain| filter_chain(name, chain)).collect(),
+        per_connection_buffer_limit_bytes: value::number(BUFFER_BYTES),
+        listener_filters: inspects.then_some(inspector).into_iter().collect(),
+        access_log: if inspects { vec![access_log::unmatched_connections()] } else { Vec::new() },
+        ..Default::default()
+    };
+    let tls = listener.chains.iter().filter(|chain| !chain.refuse).filter_map(|chain| chain.tls.as_ref());
+    let refs = tls.flat_map(|tls| &tls.secrets);
+    let refs = refs.map(|name| Reference { kind: BindingKind::Secret, name: name.as_str().into() });
+    (out, refs.collect())
+}
+
+fn filter_chain(listener: &str, chain: &FilterChain) -> pb::FilterChain {
+    let (filter, socket) = if chain.refuse {
+        // Without an answer to write, this filter closes the connection as soon as it is open.
+        (network_filter("envoy.filters.network.direct_response", &DirectResponse::default()), None)
+    } else {
+        let manager = connection_manager(listener, chain);
+        let filter = network_filter("envoy.filters.network.http_connection_manager", &manager);
+        (filter, chain.tls.as_ref().map(tls::downstream))
+    };
+    pb::FilterChain {
+        name: chain.name.clone(),
+        filter_chain_match: (!chain.server_names.is_empty())
+            .then(|| FilterChainMatch { server_names: chain.server_names.clone(), ..Default::default() }),
+        filters: vec![filter],
+        transport_socket_connect_timeout: socket.as_ref().and_then(|_| value::seconds(HANDSHAKE_SECONDS)),
+        transport_socket: socket,
+        ..Default::default()
+    }
+}
+
+fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(value::any(config))) }
+}
+
+fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(value::any(config))),
+        ..Default::default()
+    }
+}
+
+/// No client is internal, wherever its address lies: none may steer Envoy by x-envoy- headers. An empty list would
+/// stand for the private networks, so it names an address that no client has.
+fn nobody() -> InternalAddressConfig {
+    let range = CidrRange { address_prefix: "0.0.0.0".into(), prefix_len: value::number(32) };
+    InternalAddressConfig { unix_sockets: false, cidr_ranges: vec![range] }
+}
+
+fn connection_manager(listener: &str, chain: &FilterChain) -> HttpConnectionManager {
+    HttpConnectionManager {
+        stat_prefix: listener.to_owned(),
+        http_filters: vec![
+            // Does nothing on routes without rules of its own; always there, so that listeners do not change.
+            http_filter(route::CORS_FILTER, &Cors::default()),
+            http_filter("envoy.filters.http.router", &Router::default()),
+        ],
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: value::seconds(IDLE_SECONDS),
+            headers_with_underscores_action: HeadersWithUnderscoresAction::RejectRequest.into(),
+            ..Default::default()
+        }),
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            max_concurrent_streams: value::number(MAX_STREAMS),
+            initial_stream_window_size: value::number(STREAM_WINDOW_BYTES),
+            initial_connection_window_size: value::number(CONNECTION_WINDOW_BYTES),
+            ..Default::default()
+        }),
+        // A backend that names itself is not renamed.
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        stream_idle_timeout: Some(value::duration(route::STREAM_IDLE)),
+        request_headers_timeout: value::seconds(HEADERS_SECONDS),
+        access_log: vec![access_log::requests()],
+        // The peer is the client: what it says in X-Forwarded-For is not believed, only added to.
+        use_remote_address: value::truth(true),
+        internal_address_config: Some(nobody()),
+        generate_request_id: value::truth(true),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        normalize_path: value::truth(true),
+        merge_slashes: true,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
+        // `example.com.` is the same name.
+        strip_trailing_host_dot: true,
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(value::ads(ROUTES_TIMEOUT_SECONDS)),
+            route_config_name: chain.routes.name.clone(),
+        })),
+        ..Default::default()
+    }
+}
