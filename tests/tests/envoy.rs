@@ -173,12 +173,12 @@ fn redirects_name_scheme_host_port_path_and_status() {
         ),
     ];
     let mut rules = manifest::rule("/", "cart");
-    for (prefix, redirect, _, _) in &cases {
-        rules += &format!(
+    rules.extend(cases.iter().map(|(prefix, redirect, _, _)| {
+        format!(
             "    - matches: [{{ path: {{ type: PathPrefix, value: {prefix} }} }}]\n      filters: [{{ type: \
              RequestRedirect, requestRedirect: {redirect} }}]\n"
-        );
-    }
+        )
+    }));
     stage.start(&rules).unwrap();
     stage.answered_by("/", "cart").unwrap();
     for (prefix, _, status, location) in cases {
