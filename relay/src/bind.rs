@@ -9,6 +9,7 @@
 //! Values change by themselves, so none of them is in a snapshot. A source that vanishes keeps its last value; a name
 //! that no source has ever known is pending for a moment, so that Envoy is not told "empty" before sources were read.
 
+pub mod binder;
 pub mod catalog;
 pub mod dns;
 pub mod endpoints;

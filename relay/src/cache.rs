@@ -21,7 +21,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use thiserror::Error;
 
 /// Something about the cache that failed. Serving goes on from memory.
@@ -57,6 +57,9 @@ pub enum CacheError {
     },
 }
 
+/// A cache that several tasks use.
+pub type SharedCache = Arc<Mutex<Cache>>;
+
 /// The cache of one fleet; only one relay has it open.
 #[derive(Debug)]
 pub struct Cache {
@@ -82,7 +85,13 @@ impl Cache {
         // Configuration is nobody else's business: only this user may look.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&objects).map_err(io_error(&objects))?;
         let path = folder.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io_error(&path))?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io_error(&path))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { folder, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(CacheError::Locked { path: folder }),
@@ -115,8 +124,13 @@ impl Cache {
     /// The disk failed.
     pub fn put(&self, snapshot: &Snapshot) -> Result<(), CacheError> {
         // Small pages lie inside the manifest.
-        let inline: BTreeSet<Digest> =
-            snapshot.manifest().pages().iter().filter(|page| page.inline.is_some()).map(|page| page.digest).collect();
+        let inline: BTreeSet<Digest> = snapshot
+            .manifest()
+            .pages()
+            .iter()
+            .filter(|page| page.inline.is_some())
+            .map(|page| page.digest)
+            .collect();
         for page in snapshot.pages().iter().filter(|page| !inline.contains(&page.digest())) {
             self.put_object(page.digest(), page.raw())?;
         }
@@ -182,7 +196,8 @@ impl Cache {
     /// The endpoint sets that were kept; none, if the file is missing or damaged.
     pub fn endpoints(&self) -> BTreeMap<Arc<str>, Vec<u8>> {
         let file = super::bind::file::read(&self.folder.join("endpoints"), 1 << 30).ok();
-        let file: EndpointFile = file.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let file: EndpointFile =
+            file.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         if file.digest == Some(endpoint_digest(&file.sets)) { file.sets } else { BTreeMap::new() }
     }
 
@@ -212,8 +227,13 @@ impl Cache {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CacheError> {
         let path = self.folder.join(name);
         let beside = self.folder.join("writing");
-        let mut file =
-            File::options().create(true).truncate(true).write(true).mode(0o600).open(&beside).map_err(io_error(&beside))?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(io_error(&beside))?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error(&beside))?;
         fs::rename(&beside, &path).map_err(io_error(&path))?;
         let folder = path.parent().unwrap_or(&self.folder);

@@ -1,6 +1,23 @@
 //! The relay: pulls snapshots from a store, verifies them, keeps them on disk, binds endpoints and secrets, and serves
 //! the whole to Envoy over xDS. It is blind to the content of configuration.
+//!
+//! ```text
+//! pull ─▶ verify ─▶ cache ─▶ fleet ─▶ serve ─▶ Envoy
+//!                   bind ──────┘ ▲───── took, refused
+//! ```
 
+pub mod admin;
+pub mod bind;
+pub mod cache;
+pub mod clock;
+pub mod config;
+pub mod fleet;
 pub mod jitter;
 pub mod metrics;
+pub mod pull;
+pub mod run;
 pub mod serve;
+pub mod watch;
+
+pub use config::{Config, Options};
+pub use run::{Relay, RunError, run};

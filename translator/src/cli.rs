@@ -1,6 +1,16 @@
 //! The command line: one file a command, data on stdout, messages on stderr.
 
+mod bootstrap;
+mod check;
+mod compile;
+mod completions;
+mod diff;
 mod exit;
+mod explain;
+mod input;
+mod output;
+mod access;
+mod version;
 
 pub use exit::{Exit, Failure};
 
@@ -17,7 +27,15 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Compile(compile::CompileArgs),
+    Check(check::CheckArgs),
+    Diff(diff::DiffArgs),
+    Explain(explain::ExplainArgs),
+    Bootstrap(bootstrap::BootstrapArgs),
+    Completions(completions::CompletionsArgs),
+    Version(version::VersionArgs),
+}
 
 /// Parses the arguments, runs the command and says how it ended.
 pub fn main() -> ExitCode {
@@ -28,7 +46,15 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Fine }.into();
         }
     };
-    match run(cli) {
+    init_tls();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = writeln!(anstream::stderr(), "error: cannot start: {error}");
+            return Exit::Environment.into();
+        }
+    };
+    match runtime.block_on(run(cli)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             let _ = writeln!(anstream::stderr(), "error: {:#}", failure.error);
@@ -37,6 +63,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<Exit, Failure> {
-    match cli.command {}
+async fn run(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Compile(args) => compile::run(args).await,
+        Command::Check(args) => check::run(args).await,
+        Command::Diff(args) => diff::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
+        Command::Bootstrap(args) => bootstrap::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Version(args) => version::run(&args),
+    }
+}
+
+/// One TLS backend for everything that dials: rustls with ring.
+fn init_tls() {
+    // A second call in one process finds the provider in place.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -71,7 +71,10 @@ pub fn compile(files: &[File], options: &Options) -> Compilation {
                 fleets.insert(name, CompiledFleet { ir: fleet, snapshot, routes });
             }
             Err(error) => {
-                diagnostics.push(Diagnostic::new(&SNAPSHOT_REFUSED, format!("fleet {name} cannot be a snapshot: {error}")));
+                diagnostics.push(Diagnostic::new(
+                    &SNAPSHOT_REFUSED,
+                    format!("fleet {name} cannot be a snapshot: {error}"),
+                ));
             }
         }
     }

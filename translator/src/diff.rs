@@ -87,7 +87,9 @@ pub fn diff(before: &Side, after: &Side, show_values: bool) -> Result<Vec<FleetD
             continue;
         }
         let none = Vec::new();
-        let records = |side: Option<&'_ (Digest, Vec<Record>)>| side.map_or(none.clone(), |(_, records)| records.clone());
+        let records = |side: Option<&'_ (Digest, Vec<Record>)>| {
+            side.map_or(none.clone(), |(_, records)| records.clone())
+        };
         let mut changes = compare(&records(old), &records(new))?;
         if !show_values {
             changes.iter_mut().flat_map(|change| &mut change.fields).for_each(redact::redact);
@@ -118,15 +120,22 @@ fn resources(records: &[Record]) -> BTreeMap<Name<'_>, &Resource> {
     records
         .iter()
         .filter_map(|record| match record {
-            Record::Resource(resource) => Some(((&*resource.type_url, &*resource.name, &*resource.part), resource)),
+            Record::Resource(resource) => {
+                Some(((&*resource.type_url, &*resource.name, &*resource.part), resource))
+            }
             Record::Binding(_) => None,
         })
         .collect()
 }
 
-fn resource(name: &Name<'_>, before: Option<&Resource>, after: Option<&Resource>) -> Result<Vec<Change>, XdsError> {
+fn resource(
+    name: &Name<'_>,
+    before: Option<&Resource>,
+    after: Option<&Resource>,
+) -> Result<Vec<Change>, XdsError> {
     let (type_url, resource_name, _) = *name;
-    let value = |side: Option<&Resource>| side.map(|resource| json::message(type_url, &resource.bytes)).transpose();
+    let value =
+        |side: Option<&Resource>| side.map(|resource| json::message(type_url, &resource.bytes)).transpose();
     let (before, after) = (value(before)?, value(after)?);
     let what = match type_url.rsplit('.').next().unwrap_or_default() {
         "Listener" => "listener",
@@ -150,7 +159,9 @@ fn change(what: &'static str, name: String, before: Option<&Value>, after: Optio
 fn bindings(before: &[Record], after: &[Record]) -> Vec<Change> {
     let table = |records: &[Record]| -> BTreeMap<(&'static str, String), Value> {
         let bindings = records.iter().filter_map(|record| match record {
-            Record::Binding(binding) => Some(((binding_kind(binding), binding.name.to_string()), binding_value(binding))),
+            Record::Binding(binding) => {
+                Some(((binding_kind(binding), binding.name.to_string()), binding_value(binding)))
+            }
             Record::Resource(_) => None,
         });
         bindings.collect()

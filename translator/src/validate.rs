@@ -216,8 +216,7 @@ impl Validator {
         }
         if unknown || accepts() {
             finding.code = &codes::EXPERIMENTAL_FIELD;
-            finding.help =
-                Some("it is in the experimental channel: compile with --crds experimental".into());
+            finding.help = Some("it is in the experimental channel: compile with --crds experimental".into());
         }
         finding
     }

@@ -131,7 +131,13 @@ impl Catalog {
     }
 
     /// The endpoints of a Service port, sorted; `None` if no file speaks of the Service.
-    pub fn endpoints(&self, namespace: &str, service: &str, port_name: &str, port: u16) -> Option<Vec<Endpoint>> {
+    pub fn endpoints(
+        &self,
+        namespace: &str,
+        service: &str,
+        port_name: &str,
+        port: u16,
+    ) -> Option<Vec<Endpoint>> {
         let key = (namespace.to_owned(), service.to_owned());
         let mut known = false;
         let mut out: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();

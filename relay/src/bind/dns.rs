@@ -11,7 +11,7 @@ pub const INTERVAL: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Addresses by name and port, as last resolved.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolved {
     names: BTreeMap<(String, u16), Vec<SocketAddr>>,
 }
@@ -23,7 +23,8 @@ impl Resolved {
         self.names.retain(|key, _| wanted.contains(key));
         let mut failed = Vec::new();
         for (name, port) in wanted {
-            let lookup = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((name.as_str(), *port))).await;
+            let lookup =
+                tokio::time::timeout(DEADLINE, tokio::net::lookup_host((name.as_str(), *port))).await;
             let mut addresses: Vec<SocketAddr> = match lookup {
                 Ok(Ok(addresses)) => addresses.collect(),
                 Ok(Err(_)) | Err(_) => Vec::new(),
@@ -54,7 +55,11 @@ mod tests {
         let mut resolved = Resolved::default();
         let local = ("localhost".to_owned(), 80);
         assert!(resolved.refresh(&[local.clone()].into()).await.is_empty());
-        assert!(resolved.get("localhost", 80).is_some_and(|found| found.iter().all(|address| address.ip().is_loopback())));
+        assert!(
+            resolved
+                .get("localhost", 80)
+                .is_some_and(|found| found.iter().all(|address| address.ip().is_loopback()))
+        );
         let bad = ("name.invalid".to_owned(), 80);
         assert_eq!(resolved.refresh(&[local, bad.clone()].into()).await, ["name.invalid"]);
         resolved.refresh(&[bad].into()).await;

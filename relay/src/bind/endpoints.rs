@@ -3,8 +3,8 @@
 use super::catalog::{Catalog, Endpoint, Health};
 use super::dns::Resolved;
 use crate::serve::proto::{
-    Address, ClusterLoadAssignment, Endpoint as EnvoyEndpoint, HealthStatus, LbEndpoint, Locality, LocalityLbEndpoints,
-    SocketAddress, UInt32Value,
+    Address, ClusterLoadAssignment, Endpoint as EnvoyEndpoint, HealthStatus, LbEndpoint, Locality,
+    LocalityLbEndpoints, SocketAddress, UInt32Value,
 };
 use moorgate_snapshot::{Binding, BindingSource, EndpointSource, Family};
 use prost::Message as _;
@@ -15,7 +15,12 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
     /// An encoded `ClusterLoadAssignment`; without endpoints it answers 503.
-    Ready(Vec<u8>),
+    Ready {
+        /// The message.
+        bytes: Vec<u8>,
+        /// How many endpoints are in it.
+        endpoints: usize,
+    },
     /// No source that could know was read yet.
     Unsynced,
 }
@@ -28,7 +33,8 @@ pub fn resolve(binding: &Binding, catalog: Option<&Catalog>, resolved: &Resolved
         let Some(endpoints) = of_source(source, catalog, resolved) else { return Resolution::Unsynced };
         weighted.push((source.weight.max(1), endpoints));
     }
-    Resolution::Ready(encode(&binding.name, weighted))
+    let endpoints = weighted.iter().map(|(_, endpoints)| endpoints.len()).sum();
+    Resolution::Ready { bytes: encode(&binding.name, weighted), endpoints }
 }
 
 /// The DNS names that bindings ask for.
@@ -45,15 +51,22 @@ pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<(Strin
 }
 
 /// `None` if nothing was read that could know.
-fn of_source(source: &EndpointSource, catalog: Option<&Catalog>, resolved: &Resolved) -> Option<Vec<Endpoint>> {
-    let plain = |address: SocketAddr| Endpoint { address, zone: String::new(), health: Health::Healthy, weight: 1 };
+fn of_source(
+    source: &EndpointSource,
+    catalog: Option<&Catalog>,
+    resolved: &Resolved,
+) -> Option<Vec<Endpoint>> {
+    let plain =
+        |address: SocketAddr| Endpoint { address, zone: String::new(), health: Health::Healthy, weight: 1 };
     let mut out: Vec<Endpoint> = if !source.addresses.is_empty() {
         source.addresses.iter().filter_map(|text| text.parse().ok()).map(plain).collect()
     } else if !source.hostname.is_empty() {
         resolved.get(&source.hostname, source.port)?.iter().copied().map(plain).collect()
     } else {
         let catalog = catalog.filter(|catalog| catalog.synced())?;
-        catalog.endpoints(&source.namespace, &source.service, &source.port_name, source.port).unwrap_or_default()
+        catalog
+            .endpoints(&source.namespace, &source.service, &source.port_name, source.port)
+            .unwrap_or_default()
     };
     out.retain(|endpoint| match source.family {
         Family::Any => true,
@@ -63,11 +76,14 @@ fn of_source(source: &EndpointSource, catalog: Option<&Catalog>, resolved: &Reso
     Some(out)
 }
 
+/// Health and weight by address and source.
+type Zone = BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>;
+
 /// One locality a zone. A locality's weight is the sum of its endpoints' shares, so that traffic spreads over
 /// endpoints as if zones did not matter until Envoy is told to prefer its own.
 fn encode(name: &str, sources: Vec<(u32, Vec<Endpoint>)>) -> Vec<u8> {
     let several = sources.len() > 1;
-    let mut zones: BTreeMap<String, BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>> = BTreeMap::new();
+    let mut zones: BTreeMap<String, Zone> = BTreeMap::new();
     for (position, (weight, endpoints)) in sources.into_iter().enumerate() {
         // Sources share traffic by their weights, however many endpoints each has.
         let total: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
@@ -91,8 +107,9 @@ fn share(source: u32, endpoint: u32, total: u64) -> u32 {
     u32::try_from(share).unwrap_or(u32::MAX).clamp(1, 1_000_000)
 }
 
-fn locality(zone: String, endpoints: BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>) -> LocalityLbEndpoints {
-    let weight = endpoints.values().map(|(_, weight)| u64::from(*weight)).sum::<u64>().min(u64::from(u32::MAX));
+fn locality(zone: String, endpoints: Zone) -> LocalityLbEndpoints {
+    let weight =
+        endpoints.values().map(|(_, weight)| u64::from(*weight)).sum::<u64>().min(u64::from(u32::MAX));
     let lb_endpoints = endpoints
         .into_iter()
         .map(|((address, _), (health, weight))| LbEndpoint {
@@ -138,7 +155,7 @@ mod tests {
     }
 
     fn decode(resolution: &Resolution) -> ClusterLoadAssignment {
-        let Resolution::Ready(bytes) = resolution else { panic!("unsynced") };
+        let Resolution::Ready { bytes, .. } = resolution else { panic!("unsynced") };
         ClusterLoadAssignment::decode(bytes.as_slice()).unwrap()
     }
 
@@ -169,7 +186,8 @@ mod tests {
 
     #[test]
     fn the_order_of_addresses_does_not_matter_and_families_are_kept_apart() {
-        let bytes = |addresses: &[&str]| resolve(&binding(vec![source(1, addresses)]), None, &Resolved::default());
+        let bytes =
+            |addresses: &[&str]| resolve(&binding(vec![source(1, addresses)]), None, &Resolved::default());
         assert_eq!(bytes(&["10.0.0.1:1", "10.0.0.2:1"]), bytes(&["10.0.0.2:1", "10.0.0.1:1"]));
         let mut only_v6 = source(1, &["10.0.0.1:1", "[2001:db8::1]:1"]);
         only_v6.family = Family::V6;

@@ -94,13 +94,27 @@ fn read(binding: &Binding, folder: &Path) -> Result<Served, SecretError> {
             let bundle = file("ca.crt")?;
             let not_after = pair::check_bundle(&bundle)?;
             let context = CertificateValidationContext { trusted_ca: inline(bundle) };
-            (Secret { name: binding.name.to_string(), tls_certificate: None, validation_context: Some(context) }, not_after)
+            (
+                Secret {
+                    name: binding.name.to_string(),
+                    tls_certificate: None,
+                    validation_context: Some(context),
+                },
+                not_after,
+            )
         }
         BindingKind::Secret | BindingKind::Endpoints => {
             let (chain, key) = (file("tls.crt")?, file("tls.key")?);
             let not_after = pair::check_pair(&chain, &key)?;
             let pair = TlsCertificate { certificate_chain: inline(chain), private_key: inline(key) };
-            (Secret { name: binding.name.to_string(), tls_certificate: Some(pair), validation_context: None }, not_after)
+            (
+                Secret {
+                    name: binding.name.to_string(),
+                    tls_certificate: Some(pair),
+                    validation_context: None,
+                },
+                not_after,
+            )
         }
     };
     Ok(Served { bytes: secret.encode_to_vec().into(), not_after })

@@ -23,7 +23,7 @@ use tonic::codec::{DecodeBuf, Decoder, Streaming};
 /// The first message must come within this time.
 const FIRST_MESSAGE: Duration = Duration::from_secs(30);
 /// A client that acknowledges nothing for so long is let go; it comes back if it lives.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(15 * 60);
+const UNACKNOWLEDGED: Duration = Duration::from_mins(15);
 /// Requests a second that one stream may make; more wait.
 const REQUESTS_PER_SECOND: u32 = 500;
 

@@ -80,7 +80,7 @@ pub struct Frontend {
 
 /// The path of a fleet's socket: `{fleet}` stands for `namespace.gateway` or `class.NAME`.
 pub fn socket_path(template: &str, fleet: &FleetName) -> PathBuf {
-    template.replace("{fleet}", &fleet.to_string().replace('/', ".")).into()
+    template.replace("{fleet}", &fleet.socket_name()).into()
 }
 
 /// A Unix socket under its final name; the file goes when it is dropped, unless another relay took the name over.
@@ -93,8 +93,8 @@ pub struct UnixSocket {
 
 impl UnixSocket {
     /// Binds beside the path and renames: a socket of a relay that died, or that hands over, is replaced in one step.
-    /// The file is readable and writable for owner and group only.
-    pub fn bind(path: &Path) -> Result<Self, ListenError> {
+    /// `mode` says who may connect.
+    pub fn bind(path: &Path, mode: u32) -> Result<Self, ListenError> {
         let error = |source| ListenError::Bind { address: format!("unix:{}", path.display()), source };
         let staging = path.with_added_extension("new");
         if staging.as_os_str().len() > MAX_SOCKET_PATH {
@@ -114,7 +114,7 @@ impl UnixSocket {
         }
         let _ = std::fs::remove_file(&staging);
         let listener = UnixListener::bind(&staging).map_err(error)?;
-        std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(0o660)).map_err(error)?;
+        std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(mode)).map_err(error)?;
         let inode = std::fs::symlink_metadata(&staging).map_err(error)?.ino();
         std::fs::rename(&staging, path).map_err(error)?;
         Ok(Self { listener, path: path.to_owned(), inode })
@@ -135,6 +135,27 @@ impl UnixSocket {
                 Err(error) => pause_after(&error).await,
             }
         }
+    }
+}
+
+impl axum::serve::Listener for UnixSocket {
+    type Io = UnixStream;
+    type Addr = String;
+
+    async fn accept(&mut self) -> (UnixStream, String) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let peer = unix_peer(&stream);
+                    return (stream, peer);
+                }
+                Err(error) => pause_after(&error).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<String> {
+        Ok(format!("unix:{}", self.path.display()))
     }
 }
 
@@ -230,9 +251,10 @@ async fn handshake(
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let names = certificate.map(tls::names).unwrap_or_default();
     let peer = format!("tls:{address} {}", names.join(" "));
-    match membership.find(&names) {
-        Some(hub) => admit(&frontend, hub, stream, peer, true),
-        None => tracing::warn!(%address, ?names, "a client's certificate names no fleet"),
+    if let Some(hub) = membership.find(&names) {
+        admit(&frontend, hub, stream, peer, true);
+    } else {
+        tracing::warn!(%address, ?names, "a client's certificate names no fleet");
     }
 }
 

@@ -282,7 +282,7 @@ impl Stream {
     fn note(&mut self, answer: Option<Answer>) {
         match answer {
             Some(Answer::Acked { type_url, snapshot }) => {
-                self.events.push(Event::Acked { type_url, snapshot })
+                self.events.push(Event::Acked { type_url, snapshot });
             }
             Some(Answer::Refused { type_url, snapshot, text, names }) => {
                 if !types::kind(&type_url).bound {
@@ -382,7 +382,7 @@ impl Stream {
                 && !self.subscriptions.get(&key).is_some_and(Subscription::is_clean)
         };
         let unclean = self.subscriptions.values().any(|s| !s.kind().bound && !s.is_clean());
-        if unclean || [types::CLUSTER, types::LISTENER, types::ROUTE].iter().any(|t| missing(&t)) {
+        if unclean || [types::CLUSTER, types::LISTENER, types::ROUTE].iter().any(missing) {
             return;
         }
         self.synced = Some(config.id);

@@ -32,6 +32,7 @@ pub enum Removal {
 
 /// The rules of one type.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a table of independent rules")]
 pub struct Kind {
     /// The type URL; empty for types that the relay does not know.
     pub type_url: &'static str,

@@ -1,4 +1,8 @@
 //! The relay from outside: a bare xDS client over real sockets.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
 mod client;
+mod publisher;
+mod relay;
 mod serve;

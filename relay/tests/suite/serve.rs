@@ -44,7 +44,7 @@ fn server() -> Server {
     let frontend = Frontend { limits, connections: Arc::new(Semaphore::new(100)) };
     let template = directory.path().join("{fleet}.sock");
     let path = socket_path(template.to_str().unwrap(), &fleet);
-    let socket = UnixSocket::bind(&path).unwrap();
+    let socket = UnixSocket::bind(&path, 0o660).unwrap();
     tokio::spawn(socket.serve(Arc::clone(&hub), frontend.clone()));
     Server { hub, notices, drain, frontend, path, _directory: directory }
 }
@@ -205,7 +205,7 @@ async fn garbage_on_the_socket_harms_nobody() {
 async fn a_socket_is_taken_over_and_the_old_owner_leaves_it_alone() {
     let server = server();
     server.hub.publish(view(config(&[(CLUSTER, "a", 1)]), None));
-    let next = UnixSocket::bind(&server.path).unwrap();
+    let next = UnixSocket::bind(&server.path, 0o660).unwrap();
     server.drain.cancel();
     tokio::task::yield_now().await;
     let drain = CancellationToken::new();

@@ -42,6 +42,9 @@ pub struct Source {
     /// The digest of the tree that was read; empty if unknown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tree: String,
+    /// When the commit was made.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    pub committed: Option<OffsetDateTime>,
 }
 
 /// Pages in one object.

@@ -7,6 +7,9 @@
 mod url;
 
 use crate::fleet::FleetName;
+use crate::layout::Channel;
+use crate::snapshot::Snapshot;
+use crate::writer::{self, WriteError};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
@@ -162,6 +165,11 @@ impl Store {
         Ok(fleets)
     }
 
+    /// Writes pages and manifest of a snapshot for a fleet: the objects only, no release.
+    pub async fn put_snapshot(&self, fleet: &FleetName, snapshot: &Snapshot) -> Result<(), WriteError> {
+        writer::write_snapshot(&self.fleet(fleet), snapshot, &|_| false).await.map(drop)
+    }
+
     async fn folders(&self, under: &str) -> Result<Vec<String>, StoreError> {
         let path = self.path(under)?;
         let result = self.inner.list_with_delimiter(Some(&path)).await;
@@ -198,6 +206,12 @@ impl FleetStore {
     /// The folder on the local disk, if it is one: for file notification.
     pub fn local_dir(&self) -> Option<PathBuf> {
         self.store.dir.as_ref().map(|dir| dir.join(&self.prefix))
+    }
+
+    /// The channels that have a log. Needs the right to list.
+    pub async fn channels(&self) -> Result<Vec<Channel>, StoreError> {
+        let names = self.store.folders(&format!("{}/log", self.prefix)).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// What messages call an object.

@@ -123,18 +123,17 @@ pub async fn write_attestation(
     Ok(digest)
 }
 
-/// Signs an entry and commits it by creating its slot. None if the slot is somebody else's.
+/// Commits a signed entry by creating its slot. False if the slot is somebody else's. After an error it is not known
+/// whether the entry is there.
 pub async fn commit_entry(
     store: &FleetStore,
     entry: &Entry,
-    signers: &[&dyn Signer],
-) -> Result<Option<Envelope>, WriteError> {
-    let envelope = entry.sign(signers)?;
+    envelope: &Envelope,
+) -> Result<bool, WriteError> {
     let stored = Bytes::from(envelope.encode());
     check("log entry", stored.len(), limits::ENTRY_BYTES)?;
     let name = layout::entry(&entry.channel, entry.sequence);
-    let ours = store.commit(&name, &stored, limits::ENTRY_BYTES).await?;
-    Ok(ours.then_some(envelope))
+    Ok(store.commit(&name, &stored, limits::ENTRY_BYTES).await?)
 }
 
 /// Points the head at an entry. The entry is committed whether this works or not.

@@ -1,6 +1,7 @@
 //! Rules of an HTTPRoute: each match of a rule becomes a route.
 
 mod duration;
+mod expression;
 
 use super::filter::{self, Filters};
 use super::index::{Index, Indexed};
@@ -20,10 +21,6 @@ pub(super) struct Built {
     pub(super) routes: Vec<Route>,
     pub(super) findings: Vec<Diagnostic>,
 }
-
-/// The most that a regular expression may take when compiled, in bytes: a guard against expressions that are
-/// small to write and large to run.
-const REGEX_SIZE_LIMIT: usize = 1 << 20;
 
 /// Builds all routes; what cannot be carried out answers 500 and is named.
 pub(super) fn build(
@@ -262,15 +259,8 @@ fn one_match(cx: &mut filter::Context<'_, '_>, at: &FieldPath, found: &spec::Rou
     Match { path, method: found.method.clone(), headers, query, broken }
 }
 
-/// RE2 has neither look-around nor back-references, as this library, which also bounds the compiled size.
 fn check_regex(route: &Object, findings: &mut Vec<Diagnostic>, field: FieldPath, text: &str) -> bool {
-    let Err(error) = regex::RegexBuilder::new(text).size_limit(REGEX_SIZE_LIMIT).build() else { return true };
-    let reason = error.to_string();
-    let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    findings.push(route.diagnostic(
-        &REGEX_INVALID,
-        field,
-        format!("{text:?} is not a valid expression: {reason}"),
-    ));
+    let Err(reason) = expression::check(text) else { return true };
+    findings.push(route.diagnostic(&REGEX_INVALID, field, format!("{text:?} is not a valid expression: {reason}")));
     false
 }

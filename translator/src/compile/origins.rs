@@ -9,11 +9,16 @@ use std::collections::BTreeMap;
 impl Compilation {
     /// Origins of a fleet's routes and the objects they came from: file, line, object and rule.
     pub fn origins(&self, fleet: &CompiledFleet) -> Value {
-        let objects: BTreeMap<&ObjectRef, &Object> = self.objects.iter().map(|object| (&object.reference, object)).collect();
+        let objects: BTreeMap<&ObjectRef, &Object> =
+            self.objects.iter().map(|object| (&object.reference, object)).collect();
         let mut routes = Vec::new();
         for chain in fleet.ir.listeners.values().flat_map(|listener| &listener.chains) {
             for host in &chain.routes.hosts {
-                routes.extend(host.routes.iter().map(|route| route_origin(&objects, &chain.routes.name, &host.name, route)));
+                routes.extend(
+                    host.routes
+                        .iter()
+                        .map(|route| route_origin(&objects, &chain.routes.name, &host.name, route)),
+                );
             }
         }
         json!({ "format_version": 1, "routes": routes })
@@ -32,7 +37,9 @@ fn route_origin(objects: &BTreeMap<&ObjectRef, &Object>, table: &str, host: &str
     let field = FieldPath::root().key("spec").key("rules").index(origin.rule);
     let object = objects.get(&origin.object);
     let clusters: Vec<&str> = match &route.action {
-        Action::Forward(forward) => forward.backends.iter().filter_map(|backend| backend.cluster.as_deref()).collect(),
+        Action::Forward(forward) => {
+            forward.backends.iter().filter_map(|backend| backend.cluster.as_deref()).collect()
+        }
         Action::Redirect(_) | Action::Respond(_) => Vec::new(),
     };
     json!({

@@ -77,7 +77,9 @@ fn routes(host: &str, before: Option<&Value>, after: Option<&Value>) -> Vec<Chan
 /// Routes that stand behind another of the same match, and did not before.
 fn shadows(host: &str, before: Option<&Value>, after: Option<&Value>) -> Vec<Change> {
     let old = by_match(before);
-    let hidden = by_match(after).into_iter().filter(|((text, count), _)| *count > 1 && !old.contains_key(&(text.clone(), *count)));
+    let hidden = by_match(after)
+        .into_iter()
+        .filter(|((text, count), _)| *count > 1 && !old.contains_key(&(text.clone(), *count)));
     hidden
         .map(|(_, route)| Change {
             kind: Kind::Shadowed,
@@ -97,11 +99,14 @@ fn describe(route: &Value) -> String {
         words.push(format!("Exact {path}"));
     } else if let Some(prefix) = text("pathSeparatedPrefix").or_else(|| text("prefix")) {
         words.push(format!("PathPrefix {prefix}"));
-    } else if let Some(regex) = found.and_then(|found| found.pointer("/safeRegex/regex")).and_then(Value::as_str) {
+    } else if let Some(regex) =
+        found.and_then(|found| found.pointer("/safeRegex/regex")).and_then(Value::as_str)
+    {
         words.push(format!("RegularExpression {regex}"));
     }
     for list in ["headers", "queryParameters"] {
-        for matcher in found.and_then(|found| found.get(list)).and_then(Value::as_array).into_iter().flatten() {
+        for matcher in found.and_then(|found| found.get(list)).and_then(Value::as_array).into_iter().flatten()
+        {
             let name = matcher.get("name").and_then(Value::as_str).unwrap_or_default();
             let value = matcher.pointer("/stringMatch/exact").and_then(Value::as_str);
             match (name, value) {

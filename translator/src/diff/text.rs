@@ -31,6 +31,7 @@ pub(super) fn sign(kind: Kind) -> &'static str {
 }
 
 pub(super) fn line(field: &FieldChange) -> String {
-    let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "(absent)".to_owned(), Value::to_string);
+    let value =
+        |value: &Option<Value>| value.as_ref().map_or_else(|| "(absent)".to_owned(), Value::to_string);
     format!("{}: {} -> {}", field.field, value(&field.before), value(&field.after))
 }

@@ -26,7 +26,9 @@ fn walk(path: String, before: Option<&Value>, after: Option<&Value>, out: &mut V
                 walk(format!("{path}[{index}]"), a.get(index), b.get(index), out);
             }
         }
-        (before, after) => out.push(FieldChange { field: path, before: before.cloned(), after: after.cloned() }),
+        (before, after) => {
+            out.push(FieldChange { field: path, before: before.cloned(), after: after.cloned() })
+        }
     }
 }
 

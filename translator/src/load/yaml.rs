@@ -237,8 +237,7 @@ impl Composer<'_, '_> {
         }
         self.last_end = span.end;
         self.check_tag(tag, "str", span);
-        let value =
-            if plain { self.plain(text, span) } else { Value::String(Box::from(&*text)) };
+        let value = if plain { self.plain(text, span) } else { Value::String(Box::from(&*text)) };
         self.place(Node::new(value, span), anchor)
     }
 

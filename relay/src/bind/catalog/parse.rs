@@ -179,7 +179,12 @@ fn add_slice(slice: Slice, out: &mut Services) -> Result<(), String> {
         if port.protocol.as_deref().unwrap_or("TCP") != "TCP" {
             continue;
         }
-        let endpoints = slice.endpoints.iter().flatten().filter_map(|endpoint| slice_endpoint(endpoint, number)).collect();
+        let endpoints = slice
+            .endpoints
+            .iter()
+            .flatten()
+            .filter_map(|endpoint| slice_endpoint(endpoint, number))
+            .collect();
         sets.push(PortSet { port: Port::Name(port.name.unwrap_or_default()), endpoints });
     }
     Ok(())
@@ -190,7 +195,12 @@ fn slice_endpoint(endpoint: &SliceEndpoint, port: u16) -> Option<Endpoint> {
     let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
     let health = health(endpoint.conditions.as_ref())?;
     let zone = endpoint.zone.clone().unwrap_or_default();
-    (!is_refused(address)).then(|| Endpoint { address: SocketAddr::new(address, port), zone, health, weight: 1 })
+    (!is_refused(address)).then(|| Endpoint {
+        address: SocketAddr::new(address, port),
+        zone,
+        health,
+        weight: 1,
+    })
 }
 
 /// EndpointConditions: an unknown `ready` means ready, an unknown `serving` follows it. One that neither is ready nor

@@ -1,6 +1,6 @@
 use super::*;
 
-const SLICE: &str = r#"
+const SLICE: &str = r"
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: { name: cart-1, namespace: shop, labels: { kubernetes.io/service-name: cart } }
@@ -12,7 +12,7 @@ endpoints:
   - { addresses: [10.0.0.3], conditions: { ready: false, serving: true, terminating: true } }
   - { addresses: [10.0.0.4], conditions: { ready: false, serving: false, terminating: true } }
   - { addresses: [10.0.0.5], conditions: { ready: false } }
-"#;
+";
 
 fn catalog(files: &[(&str, &str)]) -> (tempfile::TempDir, Catalog, Vec<CatalogError>) {
     let folder = tempfile::tempdir().unwrap();
@@ -52,7 +52,8 @@ fn static_sets_and_lists() {
     let sets = "endpoints:\n- { service: shop/cart, port: 8080, addresses: ['127.0.0.1:81', '[2001:db8::1]:82'], weight: 3 }\n";
     let (_folder, catalog, errors) = catalog(&[("a.json", json), ("b.yml", sets), ("c.txt", "not read")]);
     assert!(errors.is_empty(), "{errors:?}");
-    let expected = ["10.1.0.1:1", "127.0.0.1:81", "[2001:db8::1]:82"].map(|text| (text.to_owned(), Health::Healthy));
+    let expected =
+        ["10.1.0.1:1", "127.0.0.1:81", "[2001:db8::1]:82"].map(|text| (text.to_owned(), Health::Healthy));
     assert_eq!(addresses(&catalog, "http"), expected);
 }
 

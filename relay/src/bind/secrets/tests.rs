@@ -15,7 +15,8 @@ fn write(folder: &Path, name: &str, files: &[(&str, &str)]) {
 }
 
 fn pair() -> (String, String) {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec!["shop.example.com".into()]).unwrap();
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(vec!["shop.example.com".into()]).unwrap();
     (cert.pem(), signing_key.serialize_pem())
 }
 
@@ -27,12 +28,17 @@ fn a_good_pair_is_served_and_a_bad_one_costs_only_itself() {
     write(folder.path(), "mismatch", &[("tls.crt", &chain), ("tls.key", &other_key)]);
     write(folder.path(), "garbage", &[("tls.crt", "x"), ("tls.key", &key)]);
     write(folder.path(), "no-key", &[("tls.crt", &chain), ("tls.key", "x")]);
-    let bindings = ["good", "mismatch", "garbage", "no-key", "missing"].map(|name| binding(BindingKind::Secret, name));
+    let bindings =
+        ["good", "mismatch", "garbage", "no-key", "missing"].map(|name| binding(BindingKind::Secret, name));
     let mut secrets = Secrets::default();
     let errors = secrets.reload(folder.path(), bindings.iter());
     let labels: Vec<_> = errors.iter().map(|(name, error)| (&**name, error.label())).collect();
-    let expected =
-        [("shop/mismatch", "mismatch"), ("shop/garbage", "certificate"), ("shop/no-key", "key"), ("shop/missing", "missing")];
+    let expected = [
+        ("shop/mismatch", "mismatch"),
+        ("shop/garbage", "certificate"),
+        ("shop/no-key", "key"),
+        ("shop/missing", "missing"),
+    ];
     assert_eq!(labels, expected);
     let served: Vec<_> = secrets.served().keys().map(|name| &**name).collect();
     assert_eq!(served, ["shop/good"]);

@@ -78,7 +78,7 @@ impl Bench {
     pub(super) fn with(protocol: Protocol, settings: Settings) -> Self {
         Self {
             stream: Stream::new(protocol, None, Arc::new(settings)),
-            now: Instant::now() + Duration::from_secs(3600),
+            now: Instant::now() + Duration::from_hours(1),
             protocol,
             held: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -145,6 +145,7 @@ impl Bench {
         self.request(type_url, &[], names, "", None, &[])
     }
 
+    #[expect(clippy::too_many_arguments, reason = "every field of a request")]
     fn request(
         &mut self,
         type_url: &str,

@@ -77,6 +77,7 @@ pub(super) enum Answer {
 /// What the client holds is the `base` set with `exceptions`, for the names that it is subscribed to; so a client that
 /// is up to date costs two words and not a table.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of the protocol")]
 pub(super) struct Subscription {
     pub(super) protocol: Protocol,
     pub(super) kind: &'static Kind,

@@ -20,6 +20,7 @@ fn release(n: u8) -> Release {
             repository: "https://git.example/shop".into(),
             revision: "c0ffee".into(),
             tree: String::new(),
+            committed: Some(OffsetDateTime::from_unix_timestamp(1_699_999_000).unwrap()),
         }),
         routes: Some(12),
         attestation: Some(Digest::of(b"attestation")),

@@ -51,8 +51,10 @@ impl Reader {
                 found.map(|found| pages.insert(page.digest, found)).is_none()
             });
         }
+        // Owned names: a future that borrows them would not be `Send` for every lifetime, as spawned tasks must be.
+        let missing: Vec<PageRef> = missing.into_iter().cloned().collect();
         let fetched: Vec<Page> = futures::stream::iter(missing)
-            .map(|page| self.page(page))
+            .map(|page| async move { self.page(&page).await })
             .buffer_unordered(PARALLEL)
             .try_collect()
             .await?;
@@ -103,6 +105,12 @@ impl Reader {
             tracing::warn!(bundle = self.store.describe(&path), "of no use: pages are fetched one by one");
             BTreeMap::new()
         })
+    }
+
+    /// Whether a bundle is there and holds all that it should: all pages of its snapshot.
+    pub async fn bundle_holds(&self, name: &BundleRef, snapshot: &Snapshot) -> bool {
+        let pages = self.bundle(name).await;
+        snapshot.pages().iter().all(|page| pages.contains_key(&page.digest()))
     }
 
     /// Whether a stored manifest, page or document holds: for writers that read back.

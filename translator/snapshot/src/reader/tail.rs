@@ -2,7 +2,7 @@
 
 use super::{ReadError, Reader};
 use crate::entry::{Entry, EntryError, Position, VerifiedEntry};
-use crate::envelope::EnvelopeError;
+use crate::envelope::{Envelope, EnvelopeError};
 use crate::head::Head;
 use crate::layout;
 use crate::limits;
@@ -38,6 +38,8 @@ pub struct Tail {
     pub next: u64,
     /// Slots behind the newest entry that do not verify, the newest first.
     pub voids: Vec<Void>,
+    /// The entry that a valid head names.
+    pub head: Option<u64>,
     /// Why the head is of no use, if it is there. Costs a minute, and is worth an alarm.
     pub head_error: Option<EntryError>,
 }
@@ -92,7 +94,8 @@ impl Reader {
         let tail = if newer && !probe {
             let Some(hint) = hint else { return Ok(Polled { etag, tail: None }) };
             self.check_follows(&hint, remembered)?;
-            Tail { next: hint.entry.sequence + 1, entry: Some(hint), voids: Vec::new(), head_error }
+            let head = Some(hint.entry.sequence);
+            Tail { next: hint.entry.sequence + 1, entry: Some(hint), voids: Vec::new(), head, head_error }
         } else if probe || hint.is_none() || remembered.is_none() {
             Box::pin(self.tail(remembered, hint, head_error)).await?
         } else {
@@ -126,6 +129,7 @@ impl Reader {
         hint: Option<VerifiedEntry>,
         head_error: Option<EntryError>,
     ) -> Result<Tail, ReadError> {
+        let head = hint.as_ref().map(|hint| hint.entry.sequence);
         let remembered_at = remembered.map_or(0, |one| one.sequence);
         let hint = hint.filter(|hint| hint.entry.sequence >= remembered_at);
         let known = hint.as_ref().map_or(remembered_at, |hint| hint.entry.sequence);
@@ -161,7 +165,7 @@ impl Reader {
         } else if let Some(remembered) = remembered {
             return Err(ReadError::RolledBack { channel: self.channel.clone(), remembered });
         }
-        Ok(Tail { entry: newest, next: last + 1, voids, head_error })
+        Ok(Tail { entry: newest, next: last + 1, voids, head, head_error })
     }
 
     /// Refuses what goes back behind `remembered`, or contradicts it.
@@ -228,6 +232,18 @@ impl Reader {
                 Err(error) => Slot::Void(error),
             }),
             other => Ok(other),
+        }
+    }
+
+    /// Reads an entry that is about to be written as a reader will read it from this slot.
+    pub async fn verify_next(
+        &self,
+        envelope: Envelope,
+        slot: u64,
+    ) -> Result<Result<VerifiedEntry, EntryError>, ReadError> {
+        match Entry::verify_envelope(envelope, &self.trust, self.store.fleet(), &self.channel, Some(slot)) {
+            Ok(entry) => Box::pin(self.check_pin(entry)).await,
+            Err(error) => Ok(Err(error)),
         }
     }
 

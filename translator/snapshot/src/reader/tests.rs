@@ -65,7 +65,8 @@ impl Bench {
     }
 
     async fn append(&self, entry: &Entry, signer: &dyn Signer) -> Position {
-        let envelope = writer::commit_entry(self.store(), entry, &[signer]).await.unwrap().unwrap();
+        let envelope = entry.sign(&[signer]).unwrap();
+        assert!(writer::commit_entry(self.store(), entry, &envelope).await.unwrap());
         writer::write_head(self.store(), entry, envelope.clone()).await.unwrap();
         Position { sequence: entry.sequence, digest: Digest::of(&envelope.payload) }
     }

@@ -73,7 +73,6 @@ fn run(protocol: Protocol, steps: &[Step]) {
                     }
                 }
             }
-            Step::Drop(..) => {}
             Step::Serve(new) => {
                 world = entries(new);
                 bench.serve(view(&list(&world)));
@@ -85,7 +84,7 @@ fn run(protocol: Protocol, steps: &[Step]) {
                 bench.nack(TYPES[*t]);
                 refused = true;
             }
-            Step::Ack(_) | Step::Nack(_) => {}
+            Step::Drop(..) | Step::Ack(_) | Step::Nack(_) => {}
             Step::Wait(seconds) => {
                 bench.now += Duration::from_secs(*seconds);
                 bench.poll();

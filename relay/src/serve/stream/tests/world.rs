@@ -26,7 +26,8 @@ fn request(type_url: &str, names: &[&str], nonce: &str, version: &str) -> Discov
 #[test]
 fn wildcard_examples_of_the_protocol_page() {
     // What a first and a second request mean, and what an update of both resources brings afterwards.
-    let cases: &[(&[&str], Option<&[&str]>, &str)] = &[
+    type Case<'a> = (&'a [&'a str], Option<&'a [&'a str]>, &'a str);
+    let cases: &[Case<'_>] = &[
         (&[], None, "CDS +a +b"),
         (&["*"], None, "CDS +a +b"),
         (&["*", "a"], Some(&["*"]), "CDS +a +b"),

@@ -1,0 +1,353 @@
+//! The task that keeps a fleet's endpoints and secrets current.
+
+use super::catalog::Catalog;
+use super::dns::{self, Resolved};
+use super::endpoints::{self, Resolution};
+use super::secrets::{SecretError, Secrets};
+use crate::cache::SharedCache;
+use crate::clock;
+use crate::metrics::Metrics;
+use crate::serve::view::{Name, TypeSet, Value};
+use crate::watch::Folders;
+use moorgate_snapshot::{Binding, BindingKind};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often files are read again without a notification.
+const RESCAN: Duration = Duration::from_secs(20);
+/// Files settle for so long after a notification: a mounted Secret swaps in several steps.
+const SETTLE: Duration = Duration::from_millis(30);
+/// The last endpoints go to the disk at most this often.
+const SAVE: Duration = Duration::from_secs(2);
+
+/// Where values come from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The folder of endpoint files.
+    pub endpoints: Option<PathBuf>,
+    /// The folder of secrets.
+    pub secrets: Option<PathBuf>,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Counts up; the answer carries it.
+    pub generation: u64,
+    /// The bindings, sorted by kind and name.
+    pub bindings: Arc<Vec<Binding>>,
+}
+
+/// What there is.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    /// Of which question this is the answer.
+    pub generation: u64,
+    /// EDS.
+    pub endpoints: Arc<TypeSet>,
+    /// SDS.
+    pub secrets: Arc<TypeSet>,
+    /// For people.
+    pub report: Arc<Report>,
+}
+
+/// What is bound, without the content.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Endpoint sets that are known.
+    pub endpoint_sets: usize,
+    /// Endpoints in them.
+    pub endpoints: usize,
+    /// Endpoint sets whose sources were not read yet.
+    pub pending: Vec<Name>,
+    /// Endpoint sets from the disk, until their sources are read.
+    pub kept: usize,
+    /// Secrets and trust bundles.
+    pub secrets: Vec<SecretReport>,
+}
+
+/// One secret, without its content.
+#[derive(Debug, Clone, Serialize)]
+pub struct SecretReport {
+    /// The SDS name.
+    pub name: Name,
+    /// `ok`, `expired`, `last-good` or `missing`.
+    pub state: &'static str,
+    /// When its first certificate ends, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<i64>,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Binds for one fleet.
+pub struct Binder {
+    fleet: String,
+    sources: Sources,
+    catalog: Catalog,
+    secrets: Secrets,
+    /// The last endpoints by name, of this run or of an earlier one.
+    last: BTreeMap<Name, (Vec<u8>, usize)>,
+    endpoint_set: Arc<TypeSet>,
+    secret_set: Arc<TypeSet>,
+    cache: Option<SharedCache>,
+    metrics: Arc<Metrics>,
+    told: BTreeMap<String, String>,
+}
+
+impl Binder {
+    /// A binder that knows the endpoints that were kept on disk.
+    pub fn new(fleet: String, sources: Sources, cache: Option<SharedCache>, metrics: Arc<Metrics>) -> Self {
+        let kept =
+            cache.as_ref().map(|cache| cache.lock().unwrap_or_else(PoisonError::into_inner).endpoints());
+        let nothing = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
+        Self {
+            fleet,
+            sources,
+            catalog: Catalog::default(),
+            secrets: Secrets::default(),
+            last: kept.unwrap_or_default().into_iter().map(|(name, bytes)| (name, (bytes, 0))).collect(),
+            endpoint_set: nothing(),
+            secret_set: nothing(),
+            cache,
+            metrics,
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// An answer before any question.
+    pub fn nothing() -> Bound {
+        let set = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
+        Bound { generation: 0, endpoints: set(), secrets: set(), report: Arc::default() }
+    }
+
+    /// Answers what is wanted until it is told to stop.
+    pub async fn run(
+        mut self,
+        mut wanted: watch::Receiver<Wanted>,
+        answers: watch::Sender<Bound>,
+        stop: CancellationToken,
+    ) {
+        let names = watch::Sender::new(BTreeSet::new());
+        let (resolved_out, mut resolved) = watch::channel(Resolved::default());
+        let resolver = tokio::spawn(resolve_names(names.subscribe(), resolved_out, stop.clone()));
+        let mut folders = Folders::new();
+        let mut saved: Option<tokio::time::Instant> = None;
+        loop {
+            let question = wanted.borrow_and_update().clone();
+            let hosts = endpoints::names(question.bindings.iter());
+            names.send_if_modified(|names| {
+                let changed = *names != hosts;
+                *names = hosts;
+                changed
+            });
+            for folder in [&self.sources.endpoints, &self.sources.secrets].into_iter().flatten() {
+                folders.watch(folder, true);
+            }
+            let addresses = resolved.borrow_and_update().clone();
+            let save = saved.is_none_or(|saved| saved.elapsed() >= SAVE);
+            let work = tokio::task::spawn_blocking(move || {
+                let (bound, wrote) = self.bind(&question, &addresses, save);
+                (self, bound, wrote)
+            });
+            let Ok((binder, bound, wrote)) = work.await else {
+                tracing::error!("binding ended: endpoints and secrets stay as they are");
+                return;
+            };
+            self = binder;
+            if wrote {
+                saved = Some(tokio::time::Instant::now());
+            }
+            let _ = answers.send_replace(bound);
+            let pause = if save { RESCAN } else { SAVE };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = wanted.changed() => if changed.is_err() { break },
+                _ = resolved.changed() => {}
+                () = folders.changed() => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        resolver.abort();
+    }
+
+    /// Reads files and answers; whether the endpoints were written to disk.
+    fn bind(&mut self, question: &Wanted, resolved: &Resolved, save: bool) -> (Bound, bool) {
+        let mut report = Report::default();
+        self.read_endpoint_files();
+        self.bind_endpoints(question, resolved, &mut report);
+        self.bind_secrets(question, &mut report);
+        let wrote = save && self.save();
+        self.show(&report);
+        let bound = Bound {
+            generation: question.generation,
+            endpoints: Arc::clone(&self.endpoint_set),
+            secrets: Arc::clone(&self.secret_set),
+            report: Arc::new(report),
+        };
+        (bound, wrote)
+    }
+
+    fn read_endpoint_files(&mut self) {
+        let Some(folder) = self.sources.endpoints.clone() else { return };
+        let errors: Vec<String> = self.catalog.reload(&folder).iter().map(ToString::to_string).collect();
+        self.tell_once("endpoints", errors, "an endpoint file is of no use: what it told before stays");
+    }
+
+    fn bind_endpoints(&mut self, question: &Wanted, resolved: &Resolved, report: &mut Report) {
+        let catalog = self.sources.endpoints.as_ref().map(|_| &self.catalog);
+        let mut known = BTreeMap::new();
+        let mut pending = BTreeSet::new();
+        for binding in question.bindings.iter().filter(|binding| binding.kind == BindingKind::Endpoints) {
+            let name = Arc::clone(&binding.name);
+            match endpoints::resolve(binding, catalog, resolved) {
+                Resolution::Ready { bytes, endpoints } => drop(known.insert(name, (bytes, endpoints))),
+                Resolution::Unsynced => match self.last.remove(&name) {
+                    Some(last) => {
+                        report.kept += 1;
+                        known.insert(name, last);
+                    }
+                    None => drop(pending.insert(name)),
+                },
+            }
+        }
+        report.endpoint_sets = known.len();
+        report.endpoints = known.values().map(|(_, endpoints)| endpoints).sum();
+        report.pending = pending.iter().map(Arc::clone).collect();
+        let value = |bytes: &Vec<u8>| Arc::new(Value::new(vec![bytes.clone().into()], Vec::new()));
+        let values = known.iter().map(|(name, (bytes, _))| (Arc::clone(name), value(bytes))).collect();
+        self.endpoint_set = TypeSet::following(&self.endpoint_set, values, pending);
+        if question.generation > 0 {
+            self.last = known;
+        }
+    }
+
+    fn bind_secrets(&mut self, question: &Wanted, report: &mut Report) {
+        let wanted = || question.bindings.iter().filter(|binding| binding.kind != BindingKind::Endpoints);
+        let errors: BTreeMap<Name, SecretError> = match &self.sources.secrets {
+            Some(folder) => self.secrets.reload(folder, wanted()).into_iter().collect(),
+            None => BTreeMap::new(),
+        };
+        let now = clock::unix_now();
+        let mut values = BTreeMap::new();
+        for binding in wanted() {
+            let served = self.secrets.served().get(&binding.name);
+            let error = errors.get(&binding.name);
+            let state = match (served, error) {
+                (None, _) => "missing",
+                (Some(_), Some(_)) => "last-good",
+                (Some(served), None) if served.not_after <= now => "expired",
+                (Some(_), None) => "ok",
+            };
+            if let Some(served) = served {
+                let value = Value::new(vec![served.bytes.clone()], Vec::new());
+                values.insert(Arc::clone(&binding.name), Arc::new(value));
+            }
+            report.secrets.push(SecretReport {
+                name: Arc::clone(&binding.name),
+                state,
+                not_after: served.map(|served| served.not_after),
+                error: error.map(ToString::to_string),
+            });
+        }
+        self.secret_set = TypeSet::following(&self.secret_set, values, BTreeSet::new());
+        let errors = errors.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+        self.tell_once(
+            "secrets",
+            errors,
+            "a secret is of no use: the last good one is served, if there is one",
+        );
+    }
+
+    /// Logs and counts what is wrong, once until it changes.
+    fn tell_once(&mut self, kind: &'static str, errors: Vec<String>, sentence: &str) {
+        let prefix = format!("{kind} ");
+        let before: BTreeSet<String> =
+            self.told.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+        let now: BTreeMap<String, String> =
+            errors.into_iter().map(|error| (format!("{prefix}{error}"), error)).collect();
+        for (key, error) in &now {
+            if !before.contains(key) {
+                tracing::warn!(fleet = self.fleet, error, "{sentence}");
+                self.metrics
+                    .count("moorgate_relay_binding_errors", &[("fleet", &self.fleet), ("reason", kind)]);
+            }
+        }
+        self.told.retain(|key, _| !key.starts_with(&prefix));
+        self.told.extend(now);
+    }
+
+    /// Keeps the endpoints for a start without any source; whether there was something to write.
+    fn save(&mut self) -> bool {
+        let Some(cache) = &self.cache else { return false };
+        let sets: BTreeMap<Name, Vec<u8>> =
+            self.last.iter().map(|(name, (bytes, _))| (Arc::clone(name), bytes.clone())).collect();
+        if sets.is_empty() {
+            return false;
+        }
+        let cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.endpoints() == sets {
+            return false;
+        }
+        if let Err(error) = cache.save_endpoints(&sets) {
+            tracing::warn!(fleet = self.fleet, %error, "the endpoints cannot be kept on disk");
+            self.metrics
+                .count("moorgate_relay_cache_errors", &[("fleet", &self.fleet), ("operation", "endpoints")]);
+        }
+        true
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
+    fn show(&self, report: &Report) {
+        let (fleet, metrics) = (self.fleet.as_str(), &self.metrics);
+        metrics.set("moorgate_relay_endpoints", &[("fleet", fleet)], report.endpoints as f64);
+        let states =
+            [("known", report.endpoint_sets), ("pending", report.pending.len()), ("kept", report.kept)];
+        for (state, count) in states {
+            metrics.set("moorgate_relay_endpoint_sets", &[("fleet", fleet), ("state", state)], count as f64);
+        }
+        let ends: Vec<_> = report
+            .secrets
+            .iter()
+            .filter_map(|secret| Some((vec![("secret", &*secret.name)], secret.not_after? as f64)))
+            .collect();
+        metrics.replace("moorgate_relay_secret_not_after_seconds", fleet, &ends);
+        let states: Vec<_> = report
+            .secrets
+            .iter()
+            .map(|secret| (vec![("secret", &*secret.name), ("state", secret.state)], 1.0))
+            .collect();
+        metrics.replace("moorgate_relay_secret_state", fleet, &states);
+    }
+}
+
+/// Resolves names when they change and from time to time, apart from the files: DNS may be slow.
+async fn resolve_names(
+    mut names: watch::Receiver<BTreeSet<(String, u16)>>,
+    out: watch::Sender<Resolved>,
+    stop: CancellationToken,
+) {
+    let mut resolved = Resolved::default();
+    loop {
+        let wanted = names.borrow_and_update().clone();
+        for name in resolved.refresh(&wanted).await {
+            tracing::debug!(name, "a name does not resolve: its last addresses stay");
+        }
+        out.send_if_modified(|before| {
+            let changed = *before != resolved;
+            before.clone_from(&resolved);
+            changed
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = names.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(crate::jitter::around(dns::INTERVAL)) => {}
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! One fleet: ties pulling, cache, bindings and serving together, and decides which snapshot is in force.
+//!
+//! ```text
+//! pull ─entry, snapshots─▶ ┌───────┐ ─bindings─▶ binder
+//! Envoys ─took, refused──▶ │ fleet │ ◀─endpoints, secrets─┘
+//! pin file, admin ───────▶ └───┬───┘
+//!                              └─view─▶ hub ─▶ streams
+//! ```
+
+mod choice;
+mod loaded;
+mod status;
+mod task;
+
+#[cfg(test)]
+mod tests;
+
+pub use choice::Because;
+pub use status::{Status, Store as StoreStatus};
+
+use crate::bind::binder::Sources;
+use crate::metrics::Metrics;
+use crate::serve::hub::Hub;
+use crate::serve::stream::Settings;
+use moorgate_snapshot::{Channel, Digest, FleetName, Store, Trust};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What a fleet needs to run.
+#[derive(Debug, Clone)]
+pub struct FleetConfig {
+    /// Its name.
+    pub fleet: FleetName,
+    /// The channel that it follows.
+    pub channel: Channel,
+    /// Where it pulls from; a later one is asked when an earlier one fails.
+    pub stores: Vec<Store>,
+    /// Whose releases it believes.
+    pub trust: Arc<Trust>,
+    /// The root of the disk cache; none keeps everything in memory.
+    pub cache: Option<PathBuf>,
+    /// Where endpoints and secrets come from.
+    pub sources: Sources,
+    /// The time between polls.
+    pub poll_interval: Duration,
+    /// How streams behave.
+    pub settings: Settings,
+}
+
+/// A fleet that cannot be started.
+#[derive(Debug, Error)]
+pub enum FleetError {
+    /// Another relay has the cache.
+    #[error(transparent)]
+    Cache(#[from] crate::cache::CacheError),
+}
+
+/// A command that was refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CommandError {
+    /// The snapshot is not in this relay's cache.
+    #[error("snapshot {0} is not in this relay's cache: only what it has served can be pinned")]
+    NotCached(Digest),
+    /// The file cannot be written or removed.
+    #[error("the pin cannot be changed: {0}")]
+    Io(String),
+    /// The fleet has ended.
+    #[error("the relay stops")]
+    Stopped,
+}
+
+/// What an operator asks a fleet.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve this snapshot until further notice, whatever the channel says.
+    Pin(Digest, oneshot::Sender<Result<(), CommandError>>),
+    /// Follow the channel again.
+    Unpin(oneshot::Sender<Result<(), CommandError>>),
+    /// Try again what was refused.
+    Forgive(oneshot::Sender<Result<(), CommandError>>),
+    /// Judge releases by these keys from now on.
+    Trust(Arc<Trust>),
+}
+
+/// How tasks are told to end, and how it is known that they did.
+#[derive(Debug, Clone)]
+pub struct Life {
+    /// Cancelled when they are to end.
+    pub stop: CancellationToken,
+    /// Each task holds one until it has ended.
+    pub alive: mpsc::Sender<()>,
+}
+
+impl Life {
+    /// A new life, and what closes when all tasks have ended and this value is gone.
+    pub fn new() -> (Self, mpsc::Receiver<()>) {
+        let (alive, ended) = mpsc::channel(1);
+        (Self { stop: CancellationToken::new(), alive }, ended)
+    }
+
+    /// Spawns a task that lives until it ends by itself.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let alive = self.alive.clone();
+        tokio::spawn(async move {
+            task.await;
+            drop(alive);
+        });
+    }
+}
+
+/// A running fleet.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    /// Its streams.
+    pub hub: Arc<Hub>,
+    /// What it does.
+    pub status: watch::Receiver<Arc<Status>>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Fleet {
+    /// Starts the tasks of a fleet. What the cache holds is served before the first poll.
+    pub fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> Result<Self, FleetError> {
+        task::start(config, metrics, life)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &FleetName {
+        self.hub.fleet()
+    }
+
+    /// Serves a snapshot of the cache until it is unpinned, whatever the channel says.
+    pub async fn pin(&self, snapshot: Digest) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Pin(snapshot, reply)).await
+    }
+
+    /// Follows the channel again.
+    pub async fn unpin(&self) -> Result<(), CommandError> {
+        self.ask(Command::Unpin).await
+    }
+
+    /// Forgets what Envoys refused: it is tried again.
+    pub async fn forgive(&self) -> Result<(), CommandError> {
+        self.ask(Command::Forgive).await
+    }
+
+    /// Judges releases by these keys from now on.
+    pub async fn trust(&self, trust: Arc<Trust>) {
+        let _ = self.commands.send(Command::Trust(trust)).await;
+    }
+
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), CommandError>>) -> Command,
+    ) -> Result<(), CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| CommandError::Stopped)?;
+        answer.await.unwrap_or(Err(CommandError::Stopped))
+    }
+}

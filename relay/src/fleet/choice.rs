@@ -1,0 +1,146 @@
+//! Which snapshot is in force.
+
+use crate::cache::State;
+use moorgate_snapshot::{ChannelState, Digest, Effective};
+use serde::Serialize;
+
+/// Why a snapshot is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Because {
+    /// The pin file beside this relay asks for it.
+    LocalPin,
+    /// The channel is pinned to it.
+    Pin,
+    /// It is the channel's target.
+    Target,
+    /// The channel's target is marked bad, or Envoys refused it here: this is the last good one.
+    LastGood,
+    /// What the channel asks for is not here yet: this is what was served before.
+    Cache,
+}
+
+/// What is to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Nothing is known yet.
+    Nothing,
+    /// The fleet is gone.
+    Retired,
+    /// This.
+    Serve(Digest, Because),
+}
+
+/// Chooses. `here` says whether a snapshot is in memory or in the cache, whole.
+pub(super) fn choose(
+    channel: Option<&ChannelState>,
+    state: &State,
+    pin: Option<Digest>,
+    here: &mut dyn FnMut(Digest) -> bool,
+) -> Choice {
+    if let Some(pin) = pin.filter(|pin| here(*pin)) {
+        return Choice::Serve(pin, Because::LocalPin);
+    }
+    let refused = |id: &Digest| state.quarantined.contains_key(id);
+    let effective = channel.map_or(Effective::Empty, ChannelState::effective);
+    let (release, because, fallback) = match effective {
+        Effective::Retired => return Choice::Retired,
+        Effective::Serve { release, because, fallback } => (Some(release), because.into(), fallback),
+        Effective::Empty => (None, Because::Cache, None),
+    };
+    let wanted = release.map(|release| release.snapshot);
+    if let Some(wanted) = wanted.filter(|id| !refused(id) && here(*id)) {
+        return Choice::Serve(wanted, because);
+    }
+    let was_refused = wanted.as_ref().is_some_and(refused);
+    let stand_in = if was_refused { Because::LastGood } else { Because::Cache };
+    let mut others: Vec<Digest> = if was_refused { state.good.clone() } else { state.candidates() };
+    others.extend(fallback.map(|release| release.snapshot));
+    others.extend(state.candidates());
+    if let Some(other) = others.into_iter().find(|id| Some(*id) != wanted && !refused(id) && here(*id)) {
+        return Choice::Serve(other, stand_in);
+    }
+    // Nothing better is known: what was refused is better than nothing, since Envoy takes the parts that it can.
+    match wanted.into_iter().chain(state.candidates()).find(|id| here(*id)) {
+        Some(id) => Choice::Serve(id, because),
+        None => Choice::Nothing,
+    }
+}
+
+impl From<moorgate_snapshot::Because> for Because {
+    fn from(because: moorgate_snapshot::Because) -> Self {
+        match because {
+            moorgate_snapshot::Because::Pin => Self::Pin,
+            moorgate_snapshot::Because::Target => Self::Target,
+            moorgate_snapshot::Because::TargetIsBad => Self::LastGood,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorgate_snapshot::Release;
+    use time::OffsetDateTime;
+
+    fn id(n: u8) -> Digest {
+        Digest::of(&[n])
+    }
+
+    fn release(n: u8) -> Release {
+        Release {
+            snapshot: id(n),
+            sequence: n.into(),
+            time: OffsetDateTime::UNIX_EPOCH,
+            source: None,
+            routes: None,
+            attestation: None,
+            bundle: None,
+        }
+    }
+
+    fn channel(target: u8, previous: Option<u8>) -> ChannelState {
+        ChannelState {
+            target: Some(release(target)),
+            previous_good: previous.map(release),
+            ..ChannelState::default()
+        }
+    }
+
+    /// Snapshots here, the channel, what is served and good, what is quarantined, a local pin: what is chosen.
+    #[test]
+    fn choices() {
+        type Case<'a> =
+            (&'a [u8], Option<ChannelState>, &'a [u8], &'a [u8], Option<u8>, Option<(u8, Because)>);
+        let cases: &[Case<'_>] = &[
+            (&[], None, &[], &[], None, None),
+            (&[1], None, &[1], &[], None, Some((1, Because::Cache))),
+            (&[2], Some(channel(2, None)), &[], &[], None, Some((2, Because::Target))),
+            // Not fetched yet, or refused by the verifier: the one before goes on.
+            (&[1], Some(channel(2, Some(1))), &[1], &[], None, Some((1, Because::Cache))),
+            // A new relay whose channel has a target that cannot be fetched.
+            (&[1], Some(channel(2, Some(1))), &[], &[], None, Some((1, Because::Cache))),
+            (&[1, 2], Some(channel(2, Some(1))), &[2, 1], &[2], None, Some((1, Because::LastGood))),
+            (&[2], Some(channel(2, None)), &[], &[2], None, Some((2, Because::Target))),
+            (&[1, 2], Some(channel(2, None)), &[2], &[], Some(1), Some((1, Because::LocalPin))),
+            (&[2], Some(channel(2, None)), &[2], &[], Some(1), Some((2, Because::Target))),
+            // By hand, even what was refused.
+            (&[1, 2], Some(channel(2, None)), &[2], &[1], Some(1), Some((1, Because::LocalPin))),
+        ];
+        for (number, (here, channel, good, refused, pin, expected)) in cases.iter().enumerate() {
+            let state = State {
+                serving: good.first().map(|n| id(*n)),
+                good: good.iter().map(|n| id(*n)).collect(),
+                quarantined: refused.iter().map(|n| (id(*n), String::new())).collect(),
+                ..State::default()
+            };
+            let here: Vec<Digest> = here.iter().map(|n| id(*n)).collect();
+            let choice = choose(channel.as_ref(), &state, pin.map(id), &mut |wanted| here.contains(&wanted));
+            let expected = expected.map_or(Choice::Nothing, |(n, because)| Choice::Serve(id(n), because));
+            assert_eq!(choice, expected, "case {number}");
+        }
+        let retired = ChannelState { retired: true, ..channel(2, None) };
+        let choice = choose(Some(&retired), &State::default(), None, &mut |_| true);
+        assert_eq!(choice, Choice::Retired);
+    }
+}

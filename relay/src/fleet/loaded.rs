@@ -1,0 +1,82 @@
+//! Snapshots in memory, and where the parts of the next one may already be.
+
+use super::{FleetConfig, FleetError};
+use crate::cache::{Cache, CacheError, SharedCache};
+use crate::metrics::Metrics;
+use crate::serve::types;
+use crate::serve::view::{Config, Name, Value};
+use bytes::Bytes;
+use moorgate_snapshot::{Binding, BindingKind, Digest, Snapshot, assemble, limits};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A snapshot that is ready to serve.
+#[derive(Debug, Clone)]
+pub(super) struct Loaded {
+    pub config: Arc<Config>,
+    pub bindings: BTreeMap<(BindingKind, Name), Binding>,
+    pub snapshot: Arc<Snapshot>,
+}
+
+impl Loaded {
+    /// Puts the parts together; what equals `before` is shared with it.
+    pub(super) fn new(snapshot: Arc<Snapshot>, before: Option<&Config>) -> Self {
+        let assembled = assemble(&snapshot);
+        let mut types: BTreeMap<Name, BTreeMap<Name, Arc<Value>>> = BTreeMap::new();
+        for (type_url, resources) in assembled.resources {
+            let values = resources.into_iter().map(|(name, resource)| {
+                let needs = resource.refs.into_iter().filter(|r| r.kind == BindingKind::Endpoints);
+                let needs = needs.map(|reference| reference.name).collect();
+                (name, Arc::new(Value::with_digest(&resource.version, resource.chunks, needs)))
+            });
+            types.insert(type_url, values.collect());
+        }
+        let config = Config::new(assembled.id, types, before);
+        Self { config, bindings: assembled.bindings, snapshot }
+    }
+
+    /// Resources by type, short.
+    pub(super) fn count(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for (type_url, set) in &self.config.types {
+            *counts.entry(types::kind(type_url).short).or_default() += set.len();
+        }
+        counts
+    }
+}
+
+/// Uncompressed pages of what is served, so that only changed ones are fetched.
+pub(super) type Pages = Arc<Mutex<BTreeMap<Digest, Bytes>>>;
+
+/// A cache that another relay has is an error; one that cannot be used costs only the safety of a restart.
+pub(super) fn open_cache(config: &FleetConfig, metrics: &Metrics) -> Result<Option<SharedCache>, FleetError> {
+    let Some(root) = &config.cache else { return Ok(None) };
+    match Cache::open(root, &config.fleet) {
+        Ok(cache) => Ok(Some(Arc::new(Mutex::new(cache)))),
+        Err(error @ CacheError::Locked { .. }) => Err(error.into()),
+        Err(error) => {
+            let fleet = config.fleet.to_string();
+            tracing::error!(fleet, %error, "no disk cache: a restart without the store would have nothing to serve");
+            metrics.set("moorgate_relay_cache_degraded", &[("fleet", &fleet)], 1.0);
+            Ok(None)
+        }
+    }
+}
+
+pub(super) fn lock(cache: &SharedCache) -> std::sync::MutexGuard<'_, Cache> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Pages in memory, then those on disk.
+pub(super) fn known(pages: &Pages, cache: Option<&SharedCache>) -> crate::pull::Known {
+    let (pages, cache) = (Arc::clone(pages), cache.cloned());
+    Arc::new(move |digest| {
+        let held = pages.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        held.or_else(|| cache.as_ref().and_then(|cache| lock(cache).bytes(*digest, limits::PAGE_BYTES)))
+    })
+}
+
+pub(super) fn kept(cache: Option<&SharedCache>) -> crate::pull::Kept {
+    let cache = cache.cloned();
+    Arc::new(move |id| cache.as_ref().and_then(|cache| lock(cache).get(id).ok()))
+}

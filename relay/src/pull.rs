@@ -1,0 +1,257 @@
+//! Pulls releases: polls the channel, verifies entries, fetches the pages that are missing. The same work in calm and in
+//! failure; whatever goes wrong, what is served stays.
+
+use crate::jitter;
+use crate::metrics::Metrics;
+use crate::watch::Folders;
+use bytes::Bytes;
+use moorgate_snapshot::store::FleetStore;
+use moorgate_snapshot::{
+    Digest, Effective, Position, ReadError, Reader, Release, Snapshot, VerifiedEntry, layout,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// A poll must be done within this time.
+const POLL_DEADLINE: Duration = Duration::from_secs(30);
+/// A snapshot must be there within this time.
+const FETCH_DEADLINE: Duration = Duration::from_mins(5);
+/// How often the log is asked for an entry that the head does not show.
+const PROBE: Duration = Duration::from_mins(1);
+/// The longest wait after failures.
+const BACK_OFF: Duration = Duration::from_mins(1);
+/// A local store settles for so long after a notification.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Uncompressed pages that need not be fetched.
+pub type Known = Arc<dyn Fn(&Digest) -> Option<Bytes> + Send + Sync>;
+
+/// Snapshots that need not be fetched, whole.
+pub type Kept = Arc<dyn Fn(Digest) -> Option<Snapshot> + Send + Sync>;
+
+/// What pulling has to tell.
+#[derive(Debug)]
+pub enum Pulled {
+    /// The store answered.
+    Answered,
+    /// There is a newer entry. It is verified; its snapshot is on the way.
+    Entry(Box<VerifiedEntry>),
+    /// A snapshot is there.
+    Snapshot {
+        /// The release that it belongs to.
+        release: Box<Release>,
+        /// The snapshot, whole and verified.
+        snapshot: Arc<Snapshot>,
+    },
+    /// Something was refused or failed; a stable word, and a sentence.
+    Failed {
+        /// The word.
+        label: &'static str,
+        /// The sentence.
+        message: String,
+    },
+}
+
+/// What a puller is asked to do.
+#[derive(Debug)]
+pub enum Request {
+    /// Poll now.
+    Now,
+    /// Fetch the snapshot of another release of the newest entry.
+    Fetch(Box<Release>),
+    /// Judge by other keys.
+    Trust(Arc<moorgate_snapshot::Trust>),
+}
+
+/// Pulls one channel.
+pub struct Puller {
+    /// The same channel in each store; a later one is asked when an earlier one fails.
+    pub readers: Vec<Reader>,
+    /// The time between polls.
+    pub interval: Duration,
+    /// The newest entry that was verified before.
+    pub remembered: Option<Position>,
+    /// Pages that are here.
+    pub known: Known,
+    /// Snapshots that are here.
+    pub kept: Kept,
+    /// Where metrics go.
+    pub metrics: Arc<Metrics>,
+    /// Tells what was pulled.
+    pub events: mpsc::UnboundedSender<Pulled>,
+}
+
+/// What is to be done beside polling.
+#[derive(Default)]
+struct Progress {
+    etag: Option<String>,
+    reader: usize,
+    probed: Option<Instant>,
+    failures: u32,
+    seen: Option<Position>,
+    wanted: VecDeque<Release>,
+}
+
+impl Puller {
+    /// Polls until it is told to stop.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
+        let mut progress = Progress::default();
+        let mut folders = Folders::new();
+        loop {
+            self.watch(&mut folders);
+            let wait = self.round(&mut progress).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+                () = folders.changed() => tokio::time::sleep(SETTLE).await,
+                request = requests.recv() => match request {
+                    Some(Request::Now) => progress.probed = None,
+                    Some(Request::Fetch(release)) => progress.wanted.push_front(*release),
+                    Some(Request::Trust(trust)) => {
+                        let again = |reader: &Reader| {
+                            Reader::new(reader.store().clone(), Arc::clone(&trust), reader.channel().clone())
+                        };
+                        self.readers = self.readers.iter().map(again).collect();
+                        progress.probed = None;
+                        progress.etag = None;
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// On a local store a change shows at once: in the folders of heads and of the log.
+    fn watch(&self, folders: &mut Folders) {
+        for reader in &self.readers {
+            if let Some(folder) = reader.store().local_dir() {
+                folders.watch(&folder.join("head"), false);
+                folders.watch(&folder.join(layout::log(reader.channel())), false);
+            }
+        }
+    }
+
+    /// One poll and what follows from it; how long to wait then.
+    async fn round(&self, progress: &mut Progress) -> Duration {
+        let fleet = self.label();
+        let result = match self.poll(progress).await {
+            Ok(()) => self.fetch_wanted(progress).await,
+            Err(failure) => Err(failure),
+        };
+        let outcome = match &result {
+            Ok(()) => "ok",
+            Err(failure) => failure.label,
+        };
+        self.metrics.count("moorgate_relay_polls", &[("fleet", &fleet), ("result", outcome)]);
+        match result {
+            Ok(()) => {
+                progress.failures = 0;
+                jitter::around(self.interval)
+            }
+            Err(failure) => {
+                progress.failures += 1;
+                // The next store may be a mirror of this one.
+                progress.reader = (progress.reader + 1) % self.readers.len().max(1);
+                progress.etag = None;
+                self.tell(Pulled::Failed { label: failure.label, message: failure.message });
+                jitter::back_off(progress.failures - 1, self.interval, BACK_OFF.max(self.interval))
+            }
+        }
+    }
+
+    async fn poll(&self, progress: &mut Progress) -> Result<(), Failure> {
+        let Some(reader) = self.readers.get(progress.reader) else { return Ok(()) };
+        let probe = progress.probed.is_none_or(|probed| probed.elapsed() >= PROBE);
+        let poll = reader.poll(self.remembered(progress), progress.etag.as_deref(), probe);
+        let polled =
+            tokio::time::timeout(POLL_DEADLINE, poll).await.map_err(|_| Failure::deadline(reader))??;
+        if probe {
+            progress.probed = Some(Instant::now());
+        }
+        progress.etag = polled.etag;
+        self.tell(Pulled::Answered);
+        let Some(tail) = polled.tail else { return Ok(()) };
+        for void in &tail.voids {
+            let message =
+                format!("entry {} does not verify and is stepped over: {}", void.sequence, void.error);
+            self.refused(void.error.label(), message);
+        }
+        if let Some(error) = &tail.head_error {
+            self.refused(error.label(), format!("the head does not verify: {error}"));
+        }
+        let Some(entry) = tail.entry else { return Ok(()) };
+        if self.remembered(progress) == Some(entry.position()) && progress.seen.is_some() {
+            return Ok(());
+        }
+        progress.seen = Some(entry.position());
+        progress.wanted.clear();
+        if let Effective::Serve { release, .. } = entry.entry.state.effective() {
+            progress.wanted.push_back(release.clone());
+        }
+        self.tell(Pulled::Entry(Box::new(entry)));
+        Ok(())
+    }
+
+    /// Fetches what is wanted and not here; what fails stays wanted.
+    async fn fetch_wanted(&self, progress: &mut Progress) -> Result<(), Failure> {
+        let Some(reader) = self.readers.get(progress.reader) else { return Ok(()) };
+        while let Some(release) = progress.wanted.front().cloned() {
+            let snapshot = match (self.kept)(release.snapshot) {
+                Some(snapshot) => snapshot,
+                None => tokio::time::timeout(FETCH_DEADLINE, reader.fetch(&release, &*self.known))
+                    .await
+                    .map_err(|_| Failure::deadline(reader))??,
+            };
+            progress.wanted.pop_front();
+            self.tell(Pulled::Snapshot { release: Box::new(release), snapshot: Arc::new(snapshot) });
+        }
+        Ok(())
+    }
+
+    fn remembered(&self, progress: &Progress) -> Option<Position> {
+        progress.seen.or(self.remembered)
+    }
+
+    fn refused(&self, label: &'static str, message: String) {
+        self.tell(Pulled::Failed { label, message });
+    }
+
+    fn tell(&self, event: Pulled) {
+        let _ = self.events.send(event);
+    }
+
+    fn label(&self) -> String {
+        self.readers.first().map(|reader| reader.store().fleet().to_string()).unwrap_or_default()
+    }
+}
+
+struct Failure {
+    label: &'static str,
+    message: String,
+}
+
+impl Failure {
+    fn deadline(reader: &Reader) -> Self {
+        Self { label: "deadline", message: format!("{} did not answer in time", place(reader.store())) }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        use std::error::Error as _;
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        Self { label: error.label(), message }
+    }
+}
+
+fn place(store: &FleetStore) -> String {
+    store.describe("")
+}

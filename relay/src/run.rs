@@ -1,0 +1,310 @@
+//! A whole relay: all fleets, all sockets, one way to stop and one to reload.
+
+use crate::admin::Admin;
+use crate::bind::binder::Sources;
+use crate::config::{Config, Listen};
+use crate::fleet::{Fleet, FleetConfig, FleetError, Life};
+use crate::metrics::Metrics;
+use crate::serve::grpc::Limits;
+use crate::serve::hub::Hub;
+use crate::serve::listen::{Frontend, ListenError, Membership, TcpSocket, UnixSocket, socket_path};
+use crate::serve::tls::{Files, TlsError};
+use moorgate_snapshot::{FleetName, Trust};
+use rustls::ServerConfig;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The largest trust file.
+const MAX_TRUST: u64 = 1 << 20;
+/// Tasks have so long to end.
+const END: Duration = Duration::from_secs(10);
+/// How often TLS files are looked at.
+const TLS_RELOAD: Duration = Duration::from_mins(1);
+
+/// Why a relay cannot start: the world around it is not as it should be.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The trust file.
+    #[error("trust file {path}: {reason}")]
+    Trust {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A fleet.
+    #[error("fleet {fleet}: {source}")]
+    Fleet {
+        /// The fleet.
+        fleet: FleetName,
+        /// Why.
+        source: FleetError,
+    },
+    /// A socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The TLS files.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A running relay.
+#[derive(Debug)]
+pub struct Relay {
+    fleets: Arc<Vec<Fleet>>,
+    metrics: Arc<Metrics>,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    ended: mpsc::Receiver<()>,
+    streams: Arc<Semaphore>,
+    max_streams: usize,
+    drain_window: Duration,
+    trust: PathBuf,
+    tls: Option<(Files, watch::Sender<Arc<ServerConfig>>)>,
+    health: Option<SocketAddr>,
+    tcp: Vec<SocketAddr>,
+}
+
+impl Relay {
+    /// Starts everything. What the cache holds is served at once; the store is not waited for.
+    pub async fn start(config: Config) -> Result<Self, RunError> {
+        let metrics = Arc::new(Metrics::default());
+        metrics.set("moorgate_relay_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        let trust = read_trust(&config.trust)?;
+        let tls = match &config.tls {
+            Some(files) => Some((files.clone(), watch::Sender::new(files.load()?))),
+            None => None,
+        };
+        let (life, ended) = Life::new();
+        let stop = life.stop.clone();
+        // Whatever fails below, tasks that were started end with the guard.
+        let guard = stop.clone().drop_guard();
+        let fleets = Arc::new(start_fleets(&config, &trust, &metrics, &life)?);
+        let drain = stop.child_token();
+        let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
+        let limits = Limits {
+            max_request: config.max_request,
+            streams: Arc::clone(&streams),
+            drain: drain.clone(),
+            drain_window: config.drain,
+        };
+        let connections = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
+        let frontend = Frontend { limits, connections };
+        let admin = Admin {
+            fleets: Arc::clone(&fleets),
+            metrics: Arc::clone(&metrics),
+            ready_acked: config.ready_acked,
+            drain: drain.clone(),
+        };
+        let health = match config.health {
+            Some(address) => Some(serve_health(address, admin.clone(), stop.clone()).await?),
+            None => None,
+        };
+        if let Some(path) = &config.admin {
+            let socket = UnixSocket::bind(path, 0o600)?;
+            tokio::spawn(serve_http(socket, admin.admin(), stop.clone()));
+        }
+        let tcp = listen(&config, &fleets, tls.as_ref().map(|(_, sender)| sender), &frontend).await?;
+        let _ = guard.disarm();
+        let relay = Self {
+            fleets,
+            metrics,
+            drain,
+            stop,
+            ended,
+            streams,
+            max_streams: config.max_streams.min(Semaphore::MAX_PERMITS),
+            drain_window: config.drain,
+            trust: config.trust,
+            tls,
+            health,
+            tcp,
+        };
+        relay.watch_tls();
+        Ok(relay)
+    }
+
+    /// The fleets.
+    pub fn fleets(&self) -> &[Fleet] {
+        &self.fleets
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The health address, with the port that was found.
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health
+    }
+
+    /// The TCP addresses, with the ports that were found.
+    pub fn tcp(&self) -> &[SocketAddr] {
+        &self.tcp
+    }
+
+    /// Reads the trust file and the TLS files again. What cannot be used is reported, and what was read before stays.
+    pub async fn reload(&self) {
+        match read_trust(&self.trust) {
+            Ok(trust) => {
+                for fleet in self.fleets.iter() {
+                    fleet.trust(Arc::clone(&trust)).await;
+                }
+                tracing::info!("trusted keys were read again");
+            }
+            Err(error) => tracing::error!(%error, "the keys that were trusted before stay"),
+        }
+        if let Some((files, sender)) = &self.tls {
+            reload_tls(files, sender);
+        }
+    }
+
+    /// Certificates are renewed without anybody telling: they are looked at from time to time.
+    fn watch_tls(&self) {
+        let Some((files, sender)) = self.tls.clone() else { return };
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(TLS_RELOAD) => reload_tls(&files, &sender),
+                }
+            }
+        });
+    }
+
+    /// Stops: no new streams, GOAWAY, streams end one after the other, then everything else.
+    pub async fn stop(mut self) {
+        self.drain.cancel();
+        let all = u32::try_from(self.max_streams).unwrap_or(u32::MAX);
+        let grace = self.drain_window + Duration::from_secs(1);
+        let _ = tokio::time::timeout(grace, self.streams.acquire_many(all)).await;
+        self.stop.cancel();
+        // Until they have ended, tasks hold the cache.
+        let _ = tokio::time::timeout(END, self.ended.recv()).await;
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Runs a relay until `shutdown`, then drains it.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let relay = Relay::start(config).await?;
+    shutdown.await;
+    relay.stop().await;
+    Ok(())
+}
+
+fn reload_tls(files: &Files, sender: &watch::Sender<Arc<ServerConfig>>) {
+    match files.load() {
+        Ok(config) => drop(sender.send_replace(config)),
+        Err(error) => tracing::error!(%error, "the TLS files that were read before stay in use"),
+    }
+}
+
+fn read_trust(path: &Path) -> Result<Arc<Trust>, RunError> {
+    let error = |reason: String| RunError::Trust { path: path.to_owned(), reason };
+    let bytes = crate::bind::file::read(path, MAX_TRUST).map_err(|cause| error(cause.to_string()))?;
+    Trust::parse(&bytes).map(Arc::new).map_err(|cause| error(cause.to_string()))
+}
+
+fn start_fleets(
+    config: &Config,
+    trust: &Arc<Trust>,
+    metrics: &Arc<Metrics>,
+    life: &Life,
+) -> Result<Vec<Fleet>, RunError> {
+    let start = |fleet: &FleetName| {
+        let one = FleetConfig {
+            fleet: fleet.clone(),
+            channel: config.channel.clone(),
+            stores: config.stores.clone(),
+            trust: Arc::clone(trust),
+            cache: config.cache.clone(),
+            sources: Sources { endpoints: config.endpoints.clone(), secrets: config.secrets.clone() },
+            poll_interval: config.poll_interval,
+            settings: config.settings.clone(),
+        };
+        Fleet::start(one, Arc::clone(metrics), life)
+            .map_err(|source| RunError::Fleet { fleet: fleet.clone(), source })
+    };
+    config.fleets.iter().map(start).collect()
+}
+
+async fn listen(
+    config: &Config,
+    fleets: &[Fleet],
+    tls: Option<&watch::Sender<Arc<ServerConfig>>>,
+    frontend: &Frontend,
+) -> Result<Vec<SocketAddr>, RunError> {
+    let mut addresses = Vec::new();
+    for listen in &config.listen {
+        match listen {
+            Listen::Unix(template) => {
+                for fleet in fleets {
+                    let path = socket_path(template, fleet.name());
+                    let socket = UnixSocket::bind(&path, 0o660)?;
+                    tracing::info!(fleet = %fleet.name(), path = %path.display(), "listening");
+                    tokio::spawn(socket.serve(Arc::clone(&fleet.hub), frontend.clone()));
+                }
+            }
+            Listen::Tcp(address) => {
+                let socket = TcpSocket::bind(*address).await?;
+                tracing::info!(address = %socket.address(), "listening");
+                addresses.push(socket.address());
+                let tls = tls.map(watch::Sender::subscribe);
+                tokio::spawn(socket.serve(membership(config, fleets), tls, frontend.clone()));
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+fn membership(config: &Config, fleets: &[Fleet]) -> Membership {
+    let hub = |name: &FleetName| {
+        fleets.iter().find(|fleet| fleet.name() == name).map(|fleet| Arc::clone(&fleet.hub))
+    };
+    match fleets {
+        [only] if config.members.is_empty() => Membership::Only(Arc::clone(&only.hub)),
+        _ => {
+            let by_name: BTreeMap<String, Arc<Hub>> =
+                config.members.iter().filter_map(|(name, fleet)| Some((name.clone(), hub(fleet)?))).collect();
+            Membership::ByName(by_name)
+        }
+    }
+}
+
+async fn serve_health(
+    address: SocketAddr,
+    admin: Admin,
+    stop: CancellationToken,
+) -> Result<SocketAddr, ListenError> {
+    let error = |source| ListenError::Bind { address: address.to_string(), source };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    tokio::spawn(serve_http(listener, admin.health(), stop));
+    Ok(bound)
+}
+
+async fn serve_http<L>(listener: L, router: axum::Router, stop: CancellationToken)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let serve = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = serve.await {
+        tracing::error!(%error, "an HTTP address ended");
+    }
+}

@@ -1,0 +1,132 @@
+//! A publisher to test with.
+
+use moorgate_snapshot::writer::{commit_entry, write_head, write_snapshot};
+use moorgate_snapshot::{
+    Action, Binding, BindingKind, BindingSource, Channel, ChannelState, Digest, EndpointSource, Entry,
+    Family, FleetName, FleetStore, KeyPair, Pin, Position, Record, Reference, Release, Resource, Signer,
+    Snapshot, Store,
+};
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+pub(crate) struct Publisher {
+    pub(crate) store: Store,
+    pub(crate) fleet: FleetName,
+    key: KeyPair,
+    previous: Option<Position>,
+    state: ChannelState,
+}
+
+impl Publisher {
+    pub(crate) fn new(store: Store) -> Self {
+        let (key, _) = KeyPair::generate(&[7; 32]).unwrap();
+        let fleet = FleetName::gateway("shop", "edge");
+        Self { store, fleet, key, previous: None, state: ChannelState::default() }
+    }
+
+    pub(crate) fn trust(&self) -> String {
+        self.key.public().to_pem()
+    }
+
+    pub(crate) fn part(&self) -> FleetStore {
+        self.store.fleet(&self.fleet)
+    }
+
+    pub(crate) async fn publish(&mut self, records: Vec<Record>) -> Digest {
+        let snapshot = Snapshot::build(records).unwrap();
+        write_snapshot(&self.part(), &snapshot, &|_| false).await.unwrap();
+        let release = self.release(snapshot.id());
+        self.state.previous_good = self.state.target.take();
+        self.state.target = Some(release);
+        self.commit(Action::Publish).await;
+        snapshot.id()
+    }
+
+    pub(crate) async fn pin(&mut self, snapshot: Digest) {
+        let release = self.release(snapshot);
+        self.state.pin = Some(Pin { release, reason: "test".into(), by: "test".into(), expires: None });
+        self.commit(Action::Pin).await;
+    }
+
+    pub(crate) async fn retire(&mut self) {
+        self.state.retired = true;
+        self.commit(Action::Retire).await;
+    }
+
+    fn release(&self, snapshot: Digest) -> Release {
+        let known = self.state.releases().find(|release| release.snapshot == snapshot).cloned();
+        known.unwrap_or(Release {
+            snapshot,
+            sequence: self.sequence(),
+            time: OffsetDateTime::UNIX_EPOCH,
+            source: None,
+            routes: None,
+            attestation: None,
+            bundle: None,
+        })
+    }
+
+    fn sequence(&self) -> u64 {
+        self.previous.map_or(1, |previous| previous.sequence + 1)
+    }
+
+    async fn commit(&mut self, action: Action) {
+        let entry = Entry {
+            format: 1,
+            features_required: Vec::new(),
+            fleet: self.fleet.clone(),
+            channel: Channel::stable(),
+            sequence: self.sequence(),
+            previous: self.previous,
+            action,
+            state: self.state.clone(),
+            promoted: None,
+            author: "test".into(),
+            run: String::new(),
+            approver: String::new(),
+            reason: String::new(),
+            time: OffsetDateTime::UNIX_EPOCH,
+            expires: None,
+            nonce: format!("nonce-{}", self.sequence()),
+        };
+        let signers: [&dyn Signer; 1] = [&self.key];
+        let envelope = commit_entry(&self.part(), &entry, &signers).await.unwrap().expect("a free slot");
+        self.previous = Some(Position { sequence: entry.sequence, digest: Digest::of(&envelope.payload) });
+        write_head(&self.part(), &entry, envelope).await.unwrap();
+    }
+}
+
+/// A resource; `needs` is the name of its endpoints.
+pub(crate) fn resource(type_url: &str, name: &str, content: &str, needs: Option<&str>) -> Record {
+    let reference = |name: &str| Reference { kind: BindingKind::Endpoints, name: name.into() };
+    Record::Resource(Resource {
+        type_url: type_url.into(),
+        name: name.into(),
+        part: "".into(),
+        bytes: content.to_owned().into_bytes().into(),
+        refs: needs.map(reference).into_iter().collect(),
+    })
+}
+
+/// Endpoints of `shop/cart`, port `http`.
+pub(crate) fn endpoints(name: &str) -> Record {
+    let source = EndpointSource {
+        namespace: "shop".into(),
+        service: "cart".into(),
+        port_name: "http".into(),
+        port: 8080,
+        family: Family::Any,
+        weight: 1,
+        hostname: "".into(),
+        addresses: Vec::new(),
+    };
+    let source = BindingSource::Endpoints(vec![source]);
+    Record::Binding(Binding { kind: BindingKind::Endpoints, name: name.into(), source })
+}
+
+/// The certificate in the Secret `shop/tls`.
+pub(crate) fn secret(name: &str) -> Record {
+    let source =
+        BindingSource::Object { kind: Arc::from("Secret"), namespace: "shop".into(), name: "tls".into() };
+    Record::Binding(Binding { kind: BindingKind::Secret, name: name.into(), source })
+}

@@ -1,0 +1,153 @@
+//! `moorgate diff`
+
+use super::input::{Fleets, Reading};
+use super::output::{self, json};
+use super::access::{StoreArgs, read_failure};
+use super::{Exit, Failure};
+use crate::diff::{Side, diff, markdown, text};
+use crate::report::FORMAT_VERSION;
+use anyhow::{Context as _, anyhow};
+use clap::{Args, ValueEnum};
+use moorgate_snapshot::digest::DigestError;
+use moorgate_snapshot::channel::Release;
+use moorgate_snapshot::reader::Reader;
+use moorgate_snapshot::{Channel, ChannelError, Digest, FleetName, FleetNameError, Trust};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Show the effective difference of two sources, revisions, snapshots or channels
+#[derive(Debug, Args)]
+#[command(after_help = "Sides:
+  git:REV                revision of the repository in the current directory (--repo for another)
+  dir:PATH               directory or file; a plain PATH means the same
+  snapshot:ID            snapshot in the store (--fleet says whose)
+  channel:FLEET@CHANNEL  what a channel serves now
+
+Examples:
+  moorgate diff git:main git:HEAD --path gateways
+  moorgate diff channel:shop/edge@stable dir:gateways/
+  moorgate diff snapshot:3f1c… snapshot:90ab… --fleet shop/edge -o markdown
+
+Exits 0 without differences, 1 with, 6 if a side has errors and could not be compiled.")]
+pub struct DiffArgs {
+    /// The side before
+    before: String,
+    /// The side after
+    after: String,
+    /// The repository of git: sides
+    #[arg(long, value_name = "PATH", default_value = ".")]
+    repo: String,
+    #[command(flatten)]
+    fleets: Fleets,
+    #[command(flatten)]
+    reading: Reading,
+    /// The store of snapshot: and channel: sides
+    #[arg(long, value_name = "URL", env = "MOORGATE_STORE")]
+    store: Option<String>,
+    /// Whom to trust for channel: sides: public keys in PEM, or JSON
+    #[arg(long, value_name = "FILE", env = "MOORGATE_TRUST")]
+    trust: Option<PathBuf>,
+    /// Show values of headers and bodies instead of their digests
+    #[arg(long)]
+    show_values: bool,
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For scripts
+    Json,
+    /// For a pull request
+    Markdown,
+}
+
+/// Runs the command.
+pub async fn run(args: DiffArgs) -> Result<Exit, Failure> {
+    let before = side(&args, &args.before).await?;
+    let after = side(&args, &args.after).await?;
+    let fleets = diff(&before, &after, args.show_values)?;
+    match args.output {
+        Output::Text => output::print(&text(&fleets))?,
+        Output::Json => output::print(&json(&json!({ "format_version": FORMAT_VERSION, "fleets": fleets })))?,
+        Output::Markdown => output::print(&markdown(&fleets))?,
+    }
+    Ok(if fleets.is_empty() { Exit::Fine } else { Exit::No })
+}
+
+async fn side(args: &DiffArgs, text: &str) -> Result<Side, Failure> {
+    match text.split_once(':') {
+        Some(("snapshot", id)) => snapshot(args, id).await,
+        Some(("channel", name)) => channel(args, name).await,
+        Some(("git", rev)) => compiled(args, &args.repo, Some(rev)).await,
+        Some(("dir", path)) => compiled(args, path, None).await,
+        _ => compiled(args, text, args.reading.rev.as_deref()).await,
+    }
+}
+
+/// A side that has syntax or schema errors says nothing about what would run, so it is not compared.
+async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<Side, Failure> {
+    let mut reading = args.reading.clone();
+    reading.rev = rev.map(str::to_owned);
+    if rev.is_none() {
+        reading.path = None;
+    }
+    let one_side = |error: anyhow::Error| Failure::new(Exit::OneSide, error);
+    let compiled = reading.compile(&[source.to_owned()]).await.map_err(|failure| one_side(failure.error))?;
+    let name = rev.map_or_else(|| source.to_owned(), |rev| format!("git:{rev}"));
+    let blocked = &compiled.compilation.blocked;
+    let fleets = &compiled.compilation.fleets;
+    if blocked.all || fleets.keys().any(|fleet| args.fleets.wants(fleet) && blocked.blocks(fleet)) {
+        compiled.print_diagnostics();
+        return Err(one_side(anyhow!("{name} has errors and cannot be compared")));
+    }
+    let side = fleets.iter().filter(|(fleet, _)| args.fleets.wants(fleet));
+    Ok(side.map(|(fleet, found)| (fleet.clone(), (found.snapshot.id(), found.snapshot.records().cloned().collect()))).collect())
+}
+
+/// A snapshot is known by its digest, so nobody needs to be trusted for it.
+async fn snapshot(args: &DiffArgs, id: &str) -> Result<Side, Failure> {
+    let [fleet] = args.fleets.fleets.as_slice() else {
+        return Err(Failure::new(Exit::Usage, anyhow!("say whose snapshot {id} is: --fleet FLEET")));
+    };
+    let id: Digest = id.parse().map_err(|error: DigestError| Failure::new(Exit::Usage, error))?;
+    let store = StoreArgs { store: store(args)?, trust: None }.open()?;
+    let reader = Reader::new(store.fleet(fleet), Arc::new(Trust::of([])), Channel::default());
+    let release = Release {
+        snapshot: id,
+        sequence: 0,
+        time: time::OffsetDateTime::UNIX_EPOCH,
+        source: None,
+        routes: None,
+        attestation: None,
+        bundle: None,
+    };
+    fetch(&reader, fleet, &release).await
+}
+
+async fn channel(args: &DiffArgs, name: &str) -> Result<Side, Failure> {
+    let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
+    let (fleet, channel) = name.rsplit_once('@').context("write channel:FLEET@CHANNEL").map_err(usage)?;
+    let fleet: FleetName = fleet.parse().map_err(|error: FleetNameError| Failure::new(Exit::Usage, error))?;
+    let channel: Channel = channel.parse().map_err(|error: ChannelError| Failure::new(Exit::Usage, error))?;
+    let reader = StoreArgs { store: store(args)?, trust: args.trust.clone() }.reader(&fleet, &channel)?;
+    let tail = reader.newest(None).await.map_err(read_failure)?;
+    match tail.entry.as_ref().and_then(|found| found.entry.state.serving()) {
+        Some(release) => fetch(&reader, &fleet, release).await,
+        None => Ok(Side::new()),
+    }
+}
+
+async fn fetch(reader: &Reader, fleet: &FleetName, release: &Release) -> Result<Side, Failure> {
+    let snapshot = reader.fetch(release, &|_| None).await.map_err(read_failure)?;
+    Ok([(fleet.clone(), (snapshot.id(), snapshot.records().cloned().collect()))].into())
+}
+
+fn store(args: &DiffArgs) -> Result<String, Failure> {
+    let missing = || Failure::new(Exit::Usage, anyhow!("which store? give --store URL or MOORGATE_STORE"));
+    args.store.clone().ok_or_else(missing)
+}

@@ -1,0 +1,203 @@
+//! `moorgate explain`
+
+use super::input::{Compiled, Fleets, Reading};
+use super::output::{self, json};
+use super::{Exit, Failure};
+use crate::explain::{Answer, Request, Trace, explain};
+use crate::report::FORMAT_VERSION;
+use anyhow::anyhow;
+use clap::{Args, ValueEnum};
+use moorgate_model::diagnostic::catalogue;
+use moorgate_model::ir::{Action, Forward, PathMatch, Route};
+use moorgate_model::{FieldPath, ObjectRef};
+use moorgate_snapshot::FleetName;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+/// Explain who answers a request, or what a diagnostic's code means
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate explain gateways/ GET https://shop.example.com/cart -H 'x-user: a'
+  moorgate explain . POST http://shop.example.com:8080/ --rev main --path gateways
+  moorgate explain MG3006
+
+Exits 0 if a route forwards or redirects the request, 1 if nobody does.")]
+pub struct ExplainArgs {
+    /// SOURCE METHOD URL, or one CODE
+    #[arg(value_name = "SOURCE METHOD URL | CODE", required = true, num_args = 1..=3)]
+    what: Vec<String>,
+    /// A header of the request (repeatable); Host replaces the URL's host
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    #[command(flatten)]
+    fleets: Fleets,
+    #[command(flatten)]
+    reading: Reading,
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For scripts
+    Json,
+}
+
+/// Runs the command.
+pub async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
+    let (source, method, url) = match args.what.as_slice() {
+        [code] => return explain_code(code),
+        [source, method, url] => (source, method, url),
+        _ => return Err(Failure::new(Exit::Usage, anyhow!("say SOURCE METHOD URL, or one CODE"))),
+    };
+    let request = Request::parse(method, url, &args.headers).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let compiled = args.reading.compile(std::slice::from_ref(source)).await?;
+    if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
+        return Err(Failure::new(Exit::Usage, anyhow!("the source has no fleet {fleet}")));
+    }
+    let mut answered = false;
+    let mut values = Vec::new();
+    let mut out = String::new();
+    for (name, fleet) in compiled.compilation.fleets.iter().filter(|(name, _)| args.fleets.wants(name)) {
+        let answer = explain(&fleet.ir, &request);
+        answered |= matches!(&answer, Answer::Found(_, route) if !matches!(route.action, Action::Respond(_)));
+        match args.output {
+            Output::Text => out.push_str(&describe(&compiled, name, &answer)),
+            Output::Json => values.push(value(&compiled, name, &answer)),
+        }
+    }
+    if args.output == Output::Json {
+        out = json(&json!({ "format_version": FORMAT_VERSION, "answers": values }));
+    }
+    output::print(&out)?;
+    Ok(if answered { Exit::Fine } else { Exit::No })
+}
+
+fn explain_code(code: &str) -> Result<Exit, Failure> {
+    let Some(code) = catalogue().find(|known| known.id.eq_ignore_ascii_case(code)) else {
+        return Err(Failure::new(Exit::Usage, anyhow!("{code:?} is no code of a diagnostic; say SOURCE METHOD URL to explain a request")));
+    };
+    let class = format!("{:?}", code.class).to_lowercase();
+    let severity = format!("{:?}", code.severity).to_lowercase();
+    output::print(&format!("{}: {} ({class} {severity})\n\n{}\n", code.id, code.title, code.explanation))?;
+    Ok(Exit::Fine)
+}
+
+fn place(compiled: &Compiled, object: &ObjectRef, field: &FieldPath) -> String {
+    compiled.compilation.place(object, field).unwrap_or_else(|| "(unknown place)".into())
+}
+
+fn rule_field(route: &Route) -> FieldPath {
+    FieldPath::root().key("spec").key("rules").index(route.origin.rule)
+}
+
+fn describe(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> String {
+    let mut out = format!("fleet {fleet}\n");
+    let _ = match answer {
+        Answer::NoListener => writeln!(out, "  no listener has this port: the connection is refused"),
+        Answer::Refused { listener } => writeln!(out, "  listener {listener}: nothing is served for this name: the connection is closed"),
+        Answer::Early { listener, status } => {
+            writeln!(out, "  listener {listener}: the path is not normal, Envoy answers {status} before it looks at routes")
+        }
+        Answer::NotFound(trace) => {
+            describe_trace(compiled, trace, &mut out);
+            writeln!(out, "  answer: 404, no route matches")
+        }
+        Answer::Found(trace, route) => {
+            describe_trace(compiled, trace, &mut out);
+            describe_route(compiled, route, &mut out);
+            Ok(())
+        }
+    };
+    let (Answer::Found(trace, _) | Answer::NotFound(trace)) = answer else { return out };
+    for (route, reason) in &trace.losers {
+        let why = reason.as_ref().map_or_else(|| "matches too, but stands behind".to_owned(), ToString::to_string);
+        let at = place(compiled, &route.origin.object, &rule_field(route));
+        let _ = writeln!(out, "  not {} rule {}: {why}  ({at})", route.origin.object, route.origin.rule);
+    }
+    out
+}
+
+fn describe_trace(compiled: &Compiled, trace: &Trace<'_>, out: &mut String) {
+    for origin in &trace.chain.origins {
+        let field = FieldPath::parse("spec.listeners").index(origin.index);
+        let at = place(compiled, &origin.gateway, &field);
+        let _ = writeln!(out, "  listener {}: {} of {}  ({at})", trace.listener, origin.listener, origin.gateway);
+    }
+    let host = trace.host.map_or("(none)", |host| host.domain.as_str());
+    let _ = writeln!(out, "  host {host}");
+}
+
+fn describe_route(compiled: &Compiled, route: &Route, out: &mut String) {
+    let origin = &route.origin;
+    let named = origin.rule_name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+    let at = place(compiled, &origin.object, &rule_field(route));
+    let _ = writeln!(out, "  route {} rule {}{named}: {}  ({at})", origin.object, origin.rule, path(&route.path));
+    match &route.action {
+        Action::Respond(respond) => {
+            let _ = writeln!(out, "  answer: {} by Envoy itself; see `moorgate check`", respond.status);
+        }
+        Action::Redirect(redirect) => {
+            let _ = writeln!(out, "  answer: redirect {}", redirect.status);
+        }
+        Action::Forward(forward) => {
+            for (cluster, percent) in shares(forward) {
+                let _ = writeln!(out, "  backend {cluster}: {percent:.1} %");
+            }
+        }
+    }
+}
+
+fn path(path: &PathMatch) -> String {
+    match path {
+        PathMatch::Exact(path) => format!("Exact {path}"),
+        PathMatch::Prefix(path) if path.is_empty() => "PathPrefix /".to_owned(),
+        PathMatch::Prefix(path) => format!("PathPrefix {path}"),
+        PathMatch::Regex(path) => format!("RegularExpression {path}"),
+    }
+}
+
+fn shares(forward: &Forward) -> impl Iterator<Item = (&str, f64)> {
+    let total: f64 = forward.backends.iter().map(|backend| f64::from(backend.weight)).sum();
+    let share = move |weight: u32| 100.0 * f64::from(weight) / total;
+    forward.backends.iter().map(move |backend| (backend.cluster.as_deref().unwrap_or("(invalid: 500)"), share(backend.weight)))
+}
+
+fn value(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> Value {
+    let route = |route: &Route| {
+        let origin = &route.origin;
+        json!({
+            "object": origin.object, "rule": origin.rule, "rule_name": origin.rule_name, "match": origin.matched,
+            "place": place(compiled, &origin.object, &rule_field(route)), "path": path(&route.path),
+        })
+    };
+    let trace = |trace: &Trace<'_>| {
+        let losers: Vec<Value> = trace
+            .losers
+            .iter()
+            .map(|(loser, reason)| json!({ "route": route(loser), "reason": reason.as_ref().map(ToString::to_string) }))
+            .collect();
+        json!({ "listener": trace.listener, "chain": trace.chain.name, "host": trace.host.map(|host| &host.domain), "losers": losers })
+    };
+    let mut out = match answer {
+        Answer::NoListener => json!({ "answer": "no-listener" }),
+        Answer::Refused { listener } => json!({ "answer": "refused", "listener": listener }),
+        Answer::Early { listener, status } => json!({ "answer": "early", "listener": listener, "status": status }),
+        Answer::NotFound(found) => json!({ "answer": "not-found", "status": 404, "trace": trace(found) }),
+        Answer::Found(found, winner) => {
+            let (answer, status, backends) = match &winner.action {
+                Action::Respond(respond) => ("respond", Some(respond.status), Vec::new()),
+                Action::Redirect(redirect) => ("redirect", Some(redirect.status), Vec::new()),
+                Action::Forward(forward) => ("forward", None, shares(forward).map(|(name, share)| json!({ "cluster": name, "percent": share })).collect()),
+            };
+            json!({ "answer": answer, "status": status, "backends": backends, "route": route(winner), "trace": trace(found) })
+        }
+    };
+    if let Some(fields) = out.as_object_mut() {
+        fields.insert("fleet".into(), json!(fleet));
+    }
+    out
+}

@@ -1,0 +1,155 @@
+//! What every command that compiles has in common: sources and how to read them.
+
+use super::{Exit, Failure};
+use crate::compile::{self, Compilation, compile};
+use crate::report::{Excerpts, summary, text};
+use crate::source::{self, Limits, SourceError, SourceSpec, Sources, Token};
+use crate::validate::Channel;
+use clap::Args;
+use moorgate_snapshot::FleetName;
+use std::collections::BTreeSet;
+use std::io::Write as _;
+
+/// Where to read, and what the text means.
+#[derive(Debug, Clone, Args)]
+pub struct Input {
+    /// Directories, files, `-` for stdin, or with --rev git repositories (paths or URLs)
+    #[arg(value_name = "SOURCE", required = true)]
+    pub sources: Vec<String>,
+    #[command(flatten)]
+    /// How to read them.
+    pub reading: Reading,
+}
+
+/// How to read sources.
+#[derive(Debug, Clone, Args)]
+pub struct Reading {
+    /// Read git repositories at this commit, tag or branch, without a checkout
+    #[arg(long, value_name = "REV")]
+    pub rev: Option<String>,
+    /// The folder within the git repository
+    #[arg(long, value_name = "DIR", requires = "rev")]
+    pub path: Option<String>,
+    /// The token for a remote repository
+    #[arg(long, value_name = "TOKEN", env = "MOORGATE_GIT_TOKEN", hide_env_values = true)]
+    pub git_token: Option<String>,
+    /// The namespace of objects that name none
+    #[arg(long, short = 'n', value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Check against these CRDs of the Gateway API
+    #[arg(long, value_enum, default_value_t = Crds::Standard)]
+    pub crds: Crds,
+    /// Compile GatewayClasses of this controller
+    #[arg(long, value_name = "NAME", default_value = crate::attach::CONTROLLER_NAME)]
+    pub controller_name: String,
+    /// The source does not hold all objects of this kind: a missing one is no error
+    #[arg(long, value_name = "KIND")]
+    pub open: Vec<String>,
+    /// The source holds all objects of this kind: a missing one is an error
+    #[arg(long, value_name = "KIND")]
+    pub closed: Vec<String>,
+    /// Treat warnings as errors
+    #[arg(long)]
+    pub deny_warnings: bool,
+}
+
+/// Channels of the Gateway API's CRDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Crds {
+    /// The standard channel.
+    Standard,
+    /// The experimental channel.
+    Experimental,
+}
+
+impl Reading {
+    /// The options of the pure compile.
+    pub fn options(&self) -> compile::Options {
+        let mut options = compile::Options::default();
+        options.validate.channel = match self.crds {
+            Crds::Standard => Channel::Standard,
+            Crds::Experimental => Channel::Experimental,
+        };
+        options.validate.namespace.clone_from(&self.namespace);
+        options.attach.controller_name.clone_from(&self.controller_name);
+        let open: BTreeSet<String> = self.open.iter().cloned().collect();
+        options.attach.open.extend(open);
+        self.closed.iter().for_each(|kind| drop(options.attach.open.remove(kind)));
+        options
+    }
+
+    /// Reads sources and compiles them.
+    ///
+    /// # Errors
+    /// The source could not be read.
+    pub async fn compile(&self, sources: &[String]) -> Result<Compiled, Failure> {
+        let token = self.git_token.as_deref().map(Token::new);
+        let parse = |text: &String| {
+            SourceSpec::parse(text, self.rev.as_deref(), self.path.as_deref()).map(|spec| spec.with_token(token.clone()))
+        };
+        let specs: Vec<SourceSpec> = sources.iter().map(parse).collect::<Result<_, _>>().map_err(failure)?;
+        let sources = source::read(&specs, &Limits::default()).await.map_err(failure)?;
+        let mut compilation = compile(&sources.files, &self.options());
+        compilation.add(sources.diagnostics.clone());
+        if self.deny_warnings {
+            compilation.diagnostics.deny_warnings();
+        }
+        Ok(Compiled { sources, compilation })
+    }
+}
+
+fn failure(error: SourceError) -> Failure {
+    let exit = if matches!(error, SourceError::Usage(_)) { Exit::Usage } else { Exit::Environment };
+    Failure::new(exit, error)
+}
+
+/// A compile with the texts it came from.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The texts.
+    pub sources: Sources,
+    /// What came of them.
+    pub compilation: Compilation,
+}
+
+impl Compiled {
+    /// All diagnostics with their lines, and a count; empty without any.
+    pub fn diagnostics_text(&self) -> String {
+        let diagnostics = &self.compilation.diagnostics;
+        if diagnostics.is_empty() {
+            return String::new();
+        }
+        let excerpts = Excerpts::new(&self.sources.files, self.compilation.redacted.clone());
+        format!("{}{}\n", text(diagnostics, &excerpts), summary(diagnostics))
+    }
+
+    /// Prints all diagnostics to stderr.
+    pub fn print_diagnostics(&self) {
+        let _ = anstream::stderr().lock().write_all(self.diagnostics_text().as_bytes());
+    }
+
+    /// 1 if anything is an error, else 0.
+    pub fn exit(&self) -> Exit {
+        if self.compilation.diagnostics.has_errors() { Exit::No } else { Exit::Fine }
+    }
+}
+
+/// Which fleets to look at.
+#[derive(Debug, Clone, Args)]
+pub struct Fleets {
+    /// Only this fleet: namespace/gateway or class/NAME (repeatable)
+    #[arg(long = "fleet", value_name = "FLEET")]
+    pub fleets: Vec<FleetName>,
+}
+
+impl Fleets {
+    /// True if a fleet was asked for, or none was named.
+    pub fn wants(&self, fleet: &FleetName) -> bool {
+        self.fleets.is_empty() || self.fleets.contains(fleet)
+    }
+
+    /// The first fleet that was named but is not there.
+    pub fn missing<'f>(&'f self, compilation: &Compilation) -> Option<&'f FleetName> {
+        self.fleets.iter().find(|fleet| !compilation.fleets.contains_key(fleet))
+    }
+}

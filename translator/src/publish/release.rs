@@ -1,0 +1,243 @@
+//! Publishing a snapshot, and promoting one from another channel.
+
+use super::gates::{self, Allow, Gate};
+use super::{Change, Outcome, PublishError, Publisher, advance};
+use moorgate_snapshot::channel::{BundleRef, ChannelState, Release, Source};
+use moorgate_snapshot::entry::{Action, Promoted};
+use moorgate_snapshot::reader::{Reader, Tail};
+use moorgate_snapshot::writer::{self, Written};
+use moorgate_snapshot::{Digest, Role, Snapshot};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A bundle is kept for the next release as long as at most this many of its pages lie outside it …
+const BUNDLE_MISSES: usize = 16;
+/// … or at most one in so many.
+const BUNDLE_SHARE: usize = 8;
+
+/// A snapshot to publish.
+pub struct Offer<'a> {
+    /// What Envoy will see.
+    pub snapshot: &'a Snapshot,
+    /// How many routes it has.
+    pub routes: u64,
+    /// What it was compiled from.
+    pub source: Option<Source>,
+    /// Signed beside it: `origins`, `status`, `provenance` and the like.
+    pub documents: BTreeMap<String, Value>,
+    /// Who publishes to this channel: CI under one name, a loop in a cluster under another.
+    pub writer: String,
+    /// What the user asked for beyond the usual.
+    pub allow: Allow,
+    /// The entry that must be the newest; 0 for none at all. From a plan.
+    pub parent: Option<u64>,
+    /// Whether the second commit descends from the first; none if it cannot be told.
+    pub descends: &'a (dyn Fn(&str, &str) -> Option<bool> + Sync),
+}
+
+impl Publisher<'_> {
+    /// Publishes a snapshot to the channel. One that is the newest already gives no entry. While the channel is pinned or
+    /// held, only its candidate moves.
+    pub async fn publish(&self, offer: &Offer<'_>) -> Result<Outcome, PublishError> {
+        self.check_key(Role::Publish)?;
+        let tail = self.tail().await?;
+        let state = state_of(&tail);
+        let mut warnings = self.offer_warnings(offer, &state);
+        warnings.extend(check_offer(offer, &tail, &state)?);
+        let id = offer.snapshot.id();
+        if !state.retired
+            && state.newest().is_some_and(|release| release.snapshot == id)
+            && let Some(outcome) = self.unchanged(&tail, warnings.clone()).await?
+        {
+            return Ok(outcome);
+        }
+        let mut release = Release {
+            snapshot: id,
+            sequence: tail.next,
+            time: self.meta.time,
+            source: offer.source.clone(),
+            routes: Some(offer.routes),
+            attestation: None,
+            bundle: None,
+        };
+        let mut written = Written::default();
+        if !self.dry_run {
+            written = self.upload(offer, state.newest(), &mut release).await?;
+            self.read_back(offer.snapshot, &release).await?;
+        }
+        let state = ChannelState { writer: offer.writer.clone(), ..advance(&state, release) };
+        let reason = self.meta.reason.clone();
+        let change = Change { action: Action::Publish, state, promoted: None, reason };
+        let outcome = Box::pin(self.commit(&tail, change, warnings)).await?;
+        Ok(Outcome { written, ..outcome })
+    }
+
+    /// Releases what another channel of the fleet serves, the same bytes, in this one.
+    pub async fn promote(&self, from: &Reader, allow: Allow) -> Result<Outcome, PublishError> {
+        self.check_key(Role::Publish)?;
+        let origin = from.newest(None).await?;
+        let Some(origin) = origin.entry else { return Err(Gate::Empty(from.channel().clone()).into()) };
+        if origin.entry.state.retired {
+            return Err(Gate::Retired(from.channel().clone()).into());
+        }
+        let served = origin.entry.state.serving().cloned();
+        let served = served.ok_or_else(|| Gate::Empty(from.channel().clone()))?;
+        let tail = self.tail().await?;
+        let state = state_of(&tail);
+        gates::bad(&state, &served.snapshot)?;
+        if !allow.shrink {
+            gates::shrink(state.newest(), served.routes.unwrap_or(u64::MAX))?;
+        }
+        if !state.retired
+            && state.newest().is_some_and(|release| release.snapshot == served.snapshot)
+            && let Some(outcome) = self.unchanged(&tail, Vec::new()).await?
+        {
+            return Ok(outcome);
+        }
+        // All of it must be there before a channel names it.
+        self.reader.fetch(&Release { bundle: None, ..served.clone() }, &|_| None).await?;
+        let release = Release { sequence: tail.next, time: self.meta.time, ..served };
+        let promoted = Promoted { channel: from.channel().clone(), sequence: origin.entry.sequence };
+        let change = Change {
+            action: Action::Promote,
+            state: advance(&state, release),
+            promoted: Some(promoted),
+            reason: self.meta.reason.clone(),
+        };
+        Box::pin(self.commit(&tail, change, waiting(&state))).await
+    }
+
+    /// Refuses a key before anything is uploaded with it.
+    pub(super) fn check_key(&self, role: Role) -> Result<(), PublishError> {
+        let id = self.signer.public().id();
+        let (fleet, channel) = (self.reader.store().fleet(), self.reader.channel());
+        let trusted = self.reader.trust().keys().any(|key| {
+            key.key.id() == id && (key.may(role, fleet, channel) || key.may(Role::Publish, fleet, channel))
+        });
+        if trusted { Ok(()) } else { Err(Gate::Key(id).into()) }
+    }
+
+    fn offer_warnings(&self, offer: &Offer<'_>, state: &ChannelState) -> Vec<String> {
+        let mut warnings = waiting(state);
+        for limit in offer.snapshot.usage().warnings() {
+            warnings.push(format!("near a limit: {limit}"));
+        }
+        let expiry = state.pin.as_ref().and_then(|pin| pin.expires);
+        if expiry.is_some_and(|expiry| expiry < self.meta.time) {
+            warnings.push("the pin has expired; it holds until somebody unpins".to_owned());
+        }
+        warnings
+    }
+
+    /// Writes pages, manifest, bundle and attestation.
+    async fn upload(
+        &self,
+        offer: &Offer<'_>,
+        parent: Option<&Release>,
+        release: &mut Release,
+    ) -> Result<Written, PublishError> {
+        let store = self.reader.store();
+        let there = match parent {
+            Some(parent) => self.pages_of(&parent.snapshot).await,
+            None => BTreeSet::new(),
+        };
+        let written = writer::write_snapshot(store, offer.snapshot, &|page| there.contains(page)).await?;
+        release.bundle = match parent.and_then(|parent| parent.bundle) {
+            Some(bundle) if self.still_pays(&bundle, offer.snapshot).await => Some(bundle),
+            _ => {
+                let fresh = writer::write_bundle(store, offer.snapshot).await?;
+                match fresh {
+                    Some(name) if !self.reader.bundle_holds(&name, offer.snapshot).await => {
+                        return Err(PublishError::ReadBack(format!("bundle {}", name.digest)));
+                    }
+                    fresh => fresh,
+                }
+            }
+        };
+        if !offer.documents.is_empty() {
+            let (fleet, id) = (store.fleet(), offer.snapshot.id());
+            let digest = writer::write_attestation(store, fleet, &id, &offer.documents, self.signer).await?;
+            release.attestation = Some(digest);
+        }
+        Ok(written)
+    }
+
+    /// The pages of a snapshot; none if its manifest cannot be read, so that all are written.
+    async fn pages_of(&self, snapshot: &Digest) -> BTreeSet<Digest> {
+        match self.reader.manifest(snapshot).await {
+            Ok(manifest) => manifest.pages().iter().map(|page| page.digest).collect(),
+            Err(_) => BTreeSet::new(),
+        }
+    }
+
+    /// Whether a cold relay still gets most pages from this bundle.
+    async fn still_pays(&self, bundle: &BundleRef, snapshot: &Snapshot) -> bool {
+        let bundled = self.pages_of(&bundle.snapshot).await;
+        let pages = snapshot.pages();
+        let misses = pages.iter().filter(|page| !bundled.contains(&page.digest())).count();
+        misses <= BUNDLE_MISSES.max(pages.len() / BUNDLE_SHARE) && misses < pages.len()
+    }
+
+    /// Reads all of it back as a relay will, page by page. What does not hold is written again, once.
+    async fn read_back(&self, snapshot: &Snapshot, release: &Release) -> Result<(), PublishError> {
+        let plain = Release { bundle: None, ..release.clone() };
+        let read = match self.reader.fetch(&plain, &|_| None).await {
+            Ok(read) => read,
+            Err(error) if error.is_integrity() => {
+                tracing::warn!(%error, "what is in the store does not hold: written again");
+                writer::mend(self.reader.store(), snapshot).await?;
+                self.reader.fetch(&plain, &|_| None).await?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if read != *snapshot {
+            return Err(PublishError::ReadBack(format!("snapshot {}", snapshot.id())));
+        }
+        if let Some(attestation) = self.reader.attestation(release).await? {
+            for document in attestation.documents.values() {
+                self.reader.document(document).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The state that the newest entry holds.
+pub(super) fn state_of(tail: &Tail) -> ChannelState {
+    tail.entry.as_ref().map(|entry| entry.entry.state.clone()).unwrap_or_default()
+}
+
+fn waiting(state: &ChannelState) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(pin) = &state.pin {
+        let at = pin.release.snapshot.short();
+        warnings.push(format!(
+            "pinned at {at} by {} ({}): this release waits behind the pin",
+            pin.by, pin.reason
+        ));
+    }
+    if let Some(hold) = &state.hold {
+        warnings.push(format!("held by {} ({}): this release waits", hold.by, hold.reason));
+    }
+    warnings
+}
+
+/// The gates of publishing.
+fn check_offer(offer: &Offer<'_>, tail: &Tail, state: &ChannelState) -> Result<Option<String>, Gate> {
+    let mut warning = None;
+    let newest = tail.entry.as_ref().map_or(0, |entry| entry.entry.sequence);
+    if let Some(expected) = offer.parent.filter(|expected| *expected != newest) {
+        return Err(Gate::NotAtParent { found: newest, expected });
+    }
+    if !offer.allow.other_writer {
+        gates::writer(state, &offer.writer)?;
+    }
+    if !offer.allow.unrelated {
+        warning = gates::descent(state.newest(), offer.source.as_ref(), offer.descends)?;
+    }
+    gates::bad(state, &offer.snapshot.id())?;
+    if !offer.allow.shrink && !state.retired {
+        gates::shrink(state.newest(), offer.routes)?;
+    }
+    Ok(warning)
+}
