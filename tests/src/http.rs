@@ -8,9 +8,11 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// No answer within this time is a lost request.
@@ -18,15 +20,28 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where to connect, and how.
 #[derive(Debug, Clone)]
-pub struct Target {
-    address: SocketAddr,
-    tls: Option<(String, Arc<ClientConfig>)>,
+pub struct Target(Transport);
+
+#[derive(Debug, Clone)]
+enum Transport {
+    Plain(SocketAddr),
+    Tls(SocketAddr, String, Arc<ClientConfig>),
+    Unix(PathBuf),
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 impl Target {
     /// Plain text on a local port.
     pub fn plain(port: u16) -> Self {
-        Self { address: SocketAddr::from(([127, 0, 0, 1], port)), tls: None }
+        Self(Transport::Plain(local(port)))
+    }
+
+    /// Plain text on a Unix socket.
+    pub fn unix(path: &Path) -> Self {
+        Self(Transport::Unix(path.to_owned()))
     }
 
     /// TLS on a local port with this server name, trusting one certificate (DER).
@@ -38,8 +53,7 @@ impl Target {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let tls = Some((server_name.to_owned(), Arc::new(config)));
-        Ok(Self { address: SocketAddr::from(([127, 0, 0, 1], port)), tls })
+        Ok(Self(Transport::Tls(local(port), server_name.to_owned(), Arc::new(config))))
     }
 }
 
@@ -119,6 +133,12 @@ impl Answer {
     }
 }
 
+async fn dial(address: &SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.context("connecting")?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// One connection, used for request after request.
 #[derive(Debug)]
 pub struct Connection(SendRequest<Full<Bytes>>);
@@ -130,23 +150,23 @@ impl Connection {
     }
 
     async fn connect(target: &Target) -> Result<Self> {
-        let stream = TcpStream::connect(target.address).await.context("connecting")?;
-        stream.set_nodelay(true)?;
-        let sender = match &target.tls {
-            None => {
-                let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-                tokio::spawn(connection);
-                sender
+        match &target.0 {
+            Transport::Plain(address) => Self::speak(dial(address).await?).await,
+            Transport::Unix(path) => {
+                Self::speak(UnixStream::connect(path).await.context("connecting")?).await
             }
-            Some((name, config)) => {
+            Transport::Tls(address, name, config) => {
                 let name = ServerName::try_from(name.clone()).context("a server name")?;
                 let connector = TlsConnector::from(Arc::clone(config));
-                let stream = connector.connect(name, stream).await.context("TLS handshake")?;
-                let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-                tokio::spawn(connection);
-                sender
+                let stream = dial(address).await?;
+                Self::speak(connector.connect(name, stream).await.context("TLS handshake")?).await
             }
-        };
+        }
+    }
+
+    async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self> {
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
         Ok(Self(sender))
     }
 

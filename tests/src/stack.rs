@@ -66,7 +66,7 @@ impl Stack {
 
     fn keygen(&self) -> Result<()> {
         let mut command = moorgate()?;
-        command.arg("keygen").arg("--key").arg(self.key()).arg("--trust").arg(self.trust());
+        command.arg("keygen").arg(self.key());
         run(&mut command)?.ended_with(&[0])?;
         Ok(())
     }
@@ -86,9 +86,9 @@ impl Stack {
         self.folder().join("keys/publish.key")
     }
 
-    /// The trust file that the relay starts from.
+    /// The public key that the relay trusts.
     pub fn trust(&self) -> PathBuf {
-        self.folder().join("keys/trust.json")
+        self.folder().join("keys/publish.pub")
     }
 
     /// The store's folder.
@@ -111,10 +111,10 @@ impl Stack {
         self.folder().join("relay.sock")
     }
 
-    /// `moorgate` with this subcommand, told the store.
+    /// `moorgate` with this subcommand, told the store and whom to trust.
     pub fn command(&self, subcommand: &str) -> Result<Command> {
         let mut command = moorgate()?;
-        command.arg(subcommand).env("MOORGATE_STORE", self.store_url());
+        command.arg(subcommand).env("MOORGATE_STORE", self.store_url()).env("MOORGATE_TRUST", self.trust());
         Ok(command)
     }
 
@@ -169,7 +169,8 @@ impl Stack {
         command.arg("--health").arg(format!("127.0.0.1:{}", self.health));
         command.arg("--endpoints").arg(self.folder().join("endpoints"));
         command.arg("--secrets").arg(self.folder().join("secrets"));
-        command.args(["--poll", "200ms"]);
+        command.arg("--admin").arg(format!("unix:{}", self.folder().join("admin.sock").display()));
+        command.args(["--poll-interval", "1s"]);
         Ok(command)
     }
 
@@ -236,13 +237,20 @@ impl Stack {
         self.relay = None;
     }
 
-    /// Waits until the relay serves this snapshot and Envoy has acknowledged it.
+    /// An answer of the relay's admin socket as JSON: `/snapshot`, `/clients`.
+    pub fn relay_admin(&self, path: &str) -> Result<Value> {
+        let target = Target::unix(&self.folder().join("admin.sock"));
+        let answer = send(&target, &Request::get("relay", path))?;
+        ensure!(answer.status == 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        Ok(serde_json::from_slice(&answer.body)?)
+    }
+
+    /// Waits until the relay serves this snapshot.
     pub fn wait_for_snapshot(&mut self, snapshot: &str) -> Result<()> {
         crate::wait::until(&format!("snapshot {snapshot} at the relay"), || {
             self.relay()?.check()?;
-            let answer = self.health("/snapshot")?;
-            let body: Value = serde_json::from_slice(&answer.body)?;
-            ensure!(body.to_string().contains(snapshot), "{body}");
+            let status = self.relay_admin("/snapshot")?;
+            ensure!(status.to_string().contains(snapshot), "{status}");
             Ok(())
         })
     }

@@ -221,21 +221,18 @@ impl Stage {
         let bin = program::binary("moorgate")?;
         println!("\nIt goes on running; the store is back. In another terminal:\n");
         println!("  export PATH={}:$PATH DEMO={demo}", bin.parent().unwrap_or(Path::new(".")).display());
-        println!("  export MOORGATE_STORE={}\n", self.stack.store_url());
+        println!("  export MOORGATE_STORE={} MOORGATE_TRUST=$DEMO/keys/publish.pub", self.stack.store_url());
+        println!("  export MOORGATE_KEY=file:$DEMO/keys/publish.key\n");
         println!("  curl -i http://{HOST}:{0}/cart --resolve {HOST}:{0}:127.0.0.1", self.http);
         println!("  curl -ik https://{HOST}:{0}/blog --resolve {HOST}:{0}:127.0.0.1", self.https);
         println!("  moorgate log edge/public --channel {CHANNEL}");
         println!("  moorgate status edge/public");
-        println!("  moorgate verify edge/public --trust $DEMO/keys/trust.json");
+        println!("  moorgate verify edge/public");
         println!("  moorgate explain $DEMO/gateways GET http://{HOST}:{}/cart --rev main", self.http);
         println!("  $EDITOR $DEMO/gateways/{ROUTE_FILE}; git -C $DEMO/gateways commit -am 'Try something'");
         println!("  moorgate diff git:main~1 git:main --repo $DEMO/gateways");
-        println!(
-            "  moorgate unpin edge/public --to {first} --channel {CHANNEL} --key file:$DEMO/keys/publish.key"
-        );
-        println!(
-            "  moorgate publish $DEMO/gateways --rev main --channel {CHANNEL} --key file:$DEMO/keys/publish.key"
-        );
+        println!("  moorgate unpin edge/public --to {first} --channel {CHANNEL}");
+        println!("  moorgate publish $DEMO/gateways --rev main --channel {CHANNEL}");
         println!("\nCtrl-C stops it and removes $DEMO. {} backends are waiting.", self.backends.len());
         loop {
             std::thread::park();
