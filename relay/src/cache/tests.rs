@@ -129,3 +129,29 @@ fn endpoints_that_were_damaged_are_not_served() {
     fs::write(&path, text).unwrap();
     assert!(cache.endpoints().is_empty());
 }
+
+/// A relay that is killed leaves its steps half done: the copy moved aside and no new one, a file beside its place,
+/// pages without their manifest.
+#[test]
+fn a_kill_between_two_writes_costs_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let (old, new) = (snapshot(1, 100), snapshot(2, 100));
+    let state = State { sequence: 7, serving: Some(old.id()), ..State::default() };
+    {
+        let cache = Cache::open(root.path(), &fleet()).unwrap();
+        cache.put(&old).unwrap();
+        cache.save_state(&state).unwrap();
+        cache.put(&new).unwrap();
+        fs::rename(cache.folder.join("state"), cache.folder.join("state.previous")).unwrap();
+        fs::write(cache.folder.join("writing"), b"half a st").unwrap();
+        fs::remove_file(cache.object_path(new.id())).unwrap();
+    }
+    let cache = Cache::open(root.path(), &fleet()).unwrap();
+    assert_eq!(cache.state(), state);
+    assert!(cache.get(old.id()).is_ok());
+    assert!(cache.get(new.id()).is_err());
+    cache.put(&new).unwrap();
+    cache.save_state(&State { sequence: 8, ..state }).unwrap();
+    assert_eq!(cache.state().sequence, 8);
+    assert!(cache.get(new.id()).is_ok());
+}

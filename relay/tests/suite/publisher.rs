@@ -90,7 +90,8 @@ impl Publisher {
             nonce: format!("nonce-{}", self.sequence()),
         };
         let signers: [&dyn Signer; 1] = [&self.key];
-        let envelope = commit_entry(&self.part(), &entry, &signers).await.unwrap().expect("a free slot");
+        let envelope = entry.sign(&signers).unwrap();
+        assert!(commit_entry(&self.part(), &entry, &envelope).await.unwrap(), "the slot is taken");
         self.previous = Some(Position { sequence: entry.sequence, digest: Digest::of(&envelope.payload) });
         write_head(&self.part(), &entry, envelope).await.unwrap();
     }
