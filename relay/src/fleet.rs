@@ -12,9 +12,6 @@ mod loaded;
 mod status;
 mod task;
 
-#[cfg(test)]
-mod tests;
-
 pub use choice::Because;
 pub use status::{Status, Store as StoreStatus};
 

@@ -1,5 +1,6 @@
 //! The command line: one file a command, data on stdout, messages on stderr.
 
+mod access;
 mod bootstrap;
 mod check;
 mod compile;
@@ -8,8 +9,18 @@ mod diff;
 mod exit;
 mod explain;
 mod input;
+mod keygen;
+mod log;
+mod outcome;
 mod output;
-mod access;
+mod pin;
+mod promote;
+mod publish;
+mod rollback;
+mod status;
+mod table;
+mod unpin;
+mod verify;
 mod version;
 
 pub use exit::{Exit, Failure};
@@ -32,6 +43,15 @@ enum Command {
     Check(check::CheckArgs),
     Diff(diff::DiffArgs),
     Explain(explain::ExplainArgs),
+    Publish(publish::PublishArgs),
+    Promote(promote::PromoteArgs),
+    Pin(pin::PinArgs),
+    Unpin(unpin::UnpinArgs),
+    Rollback(rollback::RollbackArgs),
+    Log(log::LogArgs),
+    Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
+    Keygen(keygen::KeygenArgs),
     Bootstrap(bootstrap::BootstrapArgs),
     Completions(completions::CompletionsArgs),
     Version(version::VersionArgs),
@@ -69,6 +89,15 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(args).await,
         Command::Diff(args) => diff::run(args).await,
         Command::Explain(args) => explain::run(args).await,
+        Command::Publish(args) => publish::run(args).await,
+        Command::Promote(args) => promote::run(args).await,
+        Command::Pin(args) => pin::run(args).await,
+        Command::Unpin(args) => unpin::run(args).await,
+        Command::Rollback(args) => rollback::run(args).await,
+        Command::Log(args) => log::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
+        Command::Keygen(args) => keygen::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Version(args) => version::run(&args),

@@ -1,0 +1,105 @@
+//! `moorgate keygen`
+
+use super::access::Format;
+use super::access::random;
+use super::table::{FORMAT_VERSION, print, print_json};
+use super::{Exit, Failure};
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use moorgate_snapshot::{KeyPair, Signer as _};
+use serde_json::json;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Make a key pair for signing releases
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate keygen ci.key                 writes ci.key (mode 0600) and ci.pub
+  moorgate publish gateways/ --key file:ci.key --store file:///var/lib/moorgate
+  moorgate-relay --trust ci.pub …
+
+Ed25519, as `openssl genpkey -algorithm ed25519` makes it: PKCS#8 and SubjectPublicKeyInfo in PEM.
+Files that are there are never written over.")]
+pub struct KeygenArgs {
+    /// Where to write the private key; the public key goes beside it, with the ending .pub
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Runs the command.
+#[allow(clippy::unused_async, reason = "all commands run alike")]
+pub async fn run(args: KeygenArgs) -> Result<Exit, Failure> {
+    let public_path = args.path.with_extension("pub");
+    if public_path == args.path {
+        return Err(Failure::new(
+            Exit::Usage,
+            anyhow!("the public key would get the same name: choose another ending"),
+        ));
+    }
+    let (pair, private) = KeyPair::generate(&random()?)?;
+    // The public key first: a private key that nobody can check is of no use.
+    create(&public_path, pair.public().to_pem().as_bytes(), 0o644)?;
+    if let Err(failure) = create(&args.path, private.as_bytes(), 0o600) {
+        let _ = std::fs::remove_file(&public_path);
+        return Err(failure);
+    }
+    let id = pair.public().id();
+    match args.output {
+        Format::Text => {
+            print(&format!(
+                "key {id}\nprivate {}\npublic  {}\n",
+                args.path.display(),
+                public_path.display()
+            ))?;
+        }
+        Format::Json => print_json(&json!({
+            "format_version": FORMAT_VERSION,
+            "key_id": id,
+            "private": args.path,
+            "public": public_path,
+        }))?,
+    }
+    Ok(Exit::Fine)
+}
+
+fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    #[cfg(not(unix))]
+    let _ = mode;
+    let mut file = options.open(path).with_context(|| path.display().to_string())?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| path.display().to_string())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_are_private_and_never_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ci.key");
+        let args = || KeygenArgs { path: path.clone(), output: Format::Json };
+        assert!(matches!(run(args()).await, Ok(Exit::Fine)));
+        let private = std::fs::read(&path).unwrap();
+        let pair = KeyPair::from_pem(&private).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("ci.pub")).unwrap(), pair.public().to_pem());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert!(run(args()).await.is_err());
+        std::fs::remove_file(dir.path().join("ci.pub")).unwrap();
+        assert!(run(args()).await.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), private);
+        assert!(!dir.path().join("ci.pub").exists());
+    }
+}

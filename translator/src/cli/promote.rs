@@ -1,0 +1,51 @@
+//! `moorgate promote`
+
+use super::access::{ActArgs, Actor, Format, StoreArgs, failure};
+use super::{Exit, Failure, outcome};
+use crate::publish::Allow;
+use clap::Args;
+use moorgate_snapshot::{Channel, FleetName};
+
+/// Release in one channel what another one serves
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate promote shop/edge --from next --to stable --key file:ci.key
+
+The same bytes under the same id: nothing is compiled.")]
+pub struct PromoteArgs {
+    /// The fleet: namespace/gateway or class/NAME
+    fleet: FleetName,
+    /// The channel that serves it
+    #[arg(long)]
+    from: Channel,
+    /// The channel to release it in
+    #[arg(long)]
+    to: Channel,
+    /// Why
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Also if more than a fifth of the routes go, or all
+    #[arg(long)]
+    allow_shrink: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    act: ActArgs,
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Runs the command.
+pub async fn run(args: PromoteArgs) -> Result<Exit, Failure> {
+    if args.from == args.to {
+        return Err(Failure::new(Exit::Usage, anyhow::anyhow!("--from and --to are the same channel")));
+    }
+    let actor = Actor::open(&args.store, &args.act)?;
+    let publisher = actor.publisher(&args.fleet, &args.to, &args.reason)?;
+    let from = actor.reader(&args.fleet, &args.from);
+    let allow = Allow { shrink: args.allow_shrink, ..Allow::default() };
+    let done = Box::pin(publisher.promote(&from, allow)).await.map_err(failure)?;
+    outcome::show(&done, None, args.output)?;
+    Ok(Exit::Fine)
+}

@@ -1,0 +1,215 @@
+//! The release commands over a store on the local disk, as a script would call them.
+
+use super::*;
+use crate::cli::{keygen, log, pin, promote, rollback, status, unpin, verify};
+use clap::Parser;
+use moorgate_snapshot::{Digest, Reader, Record, Resource, Store, Trust, layout};
+use std::sync::Arc;
+
+#[derive(Debug, Parser)]
+enum Command {
+    Publish(PublishArgs),
+    Promote(promote::PromoteArgs),
+    Pin(pin::PinArgs),
+    Unpin(unpin::UnpinArgs),
+    Rollback(rollback::RollbackArgs),
+    Log(log::LogArgs),
+    Verify(verify::VerifyArgs),
+    Status(status::StatusArgs),
+    Keygen(keygen::KeygenArgs),
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+fn shop() -> FleetName {
+    FleetName::gateway("shop", "edge")
+}
+
+fn snapshot(n: u8) -> Snapshot {
+    let cluster = Resource {
+        type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
+        name: "web".into(),
+        part: "".into(),
+        bytes: vec![n].into(),
+        refs: Vec::new(),
+    };
+    Snapshot::build(vec![Record::Resource(cluster)]).unwrap()
+}
+
+fn offered(n: u8, routes: u64) -> Offered {
+    let documents = BTreeMap::from([("origins".to_owned(), json!({"routes": []}))]);
+    let fleet = OfferedFleet { snapshot: snapshot(n), routes, documents, blocked: false, erring: false };
+    Offered {
+        fleets: BTreeMap::from([(shop(), fleet)]),
+        complete: true,
+        source: None,
+        repositories: Vec::new(),
+    }
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let key = bench.dir.path().join("ci.key").display().to_string();
+        assert_eq!(bench.run(&["keygen", &key], None).await, Exit::Fine);
+        bench
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}/store", self.dir.path().display())
+    }
+
+    /// Runs a command line; `publish` gets what is offered.
+    async fn run(&self, line: &[&str], offered: Option<Offered>) -> Exit {
+        let key = format!("file:{}", self.dir.path().join("ci.key").display());
+        let trust = self.dir.path().join("ci.pub").display().to_string();
+        let url = self.url();
+        let mut words = vec!["moorgate"];
+        words.extend_from_slice(line);
+        if line[0] != "keygen" {
+            words.extend_from_slice(&["--store", &url, "--trust", &trust]);
+        }
+        if ["publish", "promote", "pin", "unpin", "rollback"].contains(&line[0]) {
+            words.extend_from_slice(&["--key", &key]);
+        }
+        let result = match Command::try_parse_from(words).unwrap() {
+            Command::Publish(args) => run(args, offered.unwrap()).await,
+            Command::Promote(args) => promote::run(args).await,
+            Command::Pin(args) => pin::run(args).await,
+            Command::Unpin(args) => unpin::run(args).await,
+            Command::Rollback(args) => rollback::run(args).await,
+            Command::Log(args) => log::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Keygen(args) => keygen::run(args).await,
+        };
+        result.unwrap_or_else(|failure| failure.exit)
+    }
+
+    async fn publish(&self, n: u8) -> Exit {
+        self.run(&["publish"], Some(offered(n, 10))).await
+    }
+
+    async fn serving(&self, channel: &str) -> Option<Digest> {
+        let trust = std::fs::read(self.dir.path().join("ci.pub")).unwrap();
+        let store = Store::open(&self.url()).unwrap().fleet(&shop());
+        let reader = Reader::new(store, Arc::new(Trust::parse(&trust).unwrap()), channel.parse().unwrap());
+        let entry = reader.newest(None).await.unwrap().entry?;
+        entry.entry.state.serving().map(|release| release.snapshot)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join("store").join(shop().prefix()).join(name)
+    }
+}
+
+#[tokio::test]
+async fn a_release_goes_out_back_and_forth() {
+    let bench = Bench::new().await;
+    for n in 1..=3 {
+        assert_eq!(bench.publish(n).await, Exit::Fine);
+    }
+    assert_eq!(bench.serving("stable").await, Some(snapshot(3).id()));
+    assert_eq!(
+        bench.run(&["rollback", "shop/edge", "--reason", "drill", "--dry-run"], None).await,
+        Exit::Fine
+    );
+    assert_eq!(bench.serving("stable").await, Some(snapshot(3).id()));
+    assert_eq!(bench.run(&["rollback", "shop/edge"], None).await, Exit::Fine);
+    assert_eq!(bench.serving("stable").await, Some(snapshot(2).id()));
+    let one = snapshot(1).id().short();
+    assert_eq!(
+        bench.run(&["pin", "shop/edge", &one, "--reason", "r", "--pin-for", "2h"], None).await,
+        Exit::Fine
+    );
+    assert_eq!(bench.serving("stable").await, Some(snapshot(1).id()));
+    let three = snapshot(3).id().to_string();
+    assert_eq!(bench.run(&["unpin", "shop/edge", "--to", &three, "-o", "json"], None).await, Exit::Fine);
+    assert_eq!(bench.serving("stable").await, Some(snapshot(3).id()));
+    assert_eq!(
+        bench.run(&["promote", "shop/edge", "--from", "stable", "--to", "prod"], None).await,
+        Exit::Fine
+    );
+    assert_eq!(bench.serving("prod").await, Some(snapshot(3).id()));
+    for output in ["text", "json"] {
+        assert_eq!(bench.run(&["log", "shop/edge", "-o", output], None).await, Exit::Fine);
+        assert_eq!(bench.run(&["status", "-o", output], None).await, Exit::Fine);
+        assert_eq!(bench.run(&["verify", "shop/edge", "-o", output], None).await, Exit::Fine);
+        let id = format!("snapshot:{three}");
+        assert_eq!(bench.run(&["verify", &id, "-o", output], None).await, Exit::Fine);
+    }
+}
+
+#[tokio::test]
+async fn exit_codes_say_who_said_no() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.publish(1).await, Exit::Fine);
+    assert_eq!(bench.run(&["publish"], Some(offered(2, 0))).await, Exit::Refused);
+    assert_eq!(bench.run(&["publish", "--allow-shrink"], Some(offered(2, 0))).await, Exit::Fine);
+    assert_eq!(bench.run(&["publish", "--parent", "1"], Some(offered(3, 9))).await, Exit::Refused);
+    let mut blocked = offered(3, 9);
+    blocked.fleets.values_mut().for_each(|fleet| fleet.blocked = true);
+    assert_eq!(bench.run(&["publish"], Some(blocked)).await, Exit::No);
+    let mut erring = offered(3, 9);
+    erring.fleets.values_mut().for_each(|fleet| fleet.erring = true);
+    assert_eq!(bench.run(&["publish", "--strict"], Some(erring)).await, Exit::No);
+    assert_eq!(bench.run(&["pin", "shop/edge", "0123456789ab", "--reason", "r"], None).await, Exit::Refused);
+    assert_eq!(bench.run(&["unpin", "shop/edge", "--to", "0123456789ab"], None).await, Exit::Refused);
+    assert_eq!(bench.run(&["rollback", "shop/other"], None).await, Exit::Refused);
+    assert_eq!(bench.run(&["verify", "snapshot:abc"], None).await, Exit::Usage);
+    assert_eq!(bench.serving("stable").await, Some(snapshot(2).id()));
+}
+
+#[tokio::test]
+async fn verify_finds_damage() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.publish(1).await, Exit::Fine);
+    assert_eq!(bench.publish(2).await, Exit::Fine);
+    let verify = async || bench.run(&["verify", "shop/edge"], None).await;
+    assert_eq!(verify().await, Exit::Fine);
+    let manifest = bench.file(&layout::manifest(&snapshot(2).id()));
+    let good = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, &good[1..]).unwrap();
+    assert_eq!(verify().await, Exit::Integrity);
+    std::fs::write(&manifest, &good).unwrap();
+    assert_eq!(verify().await, Exit::Fine);
+    // A stale head is worth a word, a forged one is broken; and so is an entry in the middle of the chain.
+    let head = bench.file("head/stable");
+    let good = std::fs::read(&head).unwrap();
+    std::fs::remove_file(&head).unwrap();
+    assert_eq!(verify().await, Exit::Fine);
+    std::fs::write(&head, "{}").unwrap();
+    assert_eq!(verify().await, Exit::Integrity);
+    std::fs::write(&head, good).unwrap();
+    std::fs::write(bench.file(&layout::entry(&Channel::stable(), 1)), "{}").unwrap();
+    assert_eq!(verify().await, Exit::Integrity);
+    std::fs::write(bench.file(&layout::entry(&Channel::stable(), 3)), "{}").unwrap();
+    assert_eq!(verify().await, Exit::Integrity);
+    assert_eq!(bench.run(&["log", "shop/edge"], None).await, Exit::Fine);
+}
+
+#[test]
+fn ancestry_is_looked_up_in_the_repository() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = git2::Repository::init(dir.path()).unwrap();
+    let author = git2::Signature::new("a", "a@example.com", &git2::Time::new(1, 0)).unwrap();
+    let tree = repository.treebuilder(None).unwrap().write().unwrap();
+    let tree = repository.find_tree(tree).unwrap();
+    let commit = |message: &str, parents: &[&git2::Commit<'_>]| {
+        let id = repository.commit(None, &author, &author, message, &tree, parents).unwrap();
+        repository.find_commit(id).unwrap()
+    };
+    let one = commit("one", &[]);
+    let two = commit("two", &[&one]);
+    let other = commit("other", &[]);
+    let ask = |old: &git2::Commit<'_>, new: &git2::Commit<'_>| {
+        descends_in(dir.path(), &old.id().to_string(), &new.id().to_string())
+    };
+    assert_eq!(ask(&one, &two), Some(true));
+    assert_eq!(ask(&two, &one), Some(false));
+    assert_eq!(ask(&one, &other), Some(false));
+    assert_eq!(descends_in(dir.path(), &"0".repeat(40), &one.id().to_string()), None);
+    assert_eq!(descends_in(std::path::Path::new("/"), "x", "y"), None);
+}

@@ -1,0 +1,45 @@
+//! `moorgate unpin`
+
+use super::access::{ActArgs, Actor, Format, StoreArgs, failure};
+use super::{Exit, Failure, outcome};
+use clap::Args;
+use moorgate_snapshot::{Channel, FleetName};
+
+/// End a pin, and name what is served then
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate status shop/edge                         shows what waits behind the pin
+  moorgate unpin shop/edge --to 9be04d77aa10 --dry-run --key file:on-call.key
+  moorgate unpin shop/edge --to 9be04d77aa10 --key file:on-call.key
+
+There is no unpin to whatever is newest: what has changed behind a pin has to be looked at. The output shows what the
+move changes.")]
+pub struct UnpinArgs {
+    /// The fleet: namespace/gateway or class/NAME
+    fleet: FleetName,
+    /// The snapshot to serve, or the first 8 or more digits of its id
+    #[arg(long, value_name = "SNAPSHOT")]
+    to: String,
+    /// Why
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// The channel
+    #[arg(long, default_value_t = Channel::stable())]
+    channel: Channel,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    act: ActArgs,
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Runs the command.
+pub async fn run(args: UnpinArgs) -> Result<Exit, Failure> {
+    let actor = Actor::open(&args.store, &args.act)?;
+    let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
+    let (done, plan) = Box::pin(publisher.unpin(&args.to)).await.map_err(failure)?;
+    outcome::show(&done, plan.as_ref(), args.output)?;
+    Ok(Exit::Fine)
+}

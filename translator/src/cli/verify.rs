@@ -1,0 +1,292 @@
+//! `moorgate verify`
+
+use super::access::{Format, StoreArgs, read_failure, store_failure};
+use super::table::{FORMAT_VERSION, columns, print, print_json};
+use super::{Exit, Failure};
+use anyhow::anyhow;
+use clap::Args;
+use moorgate_snapshot::channel::Release;
+use moorgate_snapshot::reader::ReadError;
+use moorgate_snapshot::{Channel, Digest, FleetName, Position, Reader, Slot, Tail};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+
+/// Check signatures, the chain of entries, and all bytes of what a channel names
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate verify shop/edge --trust ci.pub --store file:///var/lib/moorgate
+  moorgate verify snapshot:4f1c… --trust ci.pub -o json
+
+Prints a verdict for each step. Exits 5 if anything does not hold, 3 if the store cannot be read.")]
+pub struct VerifyArgs {
+    /// A fleet (namespace/gateway or class/NAME), or snapshot:ID
+    #[arg(value_name = "FLEET or snapshot:ID")]
+    target: String,
+    /// The channel
+    #[arg(long, default_value_t = Channel::stable())]
+    channel: Channel,
+    /// How many entries to follow the chain back
+    #[arg(long, default_value_t = 1000)]
+    depth: usize,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// How one step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Holds,
+    /// Worth an alarm, and no reader is misled by it.
+    Warning,
+    Broken,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Holds => "ok",
+            Self::Warning => "warning",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+struct Step {
+    what: String,
+    verdict: Verdict,
+    detail: String,
+}
+
+#[derive(Default)]
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn add(&mut self, what: impl Into<String>, verdict: Verdict, detail: impl Into<String>) {
+        self.0.push(Step { what: what.into(), verdict, detail: detail.into() });
+    }
+
+    /// Notes what does not hold; a store that cannot be read ends the command.
+    fn broken(&mut self, what: impl Into<String>, error: ReadError) -> Result<(), Failure> {
+        if !error.is_integrity() {
+            return Err(read_failure(error));
+        }
+        self.add(what, Verdict::Broken, error.to_string());
+        Ok(())
+    }
+}
+
+/// Runs the command.
+pub async fn run(args: VerifyArgs) -> Result<Exit, Failure> {
+    let mut steps = Steps::default();
+    if let Some(id) = args.target.strip_prefix("snapshot:") {
+        let id: Digest = id.parse().map_err(|error| Failure::new(Exit::Usage, anyhow::Error::from(error)))?;
+        snapshot_anywhere(&args, id, &mut steps).await?;
+    } else {
+        let fleet: FleetName =
+            args.target.parse().map_err(|error| Failure::new(Exit::Usage, anyhow::Error::from(error)))?;
+        let reader = args.store.reader(&fleet, &args.channel)?;
+        channel(&reader, args.depth, &mut steps).await?;
+    }
+    let holds = steps.0.iter().all(|step| step.verdict != Verdict::Broken);
+    match args.output {
+        Format::Text => {
+            let rows = steps
+                .0
+                .iter()
+                .map(|step| vec![step.verdict.as_str().to_owned(), step.what.clone(), step.detail.clone()]);
+            print(&columns(&rows.collect::<Vec<_>>()))?;
+        }
+        Format::Json => print_json(&json!({
+            "format_version": FORMAT_VERSION,
+            "target": args.target,
+            "holds": holds,
+            "steps": steps.0.iter().map(|step| json!({
+                "step": step.what, "verdict": step.verdict.as_str(), "detail": step.detail,
+            })).collect::<Vec<Value>>(),
+        }))?,
+    }
+    Ok(if holds { Exit::Fine } else { Exit::Integrity })
+}
+
+async fn channel(reader: &Reader, depth: usize, steps: &mut Steps) -> Result<(), Failure> {
+    let tail = match reader.newest(None).await {
+        Ok(tail) => tail,
+        Err(error) => return steps.broken("log", error),
+    };
+    let Some(newest) = &tail.entry else {
+        let verdict = if tail.voids.is_empty() { Verdict::Warning } else { Verdict::Broken };
+        steps.add("log", verdict, "no entry that verifies");
+        return Ok(());
+    };
+    let signers: Vec<String> = newest.signers.iter().map(|key| format!("key {}", key.short())).collect();
+    let entry = &newest.entry;
+    steps.add("log", Verdict::Holds, format!("entry {} signed by {}", entry.sequence, signers.join(", ")));
+    head(&tail, entry.sequence, entry.expires, steps);
+    for void in &tail.voids {
+        steps.add(format!("entry {}", void.sequence), Verdict::Broken, format!("void: {}", void.error));
+    }
+    chain(reader, newest.position(), depth, steps).await?;
+    let mut releases: BTreeMap<Digest, (Vec<&str>, &Release)> = BTreeMap::new();
+    let state = &entry.state;
+    for (name, release) in [
+        ("target", state.target.as_ref()),
+        ("previous good", state.previous_good.as_ref()),
+        ("candidate", state.candidate.as_ref().map(|candidate| &candidate.release)),
+        ("pin", state.pin.as_ref().map(|pin| &pin.release)),
+    ] {
+        if let Some(release) = release {
+            releases.entry(release.snapshot).or_insert((Vec::new(), release)).0.push(name);
+        }
+    }
+    for (names, release) in releases.into_values() {
+        check_release(reader, &names.join(", "), release, steps).await?;
+    }
+    Ok(())
+}
+
+fn head(tail: &Tail, newest: u64, expires: Option<OffsetDateTime>, steps: &mut Steps) {
+    match (&tail.head_error, tail.head) {
+        (Some(error), _) => steps.add("head", Verdict::Broken, error.to_string()),
+        (None, Some(head)) if head == newest => {
+            steps.add("head", Verdict::Holds, format!("names entry {head}"));
+        }
+        (None, Some(head)) => {
+            steps.add("head", Verdict::Warning, format!("names entry {head}, behind the log"));
+        }
+        (None, None) => steps.add("head", Verdict::Warning, "missing: relays find entries by probing"),
+    }
+    if expires.is_some_and(|expires| expires < super::access::now()) {
+        steps.add("expiry", Verdict::Warning, "the newest entry has expired: relays raise an alarm");
+    }
+}
+
+/// Follows each entry to the one it names as previous.
+async fn chain(reader: &Reader, newest: Position, depth: usize, steps: &mut Steps) -> Result<(), Failure> {
+    let mut place = newest;
+    for checked in 0..depth {
+        let found = reader.slot(place.sequence).await.map_err(read_failure)?;
+        let what = format!("entry {}", place.sequence);
+        let previous = match found {
+            Slot::Entry(entry) if entry.digest == place.digest => entry.entry.previous,
+            Slot::Entry(_) => {
+                steps.add(what, Verdict::Broken, "not the entry that the next one names");
+                return Ok(());
+            }
+            Slot::Void(error) => {
+                steps.add(what, Verdict::Broken, format!("void: {error}"));
+                return Ok(());
+            }
+            Slot::Empty if checked == 0 => {
+                steps.add(what, Verdict::Broken, "the head holds it, the log does not");
+                return Ok(());
+            }
+            // gc removes old entries.
+            Slot::Empty => {
+                steps.add("chain", Verdict::Holds, format!("{checked} entries; older ones are not kept"));
+                return Ok(());
+            }
+        };
+        let Some(previous) = previous else {
+            steps.add("chain", Verdict::Holds, format!("{} entries, from the first one", checked + 1));
+            return Ok(());
+        };
+        place = previous;
+    }
+    steps.add("chain", Verdict::Holds, format!("the newest {depth} entries"));
+    Ok(())
+}
+
+async fn check_release(
+    reader: &Reader,
+    names: &str,
+    release: &Release,
+    steps: &mut Steps,
+) -> Result<(), Failure> {
+    let what = format!("{names} {}", release.snapshot.short());
+    // Page by page: a bundle would hide a page that is missing.
+    let plain = Release { bundle: None, ..release.clone() };
+    let snapshot = match reader.fetch(&plain, &|_| None).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return steps.broken(what, error),
+    };
+    let (pages, records) = (snapshot.pages().len(), snapshot.manifest().records());
+    steps.add(&what, Verdict::Holds, format!("{pages} pages, {records} records"));
+    if let Some(bundle) = &release.bundle {
+        if bundle.snapshot != release.snapshot || reader.bundle_holds(bundle, &snapshot).await {
+            steps.add(format!("{what} bundle"), Verdict::Holds, bundle.digest.short());
+        } else {
+            let detail = "missing or damaged: cold relays fetch page by page";
+            steps.add(format!("{what} bundle"), Verdict::Warning, detail);
+        }
+    }
+    let what = format!("{what} attestation");
+    let attestation = match reader.attestation(release).await {
+        Ok(Some(attestation)) => attestation,
+        Ok(None) => return Ok(()),
+        Err(error) => return steps.broken(what, error),
+    };
+    for (name, document) in &attestation.documents {
+        if let Err(error) = reader.document(document).await {
+            return steps.broken(format!("{what} {name}"), error);
+        }
+    }
+    let names: Vec<&str> = attestation.documents.keys().map(String::as_str).collect();
+    steps.add(what, Verdict::Holds, names.join(", "));
+    Ok(())
+}
+
+/// A snapshot by its id, in whichever fleet has it.
+async fn snapshot_anywhere(args: &VerifyArgs, id: Digest, steps: &mut Steps) -> Result<(), Failure> {
+    let fleets = args.store.open()?.fleets().await.map_err(store_failure)?;
+    let mut found = false;
+    for fleet in fleets {
+        let reader = args.store.reader(&fleet, &args.channel)?;
+        if matches!(reader.manifest(&id).await, Err(ReadError::Missing(_))) {
+            continue;
+        }
+        found = true;
+        let release = released(&reader, &id, args.depth).await?;
+        if let Some(release) = &release {
+            let detail = format!("entry {} of {}@{}", release.sequence, fleet, args.channel);
+            steps.add("released", Verdict::Holds, detail);
+        } else {
+            let detail = format!("no entry of {fleet}@{} names it: nothing vouches for it", args.channel);
+            steps.add("released", Verdict::Warning, detail);
+        }
+        let bare = Release {
+            snapshot: id,
+            sequence: 0,
+            time: OffsetDateTime::UNIX_EPOCH,
+            source: None,
+            routes: None,
+            attestation: None,
+            bundle: None,
+        };
+        check_release(&reader, &fleet.to_string(), &release.unwrap_or(bare), steps).await?;
+    }
+    if found {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Refused, anyhow!("no fleet in this store has snapshot {id}")))
+    }
+}
+
+async fn released(reader: &Reader, id: &Digest, depth: usize) -> Result<Option<Release>, Failure> {
+    let tail = match reader.newest(None).await {
+        Ok(tail) => tail,
+        Err(error) if error.is_integrity() => return Ok(None),
+        Err(error) => return Err(read_failure(error)),
+    };
+    for (_, slot) in reader.history(tail.next.saturating_sub(1), depth).await.map_err(read_failure)? {
+        if let Slot::Entry(entry) = slot
+            && let Some(release) = entry.entry.state.releases().find(|release| release.snapshot == *id)
+        {
+            return Ok(Some(release.clone()));
+        }
+    }
+    Ok(None)
+}
