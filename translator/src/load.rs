@@ -60,7 +60,7 @@ pub fn load_with(files: &[File], limits: &Limits) -> Loaded {
     for file in order {
         load_file(file, &mut budget, &mut objects);
     }
-    let Objects { objects, diagnostics, redacted, .. } = objects;
+    let Objects { list: objects, diagnostics, redacted, .. } = objects;
     Loaded { objects, diagnostics: diagnostics.finish(), redacted }
 }
 

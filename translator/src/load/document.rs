@@ -55,8 +55,7 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
     while at < bytes.len() {
         cut.line(at, line);
         let start = at;
-        loop {
-            let Some(byte) = bytes.get(at) else { break };
+        while let Some(byte) = bytes.get(at) {
             match MEANING[usize::from(*byte)] {
                 PLAIN => {}
                 LINE_END => {
@@ -109,7 +108,7 @@ impl Cut<'_> {
                     self.close(at, line);
                 }
             }
-            [b'<', ..] | [b'>', ..] | [b'|', ..] if is_conflict(rest) => {
+            [b'<' | b'>' | b'|', ..] if is_conflict(rest) => {
                 self.current.conflict.get_or_insert(line - self.first_line);
             }
             _ => {
@@ -143,8 +142,12 @@ impl Cut<'_> {
         let marker = (line.starts_with(b"---") || line.starts_with(b"...")) && ends_word(line);
         let line = if marker { &line[3..] } else { line };
         let first = line.iter().find(|byte| !byte.is_ascii_whitespace());
-        self.current.content =
-            !matches!(first, None | Some(b'#')) && !(first == Some(&b'%') && line.starts_with(b"%"));
+        self.current.content = match first {
+            None | Some(b'#') => false,
+            // A directive starts its line.
+            Some(b'%') => !line.starts_with(b"%"),
+            Some(_) => true,
+        };
     }
 
     fn close(&mut self, end: usize, line: usize) {

@@ -70,7 +70,7 @@ impl Reader<'_, '_, '_> {
         for byte in &self.text.as_bytes()[self.mark.at..self.at] {
             if *byte == b'\n' {
                 position = Position { line: position.line.saturating_add(1), column: 1 };
-            } else if (*byte as i8) >= -0x40 {
+            } else if *byte & 0xc0 != 0x80 {
                 // Bytes that continue a character do not count.
                 position.column = position.column.saturating_add(1);
             }

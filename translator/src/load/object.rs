@@ -28,7 +28,7 @@ pub(super) struct Place<'a> {
 /// The objects so far.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
-    pub(super) objects: Vec<Object>,
+    pub(super) list: Vec<Object>,
     pub(super) diagnostics: Diagnostics,
     pub(super) redacted: BTreeMap<Arc<str>, Vec<(u32, u32)>>,
     /// Group, kind, namespace and name of each object, and its index.
@@ -238,9 +238,9 @@ impl Objects {
             // An object without a namespace goes to this one; for kinds without namespaces it does not matter.
             key.namespace = self.name("default");
         }
-        let Some(first) = self.seen.get(&key).and_then(|index| self.objects.get(*index)) else {
-            self.seen.insert(key, self.objects.len());
-            self.objects.push(object);
+        let Some(first) = self.seen.get(&key).and_then(|index| self.list.get(*index)) else {
+            self.seen.insert(key, self.list.len());
+            self.list.push(object);
             return;
         };
         if !is_ours(&object.reference) {

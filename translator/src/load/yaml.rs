@@ -133,10 +133,10 @@ enum Kind {
 impl Composer<'_, '_> {
     fn run(&mut self, mut parser: Parser<'_, BufferedInput<Chars<'_>>>) -> Result<(), Failure> {
         while let Some(event) = parser.next_event() {
-            let (event, span) = event.map_err(|error| self.scan_error(&error))?;
+            let (event, span) = event.map_err(|error| Box::new(self.scan_error(&error)))?;
             let span = Span { start: self.position(span.start), end: self.position(span.end) };
             match event {
-                Event::Scalar(text, style, anchor, tag) => self.scalar(text, style, anchor, tag, span)?,
+                Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, tag, span)?,
                 Event::SequenceStart(anchor, tag) => {
                     let first = self.nodes.len();
                     self.open(Kind::Sequence { first }, anchor, span)?;
@@ -163,13 +163,13 @@ impl Composer<'_, '_> {
         Position { line: clamp(self.first_line + marker.line()), column: clamp(marker.col() + 1) }
     }
 
-    fn scan_error(&self, error: &ScanError) -> Failure {
+    fn scan_error(&self, error: &ScanError) -> Fault {
         let start = self.position(*error.marker());
         let span = Span { start, end: start };
-        Box::new(match error.info() {
+        match error.info() {
             "recursion limit exceeded" => too_deep(span, 255),
             info => Fault::new(&YAML_INVALID, span, format!("not valid YAML: {info}")),
-        })
+        }
     }
 
     /// True where the next scalar is a key.
@@ -179,12 +179,12 @@ impl Composer<'_, '_> {
 
     fn open(&mut self, kind: Kind, anchor: usize, span: Span) -> Result<(), Failure> {
         if self.wants_key() {
-            return Err(key_not_text(span));
+            return Err(Box::new(key_not_text(span)));
         }
         if self.frames.len() >= self.budget.limits.depth {
             return Err(Box::new(too_deep(span, self.budget.limits.depth)));
         }
-        self.budget.take(1).map_err(|spent| too_large(span, spent))?;
+        self.budget.take(1).map_err(|spent| Box::new(too_large(span, spent)))?;
         self.last_end = span.start;
         self.frames.push(Frame { start: span.start, anchor, kind });
         Ok(())
@@ -209,23 +209,23 @@ impl Composer<'_, '_> {
 
     fn scalar(
         &mut self,
-        text: Cow<'_, str>,
+        text: &str,
         style: ScalarStyle,
         anchor: usize,
         tag: Tagged<'_>,
         span: Span,
     ) -> Result<(), Failure> {
-        self.budget.take(1).map_err(|spent| too_large(span, spent))?;
+        self.budget.take(1).map_err(|spent| Box::new(too_large(span, spent)))?;
         let plain = style == ScalarStyle::Plain && tag.is_none();
         if let Some(Frame { kind: Kind::Mapping { key: key @ None, .. }, .. }) = self.frames.last_mut() {
             if anchor != 0 {
-                return Err(key_not_text(span));
+                return Err(Box::new(key_not_text(span)));
             }
             if plain {
-                check_plain_key(&mut self.faults, &text, span);
+                check_plain_key(&mut self.faults, text, span);
             }
-            self.faults.check_key(&text, span);
-            *key = Some((Box::from(&*text), span));
+            self.faults.check_key(text, span);
+            *key = Some((Box::from(text), span));
             self.last_end = span.end;
             self.check_tag(tag, "str", span);
             return Ok(());
@@ -237,13 +237,13 @@ impl Composer<'_, '_> {
         }
         self.last_end = span.end;
         self.check_tag(tag, "str", span);
-        let value = if plain { self.plain(text, span) } else { Value::String(Box::from(&*text)) };
+        let value = if plain { self.plain(text, span) } else { Value::String(Box::from(text)) };
         self.place(Node::new(value, span), anchor)
     }
 
-    fn plain(&mut self, text: Cow<'_, str>, span: Span) -> Value {
-        match resolve(&text) {
-            Scalar::Text => Value::String(Box::from(&*text)),
+    fn plain(&mut self, text: &str, span: Span) -> Value {
+        match resolve(text) {
+            Scalar::Text => Value::String(text.into()),
             Scalar::Null => Value::Null,
             Scalar::Bool(value) => Value::Bool(value),
             Scalar::Int(value) => Value::Int(value),
@@ -266,7 +266,7 @@ impl Composer<'_, '_> {
 
     fn alias(&mut self, id: usize, span: Span) -> Result<(), Failure> {
         if self.wants_key() {
-            return Err(key_not_text(span));
+            return Err(Box::new(key_not_text(span)));
         }
         let Some((node, weight)) = self.anchors.get(&id) else {
             let message = "not valid YAML: an alias stands inside of what it stands for";
@@ -275,7 +275,7 @@ impl Composer<'_, '_> {
         if self.frames.len() + weight.depth > self.budget.limits.depth {
             return Err(Box::new(too_deep(span, self.budget.limits.depth)));
         }
-        self.budget.take_copy(*weight).map_err(|spent| too_large(span, spent))?;
+        self.budget.take_copy(*weight).map_err(|spent| Box::new(too_large(span, spent)))?;
         let node = node.clone();
         self.last_end = span.end;
         self.place(node, 0)
@@ -285,7 +285,7 @@ impl Composer<'_, '_> {
     fn place(&mut self, node: Node, anchor: usize) -> Result<(), Failure> {
         if anchor != 0 {
             let weight = Weight::of(&node);
-            self.budget.take_copy(weight).map_err(|spent| too_large(node.span, spent))?;
+            self.budget.take_copy(weight).map_err(|spent| Box::new(too_large(node.span, spent)))?;
             self.anchors.insert(anchor, (node.clone(), weight));
         }
         match self.frames.last_mut().map(|frame| &mut frame.kind) {
@@ -324,11 +324,8 @@ fn check_plain_key(faults: &mut Faults, text: &str, span: Span) {
     }
 }
 
-fn key_not_text(span: Span) -> Failure {
-    Box::new(
-        Fault::new(&UNSUPPORTED_YAML, span, "a key is not plain text")
-            .help("write keys as plain or quoted text"),
-    )
+fn key_not_text(span: Span) -> Fault {
+    Fault::new(&UNSUPPORTED_YAML, span, "a key is not plain text").help("write keys as plain or quoted text")
 }
 
 /// The fault of a document that is nested too deeply.
@@ -336,6 +333,6 @@ pub(super) fn too_deep(span: Span, most: usize) -> Fault {
     Fault::new(&TOO_DEEP, span, format!("more than {most} collections are nested"))
 }
 
-fn too_large(span: Span, spent: Spent) -> Failure {
-    Box::new(Fault::new(&TOO_LARGE, span, spent.message()))
+fn too_large(span: Span, spent: Spent) -> Fault {
+    Fault::new(&TOO_LARGE, span, spent.message())
 }

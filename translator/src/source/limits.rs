@@ -58,7 +58,7 @@ impl Limits {
         pack_inflated_bytes: 1 << 30,
         pack_objects: 1_000_000,
         delta_depth: 4_095,
-        fetch_time: Duration::from_secs(120),
+        fetch_time: Duration::from_mins(2),
     };
 }
 

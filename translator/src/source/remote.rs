@@ -37,7 +37,8 @@ pub(super) async fn fetch(spec: &GitSpec, limits: &Limits) -> Result<Fetched, So
     fetch_with(spec, limits, tls).await
 }
 
-async fn fetch_with(
+/// Fetches with other trust than the platform's.
+pub(super) async fn fetch_with(
     spec: &GitSpec,
     limits: &Limits,
     tls: Option<ClientConfig>,

@@ -54,7 +54,7 @@ fn findings(sources: &Sources) -> Vec<String> {
 /// Commits a tree of entries (path, mode, content or commit id) on top of `main`; nothing else of the repository is used.
 fn commit(repository: &Repository, entries: &[(&str, i32, &[u8])]) -> Oid {
     let odb = repository.odb().unwrap();
-    let tree = tree_of(repository, &odb, entries);
+    let tree = tree_of(&odb, entries);
     let author = Signature::new("Ada", "ada@example.com", &Time::new(1_700_000_000, 0)).unwrap();
     let tree = repository.find_tree(tree).unwrap();
     let parent =
@@ -63,22 +63,17 @@ fn commit(repository: &Repository, entries: &[(&str, i32, &[u8])]) -> Oid {
     repository.commit(Some("refs/heads/main"), &author, &author, "Change", &tree, &parents).unwrap()
 }
 
-/// Trees are written as bytes, so that they can hold what git itself would not.
-fn tree_of(repository: &Repository, odb: &git2::Odb<'_>, entries: &[(&str, i32, &[u8])]) -> Oid {
-    let mut bytes = Vec::new();
+/// Trees are written as bytes, so that they can hold what git itself would not. `//` stands between folders.
+fn tree_of(odb: &git2::Odb<'_>, entries: &[(&str, i32, &[u8])]) -> Oid {
     let mut names: Vec<&str> = entries.iter().map(|(path, ..)| path.split("//").next().unwrap()).collect();
-    names.sort_by_key(|name| {
-        entries
-            .iter()
-            .any(|(p, ..)| p.starts_with(&format!("{name}//")))
-            .then(|| format!("{name}/"))
-            .unwrap_or((*name).to_string())
-    });
+    let is_folder = |name: &str| entries.iter().any(|(path, ..)| path.starts_with(&format!("{name}//")));
+    names.sort_by_key(|name| if is_folder(name) { format!("{name}/") } else { (*name).to_string() });
     names.dedup();
+    let mut bytes = Vec::new();
     for name in names {
         let below = format!("{name}//");
         let inner: Vec<_> =
-            entries.iter().filter_map(|(p, m, c)| Some((p.strip_prefix(&below)?, *m, *c))).collect();
+            entries.iter().filter_map(|(path, m, c)| Some((path.strip_prefix(&below)?, *m, *c))).collect();
         let (mode, id) = if inner.is_empty() {
             let (_, mode, content) = entries.iter().find(|(path, ..)| *path == name).unwrap();
             let id = match *mode {
@@ -87,7 +82,7 @@ fn tree_of(repository: &Repository, odb: &git2::Odb<'_>, entries: &[(&str, i32, 
             };
             (*mode, id)
         } else {
-            (0o040_000, tree_of(repository, odb, &inner))
+            (0o040_000, tree_of(odb, &inner))
         };
         bytes.extend_from_slice(format!("{mode:o} {name}\0").as_bytes());
         bytes.extend_from_slice(id.as_bytes());

@@ -143,10 +143,11 @@ impl Reader<'_> {
                     continue;
                 }
                 match entry.filemode() {
-                    TREE if gather.may_enter(&path, depth + 1) => {
-                        folders.push((entry.id(), format!("{path}/"), depth + 1))
+                    TREE => {
+                        if gather.may_enter(&path, depth + 1) {
+                            folders.push((entry.id(), format!("{path}/"), depth + 1));
+                        }
                     }
-                    TREE => {}
                     LINK => self.link(&root, folder, &path, entry.id(), gather),
                     SUBMODULE_MODE => listing.submodules.push(path),
                     _ => drop(listing.blobs.insert(path, entry.id())),
@@ -201,8 +202,11 @@ impl Reader<'_> {
         for part in target.split('/') {
             match part {
                 "" | "." => {}
-                ".." if at.pop().is_none() => return false,
-                ".." => {}
+                ".." => {
+                    if at.pop().is_none() {
+                        return false;
+                    }
+                }
                 part => at.push(part),
             }
         }

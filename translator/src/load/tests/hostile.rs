@@ -1,6 +1,13 @@
 //! The hostile inputs of repository and files, by row.
 
 use super::*;
+use std::fmt::Write as _;
+
+fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
+    let mut text = (0..count).map(line).collect::<Vec<_>>().join("\n");
+    text.push('\n');
+    text
+}
 
 #[test]
 fn row_1_alias_bombs_are_refused_before_they_expand() {
@@ -9,7 +16,7 @@ fn row_1_alias_bombs_are_refused_before_they_expand() {
     );
     for level in 1..30 {
         let uses = vec![format!("*a{}", level - 1); 10].join(", ");
-        bomb.push_str(&format!("a{level}: &a{level} [{uses}]\n"));
+        writeln!(bomb, "a{level}: &a{level} [{uses}]").unwrap();
     }
     let loaded = yaml(&bomb);
     assert_eq!(loaded.objects.len(), 0);
@@ -35,7 +42,7 @@ fn row_1_modest_aliases_are_expanded() {
 fn row_1_chains_of_aliases_cannot_pile_up_depth() {
     let mut text = String::from("a0: &a0 [x]\n");
     for level in 1..400 {
-        text.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
+        writeln!(text, "a{level}: &a{level} [*a{}]", level - 1).unwrap();
     }
     assert_eq!(findings(&yaml(text)), ["MG1010 128:14"]);
 }
@@ -43,7 +50,7 @@ fn row_1_chains_of_aliases_cannot_pile_up_depth() {
 #[test]
 fn row_2_deep_nesting_is_refused_in_every_notation() {
     let depth = 10_000;
-    let block: String = (0..depth).map(|level| format!("{}a:\n", " ".repeat(level.min(3000)))).collect();
+    let block: String = lines(depth, |level| format!("{}a:", " ".repeat(level.min(3000))));
     for text in [
         "[".repeat(depth),
         "{a: ".repeat(depth),
@@ -76,13 +83,13 @@ fn row_3_duplicate_keys_name_both_lines() {
     assert_eq!(json_of(&loaded), r#"{"a":1,"b":2}"#);
     assert_eq!(findings(&load(&[file("a.json", "{\"a\": 1,\n \"a\": 2}")])), ["MG1016 1:1", "MG1012 2:2"]);
     // Many keys take another path.
-    let many: String = (0..100).map(|n| format!("  k{}: 0\n", n % 99)).collect();
+    let many: String = lines(100, |n| format!("  k{}: 0", n % 99));
     assert_eq!(findings(&yaml(with_spec(&many))), ["MG1012 106:3"]);
 }
 
 #[test]
 fn row_3_a_hundred_thousand_keys_take_no_quadratic_time() {
-    let many: String = (0..200_000).map(|n| format!("  k{n}: 0\n")).collect();
+    let many: String = lines(200_000, |n| format!("  k{n}: 0"));
     assert_eq!(findings(&yaml(with_spec(&many))), [""; 0]);
 }
 

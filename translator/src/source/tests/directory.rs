@@ -27,7 +27,7 @@ async fn files_pipes_and_stdin_are_read_by_name() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), &[("any.name", "x")]);
     let one = SourceSpec::Path(root.path().join("any.name"));
-    assert_eq!(texts(&read_all(&[one.clone()], &Limits::DEFAULT).await.unwrap()), ["any.name=x"]);
+    assert_eq!(texts(&read_all(std::slice::from_ref(&one), &Limits::DEFAULT).await.unwrap()), ["any.name=x"]);
     let stdin = read_with(&[SourceSpec::Stdin], &Limits::DEFAULT, &b"in"[..]).await.unwrap();
     assert_eq!(texts(&stdin), ["-=in"]);
     let small = Limits { file_bytes: 1, ..Limits::DEFAULT };

@@ -149,7 +149,7 @@ async fn row_12_trees_and_blobs_are_bounded() {
         wide.iter().map(|(name, mode, text)| (name.as_str(), *mode, &text[..])).collect();
     commit(&repository, &wide);
     let spec = at(folder.path().to_str().unwrap(), "main", None);
-    let error = read_all(&[spec.clone()], &limits).await.unwrap_err();
+    let error = read_all(std::slice::from_ref(&spec), &limits).await.unwrap_err();
     assert!(matches!(error, SourceError::Object { .. }), "{error}");
     let counted = read_all(&[spec], &Limits { entries: 50, ..Limits::DEFAULT }).await.unwrap();
     assert_eq!(findings(&counted), ["MG1011 -"]);

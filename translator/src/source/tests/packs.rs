@@ -93,7 +93,7 @@ fn bombs_are_refused_or_left_out() {
     .unwrap();
     assert!(unpacked.dropped && has(&unpacked, b"ok") && !has(&unpacked, &[b'x'; 5000]));
     // Sizes that are lies.
-    assert!(matches!(refused(&pack(&[entry(BLOB, 10, &[], &[0; 100_000])])), PackError::Broken(_)));
+    assert!(matches!(refused(&pack(&[entry(BLOB, 10, &[], &vec![0; 100_000])])), PackError::Broken(_)));
     assert!(matches!(refused(&pack(&[entry(BLOB, 100, &[], b"short")])), PackError::Broken(_)));
     assert!(matches!(refused(&pack(&[entry(COMMIT, usize::MAX >> 8, &[], b"x")])), PackError::TooLarge(_)));
     assert!(matches!(refused(&pack(&vec![entry(BLOB, 1, &[], b"x"); 301])), PackError::TooMany(300)));
@@ -118,7 +118,7 @@ fn bombs_are_refused_or_left_out() {
 #[test]
 fn broken_packs_are_refused() {
     let refused = |pack: &[u8]| {
-        assert!(matches!(unpack(pack, &Limits::DEFAULT).map(|_| ()), Err(PackError::Broken(_))), "{pack:?}")
+        assert!(matches!(unpack(pack, &Limits::DEFAULT).map(|_| ()), Err(PackError::Broken(_))), "{pack:?}");
     };
     let good = pack(&[entry(BLOB, 3, &[], b"abc")]);
     for cut in 0..good.len() {

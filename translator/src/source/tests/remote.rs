@@ -105,7 +105,8 @@ async fn backend(root: &Path, manner: Manner, request: Request<Incoming>) -> std
         .env("CONTENT_TYPE", header("content-type"))
         .env("CONTENT_LENGTH", body.len().to_string())
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     if manner != Manner::Old {
         command.env("GIT_PROTOCOL", header("git-protocol"));
     }
@@ -216,6 +217,54 @@ async fn credentials_open_and_never_show() {
     assert_eq!(read_all(&[spec], &Limits::DEFAULT).await.unwrap().files.len(), 2);
 }
 
+/// Serves like [`serve`], with TLS by a certificate for `localhost` that is its own authority.
+async fn serve_tls(root: &Path) -> (String, rustls::ClientConfig) {
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(signed.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server =
+        rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let server =
+        server.unwrap().with_no_client_auth().with_single_cert(vec![signed.cert.der().clone()], key).unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/repo", listener.local_addr().unwrap().port());
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let root = root.to_path_buf();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (root, acceptor) = (root.clone(), acceptor.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = service_fn(move |request| answer(root.clone(), Manner::Plain, request));
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    (url, client)
+}
+
+#[tokio::test]
+async fn https_is_verified() {
+    let (root, repository) = hosted();
+    let (url, trusting) = serve_tls(root.path()).await;
+    let SourceSpec::Git(spec) = at(&url, "main", None) else { panic!() };
+    let fetched = crate::source::remote::fetch_with(&spec, &Limits::DEFAULT, Some(trusting)).await.unwrap();
+    assert_eq!(fetched.commit, repository.find_reference("refs/heads/main").unwrap().target().unwrap());
+    let strangers =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+    let refused = crate::source::remote::fetch_with(&spec, &Limits::DEFAULT, Some(strangers)).await;
+    let error = refused.err().unwrap().to_string();
+    assert!(error.contains("certificate"), "{error}");
+}
+
 #[tokio::test]
 async fn redirects_stay_on_the_host() {
     let (root, _repository) = hosted();
@@ -260,9 +309,13 @@ async fn servers_that_are_slow_old_or_broken_are_refused() {
 async fn packs_and_files_from_servers_are_bounded() {
     let (root, _repository) = hosted();
     let spec = at(&format!("{}/repo", serve(root.path(), Manner::Plain).await), "main", None);
-    let error = read_all(&[spec.clone()], &Limits { pack_bytes: 100, ..Limits::DEFAULT }).await.unwrap_err();
+    let error = read_all(std::slice::from_ref(&spec), &Limits { pack_bytes: 100, ..Limits::DEFAULT })
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("packed bytes"), "{error}");
-    let error = read_all(&[spec.clone()], &Limits { pack_objects: 2, ..Limits::DEFAULT }).await.unwrap_err();
+    let error = read_all(std::slice::from_ref(&spec), &Limits { pack_objects: 2, ..Limits::DEFAULT })
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("2 objects"), "{error}");
     let sources = read_all(&[spec], &Limits { file_bytes: 1000, ..Limits::DEFAULT }).await.unwrap();
     assert_eq!(
