@@ -24,7 +24,10 @@ pub(super) fn assemble(
         let mut fleet = Fleet::default();
         if gateway.is_served() {
             for (port, listeners) in by_port(key, gateway, routes) {
-                let (name, listener) = listener(gateway, port, &listeners, policies, &mut shadows);
+                let (name, mut listener) = listener(gateway, port, &listeners, policies, &mut shadows);
+                for chain in &mut listener.chains {
+                    close_refused(&mut chain.routes, &routes.clusters);
+                }
                 fleet.listeners.insert(name, listener);
             }
         }
@@ -120,6 +123,24 @@ fn origin(gateway: &Gateway<'_>, listener: &Listener) -> ListenerOrigin {
 fn answer_500(routes: &mut RouteTable) {
     for route in routes.hosts.iter_mut().flat_map(|host| &mut host.routes) {
         route.action = Action::Respond(ir::Respond { status: 500 });
+    }
+}
+
+/// A backend whose TLS policy could not be compiled answers 500, neither plain text nor unverified.
+fn close_refused(routes: &mut RouteTable, clusters: &BTreeMap<String, ir::Cluster>) {
+    let refused = |name: &String| clusters.get(name).and_then(|found| found.tls.as_ref()).is_some_and(|tls| tls.refuse);
+    if !clusters.keys().any(refused) {
+        return;
+    }
+    for route in routes.hosts.iter_mut().flat_map(|host| &mut host.routes) {
+        route.mirrors.retain(|mirror| !refused(&mirror.cluster));
+        let Action::Forward(forward) = &mut route.action else { continue };
+        for backend in &mut forward.backends {
+            backend.cluster = backend.cluster.take().filter(|name| !refused(name));
+        }
+        if forward.backends.iter().all(|backend| backend.cluster.is_none()) {
+            route.action = Action::Respond(ir::Respond { status: 500 });
+        }
     }
 }
 
