@@ -52,7 +52,8 @@ impl Policies {
     pub(super) fn denies_route(&self, route: &ObjectRef, rule: Option<&str>) -> bool {
         !self.denied_routes.is_empty()
             && (self.denied_routes.contains(&(route.clone(), None))
-                || rule.is_some_and(|rule| self.denied_routes.contains(&(route.clone(), Some(rule.to_owned())))))
+                || rule
+                    .is_some_and(|rule| self.denied_routes.contains(&(route.clone(), Some(rule.to_owned())))))
     }
 
     /// True if all requests to this Gateway must be answered with 500.
@@ -61,7 +62,12 @@ impl Policies {
     }
 
     /// TLS towards a Service port, if a policy asks for it; one for the port beats one for the Service.
-    pub(super) fn upstream_tls(&self, namespace: &str, service: &str, port_name: &str) -> Option<UpstreamTls> {
+    pub(super) fn upstream_tls(
+        &self,
+        namespace: &str,
+        service: &str,
+        port_name: &str,
+    ) -> Option<UpstreamTls> {
         if self.upstream_tls.is_empty() {
             return None;
         }
@@ -88,7 +94,11 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
     for object in &index.others {
         if let Some(policy) = moorgate_policies::find(&object.reference) {
             let created = metadata(object).and_then(|metadata| metadata.creation_timestamp);
-            known.push((Age::new(created.as_deref(), &object.reference.namespace, &object.reference.name), object, policy));
+            known.push((
+                Age::new(created.as_deref(), &object.reference.namespace, &object.reference.name),
+                object,
+                policy,
+            ));
         } else if &*object.reference.group == "gateway.envoyproxy.io" {
             unsupported(index, object, &mut policies, diagnostics);
         }
@@ -189,8 +199,10 @@ pub(super) fn report(policies: &Policies, routes: &Routes<'_>, statuses: &mut St
             let key = (service.namespace.to_string(), service.name.to_string());
             gateways.extend(routes.ancestors.get(&key).into_iter().flatten());
         }
-        let ancestors: Vec<AncestorStatus> =
-            gateways.into_iter().map(|gateway| ancestor(attached, gateway, statuses.controller_name())).collect();
+        let ancestors: Vec<AncestorStatus> = gateways
+            .into_iter()
+            .map(|gateway| ancestor(attached, gateway, statuses.controller_name()))
+            .collect();
         if !ancestors.is_empty() {
             statuses.set(attached.policy.clone(), Status::Policy { ancestors });
         }

@@ -261,6 +261,10 @@ fn one_match(cx: &mut filter::Context<'_, '_>, at: &FieldPath, found: &spec::Rou
 
 fn check_regex(route: &Object, findings: &mut Vec<Diagnostic>, field: FieldPath, text: &str) -> bool {
     let Err(reason) = expression::check(text) else { return true };
-    findings.push(route.diagnostic(&REGEX_INVALID, field, format!("{text:?} is not a valid expression: {reason}")));
+    findings.push(route.diagnostic(
+        &REGEX_INVALID,
+        field,
+        format!("{text:?} is not a valid expression: {reason}"),
+    ));
     false
 }

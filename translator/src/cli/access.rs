@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 
 /// Where releases lie and whose signatures count.
 #[derive(Debug, Clone, Args)]
-pub struct StoreArgs {
+pub(super) struct StoreArgs {
     /// The store, such as file:///var/lib/moorgate
     #[arg(long, value_name = "URL", env = "MOORGATE_STORE")]
     pub store: String,
@@ -29,7 +29,7 @@ pub struct StoreArgs {
 
 /// Who acts, and with which key.
 #[derive(Debug, Clone, Args)]
-pub struct ActArgs {
+pub(super) struct ActArgs {
     /// The key to sign with: file:PATH, env:NAME or exec:COMMAND
     #[arg(long, value_name = "KEY", env = "MOORGATE_KEY", hide_env_values = true)]
     pub key: KeySource,
@@ -55,7 +55,7 @@ pub struct ActArgs {
 
 /// Text for people or JSON for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// For people.
     Text,
     /// For scripts.
@@ -64,7 +64,7 @@ pub enum Format {
 
 /// Where a private key comes from. Never holds the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeySource {
+pub(super) enum KeySource {
     /// A PEM file.
     File(PathBuf),
     /// An environment variable that holds the PEM.
@@ -92,7 +92,7 @@ impl FromStr for KeySource {
 
 impl KeySource {
     /// The signer.
-    pub fn open(&self) -> Result<Box<dyn Signer>, Failure> {
+    pub(super) fn open(&self) -> Result<Box<dyn Signer>, Failure> {
         match self {
             Self::File(path) => {
                 let pem = std::fs::read(path).with_context(|| path.display().to_string())?;
@@ -183,12 +183,12 @@ fn run(command: &[String], verb: &str, input: &[u8]) -> Result<Vec<u8>, String> 
 
 impl StoreArgs {
     /// Opens the store.
-    pub fn open(&self) -> Result<Store, Failure> {
+    pub(super) fn open(&self) -> Result<Store, Failure> {
         Store::open(&self.store).map_err(|error| Failure::new(Exit::Usage, error))
     }
 
     /// Reads the trust file; without one, trusts `own` only.
-    pub fn trust(&self, own: Option<&PublicKey>) -> Result<Arc<Trust>, Failure> {
+    pub(super) fn trust(&self, own: Option<&PublicKey>) -> Result<Arc<Trust>, Failure> {
         match (&self.trust, own) {
             (Some(path), _) => {
                 let file = std::fs::read(path).with_context(|| path.display().to_string())?;
@@ -202,13 +202,13 @@ impl StoreArgs {
     }
 
     /// A reader of one channel.
-    pub fn reader(&self, fleet: &FleetName, channel: &Channel) -> Result<Reader, Failure> {
+    pub(super) fn reader(&self, fleet: &FleetName, channel: &Channel) -> Result<Reader, Failure> {
         Ok(Reader::new(self.open()?.fleet(fleet), self.trust(None)?, channel.clone()))
     }
 }
 
 /// Everything to act with, opened once.
-pub struct Actor {
+pub(super) struct Actor {
     store: Store,
     trust: Arc<Trust>,
     signer: Box<dyn Signer>,
@@ -217,24 +217,24 @@ pub struct Actor {
 
 impl Actor {
     /// Opens store, trust and key.
-    pub fn open(store: &StoreArgs, act: &ActArgs) -> Result<Self, Failure> {
+    pub(super) fn open(store: &StoreArgs, act: &ActArgs) -> Result<Self, Failure> {
         let signer = act.key.open()?;
         let trust = store.trust(Some(signer.public()))?;
         Ok(Self { store: store.open()?, trust, signer, act: act.clone() })
     }
 
     /// The store.
-    pub fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Store {
         &self.store
     }
 
     /// A reader of one channel.
-    pub fn reader(&self, fleet: &FleetName, channel: &Channel) -> Reader {
+    pub(super) fn reader(&self, fleet: &FleetName, channel: &Channel) -> Reader {
         Reader::new(self.store.fleet(fleet), self.trust.clone(), channel.clone())
     }
 
     /// A publisher for one entry.
-    pub fn publisher(
+    pub(super) fn publisher(
         &self,
         fleet: &FleetName,
         channel: &Channel,
@@ -256,7 +256,7 @@ impl Actor {
 }
 
 /// The time, in whole seconds. It goes into entries and is never part of a snapshot.
-pub fn now() -> OffsetDateTime {
+pub(super) fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     now.replace_nanosecond(0).unwrap_or(now)
 }
@@ -268,7 +268,7 @@ fn nonce() -> Result<String, Failure> {
 }
 
 /// Random bytes from the system.
-pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow!("the system gives no random bytes"))?;
     Ok(bytes)
@@ -296,7 +296,7 @@ fn ci_run() -> String {
 }
 
 /// Reads `90s`, `30m`, `12h`, `7d`.
-pub fn duration(text: &str) -> Result<time::Duration, String> {
+pub(super) fn duration(text: &str) -> Result<time::Duration, String> {
     let error = || "write a number and s, m, h or d, such as 12h".to_owned();
     let unit = text.chars().last().ok_or_else(error)?;
     let seconds = match unit {
@@ -311,25 +311,25 @@ pub fn duration(text: &str) -> Result<time::Duration, String> {
 }
 
 /// RFC 3339 UTC.
-pub fn timestamp(time: OffsetDateTime) -> String {
+pub(super) fn timestamp(time: OffsetDateTime) -> String {
     time.to_offset(time::UtcOffset::UTC)
         .format(&time::format_description::well_known::Rfc3339)
         .unwrap_or_else(|_| time.unix_timestamp().to_string())
 }
 
 /// Says something on stderr that does not end the command.
-pub fn warn(message: &str) {
+pub(super) fn warn(message: &str) {
     let _ = writeln!(anstream::stderr(), "warning: {message}");
 }
 
 /// The exit code of a read that failed.
-pub fn read_failure(error: ReadError) -> Failure {
+pub(super) fn read_failure(error: ReadError) -> Failure {
     let exit = if error.is_integrity() { Exit::Integrity } else { Exit::Environment };
     Failure::new(exit, error)
 }
 
 /// The exit code of an act that failed.
-pub fn failure(error: PublishError) -> Failure {
+pub(super) fn failure(error: PublishError) -> Failure {
     match error {
         PublishError::Read(error) => read_failure(error),
         error @ (PublishError::Refused(_) | PublishError::NotTrusted(_)) => {
@@ -341,7 +341,7 @@ pub fn failure(error: PublishError) -> Failure {
 }
 
 /// The exit code of a store that failed.
-pub fn store_failure(error: StoreError) -> Failure {
+pub(super) fn store_failure(error: StoreError) -> Failure {
     read_failure(ReadError::Store(error))
 }
 

@@ -50,7 +50,8 @@ pub fn run(args: &BootstrapArgs) -> Result<Exit, Failure> {
             Protocol::Sotw => AdsProtocol::StateOfTheWorld,
         },
     };
-    let document = xds::bootstrap(&options).ok_or_else(|| Failure::new(Exit::Usage, anyhow!("addresses are unix:PATH or HOST:PORT")))?;
+    let document = xds::bootstrap(&options)
+        .ok_or_else(|| Failure::new(Exit::Usage, anyhow!("addresses are unix:PATH or HOST:PORT")))?;
     output::print(&json(&document))?;
     Ok(Exit::Fine)
 }

@@ -132,7 +132,11 @@ fn envoy(compiled: &Compiled, wanted: &Fleets) -> Result<Value, Failure> {
     Ok(only.unwrap_or(Value::Object(documents)))
 }
 
-async fn write_store(compiled: &Compiled, wanted: &Fleets, directory: &std::path::Path) -> Result<(), Failure> {
+async fn write_store(
+    compiled: &Compiled,
+    wanted: &Fleets,
+    directory: &std::path::Path,
+) -> Result<(), Failure> {
     tokio::fs::create_dir_all(directory).await.with_context(|| directory.display().to_string())?;
     let directory = directory.canonicalize().with_context(|| directory.display().to_string())?;
     let store = moorgate_snapshot::Store::open(&format!("file://{}", directory.display()))?;

@@ -1,15 +1,15 @@
 //! `moorgate diff`
 
+use super::access::{StoreArgs, read_failure};
 use super::input::{Fleets, Reading};
 use super::output::{self, json};
-use super::access::{StoreArgs, read_failure};
 use super::{Exit, Failure};
 use crate::diff::{Side, diff, markdown, text};
 use crate::report::FORMAT_VERSION;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
-use moorgate_snapshot::digest::DigestError;
 use moorgate_snapshot::channel::Release;
+use moorgate_snapshot::digest::DigestError;
 use moorgate_snapshot::reader::Reader;
 use moorgate_snapshot::{Channel, ChannelError, Digest, FleetName, FleetNameError, Trust};
 use serde_json::json;
@@ -106,7 +106,11 @@ async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<Si
         return Err(one_side(anyhow!("{name} has errors and cannot be compared")));
     }
     let side = fleets.iter().filter(|(fleet, _)| args.fleets.wants(fleet));
-    Ok(side.map(|(fleet, found)| (fleet.clone(), (found.snapshot.id(), found.snapshot.records().cloned().collect()))).collect())
+    Ok(side
+        .map(|(fleet, found)| {
+            (fleet.clone(), (found.snapshot.id(), found.snapshot.records().cloned().collect()))
+        })
+        .collect())
 }
 
 /// A snapshot is known by its digest, so nobody needs to be trusted for it.

@@ -53,7 +53,8 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
         [source, method, url] => (source, method, url),
         _ => return Err(Failure::new(Exit::Usage, anyhow!("say SOURCE METHOD URL, or one CODE"))),
     };
-    let request = Request::parse(method, url, &args.headers).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let request =
+        Request::parse(method, url, &args.headers).map_err(|error| Failure::new(Exit::Usage, error))?;
     let compiled = args.reading.compile(std::slice::from_ref(source)).await?;
     if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
         return Err(Failure::new(Exit::Usage, anyhow!("the source has no fleet {fleet}")));
@@ -78,7 +79,10 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
 
 fn explain_code(code: &str) -> Result<Exit, Failure> {
     let Some(code) = catalogue().find(|known| known.id.eq_ignore_ascii_case(code)) else {
-        return Err(Failure::new(Exit::Usage, anyhow!("{code:?} is no code of a diagnostic; say SOURCE METHOD URL to explain a request")));
+        return Err(Failure::new(
+            Exit::Usage,
+            anyhow!("{code:?} is no code of a diagnostic; say SOURCE METHOD URL to explain a request"),
+        ));
     };
     let class = format!("{:?}", code.class).to_lowercase();
     let severity = format!("{:?}", code.severity).to_lowercase();
@@ -98,9 +102,14 @@ fn describe(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> Stri
     let mut out = format!("fleet {fleet}\n");
     let _ = match answer {
         Answer::NoListener => writeln!(out, "  no listener has this port: the connection is refused"),
-        Answer::Refused { listener } => writeln!(out, "  listener {listener}: nothing is served for this name: the connection is closed"),
+        Answer::Refused { listener } => {
+            writeln!(out, "  listener {listener}: nothing is served for this name: the connection is closed")
+        }
         Answer::Early { listener, status } => {
-            writeln!(out, "  listener {listener}: the path is not normal, Envoy answers {status} before it looks at routes")
+            writeln!(
+                out,
+                "  listener {listener}: the path is not normal, Envoy answers {status} before it looks at routes"
+            )
         }
         Answer::NotFound(trace) => {
             describe_trace(compiled, trace, &mut out);
@@ -114,7 +123,8 @@ fn describe(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> Stri
     };
     let (Answer::Found(trace, _) | Answer::NotFound(trace)) = answer else { return out };
     for (route, reason) in &trace.losers {
-        let why = reason.as_ref().map_or_else(|| "matches too, but stands behind".to_owned(), ToString::to_string);
+        let why =
+            reason.as_ref().map_or_else(|| "matches too, but stands behind".to_owned(), ToString::to_string);
         let at = place(compiled, &route.origin.object, &rule_field(route));
         let _ = writeln!(out, "  not {} rule {}: {why}  ({at})", route.origin.object, route.origin.rule);
     }
@@ -125,7 +135,8 @@ fn describe_trace(compiled: &Compiled, trace: &Trace<'_>, out: &mut String) {
     for origin in &trace.chain.origins {
         let field = FieldPath::parse("spec.listeners").index(origin.index);
         let at = place(compiled, &origin.gateway, &field);
-        let _ = writeln!(out, "  listener {}: {} of {}  ({at})", trace.listener, origin.listener, origin.gateway);
+        let _ =
+            writeln!(out, "  listener {}: {} of {}  ({at})", trace.listener, origin.listener, origin.gateway);
     }
     let host = trace.host.map_or("(none)", |host| host.domain.as_str());
     let _ = writeln!(out, "  host {host}");
@@ -135,7 +146,8 @@ fn describe_route(compiled: &Compiled, route: &Route, out: &mut String) {
     let origin = &route.origin;
     let named = origin.rule_name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
     let at = place(compiled, &origin.object, &rule_field(route));
-    let _ = writeln!(out, "  route {} rule {}{named}: {}  ({at})", origin.object, origin.rule, path(&route.path));
+    let _ =
+        writeln!(out, "  route {} rule {}{named}: {}  ({at})", origin.object, origin.rule, path(&route.path));
     match &route.action {
         Action::Respond(respond) => {
             let _ = writeln!(out, "  answer: {} by Envoy itself; see `moorgate check`", respond.status);
@@ -163,7 +175,10 @@ fn path(path: &PathMatch) -> String {
 fn shares(forward: &Forward) -> impl Iterator<Item = (&str, f64)> {
     let total: f64 = forward.backends.iter().map(|backend| f64::from(backend.weight)).sum();
     let share = move |weight: u32| 100.0 * f64::from(weight) / total;
-    forward.backends.iter().map(move |backend| (backend.cluster.as_deref().unwrap_or("(invalid: 500)"), share(backend.weight)))
+    forward
+        .backends
+        .iter()
+        .map(move |backend| (backend.cluster.as_deref().unwrap_or("(invalid: 500)"), share(backend.weight)))
 }
 
 fn value(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> Value {
@@ -185,13 +200,21 @@ fn value(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> Value {
     let mut out = match answer {
         Answer::NoListener => json!({ "answer": "no-listener" }),
         Answer::Refused { listener } => json!({ "answer": "refused", "listener": listener }),
-        Answer::Early { listener, status } => json!({ "answer": "early", "listener": listener, "status": status }),
+        Answer::Early { listener, status } => {
+            json!({ "answer": "early", "listener": listener, "status": status })
+        }
         Answer::NotFound(found) => json!({ "answer": "not-found", "status": 404, "trace": trace(found) }),
         Answer::Found(found, winner) => {
             let (answer, status, backends) = match &winner.action {
                 Action::Respond(respond) => ("respond", Some(respond.status), Vec::new()),
                 Action::Redirect(redirect) => ("redirect", Some(redirect.status), Vec::new()),
-                Action::Forward(forward) => ("forward", None, shares(forward).map(|(name, share)| json!({ "cluster": name, "percent": share })).collect()),
+                Action::Forward(forward) => (
+                    "forward",
+                    None,
+                    shares(forward)
+                        .map(|(name, share)| json!({ "cluster": name, "percent": share }))
+                        .collect(),
+                ),
             };
             json!({ "answer": answer, "status": status, "backends": backends, "route": route(winner), "trace": trace(found) })
         }

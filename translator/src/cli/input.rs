@@ -85,7 +85,8 @@ impl Reading {
     pub async fn compile(&self, sources: &[String]) -> Result<Compiled, Failure> {
         let token = self.git_token.as_deref().map(Token::new);
         let parse = |text: &String| {
-            SourceSpec::parse(text, self.rev.as_deref(), self.path.as_deref()).map(|spec| spec.with_token(token.clone()))
+            SourceSpec::parse(text, self.rev.as_deref(), self.path.as_deref())
+                .map(|spec| spec.with_token(token.clone()))
         };
         let specs: Vec<SourceSpec> = sources.iter().map(parse).collect::<Result<_, _>>().map_err(failure)?;
         let sources = source::read(&specs, &Limits::default()).await.map_err(failure)?;

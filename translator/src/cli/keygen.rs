@@ -2,8 +2,9 @@
 
 use super::access::Format;
 use super::access::random;
-use super::table::{FORMAT_VERSION, print, print_json};
+use super::output::{json as pretty, print};
 use super::{Exit, Failure};
+use crate::report::FORMAT_VERSION;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use moorgate_snapshot::{KeyPair, Signer as _};
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 Ed25519, as `openssl genpkey -algorithm ed25519` makes it: PKCS#8 and SubjectPublicKeyInfo in PEM.
 Files that are there are never written over.")]
-pub struct KeygenArgs {
+pub(super) struct KeygenArgs {
     /// Where to write the private key; the public key goes beside it, with the ending .pub
     #[arg(value_name = "PATH")]
     path: PathBuf,
@@ -31,8 +32,7 @@ pub struct KeygenArgs {
 }
 
 /// Runs the command.
-#[allow(clippy::unused_async, reason = "all commands run alike")]
-pub async fn run(args: KeygenArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &KeygenArgs) -> Result<Exit, Failure> {
     let public_path = args.path.with_extension("pub");
     if public_path == args.path {
         return Err(Failure::new(
@@ -56,12 +56,12 @@ pub async fn run(args: KeygenArgs) -> Result<Exit, Failure> {
                 public_path.display()
             ))?;
         }
-        Format::Json => print_json(&json!({
+        Format::Json => print(&pretty(&json!({
             "format_version": FORMAT_VERSION,
             "key_id": id,
             "private": args.path,
             "public": public_path,
-        }))?,
+        })))?,
     }
     Ok(Exit::Fine)
 }
@@ -82,12 +82,12 @@ fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn keys_are_private_and_never_written_over() {
+    #[test]
+    fn keys_are_private_and_never_written_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ci.key");
         let args = || KeygenArgs { path: path.clone(), output: Format::Json };
-        assert!(matches!(run(args()).await, Ok(Exit::Fine)));
+        assert!(matches!(run(&args()), Ok(Exit::Fine)));
         let private = std::fs::read(&path).unwrap();
         let pair = KeyPair::from_pem(&private).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("ci.pub")).unwrap(), pair.public().to_pem());
@@ -96,9 +96,9 @@ mod tests {
             use std::os::unix::fs::PermissionsExt as _;
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }
-        assert!(run(args()).await.is_err());
+        assert!(run(&args()).is_err());
         std::fs::remove_file(dir.path().join("ci.pub")).unwrap();
-        assert!(run(args()).await.is_err());
+        assert!(run(&args()).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), private);
         assert!(!dir.path().join("ci.pub").exists());
     }

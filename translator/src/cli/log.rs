@@ -1,8 +1,10 @@
 //! `moorgate log`
 
 use super::access::{Format, StoreArgs, read_failure, timestamp};
-use super::table::{FORMAT_VERSION, columns, print, print_json};
+use super::output::{json as pretty, print};
+use super::table::columns;
 use super::{Exit, Failure};
+use crate::report::FORMAT_VERSION;
 use clap::Args;
 use moorgate_snapshot::entry::VerifiedEntry;
 use moorgate_snapshot::{Channel, FleetName, Slot};
@@ -17,7 +19,7 @@ use time::format_description::well_known::Rfc3339;
   moorgate log shop/edge --since 2026-03-01T00:00:00Z --limit 1000 -o json
 
 Entries that do not verify are shown as void, with the reason.")]
-pub struct LogArgs {
+pub(super) struct LogArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
     /// The channel
@@ -44,7 +46,7 @@ fn time_of(text: &str) -> Result<OffsetDateTime, String> {
 }
 
 /// Runs the command.
-pub async fn run(args: LogArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: LogArgs) -> Result<Exit, Failure> {
     let reader = args.store.reader(&args.fleet, &args.channel)?;
     let tail = reader.newest(None).await.map_err(read_failure)?;
     let slots = reader.history(tail.next.saturating_sub(1), args.limit).await.map_err(read_failure)?;
@@ -59,12 +61,12 @@ pub async fn run(args: LogArgs) -> Result<Exit, Failure> {
     let slots: Vec<(u64, Slot)> = slots.into_iter().filter(|(_, slot)| wanted(slot)).collect();
     match args.output {
         Format::Text => print(&text(&slots))?,
-        Format::Json => print_json(&json!({
+        Format::Json => print(&pretty(&json!({
             "format_version": FORMAT_VERSION,
             "fleet": args.fleet,
             "channel": args.channel,
             "entries": slots.iter().map(|(sequence, slot)| value(*sequence, slot)).collect::<Vec<Value>>(),
-        }))?,
+        })))?,
     }
     Ok(Exit::Fine)
 }

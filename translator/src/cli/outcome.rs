@@ -2,8 +2,10 @@
 
 use super::Failure;
 use super::access::{Format, timestamp, warn};
-use super::table::{FORMAT_VERSION, clean, columns, print, print_json};
+use super::output::{json as pretty, print};
+use super::table::{clean, columns};
 use crate::publish::{Done, Outcome, Plan};
+use crate::report::FORMAT_VERSION;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -60,7 +62,7 @@ pub(super) fn show(outcome: &Outcome, plan: Option<&Plan>, format: Format) -> Re
         if let Some(object) = value.as_object_mut() {
             object.insert("format_version".to_owned(), FORMAT_VERSION.into());
         }
-        return print_json(&value);
+        return print(&pretty(&value));
     }
     let entry = &outcome.entry;
     let mut text = columns(&[row(outcome)]);

@@ -9,7 +9,9 @@ use std::io::{ErrorKind, Write as _};
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("stdout").map_err(Failure::from),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("stdout").map_err(Failure::from)
+        }
         _ => Ok(()),
     }
 }

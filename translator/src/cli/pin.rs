@@ -13,7 +13,7 @@ use moorgate_snapshot::{Channel, FleetName};
 
 While a channel is pinned, publishing goes on behind the pin. A pin ends by `moorgate unpin` only: when its time is
 over, relays raise an alarm and keep serving. `moorgate log` lists what can be pinned.")]
-pub struct PinArgs {
+pub(super) struct PinArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
     /// The snapshot, or the first 8 or more digits of its id
@@ -37,7 +37,7 @@ pub struct PinArgs {
 }
 
 /// Runs the command.
-pub async fn run(args: PinArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: PinArgs) -> Result<Exit, Failure> {
     let actor = Actor::open(&args.store, &args.act)?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let expires = args.pin_for.map(|after| now() + after);

@@ -12,7 +12,7 @@ use moorgate_snapshot::{Channel, FleetName};
   moorgate promote shop/edge --from next --to stable --key file:ci.key
 
 The same bytes under the same id: nothing is compiled.")]
-pub struct PromoteArgs {
+pub(super) struct PromoteArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
     /// The channel that serves it
@@ -37,7 +37,7 @@ pub struct PromoteArgs {
 }
 
 /// Runs the command.
-pub async fn run(args: PromoteArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: PromoteArgs) -> Result<Exit, Failure> {
     if args.from == args.to {
         return Err(Failure::new(Exit::Usage, anyhow::anyhow!("--from and --to are the same channel")));
     }

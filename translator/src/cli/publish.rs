@@ -1,21 +1,39 @@
 //! `moorgate publish`
 
 use super::access::{ActArgs, Actor, Format, StoreArgs, failure, warn};
+use super::input::{Fleets, Input};
 use super::outcome::{row, value};
-use super::table::{FORMAT_VERSION, columns, print, print_json};
+use super::output::{json as pretty, print};
+use super::table::columns;
 use super::{Exit, Failure};
+use crate::compile::{Compilation, CompiledFleet};
 use crate::publish::{Allow, Offer, Outcome};
+use crate::report::FORMAT_VERSION;
+use crate::source::{Revision, Sources};
 use clap::Args;
 use moorgate_snapshot::channel::Source;
 use moorgate_snapshot::{Channel, FleetName, Snapshot};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use time::OffsetDateTime;
 
-/// Where and how to publish; what to publish is the source beside it.
+/// Compile a source and release its snapshots
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct PublishArgs {
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    fleets: Fleets,
+    #[command(flatten)]
+    release: Release,
+}
+
+/// Where and how to publish.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "flags of a command line are independent")]
-pub struct PublishArgs {
+struct Release {
     /// The channel
     #[arg(long, default_value_t = Channel::stable())]
     channel: Channel,
@@ -49,8 +67,7 @@ pub struct PublishArgs {
     output: Format,
 }
 
-/// For the help of the command.
-pub const EXAMPLES: &str = "Examples:
+const EXAMPLES: &str = "Examples:
   moorgate publish gateways/ --store file:///var/lib/moorgate --key file:ci.key --trust ci.pub
   moorgate publish . --rev \"$GITHUB_SHA\" --path gateways --key env:MOORGATE_SIGNING_KEY -o json
   moorgate publish gateways/ --dry-run --key file:ci.key
@@ -60,33 +77,93 @@ listener, as the Gateway API says, unless --strict. A snapshot that is published
 Exits 1 if errors kept a fleet back, 4 if a gate refused: somebody else was faster, an older commit, too few routes.";
 
 /// What a compile offers for publishing.
-pub struct Offered {
+struct Offered {
     /// The fleets to publish.
-    pub fleets: BTreeMap<FleetName, OfferedFleet>,
+    fleets: BTreeMap<FleetName, OfferedFleet>,
     /// Whether these are all fleets of the source, so that others in the store have vanished from it.
-    pub complete: bool,
+    complete: bool,
     /// What they were compiled from.
-    pub source: Option<Source>,
+    source: Option<Source>,
     /// Local paths of sources: in their repositories it is looked up whether a commit descends from another.
-    pub repositories: Vec<PathBuf>,
+    repositories: Vec<PathBuf>,
 }
 
 /// One fleet to publish.
-pub struct OfferedFleet {
+struct OfferedFleet {
     /// What Envoy will see.
-    pub snapshot: Snapshot,
+    snapshot: Snapshot,
     /// How many routes it has.
-    pub routes: u64,
+    routes: u64,
     /// Signed beside it: `origins`, `status`, `provenance` and the like.
-    pub documents: BTreeMap<String, Value>,
+    documents: BTreeMap<String, Value>,
     /// A syntax or schema error concerns it: it is kept back.
-    pub blocked: bool,
+    blocked: bool,
     /// Any error concerns it: `--strict` keeps it back.
-    pub erring: bool,
+    erring: bool,
+}
+
+impl Offered {
+    /// Offers the fleets of a compile that are `wanted`.
+    fn of(compilation: &Compilation, sources: &Sources, wanted: impl Fn(&FleetName) -> bool) -> Self {
+        let status = serde_json::to_value(&compilation.statuses).unwrap_or_default();
+        let provenance = json!({
+            "format_version": FORMAT_VERSION,
+            "translator": env!("CARGO_PKG_VERSION"),
+            "revisions": sources.revisions,
+        });
+        let erring = compilation.diagnostics.has_errors();
+        let offer = |name: &FleetName, fleet: &CompiledFleet| OfferedFleet {
+            snapshot: fleet.snapshot.clone(),
+            routes: fleet.routes as u64,
+            documents: BTreeMap::from([
+                ("origins".to_owned(), compilation.origins(fleet)),
+                ("status".to_owned(), status.clone()),
+                ("provenance".to_owned(), provenance.clone()),
+            ]),
+            blocked: compilation.blocked.blocks(name),
+            erring,
+        };
+        let fleets = compilation.fleets.iter().filter(|(name, _)| wanted(name));
+        let fleets: BTreeMap<_, _> = fleets.map(|(name, fleet)| (name.clone(), offer(name, fleet))).collect();
+        let paths = sources.revisions.iter().map(|revision| PathBuf::from(&*revision.source));
+        Self {
+            complete: fleets.len() == compilation.fleets.len() && !compilation.blocked.all,
+            fleets,
+            source: release_source(&sources.revisions),
+            repositories: paths.filter(|path| path.exists()).collect(),
+        }
+    }
+}
+
+/// The first of the commits stands for all; the others are in the provenance. Files that are not those of a commit have
+/// none.
+fn release_source(revisions: &[Revision]) -> Option<Source> {
+    let first = revisions.first()?;
+    let dirty = revisions.iter().any(|revision| revision.dirty);
+    let of_commit = |text: &str| if dirty { String::new() } else { text.to_owned() };
+    Some(Source {
+        repository: first.repository.as_ref().unwrap_or(&first.source).to_string(),
+        revision: of_commit(&first.commit),
+        tree: of_commit(&first.tree),
+        committed: OffsetDateTime::from_unix_timestamp(first.time).ok().filter(|_| !dirty),
+    })
+}
+
+/// Runs the command.
+pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
+    let compiled = args.input.reading.compile(&args.input.sources).await?;
+    compiled.print_diagnostics();
+    if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
+        return Err(Failure::new(Exit::Usage, anyhow::anyhow!("the source has no fleet {fleet}")));
+    }
+    let offered = Offered::of(&compiled.compilation, &compiled.sources, |fleet| args.fleets.wants(fleet));
+    let exit = Box::pin(release(args.release, offered)).await?;
+    // A file that cannot be read may hold a whole fleet: what came of the others does not make that right.
+    Ok(if exit == Exit::Fine && compiled.compilation.blocked.all { Exit::No } else { exit })
 }
 
 /// Publishes each fleet. One that fails does not keep back the others.
-pub async fn run(args: PublishArgs, offered: Offered) -> Result<Exit, Failure> {
+async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
     let actor = Actor::open(&args.store, &args.act)?;
     let (mut rows, mut values, mut worst) = (Vec::new(), Vec::new(), Exit::Fine);
     for (name, fleet) in &offered.fleets {
@@ -119,13 +196,13 @@ pub async fn run(args: PublishArgs, offered: Offered) -> Result<Exit, Failure> {
     }
     match args.output {
         Format::Text => print(&columns(&rows))?,
-        Format::Json => print_json(&json!({"format_version": FORMAT_VERSION, "fleets": values}))?,
+        Format::Json => print(&pretty(&json!({"format_version": FORMAT_VERSION, "fleets": values})))?,
     }
     Ok(worst)
 }
 
 async fn one(
-    args: &PublishArgs,
+    args: &Release,
     actor: &Actor,
     offered: &Offered,
     name: &FleetName,
@@ -165,7 +242,7 @@ fn descends_in(path: &std::path::Path, old: &str, new: &str) -> Option<bool> {
 }
 
 /// Fleets that this writer published and that the source has no more: they go on being served.
-async fn warn_of_vanished(args: &PublishArgs, actor: &Actor, offered: &Offered) {
+async fn warn_of_vanished(args: &Release, actor: &Actor, offered: &Offered) {
     // Credentials of one fleet cannot list the others, and then there is nothing to say.
     let Ok(published) = actor.store().fleets().await else { return };
     for fleet in published.iter().filter(|fleet| !offered.fleets.contains_key(fleet)) {

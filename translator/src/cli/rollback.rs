@@ -14,7 +14,7 @@ use moorgate_snapshot::{Channel, FleetName};
 
 A rollback is a pin: publishing goes on behind it, and `moorgate unpin` ends it. It needs neither git nor CI. Done
 again, it goes one release further back.")]
-pub struct RollbackArgs {
+pub(super) struct RollbackArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
     /// Back to what was served after this entry of the log
@@ -39,7 +39,7 @@ pub struct RollbackArgs {
 }
 
 /// Runs the command.
-pub async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
     let actor = Actor::open(&args.store, &args.act)?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let expires = args.pin_for.map(|after| now() + after);

@@ -1,8 +1,10 @@
 //! `moorgate status`
 
 use super::access::{Format, StoreArgs, now, read_failure, store_failure, timestamp, warn};
-use super::table::{FORMAT_VERSION, columns, print, print_json};
+use super::output::{json as pretty, print};
+use super::table::columns;
 use super::{Exit, Failure};
+use crate::report::FORMAT_VERSION;
 use clap::Args;
 use moorgate_snapshot::reader::Reader;
 use moorgate_snapshot::{Because, Channel, Effective, FleetName, FleetStore, Tail, layout, limits};
@@ -19,7 +21,7 @@ const REPORTS: usize = 10_000;
 
 Exits 5 if a channel cannot be believed. Reports come from relays that write them; they are shown as written, and are
 not signed yet.")]
-pub struct StatusArgs {
+pub(super) struct StatusArgs {
     /// The fleet: namespace/gateway or class/NAME; all of the store if not given
     fleet: Option<FleetName>,
     /// Only this channel; all of the fleet if not given
@@ -40,7 +42,7 @@ struct Row {
 }
 
 /// Runs the command.
-pub async fn run(args: StatusArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: StatusArgs) -> Result<Exit, Failure> {
     let store = args.store.open()?;
     let trust = args.store.trust(None)?;
     let fleets = match args.fleet {
@@ -68,11 +70,11 @@ pub async fn run(args: StatusArgs) -> Result<Exit, Failure> {
     }
     match args.output {
         Format::Text => print(&(text(&rows) + &reports_text(&reports)))?,
-        Format::Json => print_json(&json!({
+        Format::Json => print(&pretty(&json!({
             "format_version": FORMAT_VERSION,
             "channels": rows.iter().map(value).collect::<Vec<Value>>(),
             "reports": reports,
-        }))?,
+        })))?,
     }
     let broken = rows.iter().any(|row| matches!(row.read, Err((true, _))));
     Ok(if broken { Exit::Integrity } else { Exit::Fine })

@@ -1,12 +1,6 @@
-//! Columns for people, JSON for scripts, both on stdout.
+//! Columns, for people.
 
-use super::Failure;
-use anyhow::Context as _;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
-
-/// The version of all JSON that the release commands print.
-pub(super) const FORMAT_VERSION: u32 = 1;
 
 /// Lines in columns, two spaces apart; the last column is not padded.
 pub(super) fn columns(rows: &[Vec<String>]) -> String {
@@ -30,22 +24,6 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
 /// Text from a store on one line, without control characters that a terminal would obey.
 pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// Prints on stdout. A reader that has seen enough (a closed pipe) is no failure.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = anstream::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(error).context("stdout").map_err(Failure::from)
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Prints JSON, indented, with a line end.
-pub(super) fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
-    print(&format!("{}\n", serde_json::to_string_pretty(value).unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use moorgate_snapshot::{Channel, FleetName};
 
 There is no unpin to whatever is newest: what has changed behind a pin has to be looked at. The output shows what the
 move changes.")]
-pub struct UnpinArgs {
+pub(super) struct UnpinArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
     /// The snapshot to serve, or the first 8 or more digits of its id
@@ -36,7 +36,7 @@ pub struct UnpinArgs {
 }
 
 /// Runs the command.
-pub async fn run(args: UnpinArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: UnpinArgs) -> Result<Exit, Failure> {
     let actor = Actor::open(&args.store, &args.act)?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let (done, plan) = Box::pin(publisher.unpin(&args.to)).await.map_err(failure)?;

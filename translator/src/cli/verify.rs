@@ -1,8 +1,10 @@
 //! `moorgate verify`
 
 use super::access::{Format, StoreArgs, read_failure, store_failure};
-use super::table::{FORMAT_VERSION, columns, print, print_json};
+use super::output::{json as pretty, print};
+use super::table::columns;
 use super::{Exit, Failure};
+use crate::report::FORMAT_VERSION;
 use anyhow::anyhow;
 use clap::Args;
 use moorgate_snapshot::channel::Release;
@@ -19,7 +21,7 @@ use time::OffsetDateTime;
   moorgate verify snapshot:4f1c… --trust ci.pub -o json
 
 Prints a verdict for each step. Exits 5 if anything does not hold, 3 if the store cannot be read.")]
-pub struct VerifyArgs {
+pub(super) struct VerifyArgs {
     /// A fleet (namespace/gateway or class/NAME), or snapshot:ID
     #[arg(value_name = "FLEET or snapshot:ID")]
     target: String,
@@ -80,7 +82,7 @@ impl Steps {
 }
 
 /// Runs the command.
-pub async fn run(args: VerifyArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: VerifyArgs) -> Result<Exit, Failure> {
     let mut steps = Steps::default();
     if let Some(id) = args.target.strip_prefix("snapshot:") {
         let id: Digest = id.parse().map_err(|error| Failure::new(Exit::Usage, anyhow::Error::from(error)))?;
@@ -100,14 +102,14 @@ pub async fn run(args: VerifyArgs) -> Result<Exit, Failure> {
                 .map(|step| vec![step.verdict.as_str().to_owned(), step.what.clone(), step.detail.clone()]);
             print(&columns(&rows.collect::<Vec<_>>()))?;
         }
-        Format::Json => print_json(&json!({
+        Format::Json => print(&pretty(&json!({
             "format_version": FORMAT_VERSION,
             "target": args.target,
             "holds": holds,
             "steps": steps.0.iter().map(|step| json!({
                 "step": step.what, "verdict": step.verdict.as_str(), "detail": step.detail,
             })).collect::<Vec<Value>>(),
-        }))?,
+        })))?,
     }
     Ok(if holds { Exit::Fine } else { Exit::Integrity })
 }

@@ -5,8 +5,8 @@
 //! here (RE2 syntax, github.com/google/re2/wiki/Syntax).
 
 use regex_syntax::ast::{
-    Ast, ClassSetItem, ClassUnicodeKind, Flag, FlagsItemKind, GroupKind, Literal,
-    LiteralKind, RepetitionKind, RepetitionRange, Visitor, parse::ParserBuilder, visit,
+    Ast, ClassSetItem, ClassUnicodeKind, Flag, FlagsItemKind, GroupKind, Literal, LiteralKind,
+    RepetitionKind, RepetitionRange, Visitor, parse::ParserBuilder, visit,
 };
 
 /// The longest expression, in bytes: the CRDs allow 1024 for a path and 4096 for a header's value.
@@ -27,7 +27,11 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     if text.len() > LENGTH_LIMIT {
         return Err(format!("it has {} bytes, and may have {LENGTH_LIMIT}", text.len()));
     }
-    let ast = ParserBuilder::new().nest_limit(NEST_LIMIT).build().parse(text).map_err(|error| error.kind().to_string())?;
+    let ast = ParserBuilder::new()
+        .nest_limit(NEST_LIMIT)
+        .build()
+        .parse(text)
+        .map_err(|error| error.kind().to_string())?;
     visit(&ast, Strict).map_err(str::to_owned)?;
     let compiled = regex::RegexBuilder::new(text).size_limit(SIZE_LIMIT).build();
     compiled.map(drop).map_err(|error| {
@@ -51,22 +55,32 @@ impl Visitor for Strict {
         match ast {
             Ast::Flags(set) => flags(&set.flags.items.iter().map(|item| &item.kind).collect::<Vec<_>>()),
             Ast::Group(group) => match &group.kind {
-                GroupKind::NonCapturing(set) => flags(&set.items.iter().map(|item| &item.kind).collect::<Vec<_>>()),
-                GroupKind::CaptureName { name, .. } if !name.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
+                GroupKind::NonCapturing(set) => {
+                    flags(&set.items.iter().map(|item| &item.kind).collect::<Vec<_>>())
+                }
+                GroupKind::CaptureName { name, .. }
+                    if !name.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') =>
+                {
                     Err("names of groups have letters, digits and underscores only")
                 }
                 GroupKind::CaptureName { .. } | GroupKind::CaptureIndex(_) => Ok(()),
             },
             Ast::Assertion(assertion) => {
-                use regex_syntax::ast::AssertionKind::{EndLine, EndText, NotWordBoundary, StartLine, StartText, WordBoundary};
+                use regex_syntax::ast::AssertionKind::{
+                    EndLine, EndText, NotWordBoundary, StartLine, StartText, WordBoundary,
+                };
                 match assertion.kind {
                     StartLine | EndLine | StartText | EndText | WordBoundary | NotWordBoundary => Ok(()),
                     _ => Err("this kind of word boundary is not in RE2"),
                 }
             }
             Ast::Repetition(repetition) => match &repetition.op.kind {
-                RepetitionKind::Range(range) if most(range) > REPEAT_LIMIT => Err("a repetition counts to 1000 at most"),
-                _ if matches!(*repetition.ast, Ast::Repetition(_)) => Err("a repetition of a repetition is not in RE2"),
+                RepetitionKind::Range(range) if most(range) > REPEAT_LIMIT => {
+                    Err("a repetition counts to 1000 at most")
+                }
+                _ if matches!(*repetition.ast, Ast::Repetition(_)) => {
+                    Err("a repetition of a repetition is not in RE2")
+                }
                 _ => Ok(()),
             },
             Ast::Literal(found) => literal(found),
@@ -85,7 +99,10 @@ impl Visitor for Strict {
         }
     }
 
-    fn visit_class_set_binary_op_pre(&mut self, _: &regex_syntax::ast::ClassSetBinaryOp) -> Result<(), &'static str> {
+    fn visit_class_set_binary_op_pre(
+        &mut self,
+        _: &regex_syntax::ast::ClassSetBinaryOp,
+    ) -> Result<(), &'static str> {
         Err("operations on classes (&&, --, ~~) are not in RE2")
     }
 }
@@ -95,7 +112,10 @@ fn flags(items: &[&FlagsItemKind]) -> Result<(), &'static str> {
     let known = items.iter().all(|item| match item {
         FlagsItemKind::Negation => true,
         FlagsItemKind::Flag(flag) => {
-            matches!(flag, Flag::CaseInsensitive | Flag::MultiLine | Flag::DotMatchesNewLine | Flag::SwapGreed)
+            matches!(
+                flag,
+                Flag::CaseInsensitive | Flag::MultiLine | Flag::DotMatchesNewLine | Flag::SwapGreed
+            )
         }
     });
     if known { Ok(()) } else { Err("of flags RE2 knows i, m, s and U") }
@@ -116,7 +136,9 @@ fn literal(literal: &Literal) -> Result<(), &'static str> {
         LiteralKind::HexFixed(HexLiteralKind::X) | LiteralKind::HexBrace(HexLiteralKind::X) => Ok(()),
         LiteralKind::HexFixed(_) | LiteralKind::HexBrace(_) => Err("\\u is not in RE2: write \\x{…}"),
         LiteralKind::Special(SpecialLiteralKind::Space) => Err("an escaped space is not in RE2"),
-        LiteralKind::Superfluous if !literal.c.is_ascii_punctuation() => Err("only punctuation is escaped in RE2"),
+        LiteralKind::Superfluous if !literal.c.is_ascii_punctuation() => {
+            Err("only punctuation is escaped in RE2")
+        }
         LiteralKind::Octal => Err("octal escapes are read otherwise in RE2: write \\x.."),
         _ => Ok(()),
     }
@@ -125,15 +147,21 @@ fn literal(literal: &Literal) -> Result<(), &'static str> {
 /// General categories have one spelling in RE2 (`L`, `Lu`); names and scripts vary with its Unicode version.
 fn unicode(kind: &ClassUnicodeKind) -> Result<(), &'static str> {
     const CATEGORIES: [&str; 29] = [
-        "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd", "Nl", "No", "Pc", "Pd", "Pe", "Pf", "Pi",
-        "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs",
+        "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd", "Nl", "No", "Pc", "Pd",
+        "Pe", "Pf", "Pi", "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs",
     ];
     let known = match kind {
         ClassUnicodeKind::OneLetter(letter) => "CLMNPSZ".contains(*letter),
-        ClassUnicodeKind::Named(name) => CATEGORIES.contains(&name.as_str()) || name.len() == 1 && "CLMNPSZ".contains(name.as_str()),
+        ClassUnicodeKind::Named(name) => {
+            CATEGORIES.contains(&name.as_str()) || name.len() == 1 && "CLMNPSZ".contains(name.as_str())
+        }
         ClassUnicodeKind::NamedValue { .. } => false,
     };
-    if known { Ok(()) } else { Err("of Unicode classes only general categories such as \\pL and \\p{Lu} are safe") }
+    if known {
+        Ok(())
+    } else {
+        Err("of Unicode classes only general categories such as \\pL and \\p{Lu} are safe")
+    }
 }
 
 #[cfg(test)]
@@ -142,9 +170,17 @@ mod tests {
 
     #[test]
     fn what_re2_reads_the_same_is_taken() {
-        for text in
-            ["/v[0-9]+/.*", "(?i)abc", "a{2,1000}", "\\d+\\.\\w*", "[[:alpha:]_-]+", "(?P<id>[a-f\\x2d]+)", "\\pL\\p{Lu}", "^/a$", "a|b|"]
-        {
+        for text in [
+            "/v[0-9]+/.*",
+            "(?i)abc",
+            "a{2,1000}",
+            "\\d+\\.\\w*",
+            "[[:alpha:]_-]+",
+            "(?P<id>[a-f\\x2d]+)",
+            "\\pL\\p{Lu}",
+            "^/a$",
+            "a|b|",
+        ] {
             assert_eq!(check(text), Ok(()), "{text}");
         }
     }
@@ -152,8 +188,21 @@ mod tests {
     #[test]
     fn what_re2_lacks_or_reads_otherwise_is_named() {
         for text in [
-            "(?=a)b", "(?<!a)b", "(a)\\1", "a{1001}", "(?x)a b", "[a&&b]", "[a[b]]", "\\u0041", "a**", "(", "[", "\\p{Script=Greek}",
-            "\\b{start}a", "(((a{100}){100}){100}){100}", "(?<a.b>c)",
+            "(?=a)b",
+            "(?<!a)b",
+            "(a)\\1",
+            "a{1001}",
+            "(?x)a b",
+            "[a&&b]",
+            "[a[b]]",
+            "\\u0041",
+            "a**",
+            "(",
+            "[",
+            "\\p{Script=Greek}",
+            "\\b{start}a",
+            "(((a{100}){100}){100}){100}",
+            "(?<a.b>c)",
         ] {
             assert!(check(text).is_err(), "{text}");
         }

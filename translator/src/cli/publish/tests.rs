@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 #[derive(Debug, Parser)]
 enum Command {
-    Publish(PublishArgs),
+    Publish(Release),
     Promote(promote::PromoteArgs),
     Pin(pin::PinArgs),
     Unpin(unpin::UnpinArgs),
@@ -75,7 +75,7 @@ impl Bench {
             words.extend_from_slice(&["--key", &key]);
         }
         let result = match Command::try_parse_from(words).unwrap() {
-            Command::Publish(args) => run(args, offered.unwrap()).await,
+            Command::Publish(args) => release(args, offered.unwrap()).await,
             Command::Promote(args) => promote::run(args).await,
             Command::Pin(args) => pin::run(args).await,
             Command::Unpin(args) => unpin::run(args).await,
@@ -83,7 +83,7 @@ impl Bench {
             Command::Log(args) => log::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Status(args) => status::run(args).await,
-            Command::Keygen(args) => keygen::run(args).await,
+            Command::Keygen(args) => keygen::run(&args),
         };
         result.unwrap_or_else(|failure| failure.exit)
     }
@@ -188,6 +188,27 @@ async fn verify_finds_damage() {
     std::fs::write(bench.file(&layout::entry(&Channel::stable(), 3)), "{}").unwrap();
     assert_eq!(verify().await, Exit::Integrity);
     assert_eq!(bench.run(&["log", "shop/edge"], None).await, Exit::Fine);
+}
+
+#[test]
+fn a_commit_is_the_source_unless_files_differ_from_it() {
+    let revision = |dirty| Revision {
+        source: "gateways".into(),
+        repository: Some("https://git.example/shop".into()),
+        folder: "".into(),
+        commit: "c0ffee".into(),
+        tree: "beef".into(),
+        author: "a".into(),
+        time: 100,
+        dirty,
+        shallow: false,
+    };
+    let clean = release_source(&[revision(false)]).unwrap();
+    assert_eq!((clean.repository.as_str(), clean.revision.as_str()), ("https://git.example/shop", "c0ffee"));
+    assert!(clean.committed.is_some());
+    let dirty = release_source(&[revision(false), revision(true)]).unwrap();
+    assert_eq!((dirty.revision.as_str(), dirty.committed), ("", None));
+    assert_eq!(release_source(&[]), None);
 }
 
 #[test]
