@@ -128,7 +128,8 @@ fn answer_500(routes: &mut RouteTable) {
 
 /// A backend whose TLS policy could not be compiled answers 500, neither plain text nor unverified.
 fn close_refused(routes: &mut RouteTable, clusters: &BTreeMap<String, ir::Cluster>) {
-    let refused = |name: &String| clusters.get(name).and_then(|found| found.tls.as_ref()).is_some_and(|tls| tls.refuse);
+    let refused =
+        |name: &String| clusters.get(name).and_then(|found| found.tls.as_ref()).is_some_and(|tls| tls.refuse);
     if !clusters.keys().any(refused) {
         return;
     }

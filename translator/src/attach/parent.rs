@@ -88,11 +88,9 @@ fn attach_one<'a>(
                 for (listener, host, written) in placed {
                     let placements = out.placements.entry((key, listener)).or_default();
                     // Two parentRefs may meet the same listener: it counts and serves the route once.
-                    if placements
-                        .iter()
-                        .rev()
-                        .any(|other| other.host == host && Rc::ptr_eq(&other.routes, rules))
-                    {
+                    let mut own =
+                        placements.iter().rev().take_while(|other| Rc::ptr_eq(&other.routes, rules));
+                    if own.any(|other| other.host == host) {
                         continue;
                     }
                     placements.push(Placement { host, written, age: age.clone(), routes: Rc::clone(rules) });

@@ -18,6 +18,7 @@ use moorgate_model::{Diagnostics, FieldPath, Object, ObjectRef};
 use moorgate_policies::{AnyPolicy, Context, Judgement, TrustBundle, Verdict};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use target::Target;
 
@@ -130,12 +131,18 @@ fn attach_one(
             diagnostics.push(object.diagnostic(&POLICY_TARGET_NOT_FOUND, target.field.clone(), message));
         }
         let key = (target.object.clone(), target.section.map(String::from));
-        if policies.upstream_tls.contains_key(&key) {
-            taken += 1;
-            let message = format!("{} has an older policy of this kind, which is in effect", target.object);
-            diagnostics.push(object.diagnostic(&POLICY_CONFLICTED, target.field, message));
-        } else if let Some(tls) = &outcome.effects.upstream_tls {
-            policies.upstream_tls.insert(key, tls.clone());
+        match policies.upstream_tls.entry(key) {
+            Entry::Occupied(_) => {
+                taken += 1;
+                let message =
+                    format!("{} has an older policy of this kind, which is in effect", target.object);
+                diagnostics.push(object.diagnostic(&POLICY_CONFLICTED, target.field, message));
+            }
+            Entry::Vacant(free) => {
+                if let Some(tls) = &outcome.effects.upstream_tls {
+                    free.insert(tls.clone());
+                }
+            }
         }
         services.push(target.object);
     }

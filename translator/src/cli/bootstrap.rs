@@ -12,7 +12,7 @@ use moorgate_snapshot::FleetName;
 #[command(after_help = "Examples:
   moorgate bootstrap shop/edge > envoy.json
   moorgate bootstrap shop/edge --relay unix:/run/moorgate/shop.edge.sock --admin unix:/run/envoy/admin.sock")]
-pub struct BootstrapArgs {
+pub(super) struct BootstrapArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
     /// Where the relay listens: unix:PATH or HOST:PORT; `{fleet}` stands for the fleet's name
@@ -38,7 +38,7 @@ enum Protocol {
 }
 
 /// Runs the command.
-pub fn run(args: &BootstrapArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &BootstrapArgs) -> Result<Exit, Failure> {
     let relay = args.relay.replace("{fleet}", &args.fleet.socket_name());
     let options = BootstrapOptions {
         fleet: args.fleet.to_string(),

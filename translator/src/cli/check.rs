@@ -15,7 +15,7 @@ use serde_json::json;
   kustomize build overlays/prod | moorgate check - -o sarif > moorgate.sarif
 
 Exits 1 if anything is an error.")]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     #[command(flatten)]
     input: Input,
     /// What to print
@@ -36,7 +36,7 @@ enum Output {
 }
 
 /// Runs the command.
-pub async fn run(args: CheckArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: CheckArgs) -> Result<Exit, Failure> {
     let compiled = args.input.reading.compile(&args.input.sources).await?;
     let diagnostics = &compiled.compilation.diagnostics;
     match args.output {

@@ -22,7 +22,7 @@ use std::path::PathBuf;
   moorgate compile gateways/ --out-dir store/
 
 Exits 1 if anything is an error; what could be compiled is printed all the same.")]
-pub struct CompileArgs {
+pub(super) struct CompileArgs {
     #[command(flatten)]
     input: Input,
     #[command(flatten)]
@@ -46,7 +46,7 @@ enum Output {
 }
 
 /// Runs the command.
-pub async fn run(args: CompileArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: CompileArgs) -> Result<Exit, Failure> {
     let compiled = args.input.reading.compile(&args.input.sources).await?;
     if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
         compiled.print_diagnostics();

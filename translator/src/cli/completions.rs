@@ -9,13 +9,13 @@ use clap_complete::Shell;
 #[command(after_help = "Examples:
   moorgate completions bash > /etc/bash_completion.d/moorgate
   moorgate completions zsh > ~/.zfunc/_moorgate")]
-pub struct CompletionsArgs {
+pub(super) struct CompletionsArgs {
     /// The shell
     shell: Shell,
 }
 
 /// Runs the command.
-pub fn run(args: &CompletionsArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "moorgate", &mut text);
     output::print(&String::from_utf8_lossy(&text))?;

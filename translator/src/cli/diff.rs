@@ -30,7 +30,7 @@ Examples:
   moorgate diff snapshot:3f1c… snapshot:90ab… --fleet shop/edge -o markdown
 
 Exits 0 without differences, 1 with, 6 if a side has errors and could not be compiled.")]
-pub struct DiffArgs {
+pub(super) struct DiffArgs {
     /// The side before
     before: String,
     /// The side after
@@ -67,7 +67,7 @@ enum Output {
 }
 
 /// Runs the command.
-pub async fn run(args: DiffArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
     let before = side(&args, &args.before).await?;
     let after = side(&args, &args.after).await?;
     let fleets = diff(&before, &after, args.show_values)?;

@@ -22,7 +22,7 @@ use std::fmt::Write as _;
   moorgate explain MG3006
 
 Exits 0 if a route forwards or redirects the request, 1 if nobody does.")]
-pub struct ExplainArgs {
+pub(super) struct ExplainArgs {
     /// SOURCE METHOD URL, or one CODE
     #[arg(value_name = "SOURCE METHOD URL | CODE", required = true, num_args = 1..=3)]
     what: Vec<String>,
@@ -47,7 +47,7 @@ enum Output {
 }
 
 /// Runs the command.
-pub async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
     let (source, method, url) = match args.what.as_slice() {
         [code] => return explain_code(code),
         [source, method, url] => (source, method, url),

@@ -12,7 +12,7 @@ use std::io::Write as _;
 
 /// Where to read, and what the text means.
 #[derive(Debug, Clone, Args)]
-pub struct Input {
+pub(super) struct Input {
     /// Directories, files, `-` for stdin, or with --rev git repositories (paths or URLs)
     #[arg(value_name = "SOURCE", required = true)]
     pub sources: Vec<String>,
@@ -23,7 +23,7 @@ pub struct Input {
 
 /// How to read sources.
 #[derive(Debug, Clone, Args)]
-pub struct Reading {
+pub(super) struct Reading {
     /// Read git repositories at this commit, tag or branch, without a checkout
     #[arg(long, value_name = "REV")]
     pub rev: Option<String>,
@@ -55,7 +55,7 @@ pub struct Reading {
 
 /// Channels of the Gateway API's CRDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Crds {
+pub(super) enum Crds {
     /// The standard channel.
     Standard,
     /// The experimental channel.
@@ -64,7 +64,7 @@ pub enum Crds {
 
 impl Reading {
     /// The options of the pure compile.
-    pub fn options(&self) -> compile::Options {
+    pub(super) fn options(&self) -> compile::Options {
         let mut options = compile::Options::default();
         options.validate.channel = match self.crds {
             Crds::Standard => Channel::Standard,
@@ -74,7 +74,7 @@ impl Reading {
         options.attach.controller_name.clone_from(&self.controller_name);
         let open: BTreeSet<String> = self.open.iter().cloned().collect();
         options.attach.open.extend(open);
-        self.closed.iter().for_each(|kind| drop(options.attach.open.remove(kind)));
+        options.attach.open.retain(|kind| !self.closed.contains(kind));
         options
     }
 
@@ -82,7 +82,7 @@ impl Reading {
     ///
     /// # Errors
     /// The source could not be read.
-    pub async fn compile(&self, sources: &[String]) -> Result<Compiled, Failure> {
+    pub(super) async fn compile(&self, sources: &[String]) -> Result<Compiled, Failure> {
         let token = self.git_token.as_deref().map(Token::new);
         let parse = |text: &String| {
             SourceSpec::parse(text, self.rev.as_deref(), self.path.as_deref())
@@ -106,7 +106,7 @@ fn failure(error: SourceError) -> Failure {
 
 /// A compile with the texts it came from.
 #[derive(Debug)]
-pub struct Compiled {
+pub(super) struct Compiled {
     /// The texts.
     pub sources: Sources,
     /// What came of them.
@@ -115,7 +115,7 @@ pub struct Compiled {
 
 impl Compiled {
     /// All diagnostics with their lines, and a count; empty without any.
-    pub fn diagnostics_text(&self) -> String {
+    pub(super) fn diagnostics_text(&self) -> String {
         let diagnostics = &self.compilation.diagnostics;
         if diagnostics.is_empty() {
             return String::new();
@@ -125,19 +125,19 @@ impl Compiled {
     }
 
     /// Prints all diagnostics to stderr.
-    pub fn print_diagnostics(&self) {
+    pub(super) fn print_diagnostics(&self) {
         let _ = anstream::stderr().lock().write_all(self.diagnostics_text().as_bytes());
     }
 
     /// 1 if anything is an error, else 0.
-    pub fn exit(&self) -> Exit {
+    pub(super) fn exit(&self) -> Exit {
         if self.compilation.diagnostics.has_errors() { Exit::No } else { Exit::Fine }
     }
 }
 
 /// Which fleets to look at.
 #[derive(Debug, Clone, Args)]
-pub struct Fleets {
+pub(super) struct Fleets {
     /// Only this fleet: namespace/gateway or class/NAME (repeatable)
     #[arg(long = "fleet", value_name = "FLEET")]
     pub fleets: Vec<FleetName>,
@@ -145,12 +145,12 @@ pub struct Fleets {
 
 impl Fleets {
     /// True if a fleet was asked for, or none was named.
-    pub fn wants(&self, fleet: &FleetName) -> bool {
+    pub(super) fn wants(&self, fleet: &FleetName) -> bool {
         self.fleets.is_empty() || self.fleets.contains(fleet)
     }
 
     /// The first fleet that was named but is not there.
-    pub fn missing<'f>(&'f self, compilation: &Compilation) -> Option<&'f FleetName> {
+    pub(super) fn missing<'f>(&'f self, compilation: &Compilation) -> Option<&'f FleetName> {
         self.fleets.iter().find(|fleet| !compilation.fleets.contains_key(fleet))
     }
 }

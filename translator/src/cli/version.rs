@@ -11,7 +11,7 @@ use serde_json::json;
 #[command(after_help = "Examples:
   moorgate version
   moorgate version -o json")]
-pub struct VersionArgs {
+pub(super) struct VersionArgs {
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -26,7 +26,7 @@ enum Output {
 }
 
 /// Runs the command.
-pub fn run(args: &VersionArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &VersionArgs) -> Result<Exit, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     let gateway_api = crate::validate::gateway_api_version();
     let format = moorgate_snapshot::manifest::FORMAT;

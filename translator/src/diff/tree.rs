@@ -27,7 +27,7 @@ fn walk(path: String, before: Option<&Value>, after: Option<&Value>, out: &mut V
             }
         }
         (before, after) => {
-            out.push(FieldChange { field: path, before: before.cloned(), after: after.cloned() })
+            out.push(FieldChange { field: path, before: before.cloned(), after: after.cloned() });
         }
     }
 }

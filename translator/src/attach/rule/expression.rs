@@ -123,8 +123,9 @@ fn flags(items: &[&FlagsItemKind]) -> Result<(), &'static str> {
 
 fn most(range: &RepetitionRange) -> u32 {
     match range {
-        RepetitionRange::Exactly(count) | RepetitionRange::AtLeast(count) => *count,
-        RepetitionRange::Bounded(_, count) => *count,
+        RepetitionRange::Exactly(count)
+        | RepetitionRange::AtLeast(count)
+        | RepetitionRange::Bounded(_, count) => *count,
     }
 }
 
