@@ -42,7 +42,7 @@ pub struct Change {
     pub kind: Kind,
     /// `listener`, `host`, `route`, `cluster`, `endpoints`, `secret`, `trust-bundle` or `resource`.
     pub what: &'static str,
-    /// Its name; a route's is `host match`.
+    /// Its name; a route's is `table host match`.
     pub name: String,
     /// The fields that differ, if it changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -26,6 +26,9 @@ pub(super) struct PublishArgs {
     input: Input,
     #[command(flatten)]
     fleets: Fleets,
+    /// Publish files that are not those of the commit
+    #[arg(long)]
+    allow_dirty: bool,
     #[command(flatten)]
     release: Release,
 }
@@ -125,12 +128,11 @@ impl Offered {
         };
         let fleets = compilation.fleets.iter().filter(|(name, _)| wanted(name));
         let fleets: BTreeMap<_, _> = fleets.map(|(name, fleet)| (name.clone(), offer(name, fleet))).collect();
-        let paths = sources.revisions.iter().map(|revision| PathBuf::from(&*revision.source));
         Self {
             complete: fleets.len() == compilation.fleets.len() && !compilation.blocked.all,
             fleets,
             source: release_source(&sources.revisions),
-            repositories: paths.filter(|path| path.exists()).collect(),
+            repositories: Vec::new(),
         }
     }
 }
@@ -156,7 +158,18 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
     if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
         return Err(Failure::new(Exit::Usage, anyhow::anyhow!("the source has no fleet {fleet}")));
     }
-    let offered = Offered::of(&compiled.compilation, &compiled.sources, |fleet| args.fleets.wants(fleet));
+    if compiled.compilation.fleets.is_empty() {
+        // A wrong folder or a render that failed, far more often than a wish.
+        let message = "the source has no Gateway of ours: nothing is published";
+        return Err(Failure::new(Exit::No, anyhow::anyhow!(message)));
+    }
+    if let Some(dirty) = compiled.sources.revisions.iter().find(|found| found.dirty && !args.allow_dirty) {
+        let message = "has changes that are in no commit: commit them, name a revision with --rev, or say --allow-dirty";
+        return Err(Failure::new(Exit::Refused, anyhow::anyhow!("{} {message}", dirty.source)));
+    }
+    let mut offered = Offered::of(&compiled.compilation, &compiled.sources, |fleet| args.fleets.wants(fleet));
+    let local = |source: &String| PathBuf::from(source.strip_prefix("file://").unwrap_or(source));
+    offered.repositories.extend(args.input.sources.iter().map(local).filter(|path| path.exists()));
     let exit = Box::pin(release(args.release, offered)).await?;
     // A file that cannot be read may hold a whole fleet: what came of the others does not make that right.
     Ok(if exit == Exit::Fine && compiled.compilation.blocked.all { Exit::No } else { exit })

@@ -16,8 +16,8 @@ pub(super) fn compare(table: &str, before: Option<&Value>, after: Option<&Value>
             (Some(_), Some(_)) => {}
             (a, b) => out.push(change("host", label.clone(), a.copied(), b.copied())),
         }
-        out.extend(routes(name, a.copied(), b.copied()));
-        out.extend(shadows(name, a.copied(), b.copied()));
+        out.extend(routes(&label, a.copied(), b.copied()));
+        out.extend(shadows(&label, a.copied(), b.copied()));
     }
     if let (Some(before), Some(after)) = (before, after) {
         let own = |value: &Value| {
