@@ -1,0 +1,241 @@
+//! What scripts and CI rely on: exit codes, streams, shapes (DESIGN §8, §10).
+
+use anyhow::{Context as _, Result};
+use moorgate_model::diagnostic::catalogue;
+use moorgate_tests::program::{Outcome, moorgate, run, run_with_input};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const COMMANDS: [&str; 16] = [
+    "compile",
+    "check",
+    "diff",
+    "explain",
+    "publish",
+    "promote",
+    "pin",
+    "unpin",
+    "rollback",
+    "log",
+    "verify",
+    "status",
+    "keygen",
+    "bootstrap",
+    "completions",
+    "version",
+];
+
+fn golden(case: &str) -> PathBuf {
+    moorgate_tests::program::root().join("tests/golden/httproute").join(case).join("in.yaml")
+}
+
+fn call(args: &[&str]) -> Result<Outcome> {
+    run(moorgate()?.args(args))
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn every_command_has_help_with_examples() -> Result<()> {
+    let top = call(&["--help"])?.ended_with(&[0])?;
+    for command in COMMANDS {
+        assert!(top.stdout.contains(command), "{command} is not listed");
+        let help = call(&[command, "--help"])?.ended_with(&[0])?;
+        assert!(help.stdout.contains("Examples:"), "{command}: {}", help.stdout);
+        assert!(help.stderr.is_empty(), "{command}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_answer_is_in_the_exit_code_and_data_on_stdout() -> Result<()> {
+    let good = golden("simple");
+    let bad = golden("backend-missing");
+    let compiled = call(&["compile", path(&good)])?.ended_with(&[0])?;
+    assert!(compiled.stdout.starts_with("infra/edge  ") && compiled.stderr.is_empty(), "{}", compiled.stderr);
+    let erring = call(&["compile", path(&bad)])?.ended_with(&[1])?;
+    assert!(erring.stdout.starts_with("infra/edge  "), "what compiles is printed all the same");
+    assert!(erring.stderr.contains("MG3006"), "{}", erring.stderr);
+    let checked = call(&["check", path(&bad)])?.ended_with(&[1])?;
+    assert!(checked.stdout.contains("in.yaml:") && checked.stdout.contains("MG3006"), "{}", checked.stdout);
+    assert!(!checked.stdout.contains('\u{1b}'), "no colour into a pipe");
+    call(&["check", path(&good)])?.ended_with(&[0])?;
+    call(&["nonsense"])?.ended_with(&[2])?;
+    call(&["compile", path(&good), "--fleet", "no such fleet"])?.ended_with(&[2])?;
+    call(&["compile", path(&good), "--fleet", "other/fleet"])?.ended_with(&[2])?;
+    call(&["check", "/nonexistent/source"])?.ended_with(&[3])?;
+    call(&["check", path(&good), "--rev", "main"])?.ended_with(&[3])?;
+    let warned = call(&["check", path(&golden("shadowed"))])?.ended_with(&[0])?;
+    assert!(warned.stdout.contains("warning"), "{}", warned.stdout);
+    call(&["check", path(&golden("shadowed")), "--deny-warnings"])?.ended_with(&[1])?;
+    Ok(())
+}
+
+#[test]
+fn json_has_the_shapes_of_the_design() -> Result<()> {
+    let bad = golden("backend-missing");
+    let compiled = call(&["compile", path(&bad), "-o", "json"])?.ended_with(&[1])?.json()?;
+    assert!(compiled["format_version"].is_u64());
+    let fleet = &compiled["fleets"][0];
+    assert_eq!(fleet["fleet"], "infra/edge");
+    assert_eq!(fleet["snapshot"].as_str().map(str::len), Some(64));
+    assert!(fleet["resources"].as_array().is_some_and(|resources| !resources.is_empty()));
+    assert!(compiled["status"].as_array().is_some_and(|status| status.len() == 3), "{}", compiled["status"]);
+    let diagnostics = call(&["check", path(&bad), "-o", "json"])?.ended_with(&[1])?.json()?;
+    assert!(diagnostics["format_version"].is_u64());
+    let first = diagnostics["diagnostics"][0].as_object().context("no diagnostic")?;
+    for field in ["code", "class", "severity", "object", "field", "file", "line", "column", "message", "help"]
+    {
+        assert!(first.contains_key(field), "{field} is missing in {first:?}");
+    }
+    assert_eq!((&first["class"], &first["severity"]), (&"semantic".into(), &"error".into()));
+    let sarif = call(&["check", path(&bad), "-o", "sarif"])?.ended_with(&[1])?.json()?;
+    assert_eq!(sarif["version"], "2.1.0");
+    assert_eq!(sarif["runs"][0]["results"][0]["ruleId"], "MG3006");
+    let github = call(&["check", path(&bad), "-o", "github"])?.ended_with(&[1])?;
+    assert!(github.stdout.starts_with("::error file="), "{}", github.stdout);
+    let envoy = call(&["compile", path(&golden("simple")), "-o", "envoy"])?.ended_with(&[0])?.json()?;
+    assert!(envoy["static_resources"]["listeners"].is_array(), "{envoy}");
+    let version = call(&["version", "-o", "json"])?.ended_with(&[0])?.json()?;
+    for field in ["format_version", "version", "gateway_api", "envoy", "snapshot_format"] {
+        assert!(!version[field].is_null(), "{field}");
+    }
+    Ok(())
+}
+
+#[test]
+fn sources_are_files_folders_and_standard_input() -> Result<()> {
+    let good = golden("simple");
+    let text = std::fs::read(&good)?;
+    let expected = call(&["compile", path(&good)])?.ended_with(&[0])?.stdout;
+    let piped = run_with_input(moorgate()?.args(["compile", "-"]), &text)?.ended_with(&[0])?;
+    assert_eq!(piped.stdout, expected);
+    let (one, two) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let text = String::from_utf8(text)?;
+    for (index, document) in text.split("---\n").enumerate() {
+        let folder = if index % 2 == 0 { &one } else { &two };
+        std::fs::write(folder.path().join(format!("{index}.yaml")), document)?;
+    }
+    let several = call(&["compile", path(one.path()), path(two.path())])?.ended_with(&[0])?;
+    assert_eq!(several.stdout, expected);
+    Ok(())
+}
+
+fn git(folder: &Path, args: &[&str]) -> Result<()> {
+    let identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"];
+    run(Command::new("git").current_dir(folder).args(identity).args(args))?.ended_with(&[0])?;
+    Ok(())
+}
+
+#[test]
+fn diff_compares_revisions_and_says_so_by_its_exit_code() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("in.yaml");
+    let text = std::fs::read_to_string(golden("simple"))?;
+    std::fs::write(&file, &text)?;
+    git(folder.path(), &["init", "-q"])?;
+    git(folder.path(), &["add", "."])?;
+    git(folder.path(), &["commit", "-qm", "one"])?;
+    std::fs::write(&file, text.replace("value: /cart", "value: /basket"))?;
+    git(folder.path(), &["commit", "-qam", "two"])?;
+    let repo = path(folder.path());
+    let same = call(&["diff", "git:HEAD", &format!("dir:{repo}"), "--repo", repo])?.ended_with(&[0])?;
+    assert!(same.stdout.is_empty(), "{}", same.stdout);
+    let text_form = call(&["diff", "git:HEAD~1", "git:HEAD", "--repo", repo])?.ended_with(&[1])?;
+    assert!(
+        text_form.stdout.contains("/basket") && text_form.stdout.contains("/cart"),
+        "{}",
+        text_form.stdout
+    );
+    let json =
+        call(&["diff", "git:HEAD~1", "git:HEAD", "--repo", repo, "-o", "json"])?.ended_with(&[1])?.json()?;
+    assert_eq!(json["fleets"][0]["fleet"], "infra/edge");
+    let markdown =
+        call(&["diff", "git:HEAD~1", "git:HEAD", "--repo", repo, "-o", "markdown"])?.ended_with(&[1])?;
+    assert!(markdown.stdout.starts_with("### Fleet `infra/edge`"), "{}", markdown.stdout);
+    std::fs::write(&file, "kind: [")?;
+    call(&["diff", "git:HEAD", &format!("dir:{repo}"), "--repo", repo])?.ended_with(&[6])?;
+    call(&["diff", "snapshot:0", "git:HEAD", "--repo", repo])?.ended_with(&[2])?;
+    Ok(())
+}
+
+#[test]
+fn publish_refuses_what_is_in_no_commit() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (repo, key) = (folder.path().join("repo"), folder.path().join("ci.key"));
+    std::fs::create_dir(&repo)?;
+    std::fs::copy(golden("simple"), repo.join("in.yaml"))?;
+    git(&repo, &["init", "-q"])?;
+    git(&repo, &["add", "."])?;
+    git(&repo, &["commit", "-qm", "one"])?;
+    call(&["keygen", path(&key)])?.ended_with(&[0])?;
+    let store = format!("file://{}/store", path(folder.path()));
+    let key = format!("file:{}", path(&key));
+    let publish = |extra: &[&str]| -> Result<Outcome> {
+        let mut args = vec!["publish", path(&repo), "--store", &store, "--key", &key];
+        args.extend(extra);
+        call(&args)
+    };
+    publish(&[])?.ended_with(&[0])?;
+    let mut text = std::fs::read_to_string(repo.join("in.yaml"))?;
+    text = text.replace("value: /cart", "value: /basket");
+    std::fs::write(repo.join("in.yaml"), text)?;
+    publish(&[])?.ended_with(&[4])?;
+    publish(&["--allow-dirty"])?.ended_with(&[0])?;
+    let empty = tempfile::tempdir()?;
+    call(&["publish", path(empty.path()), "--store", &store, "--key", &key])?.ended_with(&[1])?;
+    Ok(())
+}
+
+#[test]
+fn explain_tells_who_answers_and_what_each_code_means() -> Result<()> {
+    let good = golden("precedence");
+    let won = call(&["explain", path(&good), "GET", "http://shop.example.com/api/v2/x"])?.ended_with(&[0])?;
+    assert!(
+        won.stdout.contains("HTTPRoute shop/newer rule 0") && won.stdout.contains("in.yaml:"),
+        "{}",
+        won.stdout
+    );
+    assert!(won.stdout.contains("not HTTPRoute shop/older rule 0"), "{}", won.stdout);
+    let nobody = call(&["explain", path(&good), "GET", "http://other.example.com/"])?.ended_with(&[1])?;
+    assert!(nobody.stdout.contains("404"), "{}", nobody.stdout);
+    let json = call(&["explain", path(&good), "GET", "http://shop.example.com/", "-o", "json"])?
+        .ended_with(&[0])?
+        .json()?;
+    assert_eq!(json["answers"][0]["answer"], "forward");
+    call(&["explain", path(&good), "GET", "shop.example.com"])?.ended_with(&[2])?;
+    for code in catalogue() {
+        let told = call(&["explain", code.id])?.ended_with(&[0])?;
+        assert!(told.stdout.starts_with(code.id) && told.stdout.contains(code.title), "{}", told.stdout);
+    }
+    call(&["explain", "MG9999"])?.ended_with(&[2])?;
+    Ok(())
+}
+
+#[test]
+fn keys_are_private_and_never_written_over() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir()?;
+    let key = folder.path().join("ci.key");
+    let made = call(&["keygen", path(&key)])?.ended_with(&[0])?;
+    assert!(!format!("{}{}", made.stdout, made.stderr).contains("PRIVATE KEY"));
+    assert_eq!(std::fs::metadata(&key)?.permissions().mode() & 0o777, 0o600);
+    let before = std::fs::read(&key)?;
+    assert_ne!(call(&["keygen", path(&key)])?.code, 0);
+    assert_eq!(std::fs::read(&key)?, before);
+    Ok(())
+}
+
+#[test]
+fn completions_and_bootstrap_print_what_tools_read() -> Result<()> {
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let printed = call(&["completions", shell])?.ended_with(&[0])?;
+        assert!(printed.stdout.contains("moorgate"), "{shell}");
+    }
+    let bootstrap = call(&["bootstrap", "shop/edge"])?.ended_with(&[0])?.json()?;
+    assert!(bootstrap.to_string().contains("/run/moorgate/shop.edge.sock"), "{bootstrap}");
+    call(&["bootstrap", "shop/edge", "--admin", "nonsense"])?.ended_with(&[2])?;
+    Ok(())
+}
