@@ -104,7 +104,12 @@ struct OfferedFleet {
 
 impl Offered {
     /// Offers the fleets of a compile that are `wanted`.
-    fn of(compilation: &Compilation, sources: &Sources, wanted: impl Fn(&FleetName) -> bool) -> Self {
+    fn of(
+        compilation: &Compilation,
+        sources: &Sources,
+        arguments: &[String],
+        wanted: impl Fn(&FleetName) -> bool,
+    ) -> Self {
         let status = serde_json::to_value(&compilation.statuses).unwrap_or_default();
         let provenance = json!({
             "format_version": FORMAT_VERSION,
@@ -125,7 +130,7 @@ impl Offered {
         };
         let fleets = compilation.fleets.iter().filter(|(name, _)| wanted(name));
         let fleets: BTreeMap<_, _> = fleets.map(|(name, fleet)| (name.clone(), offer(name, fleet))).collect();
-        let paths = sources.revisions.iter().map(|revision| PathBuf::from(&*revision.source));
+        let paths = arguments.iter().map(PathBuf::from);
         Self {
             complete: fleets.len() == compilation.fleets.len() && !compilation.blocked.all,
             fleets,
@@ -156,7 +161,8 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
     if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
         return Err(Failure::new(Exit::Usage, anyhow::anyhow!("the source has no fleet {fleet}")));
     }
-    let offered = Offered::of(&compiled.compilation, &compiled.sources, |fleet| args.fleets.wants(fleet));
+    let wanted = |fleet: &FleetName| args.fleets.wants(fleet);
+    let offered = Offered::of(&compiled.compilation, &compiled.sources, &args.input.sources, wanted);
     let exit = Box::pin(release(args.release, offered)).await?;
     // A file that cannot be read may hold a whole fleet: what came of the others does not make that right.
     Ok(if exit == Exit::Fine && compiled.compilation.blocked.all { Exit::No } else { exit })
