@@ -153,7 +153,7 @@ fn invalid_parameters(object: &Object, field: &str, kind: &str, name: &str) -> D
             FieldPath::parse(field),
             format!("parameters of kind {kind} ({name:?}) are not supported"),
         )
-        .help("remove parametersRef: fleets are shaped by what `moorgate render` is told")
+        .help("remove parametersRef: this version takes no parameters")
 }
 
 /// The field of a listener.

@@ -177,7 +177,7 @@ fn trust_bundle(index: &Index<'_>, reference: &ObjectRef) -> TrustBundle {
 fn unsupported(index: &Index<'_>, object: &Object, policies: &mut Policies, diagnostics: &mut Diagnostics) {
     let restricts = restricts(object);
     let code = if restricts { &POLICY_RESTRICTS } else { &POLICY_UNSUPPORTED };
-    let message = format!("{} is not supported by this version", object.reference);
+    let message = format!("{} is not supported by this version", object.reference.kind);
     let finding = object.diagnostic(code, FieldPath::root().key("kind"), message);
     if restricts {
         deny(index, object, policies);

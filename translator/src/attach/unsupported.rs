@@ -34,7 +34,7 @@ pub(super) fn report(
         {
             continue;
         }
-        let message = format!("{} is not supported by this version", object.reference);
+        let message = format!("{} is not supported by this version", object.reference.kind);
         let finding = object.diagnostic(&ROUTE_KIND_UNSUPPORTED, FieldPath::root().key("kind"), message);
         let parents = parents(object, gateways, &finding, statuses.controller_name());
         if !parents.is_empty() {

@@ -107,7 +107,12 @@ struct OfferedFleet {
 
 impl Offered {
     /// Offers the fleets of a compile that are `wanted`.
-    fn of(compilation: &Compilation, sources: &Sources, wanted: impl Fn(&FleetName) -> bool) -> Self {
+    fn of(
+        compilation: &Compilation,
+        sources: &Sources,
+        arguments: &[String],
+        wanted: impl Fn(&FleetName) -> bool,
+    ) -> Self {
         let status = serde_json::to_value(&compilation.statuses).unwrap_or_default();
         let provenance = json!({
             "format_version": FORMAT_VERSION,
@@ -128,11 +133,12 @@ impl Offered {
         };
         let fleets = compilation.fleets.iter().filter(|(name, _)| wanted(name));
         let fleets: BTreeMap<_, _> = fleets.map(|(name, fleet)| (name.clone(), offer(name, fleet))).collect();
+        let paths = arguments.iter().map(|text| PathBuf::from(text.strip_prefix("file://").unwrap_or(text)));
         Self {
             complete: fleets.len() == compilation.fleets.len() && !compilation.blocked.all,
             fleets,
             source: release_source(&sources.revisions),
-            repositories: Vec::new(),
+            repositories: paths.filter(|path| path.exists()).collect(),
         }
     }
 }
@@ -167,9 +173,8 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
         let message = "has changes that are in no commit: commit them, name a revision with --rev, or say --allow-dirty";
         return Err(Failure::new(Exit::Refused, anyhow::anyhow!("{} {message}", dirty.source)));
     }
-    let mut offered = Offered::of(&compiled.compilation, &compiled.sources, |fleet| args.fleets.wants(fleet));
-    let local = |source: &String| PathBuf::from(source.strip_prefix("file://").unwrap_or(source));
-    offered.repositories.extend(args.input.sources.iter().map(local).filter(|path| path.exists()));
+    let wanted = |fleet: &FleetName| args.fleets.wants(fleet);
+    let offered = Offered::of(&compiled.compilation, &compiled.sources, &args.input.sources, wanted);
     let exit = Box::pin(release(args.release, offered)).await?;
     // A file that cannot be read may hold a whole fleet: what came of the others does not make that right.
     Ok(if exit == Exit::Fine && compiled.compilation.blocked.all { Exit::No } else { exit })

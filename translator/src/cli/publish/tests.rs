@@ -211,6 +211,54 @@ fn a_commit_is_the_source_unless_files_differ_from_it() {
     assert_eq!(release_source(&[]), None);
 }
 
+/// Commits of one second: only the repository itself can say which is the later one.
+#[tokio::test]
+async fn a_repository_is_published_commit_by_commit() {
+    let bench = Bench::new().await;
+    let path = bench.dir.path().join("gateways");
+    let repository = git2::Repository::init(&path).unwrap();
+    let commit = |port: u16| {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: moorgate}}\nspec: \
+             {{controllerName: moorgate.dev/gateway-controller}}\n---\napiVersion: gateway.networking.k8s.io/v1\n\
+             kind: Gateway\nmetadata: {{name: edge, namespace: shop}}\nspec:\n  gatewayClassName: moorgate\n  \
+             listeners: [{{name: http, port: {port}, protocol: HTTP}}]\n"
+        );
+        std::fs::write(path.join("gateway.yaml"), text).unwrap();
+        let mut index = repository.index().unwrap();
+        index.add_path(std::path::Path::new("gateway.yaml")).unwrap();
+        let tree = repository.find_tree(index.write_tree().unwrap()).unwrap();
+        let author = git2::Signature::new("a", "a@example.com", &git2::Time::new(1, 0)).unwrap();
+        let parent = repository.head().ok().and_then(|head| head.peel_to_commit().ok());
+        let parents: Vec<&git2::Commit<'_>> = parent.iter().collect();
+        repository.commit(Some("HEAD"), &author, &author, "m", &tree, &parents).unwrap().to_string()
+    };
+    let publish = async |revision: &str| {
+        let key = format!("file:{}", bench.dir.path().join("ci.key").display());
+        let trust = bench.dir.path().join("ci.pub").display().to_string();
+        let (source, url) = (path.display().to_string(), bench.url());
+        let words =
+            ["publish", &source, "--rev", revision, "--store", &url, "--trust", &trust, "--key", &key];
+        let args = Whole::try_parse_from(words).unwrap();
+        super::run(args.publish).await.unwrap_or_else(|failure| failure.exit)
+    };
+    let one = commit(80);
+    assert_eq!(publish(&one).await, Exit::Fine);
+    let first = bench.serving("stable").await;
+    let two = commit(8080);
+    assert_eq!(publish(&two).await, Exit::Fine);
+    let second = bench.serving("stable").await;
+    assert_ne!(first, second);
+    assert_eq!(publish(&one).await, Exit::Refused);
+    assert_eq!(bench.serving("stable").await, second);
+}
+
+#[derive(Debug, Parser)]
+struct Whole {
+    #[command(flatten)]
+    publish: PublishArgs,
+}
+
 #[test]
 fn ancestry_is_looked_up_in_the_repository() {
     let dir = tempfile::tempdir().unwrap();
