@@ -121,6 +121,7 @@ async fn answer(
     let mut response = http::Response::new(Full::from(serde_json::to_vec(&echo).unwrap_or_default()));
     if let Ok(value) = http::HeaderValue::from_str(&name) {
         response.headers_mut().insert(NAME_HEADER, value);
+        response.headers_mut().insert("x-served", http::HeaderValue::from_static("yes"));
     }
     Ok(response)
 }

@@ -137,7 +137,7 @@ fn headers_are_set_added_and_removed() {
     let request = "{ type: RequestHeaderModifier, requestHeaderModifier: { set: [{ name: X-Set, value: new }], \
                    add: [{ name: x-add, value: more }], remove: [x-gone] } }";
     let response = "{ type: ResponseHeaderModifier, responseHeaderModifier: { set: [{ name: x-backend, value: \
-                    renamed }], add: [{ name: x-extra, value: \"100%\" }], remove: [date] } }";
+                    renamed }], add: [{ name: x-extra, value: \"100%\" }], remove: [x-served] } }";
     stage.start(&filtered("/", &format!("{request}, {response}"), "cart")).unwrap();
     let request =
         Request::get(HOST, "/").header("x-set", "old").header("x-add", "first").header("X-Gone", "secret");
@@ -148,7 +148,7 @@ fn headers_are_set_added_and_removed() {
     assert_eq!(echo.header("x-gone"), [""; 0]);
     assert_eq!(answer.header("x-backend"), Some("renamed"));
     assert_eq!(answer.header("x-extra"), Some("100%"));
-    assert_eq!(answer.header("date"), None);
+    assert_eq!(answer.header("x-served"), None);
 }
 
 #[test]
@@ -156,7 +156,9 @@ fn redirects_name_scheme_host_port_path_and_status() {
     let mut stage = Stage::lay(&["cart"]).unwrap();
     let port = stage.port;
     let cases = [
-        ("/scheme", "{ scheme: https, statusCode: 301 }", 301, format!("https://{HOST}/scheme/x?q=1")),
+        // The listener's port is unusual and Envoy would keep that of the Host header, so 443 is spelled out.
+        ("/scheme", "{ scheme: https, statusCode: 301 }", 301, format!("https://{HOST}:443/scheme/x?q=1")),
+        ("/usual", "{ scheme: https, hostname: a.example }", 302, "https://a.example/usual/x?q=1".to_owned()),
         ("/host", "{ hostname: other.example }", 302, format!("http://other.example:{port}/host/x?q=1")),
         ("/port", "{ port: 8443, statusCode: 307 }", 307, format!("http://{HOST}:8443/port/x?q=1")),
         (
