@@ -66,7 +66,8 @@ fn the_answer_is_in_the_exit_code_and_data_on_stdout() -> Result<()> {
     call(&["compile", path(&good), "--fleet", "no such fleet"])?.ended_with(&[2])?;
     call(&["compile", path(&good), "--fleet", "other/fleet"])?.ended_with(&[2])?;
     call(&["check", "/nonexistent/source"])?.ended_with(&[3])?;
-    call(&["check", path(&good), "--rev", "main"])?.ended_with(&[3])?;
+    let no_repository = tempfile::tempdir()?;
+    call(&["check", path(no_repository.path()), "--rev", "main"])?.ended_with(&[3])?;
     let warned = call(&["check", path(&golden("shadowed"))])?.ended_with(&[0])?;
     assert!(warned.stdout.contains("warning"), "{}", warned.stdout);
     call(&["check", path(&golden("shadowed")), "--deny-warnings"])?.ended_with(&[1])?;
@@ -183,7 +184,8 @@ fn publish_refuses_what_is_in_no_commit() -> Result<()> {
     text = text.replace("value: /cart", "value: /basket");
     std::fs::write(repo.join("in.yaml"), text)?;
     publish(&[])?.ended_with(&[4])?;
-    publish(&["--allow-dirty"])?.ended_with(&[0])?;
+    publish(&["--allow-dirty"])?.ended_with(&[4])?;
+    publish(&["--allow-dirty", "--allow-unrelated"])?.ended_with(&[0])?;
     let empty = tempfile::tempdir()?;
     call(&["publish", path(empty.path()), "--store", &store, "--key", &key])?.ended_with(&[1])?;
     Ok(())
