@@ -73,7 +73,6 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     listener::report(&index, &gateways, &mut statuses);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
     policy::report(&policies, &routes, &mut statuses);
-    let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
-    let fleets = fleet::assemble(&gateways, &routes, &policies, &by_name, &mut diagnostics);
+    let fleets = fleet::assemble(&gateways, &routes, &policies, objects, &mut diagnostics);
     Attachment { fleets, diagnostics, statuses }
 }

@@ -6,7 +6,7 @@ use super::parent::{Placement, Routes};
 use super::policy::Policies;
 use super::table::{self, Filled};
 use moorgate_model::ir::{Action, DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable};
-use moorgate_model::{Diagnostics, ir};
+use moorgate_model::{Diagnostics, Object, ir};
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub(super) fn assemble(
     gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
     routes: &Routes<'_>,
     policies: &Policies,
-    objects: &BTreeMap<&moorgate_model::ObjectRef, &moorgate_model::Object>,
+    objects: &[Object],
     diagnostics: &mut Diagnostics,
 ) -> BTreeMap<FleetName, Fleet> {
     let mut fleets = BTreeMap::new();
@@ -34,7 +34,10 @@ pub(super) fn assemble(
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
         fleets.insert(FleetName::gateway(key.0, key.1), fleet);
     }
-    diagnostics.extend(shadows.iter().filter_map(|shadow| table::describe(shadow, objects)));
+    if !shadows.is_empty() {
+        let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
+        diagnostics.extend(shadows.iter().filter_map(|shadow| table::describe(shadow, &by_name)));
+    }
     fleets
 }
 
