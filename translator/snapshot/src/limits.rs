@@ -19,8 +19,8 @@ pub const PAGE_BYTES: usize = 8 << 20;
 pub const NAME_BYTES: usize = 4 << 10;
 /// The encoded message of one record, in bytes: a page must hold it together with its names.
 pub const RECORD_BYTES: usize = 6 << 20;
-/// A resource, all its parts together, in bytes.
-pub const RESOURCE_BYTES: usize = 16 << 20;
+/// A resource, all its parts together, in bytes: the route table of 100,000 HTTPRoutes has some 50 MB.
+pub const RESOURCE_BYTES: usize = 128 << 20;
 /// All pages of a snapshot together, uncompressed, in bytes.
 pub const SNAPSHOT_BYTES: u64 = 512 << 20;
 /// Records in a snapshot.
