@@ -1,4 +1,4 @@
-//! `explain` against a real Envoy: generated routes, generated requests, the same answer.
+//! `explain` against the whole path: generated routes published, served by a relay, answered by a real Envoy.
 //!
 //! A seed is printed with every difference. `MOORGATE_EXPLAIN_SEED` replays one, `MOORGATE_EXPLAIN_REQUESTS` says how
 //! many requests each configuration gets.
