@@ -15,6 +15,7 @@ pub mod envoy;
 pub mod http;
 pub mod load;
 pub mod manifest;
+pub mod matches;
 pub mod ports;
 pub mod process;
 pub mod program;
@@ -22,6 +23,7 @@ pub mod repository;
 pub mod routes;
 pub mod stack;
 pub mod wait;
+pub mod wire;
 
 use std::sync::OnceLock;
 use tokio::runtime::Runtime;

@@ -24,8 +24,9 @@ fn target() -> Result<(PathBuf, String)> {
     Ok((folder.parent().context("a profile lies in target")?.to_owned(), profile))
 }
 
+/// A setting such as `MOORGATE_SEED`; `None` if it is absent or empty.
 #[allow(clippy::disallowed_methods, reason = "the suites take their settings from the environment")]
-fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

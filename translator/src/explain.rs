@@ -57,6 +57,10 @@ pub fn explain<'f>(fleet: &'f Fleet, request: &Request) -> Answer<'f> {
         return Answer::NoListener;
     };
     let Some(chain) = chain(listener, request) else { return Answer::Refused { listener: name } };
+    // Backends may take `x_user` for `x-user`, so Envoy refuses the former before anything else.
+    if request.headers.iter().any(|(name, _)| name.contains('_')) {
+        return Answer::Early { listener: name, status: 400 };
+    }
     let path = match normalize::normalize(&request.path) {
         Normalized::Path(path) => path,
         Normalized::Redirect => return Answer::Early { listener: name, status: 307 },
@@ -99,9 +103,9 @@ fn chain<'f>(listener: &'f Listener, request: &Request) -> Option<&'f FilterChai
     (best.tls.is_some() == tls && !best.refuse).then_some(best)
 }
 
-/// Envoy's choice of virtual host: exact, then the longest wildcard, then `*`.
+/// Envoy's choice of virtual host: exact, then the longest wildcard, then `*`. `example.com.` is the same name.
 fn host<'f>(table: &'f RouteTable, host: &str) -> Option<&'f VirtualHost> {
-    let host = host.to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let exact = table.hosts.binary_search_by(|candidate| candidate.domain.as_str().cmp(&host)).ok();
     if let Some(found) = exact.and_then(|position| table.hosts.get(position)) {
         return Some(found);

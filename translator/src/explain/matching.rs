@@ -45,20 +45,22 @@ pub(super) fn mismatch(route: &Route, path: &str, request: &Request) -> Option<M
     if route.method.as_ref().is_some_and(|method| *method != request.method) {
         return Some(Mismatch::Method);
     }
-    let header =
-        route.headers.iter().find(|(name, wanted)| !value_fits(wanted, request.header(name).as_deref()));
+    // A header that stands several times: one value that fits is enough (Envoy from 1.39 on; 1.38 joins them first).
+    let present = |name: &str, wanted| request.header(name).any(|value| value_fits(wanted, value));
+    let header = route.headers.iter().find(|(name, wanted)| !present(name, wanted));
     if let Some((name, _)) = header {
         return Some(Mismatch::Header(name.clone()));
     }
-    let query = route.query.iter().find(|(name, wanted)| !value_fits(wanted, request.query(name)));
+    let present = |name: &str, wanted| request.query(name).is_some_and(|value| value_fits(wanted, value));
+    let query = route.query.iter().find(|(name, wanted)| !present(name, wanted));
     query.map(|(name, _)| Mismatch::Query(name.clone()))
 }
 
-fn value_fits(wanted: &ValueMatch, value: Option<&str>) -> bool {
-    value.is_some_and(|value| match wanted {
+fn value_fits(wanted: &ValueMatch, value: &str) -> bool {
+    match wanted {
         ValueMatch::Exact(exact) => exact == value,
         ValueMatch::Regex(text) => full_match(text, value),
-    })
+    }
 }
 
 /// RE2 full match, as Envoy's `safe_regex`; `attach` has already refused what does not compile.

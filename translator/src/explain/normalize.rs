@@ -15,49 +15,82 @@ pub enum Normalized {
 }
 
 /// Normalises a path with its query.
-pub fn normalize(path: &str) -> Normalized {
-    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-    if !path.starts_with('/') || path.contains('#') {
+///
+/// In Envoy's order: what is no HTTP at all; escaped slashes; parameters of dot segments (`/..;x/`, from Envoy 1.39 on:
+/// 1.38 leaves them as they are); escapes; dot segments; slashes in a row.
+pub fn normalize(sent: &str) -> Normalized {
+    if !sent.starts_with('/') || sent.contains('#') || !sent.bytes().all(|byte| (0x21..0x7f).contains(&byte))
+    {
         return Normalized::Reject;
     }
-    let upper = path.to_ascii_uppercase();
-    if upper.contains("%2F") || upper.contains("%5C") {
+    let (path, query) = sent.split_once('?').map_or((sent, None), |(path, query)| (path, Some(query)));
+    let unescaped = unescape_slashes(path);
+    let path = without_parameters(&unescaped);
+    if path.contains("%00") {
+        return Normalized::Reject;
+    }
+    if unescaped != sent.split('?').next().unwrap_or_default() {
         return Normalized::Redirect;
     }
-    if upper.contains("%00") || path.bytes().any(|byte| byte < 0x20 || byte == 0x7f) {
-        return Normalized::Reject;
-    }
-    let path = unescape_unreserved(&path.replace('\\', "/"));
+    let path = merge_slashes(&resolve(&canonical(&path.replace('\\', "/"))));
+    Normalized::Path(query.map_or(path.clone(), |query| format!("{path}?{query}")))
+}
+
+fn unescape_slashes(path: &str) -> String {
+    let path = path.replace("%2F", "/").replace("%2f", "/");
+    path.replace("%5C", "\\").replace("%5c", "\\")
+}
+
+/// Some backends take `/..;x/` for `/../`.
+fn without_parameters(path: &str) -> String {
+    let segment = |segment| match segment {
+        text if str::starts_with(text, ".;") => ".",
+        text if str::starts_with(text, "..;") => "..",
+        text => text,
+    };
+    path.split('/').map(segment).collect::<Vec<_>>().join("/")
+}
+
+/// Resolves `.` and `..`; above the root is the root.
+fn resolve(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut rest = path.split('/').skip(1).peekable();
     while let Some(segment) = rest.next() {
-        let last = rest.peek().is_none();
-        match segment {
-            "." | ".." => {
-                if segment == ".." {
-                    segments.pop();
-                }
-                if last {
-                    segments.push("");
-                }
-            }
-            _ => segments.push(segment),
+        if segment == ".." {
+            segments.pop();
+        }
+        if !matches!(segment, "." | "..") {
+            segments.push(segment);
+        } else if rest.peek().is_none() {
+            segments.push("");
         }
     }
-    let mut merged = String::with_capacity(path.len());
-    for byte in format!("/{}", segments.join("/")).chars() {
-        if byte != '/' || !merged.ends_with('/') {
-            merged.push(byte);
-        }
-    }
-    if let Some(query) = query {
-        merged.push('?');
-        merged.push_str(query);
-    }
-    Normalized::Path(merged)
+    format!("/{}", segments.join("/"))
 }
 
-/// Letters, digits and `-._~` are the same with and without escape (RFC 3986 §2.3).
+/// Envoy's way: a path of nothing but slashes keeps two of them, and so is not `/`.
+fn merge_slashes(path: &str) -> String {
+    if !path.contains("//") {
+        return path.to_owned();
+    }
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    format!("/{}{}", segments.join("/"), if path.ends_with('/') { "/" } else { "" })
+}
+
+/// Letters, digits and `-._~` are the same with and without escape (RFC 3986 §2.3); what a URL may not hold is escaped.
+fn canonical(path: &str) -> String {
+    let path = unescape_unreserved(path);
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        if matches!(c, '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}') {
+            out.push_str(&format!("%{:02X}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 fn unescape_unreserved(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -100,11 +133,32 @@ mod tests {
             ("/a\\b", "/a/b"),
             ("/a%20b", "/a%20b"),
             ("/a%", "/a%"),
+            ("/a%zz", "/a%zz"),
+            ("//", "//"),
+            ("///?b", "//?b"),
+            ("/a//..", "/a/"),
+            ("/a/..//b", "/b"),
+            ("/..", "/"),
+            ("/\"<>^`{|}", "/%22%3C%3E%5E%60%7B%7C%7D"),
+            ("/[a]'(b)!*,$&=@:+;", "/[a]'(b)!*,$&=@:+;"),
+            ("/~%7e%2d%5F%e4", "/~~-_%e4"),
+            ("/a/b/..;x=1/c", "/a/c"),
+            ("/a/b/.;/c", "/a/b/c"),
+            ("/a/..;", "/"),
+            ("/a/%2e%2e;/c", "/a/..;/c"),
+            ("/a\\..;/c", "/a/..;/c"),
+            ("/a/..;\\c", "/"),
+            ("/a..;/b", "/a..;/b"),
+            ("/a/...;/b", "/a/...;/b"),
         ];
         for (path, expected) in cases {
             assert_eq!(normalize(path), Normalized::Path(expected.into()), "{path}");
         }
-        assert_eq!(normalize("/a%2fb"), Normalized::Redirect);
-        assert_eq!(normalize("a"), Normalized::Reject);
+        for path in ["/a%2fb", "/%5C", "/a%2Fb?c"] {
+            assert_eq!(normalize(path), Normalized::Redirect, "{path}");
+        }
+        for path in ["a", "/a#b", "/a?b#c", "/%00", "/%2F%00", "/a b", "/\u{e9}"] {
+            assert_eq!(normalize(path), Normalized::Reject, "{path}");
+        }
     }
 }

@@ -76,16 +76,11 @@ impl Request {
         Ok(request)
     }
 
-    /// All values of a header, joined as Envoy joins them; `None` if it is absent.
-    pub(super) fn header(&self, name: &str) -> Option<String> {
-        let mut values = self
-            .headers
-            .iter()
-            .filter(|(other, _)| other == name)
-            .map(|(_, value)| value.as_str())
-            .peekable();
-        values.peek()?;
-        Some(values.collect::<Vec<_>>().join(","))
+    /// All values of a header. Envoy itself says by which scheme the client came, whatever the client says.
+    pub(super) fn header<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r str> {
+        let scheme = (name == "x-forwarded-proto").then_some(self.scheme.as_str());
+        let sent = self.headers.iter().filter(move |(other, _)| scheme.is_none() && other == name);
+        scheme.into_iter().chain(sent.map(|(_, value)| value.as_str()))
     }
 
     /// The first value of a query parameter, undecoded as Envoy compares it.
@@ -126,7 +121,8 @@ mod tests {
             (443, "shop.example.com", "10.0.0.1")
         );
         assert_eq!((request.path.as_str(), request.query("b")), ("/a?b=1&b=2", Some("1")));
-        assert_eq!(request.header("x-a").as_deref(), Some("b,c"));
+        assert_eq!(request.header("x-a").collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(request.header("x-forwarded-proto").collect::<Vec<_>>(), ["https"]);
         assert_eq!(Request::parse("GET", "http://[::1]:81", &[]).unwrap().port, 81);
         for url in ["example.com/", "ftp://a/", "http:///x", "http://a:99999/"] {
             assert!(Request::parse("GET", url, &[]).is_err(), "{url}");
