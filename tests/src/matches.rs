@@ -236,7 +236,7 @@ fn manifest(route: &Route) -> String {
                 Kind::Prefix => "PathPrefix",
                 Kind::Regex => "RegularExpression",
             };
-            let _ = write!(text, "        - path: {{ type: {kind}, value: '{}' }}\n", found.path);
+            let _ = writeln!(text, "        - path: {{ type: {kind}, value: '{}' }}", found.path);
             if let Some(method) = found.method {
                 let _ = writeln!(text, "          method: {method}");
             }
@@ -388,7 +388,7 @@ pub fn request(numbers: &mut Numbers) -> Sent {
         1 => host.push_str(":8080"),
         2 => host.push('.'),
         3 => host.push_str(".:80"),
-        4 => host.insert_str(0, "."),
+        4 => host.insert(0, '.'),
         5 => host = host.replacen('e', "E", 1),
         _ => {}
     }

@@ -2,6 +2,7 @@
 
 use crate::http::Answer;
 use anyhow::{Context as _, Result, bail};
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
@@ -26,7 +27,7 @@ impl Wire {
     pub fn send(&mut self, method: &str, path: &str, headers: &[(String, String)]) -> Result<Answer> {
         let mut text = format!("{method} {path} HTTP/1.1\r\n");
         for (name, value) in headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(text, "{name}: {value}\r\n");
         }
         text.push_str("\r\n");
         if let Some(stream) = self.stream.take() {

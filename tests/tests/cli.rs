@@ -34,7 +34,7 @@ fn call(args: &[&str]) -> Result<Outcome> {
 }
 
 fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
+    path.to_str().unwrap_or_default()
 }
 
 #[test]

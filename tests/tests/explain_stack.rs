@@ -117,13 +117,11 @@ fn expected(fleet: &ir::Fleet, port: u16, request: &Request) -> Result<String> {
         Answer::NoListener | Answer::Refused { .. } => "refused".into(),
         Answer::Early { status, .. } => format!("status {status}"),
         Answer::NotFound(_) => "status 404".into(),
-        Answer::Found(_, route) => match direct_status(route) {
-            Some(500) => "status 500".into(),
-            _ => {
-                let origin = &route.origin;
-                format!("rule {}.{}.{}", origin.object.namespace, origin.object.name, origin.rule)
-            }
-        },
+        Answer::Found(_, route) if direct_status(route) == Some(500) => "status 500".into(),
+        Answer::Found(_, route) => {
+            let origin = &route.origin;
+            format!("rule {}.{}.{}", origin.object.namespace, origin.object.name, origin.rule)
+        }
     })
 }
 

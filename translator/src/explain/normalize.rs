@@ -3,6 +3,8 @@
 //! The connection managers that `xds` makes unescape `%2F` and `%5C` by a redirect, normalise by RFC 3986 and
 //! merge slashes. What decides access must decide on the path that the backend will see.
 
+use std::fmt::Write as _;
+
 /// A path after normalisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Normalized {
@@ -83,7 +85,7 @@ fn canonical(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for c in path.chars() {
         if matches!(c, '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}') {
-            out.push_str(&format!("%{:02X}", u32::from(c)));
+            let _ = write!(out, "%{:02X}", u32::from(c));
         } else {
             out.push(c);
         }
