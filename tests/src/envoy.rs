@@ -5,8 +5,10 @@ use crate::process::Running;
 use crate::program::{Outcome, run};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// A running Envoy; dropping it kills it.
 #[derive(Debug)]
@@ -57,6 +59,12 @@ impl Envoy {
             };
             let missing: Vec<_> = ports.iter().filter(|port| !listens(**port)).collect();
             ensure!(missing.is_empty(), "no listener on {missing:?}\n{}", self.process.tail());
+            // A listener is listed before its workers accept.
+            for port in ports {
+                let address = SocketAddr::from(([127, 0, 0, 1], *port));
+                TcpStream::connect_timeout(&address, Duration::from_secs(1))
+                    .with_context(|| format!("port {port}"))?;
+            }
             Ok(())
         })
     }

@@ -170,7 +170,7 @@ impl Stage {
     fn pin(&mut self, load: &Load, first: &str) -> Result<()> {
         self.teller.step("Go back: pin the first snapshot");
         let mut pin = self.stack.signed("pin")?;
-        pin.args(["edge/public", first, "--reason", "checkout is not ready"]);
+        pin.args(["edge/public", first, "--reason", "checkout is not ready", "--author", "Ada Operator"]);
         self.teller.run(&mut pin, &[0])?;
         load.wait_for("cart", AROUND)?;
         load.report().nothing_lost()?;
