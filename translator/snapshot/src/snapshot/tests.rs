@@ -128,8 +128,8 @@ fn what_cannot_be_a_snapshot_is_refused() {
     assert_eq!(Snapshot::build(vec![resource(CLUSTER, "", "", b"")]), Err(SnapshotError::Unnamed));
     let huge = resource(CLUSTER, "a", "", &vec![0; limits::RECORD_BYTES]);
     assert!(matches!(Snapshot::build(vec![huge]), Err(SnapshotError::RecordTooLarge { .. })));
-    let parts = ["", "a", "b"].map(|part| resource(ROUTES, "a", part, &vec![0; limits::RECORD_BYTES - 100]));
-    assert!(matches!(Snapshot::build(parts.into()), Err(SnapshotError::ResourceTooLarge { .. })));
+    let parts = large_parts(limits::RESOURCE_BYTES / (limits::RECORD_BYTES - 100) + 1);
+    assert!(matches!(Snapshot::build(parts), Err(SnapshotError::ResourceTooLarge { .. })));
     let Record::Binding(mut wrong) = secret("a") else { panic!("no binding") };
     wrong.kind = BindingKind::Endpoints;
     assert!(matches!(Snapshot::build(vec![Record::Binding(wrong)]), Err(SnapshotError::BindingSource(_))));
@@ -177,12 +177,18 @@ fn a_page_of_another_snapshot_is_refused() {
 
 #[test]
 fn use_of_limits_warns_from_eighty_percent() {
-    let part = |name: &str| resource(ROUTES, "a", name, &vec![0; limits::RECORD_BYTES - 100]);
-    let snapshot = Snapshot::build(vec![part(""), part("b")]).unwrap();
+    let most = limits::RESOURCE_BYTES / limits::RECORD_BYTES;
+    let snapshot = Snapshot::build(large_parts(most / 2)).unwrap();
     assert!(snapshot.usage().warnings().is_empty());
-    let third = resource(ROUTES, "a", "c", &vec![0; 1 << 20]);
-    let snapshot = Snapshot::build(vec![part(""), part("b"), third]).unwrap();
+    let snapshot = Snapshot::build(large_parts(most)).unwrap();
     assert_eq!(snapshot.usage().warnings().len(), 1);
+}
+
+/// A resource of as many parts, each nearly as large as a record may be.
+fn large_parts(count: usize) -> Vec<Record> {
+    let name = |index: usize| if index == 0 { String::new() } else { format!("{index:03}") };
+    let part = |index| resource(ROUTES, "a", &name(index), &vec![0; limits::RECORD_BYTES - 100]);
+    (0..count).map(part).collect()
 }
 
 /// Pinned bytes: whoever changes these changes the id of every snapshot and must raise [`crate::manifest::FORMAT`].
