@@ -28,7 +28,7 @@ pub(super) struct Reading {
     #[arg(long, value_name = "REV")]
     pub rev: Option<String>,
     /// The folder within the git repository
-    #[arg(long, value_name = "DIR", requires = "rev")]
+    #[arg(long, value_name = "DIR")]
     pub path: Option<String>,
     /// The token for a remote repository
     #[arg(long, value_name = "TOKEN", env = "MOORGATE_GIT_TOKEN", hide_env_values = true)]
