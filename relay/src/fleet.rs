@@ -16,6 +16,8 @@ pub use choice::Because;
 pub use status::{Status, Store as StoreStatus};
 
 use crate::bind::binder::Sources;
+use crate::clock::Clock;
+use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::serve::hub::Hub;
 use crate::serve::stream::Settings;
@@ -47,6 +49,10 @@ pub struct FleetConfig {
     pub poll_interval: Duration,
     /// How streams behave.
     pub settings: Settings,
+    /// The time of day.
+    pub clock: Clock,
+    /// Spreads polls and retries.
+    pub jitter: Jitter,
 }
 
 /// A fleet that cannot be started.

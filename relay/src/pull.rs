@@ -1,7 +1,7 @@
 //! Pulls releases: polls the channel, verifies entries, fetches the pages that are missing. The same work in calm and in
 //! failure; whatever goes wrong, what is served stays.
 
-use crate::jitter;
+use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::watch::Folders;
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use moorgate_snapshot::{
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A poll must be done within this time.
@@ -78,6 +79,8 @@ pub struct Puller {
     pub known: Known,
     /// Snapshots that are here.
     pub kept: Kept,
+    /// Spreads polls and retries.
+    pub jitter: Jitter,
     /// Where metrics go.
     pub metrics: Arc<Metrics>,
     /// Tells what was pulled.
@@ -102,8 +105,14 @@ impl Puller {
         let mut folders = Folders::new();
         loop {
             self.watch(&mut folders);
-            let wait = self.round(&mut progress).await;
+            // A store that does not answer must not hold up the end.
+            let wait = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                wait = self.round(&mut progress) => wait,
+            };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
                 () = folders.changed() => tokio::time::sleep(SETTLE).await,
@@ -149,7 +158,7 @@ impl Puller {
         match result {
             Ok(()) => {
                 progress.failures = 0;
-                jitter::around(self.interval)
+                self.jitter.around(self.interval)
             }
             Err(failure) => {
                 progress.failures += 1;
@@ -157,7 +166,7 @@ impl Puller {
                 progress.reader = (progress.reader + 1) % self.readers.len().max(1);
                 progress.etag = None;
                 self.tell(Pulled::Failed { label: failure.label, message: failure.message });
-                jitter::back_off(progress.failures - 1, self.interval, BACK_OFF.max(self.interval))
+                self.jitter.back_off(progress.failures - 1, self.interval, BACK_OFF.max(self.interval))
             }
         }
     }

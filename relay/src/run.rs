@@ -2,8 +2,10 @@
 
 use crate::admin::Admin;
 use crate::bind::binder::Sources;
+use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::fleet::{Fleet, FleetConfig, FleetError, Life};
+use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::serve::grpc::Limits;
 use crate::serve::hub::Hub;
@@ -236,6 +238,8 @@ fn start_fleets(
             sources: Sources { endpoints: config.endpoints.clone(), secrets: config.secrets.clone() },
             poll_interval: config.poll_interval,
             settings: config.settings.clone(),
+            clock: Clock::default(),
+            jitter: Jitter::default(),
         };
         Fleet::start(one, Arc::clone(metrics), life)
             .map_err(|source| RunError::Fleet { fleet: fleet.clone(), source })

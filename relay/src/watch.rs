@@ -7,32 +7,34 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// Folders that are watched.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Folders {
-    watcher: Option<RecommendedWatcher>,
+    watcher: Watching,
     watched: BTreeSet<PathBuf>,
     changed: Arc<Notify>,
+}
+
+/// The system's notification, from the first folder on.
+#[derive(Debug, Default)]
+enum Watching {
+    #[default]
+    Nothing,
+    Impossible,
+    By(RecommendedWatcher),
 }
 
 impl Folders {
     /// Watches nothing yet. Without notification in this system, looking from time to time has to do.
     pub fn new() -> Self {
-        let changed = Arc::new(Notify::new());
-        let tell = Arc::clone(&changed);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a folder is an event too, and would set off the next reading.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                tell.notify_one();
-            }
-        });
-        let watcher =
-            watcher.map_err(|error| tracing::warn!(%error, "no file notification: files are polled")).ok();
-        Self { watcher, watched: BTreeSet::new(), changed }
+        Self::default()
     }
 
     /// Watches a folder, with those below it if asked. One that is not there yet is tried again at the next call.
     pub fn watch(&mut self, folder: &Path, deep: bool) {
-        let Some(watcher) = &mut self.watcher else { return };
+        if matches!(self.watcher, Watching::Nothing) {
+            self.watcher = start(&self.changed);
+        }
+        let Watching::By(watcher) = &mut self.watcher else { return };
         if self.watched.contains(folder) && folder.exists() {
             return;
         }
@@ -50,8 +52,19 @@ impl Folders {
     }
 }
 
-impl Default for Folders {
-    fn default() -> Self {
-        Self::new()
+fn start(changed: &Arc<Notify>) -> Watching {
+    let tell = Arc::clone(changed);
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading a folder is an event too, and would set off the next reading.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            tell.notify_one();
+        }
+    });
+    match watcher {
+        Ok(watcher) => Watching::By(watcher),
+        Err(error) => {
+            tracing::warn!(%error, "no file notification: files are polled");
+            Watching::Impossible
+        }
     }
 }

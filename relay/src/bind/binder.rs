@@ -5,7 +5,8 @@ use super::dns::{self, Resolved};
 use super::endpoints::{self, Resolution};
 use super::secrets::{SecretError, Secrets};
 use crate::cache::SharedCache;
-use crate::clock;
+use crate::clock::Clock;
+use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::serve::view::{Name, TypeSet, Value};
 use crate::watch::Folders;
@@ -98,6 +99,8 @@ pub struct Binder {
     secret_set: Arc<TypeSet>,
     cache: Option<SharedCache>,
     metrics: Arc<Metrics>,
+    clock: Clock,
+    jitter: Jitter,
     told: BTreeMap<String, String>,
 }
 
@@ -117,8 +120,16 @@ impl Binder {
             secret_set: nothing(),
             cache,
             metrics,
+            clock: Clock::default(),
+            jitter: Jitter::default(),
             told: BTreeMap::new(),
         }
+    }
+
+    /// The same with another time of day and another source of randomness than the system's.
+    #[must_use]
+    pub fn timed_by(self, clock: Clock, jitter: Jitter) -> Self {
+        Self { clock, jitter, ..self }
     }
 
     /// An answer before any question.
@@ -136,8 +147,10 @@ impl Binder {
     ) {
         let names = watch::Sender::new(BTreeSet::new());
         let (resolved_out, mut resolved) = watch::channel(Resolved::default());
-        let resolver = tokio::spawn(resolve_names(names.subscribe(), resolved_out, stop.clone()));
+        let resolver =
+            tokio::spawn(resolve_names(names.subscribe(), resolved_out, self.jitter.clone(), stop.clone()));
         let mut folders = Folders::new();
+        let reads = self.sources.endpoints.is_some() || self.sources.secrets.is_some();
         let mut saved: Option<tokio::time::Instant> = None;
         loop {
             let question = wanted.borrow_and_update().clone();
@@ -152,11 +165,13 @@ impl Binder {
             }
             let addresses = resolved.borrow_and_update().clone();
             let save = saved.is_none_or(|saved| saved.elapsed() >= SAVE);
-            let work = tokio::task::spawn_blocking(move || {
+            let work = move || {
                 let (bound, wrote) = self.bind(&question, &addresses, save);
                 (self, bound, wrote)
-            });
-            let Ok((binder, bound, wrote)) = work.await else {
+            };
+            // Reading folders may take its time; without any there is nothing to wait for.
+            let worked = if reads { tokio::task::spawn_blocking(work).await } else { Ok(work()) };
+            let Ok((binder, bound, wrote)) = worked else {
                 tracing::error!("binding ended: endpoints and secrets stay as they are");
                 return;
             };
@@ -167,6 +182,7 @@ impl Binder {
             let _ = answers.send_replace(bound);
             let pause = if save { RESCAN } else { SAVE };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 changed = wanted.changed() => if changed.is_err() { break },
                 _ = resolved.changed() => {}
@@ -234,7 +250,7 @@ impl Binder {
             Some(folder) => self.secrets.reload(folder, wanted()).into_iter().collect(),
             None => BTreeMap::new(),
         };
-        let now = clock::unix_now();
+        let now = self.clock.unix_now();
         let mut values = BTreeMap::new();
         for binding in wanted() {
             let served = self.secrets.served().get(&binding.name);
@@ -331,6 +347,7 @@ impl Binder {
 async fn resolve_names(
     mut names: watch::Receiver<BTreeSet<(String, u16)>>,
     out: watch::Sender<Resolved>,
+    jitter: Jitter,
     stop: CancellationToken,
 ) {
     let mut resolved = Resolved::default();
@@ -345,9 +362,10 @@ async fn resolve_names(
             changed
         });
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             changed = names.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(crate::jitter::around(dns::INTERVAL)) => {}
+            () = tokio::time::sleep(jitter.around(dns::INTERVAL)) => {}
         }
     }
 }

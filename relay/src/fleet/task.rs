@@ -6,7 +6,7 @@ use super::status::Status;
 use super::{Command, CommandError, Fleet, FleetConfig, FleetError, Life};
 use crate::bind::binder::{Binder, Bound, Wanted};
 use crate::cache::{CacheError, SharedCache, State};
-use crate::clock;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::pull::{Pulled, Puller, Request};
 use crate::serve::hub::{Hub, Notice};
@@ -33,6 +33,7 @@ struct Task {
     label: String,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
+    clock: Clock,
     cache: Option<SharedCache>,
     state: State,
     channel: Option<ChannelState>,
@@ -69,11 +70,13 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         remembered,
         known: known(&pages, cache.as_ref()),
         kept: kept(cache.as_ref()),
+        jitter: config.jitter.clone(),
         metrics: Arc::clone(&metrics),
         events,
     };
     let label = config.fleet.to_string();
-    let binder = Binder::new(label.clone(), config.sources, cache.clone(), Arc::clone(&metrics));
+    let binder = Binder::new(label.clone(), config.sources, cache.clone(), Arc::clone(&metrics))
+        .timed_by(config.clock.clone(), config.jitter);
     let (wanted, wanted_in) = watch::channel(Wanted::default());
     let (bound_out, bound) = watch::channel(Binder::nothing());
     let (commands, commanded) = mpsc::channel(16);
@@ -86,6 +89,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         label,
         hub: Arc::clone(&hub),
         metrics,
+        clock: config.clock,
         cache,
         channel: state.envelope.as_deref().and_then(remembered_channel),
         state,
@@ -127,13 +131,15 @@ impl Task {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.tell();
+            // In this order, so that a run can be repeated; what Envoys cause comes last, since they may be many.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
-                Some(event) = pulled.recv() => self.on_pulled(event),
-                Some(notice) = notices.recv() => self.on_notice(notice),
+                _ = tick.tick() => if self.read_pin() { self.decide() },
                 Some(command) = commands.recv() => self.on_command(command).await,
                 Ok(()) = self.bound.changed() => self.publish(),
-                _ = tick.tick() => if self.read_pin() { self.decide() },
+                Some(event) = pulled.recv() => self.on_pulled(event),
+                Some(notice) = notices.recv() => self.on_notice(notice),
             }
         }
     }
@@ -141,7 +147,7 @@ impl Task {
     fn on_pulled(&mut self, event: Pulled) {
         match event {
             Pulled::Answered => {
-                self.next.store.answered = Some(clock::unix_now());
+                self.next.store.answered = Some(self.clock.unix_now());
                 self.next.store.error = None;
             }
             Pulled::Entry(entry) => self.on_entry(&entry),
@@ -363,7 +369,7 @@ impl Task {
             *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = apart.collect();
         }
         self.ask_for_bindings(&stay);
-        self.next.since = Some(clock::unix_now());
+        self.next.since = Some(self.clock.unix_now());
         tracing::info!(fleet = self.label, snapshot = %id.short(), ?because, "the snapshot is put in force");
         // The binder may have answered for an equal set of names already.
         self.publish();
@@ -394,7 +400,7 @@ impl Task {
         self.current = None;
         self.fallback = None;
         self.loaded.clear();
-        self.next.since = Some(clock::unix_now());
+        self.next.since = Some(self.clock.unix_now());
         self.ask_for_bindings(&BTreeSet::new());
         let nothing = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
         let config = Config::new(Digest::of(b"retired"), BTreeMap::new(), None);
@@ -479,7 +485,7 @@ impl Task {
         next.quarantined.clone_from(&self.state.quarantined);
         next.local_pin = self.pin;
         next.retired = self.retired;
-        next.expired = self.expires.is_some_and(|expires| expires < clock::unix_now());
+        next.expired = self.expires.is_some_and(|expires| expires < self.clock.unix_now());
         next.resources = loaded.map(Loaded::count).unwrap_or_default();
         let fleet = [("fleet", self.label.as_str())];
         let flag = |flag: bool| if flag { 1.0 } else { 0.0 };

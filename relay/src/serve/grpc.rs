@@ -337,7 +337,7 @@ impl Conversation {
                 () = until(pause) => {}
                 () = until(deadline) => return Status::deadline_exceeded("the client is silent"),
                 () = self.limits.drain.cancelled(), if leave.is_none() => {
-                    leave = Some(Instant::now() + crate::jitter::share_of(self.limits.drain_window));
+                    leave = Some(Instant::now() + crate::jitter::Jitter::default().share_of(self.limits.drain_window));
                 }
                 () = until(leave) => return Status::ok("the relay stops"),
                 () = self.sender.closed() => return Status::cancelled("the client left"),
