@@ -249,7 +249,7 @@ impl Publisher<'_> {
 fn advance(before: &ChannelState, release: Release) -> ChannelState {
     let mut state = ChannelState { retired: false, ..before.clone() };
     if before.pin.is_some() || before.hold.is_some() {
-        state.candidate = Some(Candidate { release, step: 0, steps: Vec::new() });
+        state.candidate = Some(Candidate { release, step: 0, steps: Vec::new(), since: None });
         return state;
     }
     let good = |served: &&Release| !before.bad.contains(&served.snapshot);

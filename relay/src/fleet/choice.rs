@@ -14,6 +14,8 @@ pub enum Because {
     Pin,
     /// It is the channel's target.
     Target,
+    /// It is the channel's candidate, and the wave has reached this relay.
+    Wave,
     /// The channel's target is marked bad, or Envoys refused it here: this is the last good one.
     LastGood,
     /// What the channel asks for is not here yet: this is what was served before.
@@ -73,6 +75,7 @@ impl From<moorgate_snapshot::Because> for Because {
             moorgate_snapshot::Because::Pin => Self::Pin,
             moorgate_snapshot::Because::Target => Self::Target,
             moorgate_snapshot::Because::TargetIsBad => Self::LastGood,
+            moorgate_snapshot::Because::Wave => Self::Wave,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
 /// Hashes marked bad are remembered up to this many; the oldest give way.
@@ -68,18 +69,24 @@ pub struct Candidate {
     /// Who takes it at each step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
+    /// When the present step was made: its bake time counts from there.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    pub since: Option<OffsetDateTime>,
 }
 
 /// One step of a wave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// Labels that a relay must have; all relays if empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub labels: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The share of them, in percent.
     pub percent: u8,
     /// Seconds before the next step.
     pub bake_seconds: u64,
+    /// The share of responses with 5xx, in percent, above which a relay takes its Envoys back while the step bakes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_error_percent: Option<u8>,
 }
 
 /// A release that holds the channel.
@@ -173,6 +180,8 @@ pub enum Because {
     Target,
     /// The target is marked bad.
     TargetIsBad,
+    /// It is the candidate, and the wave has reached this relay.
+    Wave,
 }
 
 impl ChannelState {

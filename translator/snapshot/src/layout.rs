@@ -12,6 +12,7 @@
 //! ```
 
 use crate::digest::Digest;
+use crate::wave::RelayName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -121,7 +122,7 @@ pub fn head(channel: &Channel) -> String {
 }
 
 /// The report of a relay.
-pub fn report(relay: &str) -> String {
+pub fn report(relay: &RelayName) -> String {
     format!("status/{relay}.json")
 }
 

@@ -22,10 +22,12 @@ pub mod manifest;
 pub mod page;
 pub mod reader;
 pub mod record;
+pub mod report;
 pub mod signature;
 pub mod snapshot;
 pub mod store;
 pub mod trust;
+pub mod wave;
 mod wire;
 pub mod writer;
 
@@ -41,8 +43,10 @@ pub use reader::{Polled, ReadError, Reader, Slot, Tail, Void};
 pub use record::{
     Binding, BindingKind, BindingSource, EndpointSource, Family, Key, Record, Reference, Resource,
 };
+pub use report::{Report, Reported};
 pub use signature::{KeyError, KeyId, KeyPair, PublicKey, Signer};
 pub use snapshot::{Change, Snapshot, SnapshotError};
 pub use store::{FleetStore, Store, StoreError};
 pub use trust::{Role, Trust, TrustError};
+pub use wave::{RelayIdentity, RelayName};
 pub use writer::WriteError;
