@@ -1,13 +1,15 @@
 //! Flags, environment and configuration file, and what they amount to.
 
+mod options;
+
+pub use options::Options;
+
 use crate::serve::stream::Settings;
 use crate::serve::tls::Files;
-use clap::Parser;
 use moorgate_snapshot::{Channel, FleetName, Store, StoreError};
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,114 +19,6 @@ use thiserror::Error;
 const DEFAULT_LISTEN: &str = "unix:/run/moorgate/{fleet}.sock";
 /// Polling more often than this buys nothing and costs requests.
 const MIN_POLL: Duration = Duration::from_secs(1);
-/// The largest configuration file.
-const MAX_FILE: u64 = 1 << 20;
-
-const EXAMPLES: &str = "\
-Examples:
-  A sidecar that follows a bucket on the local disk:
-    moorgate-relay --store file:///var/lib/moorgate/store --fleet shop/edge --trust /etc/moorgate/trust.pem \\
-      --cache /var/cache/moorgate --endpoints /etc/moorgate/endpoints --secrets /etc/moorgate/secrets
-
-  Envoy then uses unix:/run/moorgate/shop.edge.sock. See what is served:
-    moorgate-relay ... --admin unix:/run/moorgate/admin.sock
-    curl --unix-socket /run/moorgate/admin.sock http://relay/snapshot
-
-  Hold a fleet at a snapshot by hand, with the store down:
-    curl --unix-socket /run/moorgate/admin.sock -X POST 'http://relay/pin?fleet=shop/edge&snapshot=ID'
-
-  A pool for two fleets on TCP; the fleet comes from the client's certificate:
-    moorgate-relay --store file:///store --fleet shop/edge --fleet class/internal --trust trust.json \\
-      --listen tcp:0.0.0.0:18000 --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt \\
-      --member spiffe://cluster/ns/shop/sa/envoy=shop/edge --member internal.envoy=class/internal
-
-Every flag can also stand in the file of --config (JSON or YAML, names as here without the dashes in front) and in the
-environment as MOORGATE_RELAY_NAME. Flags win over the environment, and the environment over the file.";
-
-/// Serves Moorgate's snapshots to Envoy: pulls, verifies, keeps on disk, binds endpoints and secrets.
-#[derive(Debug, Clone, Default, Parser, Deserialize)]
-#[command(name = "moorgate-relay", version, after_help = EXAMPLES)]
-#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
-pub struct Options {
-    /// A file with any of these settings.
-    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_CONFIG")]
-    #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// The store; repeat for mirrors, which are asked when it fails.
-    #[arg(long, value_name = "URL", env = "MOORGATE_RELAY_STORE", value_delimiter = ',')]
-    pub store: Vec<String>,
-    /// A fleet to serve, namespace/gateway or class/NAME; repeats.
-    #[arg(long, value_name = "FLEET", env = "MOORGATE_RELAY_FLEET", value_delimiter = ',')]
-    pub fleet: Vec<String>,
-    /// The channel to follow [default: stable].
-    #[arg(long, value_name = "CHANNEL", env = "MOORGATE_RELAY_CHANNEL")]
-    pub channel: Option<String>,
-    /// The file with the keys that are trusted.
-    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_TRUST")]
-    pub trust: Option<PathBuf>,
-    /// Where Envoys connect: unix:PATH, in which {fleet} stands for namespace.gateway, or tcp:ADDRESS; repeats
-    /// [default: unix:/run/moorgate/{fleet}.sock].
-    #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_LISTEN", value_delimiter = ',')]
-    pub listen: Vec<String>,
-    /// The certificate of the relay for TCP, PEM.
-    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_TLS_CERT")]
-    pub tls_cert: Option<PathBuf>,
-    /// Its key, PEM.
-    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_TLS_KEY")]
-    pub tls_key: Option<PathBuf>,
-    /// The CA that clients on TCP descend from, PEM.
-    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_CLIENT_CA")]
-    pub client_ca: Option<PathBuf>,
-    /// Which fleet a name in a client's certificate belongs to; repeats.
-    #[arg(long, value_name = "NAME=FLEET", env = "MOORGATE_RELAY_MEMBER", value_delimiter = ',')]
-    pub member: Vec<String>,
-    /// The folder that survives restarts. Without it, a restart without the store has nothing to serve.
-    #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_CACHE")]
-    pub cache: Option<PathBuf>,
-    /// The address of /livez, /readyz and /metrics.
-    #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_HEALTH")]
-    pub health: Option<String>,
-    /// Ready only when an Envoy has taken the snapshot whole.
-    #[arg(long, env = "MOORGATE_RELAY_READY_ACKED")]
-    pub ready_acked: bool,
-    /// The socket of /snapshot, /clients, /pin and /quarantine: unix:PATH.
-    #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_ADMIN")]
-    pub admin: Option<String>,
-    /// A folder of endpoints: EndpointSlices, or static sets.
-    #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_ENDPOINTS")]
-    pub endpoints: Option<PathBuf>,
-    /// A folder of secrets: NAMESPACE/NAME/tls.crt, tls.key and ca.crt.
-    #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_SECRETS")]
-    pub secrets: Option<PathBuf>,
-    /// The time between polls, give or take a fifth [default: 5s].
-    #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_POLL_INTERVAL")]
-    pub poll_interval: Option<String>,
-    /// How long a cluster stays after nothing refers to it any more [default: 30s].
-    #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_LINGER")]
-    pub linger: Option<String>,
-    /// How long streams take to end when the relay stops [default: 5s].
-    #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_DRAIN")]
-    pub drain: Option<String>,
-    /// The largest request in bytes [default: 33554432].
-    #[arg(long, value_name = "BYTES", env = "MOORGATE_RELAY_MAX_REQUEST")]
-    pub max_request: Option<usize>,
-    /// The size in bytes above which a delta response is split [default: 4000000].
-    #[arg(long, value_name = "BYTES", env = "MOORGATE_RELAY_MAX_RESPONSE")]
-    pub max_response: Option<usize>,
-    /// Streams at one time [default: 20000].
-    #[arg(long, value_name = "COUNT", env = "MOORGATE_RELAY_MAX_STREAMS")]
-    pub max_streams: Option<usize>,
-    /// The name of this relay, as Envoys and reports show it.
-    #[arg(long, value_name = "NAME", env = "MOORGATE_RELAY_NAME")]
-    pub name: Option<String>,
-    /// Log lines as text or json [default: text].
-    #[arg(long, value_name = "FORMAT", env = "MOORGATE_RELAY_LOG_FORMAT")]
-    pub log_format: Option<String>,
-    /// What is logged: error, warn, info, debug, or a filter [default: info].
-    #[arg(long, value_name = "FILTER", env = "MOORGATE_RELAY_LOG")]
-    pub log: Option<String>,
-}
-
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
@@ -208,47 +102,6 @@ pub enum ConfigError {
 }
 
 impl Options {
-    /// Reads the file of `--config` below what is set already.
-    pub fn with_file(self) -> Result<Self, ConfigError> {
-        let Some(path) = self.config.clone() else { return Ok(self) };
-        let error = |reason: String| ConfigError::File { path: path.clone(), reason };
-        let bytes = crate::bind::file::read(&path, MAX_FILE).map_err(|cause| error(cause.to_string()))?;
-        let file = parse(&path, &bytes).map_err(error)?;
-        Ok(self.over(file))
-    }
-
-    /// These settings, and where they say nothing those of `below`.
-    fn over(self, below: Self) -> Self {
-        let list = |own: Vec<String>, below| if own.is_empty() { below } else { own };
-        Self {
-            config: self.config,
-            store: list(self.store, below.store),
-            fleet: list(self.fleet, below.fleet),
-            channel: self.channel.or(below.channel),
-            trust: self.trust.or(below.trust),
-            listen: list(self.listen, below.listen),
-            tls_cert: self.tls_cert.or(below.tls_cert),
-            tls_key: self.tls_key.or(below.tls_key),
-            client_ca: self.client_ca.or(below.client_ca),
-            member: list(self.member, below.member),
-            cache: self.cache.or(below.cache),
-            health: self.health.or(below.health),
-            ready_acked: self.ready_acked || below.ready_acked,
-            admin: self.admin.or(below.admin),
-            endpoints: self.endpoints.or(below.endpoints),
-            secrets: self.secrets.or(below.secrets),
-            poll_interval: self.poll_interval.or(below.poll_interval),
-            linger: self.linger.or(below.linger),
-            drain: self.drain.or(below.drain),
-            max_request: self.max_request.or(below.max_request),
-            max_response: self.max_response.or(below.max_response),
-            max_streams: self.max_streams.or(below.max_streams),
-            name: self.name.or(below.name),
-            log_format: self.log_format.or(below.log_format),
-            log: self.log.or(below.log),
-        }
-    }
-
     /// Checks the settings.
     pub fn check(self) -> Result<Config, ConfigError> {
         let fleets = all("fleet", &self.fleet)?;
@@ -394,91 +247,5 @@ fn duration(text: &str) -> Option<Duration> {
     }
 }
 
-#[cfg(feature = "yaml")]
-fn parse(path: &Path, bytes: &[u8]) -> Result<Options, String> {
-    if path.extension().is_some_and(|extension| extension == "json") {
-        return serde_json::from_slice(bytes).map_err(|error| error.to_string());
-    }
-    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    yaml_serde::from_str(text).map_err(|error| error.to_string())
-}
-
-#[cfg(not(feature = "yaml"))]
-fn parse(_path: &Path, bytes: &[u8]) -> Result<Options, String> {
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn options(flags: &[&str]) -> Options {
-        let base = ["moorgate-relay", "--store", "memory:///", "--trust", "/t"];
-        Options::try_parse_from(base.iter().chain(flags)).unwrap()
-    }
-
-    fn refusal(flags: &[&str]) -> String {
-        options(flags).check().unwrap_err().to_string()
-    }
-
-    #[test]
-    fn defaults_are_those_of_a_sidecar() {
-        let config = options(&["--fleet", "shop/edge"]).check().unwrap();
-        assert_eq!(config.listen, [Listen::Unix("/run/moorgate/{fleet}.sock".into())]);
-        assert_eq!(config.channel.as_str(), "stable");
-        assert_eq!(config.poll_interval, Duration::from_secs(5));
-        assert_eq!(config.max_request, 32 << 20);
-    }
-
-    #[test]
-    fn what_would_be_unsafe_or_unclear_is_refused_in_words() {
-        let fleet = ["--fleet", "a/b"];
-        let with = |flags: &[&str]| refusal(&[&fleet[..], flags].concat());
-        assert_eq!(refusal(&[]), "--fleet is required");
-        assert!(with(&["--listen", "tcp:0.0.0.0:18000"]).contains("mutual TLS"));
-        assert!(with(&["--listen", "tcp:localhost:1"]).contains("IP address"));
-        assert!(with(&["--listen", "/x"]).contains("unix:/path"));
-        assert!(with(&["--fleet", "c/d", "--listen", "unix:/x"]).contains("{fleet}"));
-        assert!(with(&["--fleet", "c/d", "--listen", "tcp:127.0.0.1:1"]).contains("--member"));
-        assert!(with(&["--tls-cert", "x"]).contains("go together"));
-        assert!(with(&["--poll-interval", "10ms"]).contains("one second"));
-        assert!(with(&["--poll-interval", "5"]).contains("5s"));
-        assert!(with(&["--member", "x=other/fleet"]).contains("not served"));
-        assert!(with(&["--fleet", "../x"]).contains("no fleet"));
-        assert!(with(&["--channel", "A"]).contains("no channel"));
-        assert!(options(&[&fleet[..], &["--listen", "tcp:127.0.0.1:0"]].concat()).check().is_ok());
-    }
-
-    #[test]
-    fn a_file_gives_what_flags_do_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("relay.json");
-        let text = r#"{"fleet": ["a/b"], "poll-interval": "7s", "channel": "canary"}"#;
-        std::fs::write(&path, text).unwrap();
-        let flags = ["--channel", "stable", "--config", path.to_str().unwrap()];
-        let config = options(&flags).with_file().unwrap().check().unwrap();
-        assert_eq!(config.poll_interval, Duration::from_secs(7));
-        assert_eq!(config.channel.as_str(), "stable");
-        assert_eq!(config.fleets, [FleetName::gateway("a", "b")]);
-        std::fs::write(&path, r#"{"flet": []}"#).unwrap();
-        let error = options(&flags).with_file().unwrap_err().to_string();
-        assert!(error.contains("flet"), "{error}");
-    }
-
-    #[cfg(feature = "yaml")]
-    #[test]
-    fn a_file_may_be_yaml() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("relay.yaml");
-        std::fs::write(&path, "fleet: [a/b]\nready-acked: true\n").unwrap();
-        let flags = ["--config", path.to_str().unwrap()];
-        assert!(options(&flags).with_file().unwrap().check().unwrap().ready_acked);
-    }
-
-    #[test]
-    fn the_help_has_examples() {
-        use clap::CommandFactory;
-        Options::command().debug_assert();
-        assert!(Options::command().render_long_help().to_string().contains("--unix-socket"));
-    }
-}
+mod tests;

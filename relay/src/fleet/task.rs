@@ -1,24 +1,23 @@
-//! The task of a fleet.
+//! The task of a fleet: what happens, and what follows from it.
 
-use super::choice::{Because, Choice, choose};
+mod disk;
+mod force;
+mod show;
+
+use super::choice::Because;
 use super::loaded::{Loaded, Pages, kept, known, lock, open_cache};
 use super::status::Status;
 use super::{Command, CommandError, Fleet, FleetConfig, FleetError, Life};
 use crate::bind::binder::{Binder, Bound, Wanted};
-use crate::cache::{CacheError, SharedCache, State};
+use crate::cache::{SharedCache, State};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::pull::{Pulled, Puller, Request};
 use crate::serve::hub::{Hub, Notice};
 use crate::serve::types;
-use crate::serve::view::{Config, Name, TypeSet, View};
-use moorgate_snapshot::{
-    Binding, BindingKind, ChannelState, Digest, Effective, Entry, FleetName, Position, Reader, Snapshot,
-    VerifiedEntry,
-};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use moorgate_snapshot::{ChannelState, Digest, Effective, Entry, FleetName, Position, Reader, VerifiedEntry};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -278,227 +277,5 @@ impl Task {
             }
             Command::Trust(trust) => drop(self.puller.send(Request::Trust(trust)).await),
         }
-    }
-
-    fn pin_path(&self) -> Option<PathBuf> {
-        self.cache.as_ref().map(|cache| lock(cache).pin_path())
-    }
-
-    fn pin(&mut self, snapshot: Digest) -> Result<(), CommandError> {
-        if !self.load(snapshot) {
-            return Err(CommandError::NotCached(snapshot));
-        }
-        if let Some(path) = self.pin_path() {
-            let beside = path.with_extension("new");
-            std::fs::write(&beside, format!("{snapshot}\n"))
-                .and_then(|()| std::fs::rename(&beside, &path))
-                .map_err(|error| CommandError::Io(error.to_string()))?;
-        }
-        self.pin = Some(snapshot);
-        Ok(())
-    }
-
-    /// Reads the pin file; whether it changed.
-    fn read_pin(&mut self) -> bool {
-        let Some(path) = self.pin_path() else { return false };
-        let text = crate::bind::file::read(&path, 1024).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let pin = text.and_then(|text| text.trim().parse::<Digest>().ok());
-        if path.exists() && pin.is_none() && self.pin.is_none() {
-            tracing::warn!(fleet = self.label, path = %path.display(), "the pin file holds no snapshot id");
-        }
-        std::mem::replace(&mut self.pin, pin) != pin
-    }
-
-    /// Sees to it that a snapshot is ready to serve, from the cache if need be.
-    fn load(&mut self, id: Digest) -> bool {
-        if self.loaded.contains_key(&id) {
-            return true;
-        }
-        let Some(cache) = &self.cache else { return false };
-        let snapshot = match lock(cache).get(id) {
-            Ok(snapshot) => snapshot,
-            Err(CacheError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return false;
-            }
-            Err(error) => {
-                tracing::warn!(fleet = self.label, %error, "a cached snapshot is of no use");
-                self.count_cache_error("read");
-                return false;
-            }
-        };
-        let before = self.current.and_then(|(id, _)| self.loaded.get(&id));
-        let loaded = Loaded::new(Arc::new(snapshot), before.map(|loaded| &*loaded.config));
-        self.loaded.insert(id, loaded);
-        true
-    }
-
-    /// Chooses what is to be served, and asks for its bindings if that changed.
-    fn decide(&mut self) {
-        let (channel, state, pin) = (self.channel.clone(), self.state.clone(), self.pin);
-        match choose(channel.as_ref(), &state, pin, &mut |id| self.load(id)) {
-            Choice::Nothing => {}
-            Choice::Retired => self.retire(),
-            Choice::Serve(id, because) => self.change_to(id, because),
-        }
-        self.next.local_pin = self.pin;
-    }
-
-    fn change_to(&mut self, id: Digest, because: Because) {
-        let before = self.current.replace((id, because));
-        let was_retired = std::mem::replace(&mut self.retired, false);
-        if before.map(|(id, _)| id) == Some(id) && !was_retired {
-            return;
-        }
-        let refused = |id: &Digest| self.state.quarantined.contains_key(id);
-        let good = |id: &Digest| self.state.good.contains(id);
-        // The last good one first; one that nobody has tried yet is better than none.
-        let mut others: Vec<Digest> = before.iter().map(|(id, _)| *id).filter(good).collect();
-        others.extend(self.state.good.iter().copied());
-        others.extend(self.fallback);
-        others.extend(before.map(|(id, _)| id));
-        let others: Vec<Digest> =
-            others.into_iter().filter(|other| *other != id && !refused(other)).collect();
-        self.fallback = others.into_iter().find(|other| self.load(*other));
-        self.state.serving = Some(id);
-        self.save_state();
-        let stay: BTreeSet<Digest> = self.fallback.into_iter().chain([id]).collect();
-        self.loaded.retain(|id, _| stay.contains(id));
-        self.clean_cache(&stay);
-        if let Some(loaded) = self.loaded.get(&id) {
-            let apart = loaded.snapshot.pages().iter().map(|page| (page.digest(), page.raw().clone()));
-            *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = apart.collect();
-        }
-        self.ask_for_bindings(&stay);
-        self.next.since = Some(self.clock.unix_now());
-        tracing::info!(fleet = self.label, snapshot = %id.short(), ?because, "the snapshot is put in force");
-        // The binder may have answered for an equal set of names already.
-        self.publish();
-    }
-
-    /// Endpoints and secrets of both snapshots: an Envoy may be at either.
-    fn ask_for_bindings(&self, snapshots: &BTreeSet<Digest>) {
-        let mut bindings: BTreeMap<(BindingKind, Name), Binding> = BTreeMap::new();
-        let current = self.current.map(|(id, _)| id);
-        for id in snapshots.iter().filter(|id| Some(**id) != current).chain(current.as_ref()) {
-            if let Some(loaded) = self.loaded.get(id) {
-                bindings.extend(loaded.bindings.clone());
-            }
-        }
-        let bindings = Arc::new(bindings.into_values().collect());
-        self.wanted.send_modify(|wanted| {
-            wanted.generation += 1;
-            wanted.bindings = bindings;
-        });
-    }
-
-    /// The fleet is gone: nothing is served any more, which drains listeners and drops secrets.
-    fn retire(&mut self) {
-        if std::mem::replace(&mut self.retired, true) {
-            return;
-        }
-        tracing::warn!(fleet = self.label, "the fleet is retired: its listeners are drained");
-        self.current = None;
-        self.fallback = None;
-        self.loaded.clear();
-        self.next.since = Some(self.clock.unix_now());
-        self.ask_for_bindings(&BTreeSet::new());
-        let nothing = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
-        let config = Config::new(Digest::of(b"retired"), BTreeMap::new(), None);
-        self.hub.publish(Arc::new(View { config, fallback: None, endpoints: nothing(), secrets: nothing() }));
-    }
-
-    /// Puts the view in force, if the bindings of its snapshots are known.
-    fn publish(&mut self) {
-        let bound = self.bound.borrow_and_update().clone();
-        self.next.bindings = Arc::clone(&bound.report);
-        let Some(loaded) = self.current.and_then(|(id, _)| self.loaded.get(&id)) else { return };
-        if bound.generation < self.wanted.borrow().generation {
-            return;
-        }
-        let fallback = self.fallback.and_then(|id| self.loaded.get(&id));
-        let view = View {
-            config: Arc::clone(&loaded.config),
-            fallback: fallback.map(|loaded| Arc::clone(&loaded.config)),
-            endpoints: bound.endpoints,
-            secrets: bound.secrets,
-        };
-        let same = self.hub.view().is_some_and(|before| {
-            Arc::ptr_eq(&before.config, &view.config)
-                && Arc::ptr_eq(&before.endpoints, &view.endpoints)
-                && Arc::ptr_eq(&before.secrets, &view.secrets)
-                && before.fallback.as_ref().map(|config| config.id)
-                    == view.fallback.as_ref().map(|config| config.id)
-        });
-        if !same {
-            self.hub.publish(Arc::new(view));
-        }
-    }
-
-    fn keep(&mut self, snapshot: &Snapshot) {
-        let Some(cache) = &self.cache else { return };
-        let result = lock(cache).put(snapshot);
-        self.note_cache(result, "write");
-    }
-
-    fn save_state(&mut self) {
-        let Some(cache) = &self.cache else { return };
-        let result = lock(cache).save_state(&self.state);
-        self.note_cache(result, "state");
-    }
-
-    fn clean_cache(&mut self, stay: &BTreeSet<Digest>) {
-        let Some(cache) = &self.cache else { return };
-        let mut kept = self.state.kept();
-        kept.extend(stay);
-        kept.extend(self.pin);
-        let result = lock(cache).retain(&kept);
-        self.note_cache(result, "clean");
-    }
-
-    /// A full or read-only disk costs the safety of a restart, not the service.
-    fn note_cache(&mut self, result: Result<(), CacheError>, operation: &'static str) {
-        let degraded = result.is_err();
-        if let Err(error) = result {
-            tracing::warn!(fleet = self.label, %error, "the disk cache fails: served from memory");
-            self.count_cache_error(operation);
-        }
-        self.next.cache = if degraded { "degraded" } else { "ok" };
-        let value = if degraded { 1.0 } else { 0.0 };
-        self.metrics.set("moorgate_relay_cache_degraded", &[("fleet", &self.label)], value);
-    }
-
-    fn count_cache_error(&self, operation: &str) {
-        let labels = [("fleet", self.label.as_str()), ("operation", operation)];
-        self.metrics.count("moorgate_relay_cache_errors", &labels);
-    }
-
-    /// Shows what the fleet does.
-    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
-    fn tell(&mut self) {
-        let loaded = self.current.and_then(|(id, _)| self.loaded.get(&id));
-        let next = &mut self.next;
-        next.sequence = self.state.sequence;
-        next.snapshot = self.current.map(|(id, _)| id);
-        next.because = self.current.map(|(_, because)| because);
-        next.fallback = self.fallback;
-        next.good.clone_from(&self.state.good);
-        next.quarantined.clone_from(&self.state.quarantined);
-        next.local_pin = self.pin;
-        next.retired = self.retired;
-        next.expired = self.expires.is_some_and(|expires| expires < self.clock.unix_now());
-        next.resources = loaded.map(Loaded::count).unwrap_or_default();
-        let fleet = [("fleet", self.label.as_str())];
-        let flag = |flag: bool| if flag { 1.0 } else { 0.0 };
-        self.metrics.set("moorgate_relay_sequence", &fleet, next.sequence as f64);
-        self.metrics.set("moorgate_relay_quarantined", &fleet, next.quarantined.len() as f64);
-        self.metrics.set("moorgate_relay_pinned", &fleet, flag(next.because == Some(Because::LocalPin)));
-        self.metrics.set("moorgate_relay_head_expired", &fleet, flag(next.expired));
-        if let Some(id) = next.snapshot {
-            let short = id.short();
-            let series = [(vec![("snapshot", short.as_str())], 1.0)];
-            self.metrics.replace("moorgate_relay_snapshot_info", &self.label, &series);
-        }
-        debug_assert_eq!(next.fleet, self.fleet);
-        self.status.send_replace(Arc::new(next.clone()));
     }
 }

@@ -1,0 +1,72 @@
+use super::*;
+use clap::Parser as _;
+
+fn options(flags: &[&str]) -> Options {
+    let base = ["moorgate-relay", "--store", "memory:///", "--trust", "/t"];
+    Options::try_parse_from(base.iter().chain(flags)).unwrap()
+}
+
+fn refusal(flags: &[&str]) -> String {
+    options(flags).check().unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_are_those_of_a_sidecar() {
+    let config = options(&["--fleet", "shop/edge"]).check().unwrap();
+    assert_eq!(config.listen, [Listen::Unix("/run/moorgate/{fleet}.sock".into())]);
+    assert_eq!(config.channel.as_str(), "stable");
+    assert_eq!(config.poll_interval, Duration::from_secs(5));
+    assert_eq!(config.max_request, 32 << 20);
+}
+
+#[test]
+fn what_would_be_unsafe_or_unclear_is_refused_in_words() {
+    let fleet = ["--fleet", "a/b"];
+    let with = |flags: &[&str]| refusal(&[&fleet[..], flags].concat());
+    assert_eq!(refusal(&[]), "--fleet is required");
+    assert!(with(&["--listen", "tcp:0.0.0.0:18000"]).contains("mutual TLS"));
+    assert!(with(&["--listen", "tcp:localhost:1"]).contains("IP address"));
+    assert!(with(&["--listen", "/x"]).contains("unix:/path"));
+    assert!(with(&["--fleet", "c/d", "--listen", "unix:/x"]).contains("{fleet}"));
+    assert!(with(&["--fleet", "c/d", "--listen", "tcp:127.0.0.1:1"]).contains("--member"));
+    assert!(with(&["--tls-cert", "x"]).contains("go together"));
+    assert!(with(&["--poll-interval", "10ms"]).contains("one second"));
+    assert!(with(&["--poll-interval", "5"]).contains("5s"));
+    assert!(with(&["--member", "x=other/fleet"]).contains("not served"));
+    assert!(with(&["--fleet", "../x"]).contains("no fleet"));
+    assert!(with(&["--channel", "A"]).contains("no channel"));
+    assert!(options(&[&fleet[..], &["--listen", "tcp:127.0.0.1:0"]].concat()).check().is_ok());
+}
+
+#[test]
+fn a_file_gives_what_flags_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.json");
+    let text = r#"{"fleet": ["a/b"], "poll-interval": "7s", "channel": "canary"}"#;
+    std::fs::write(&path, text).unwrap();
+    let flags = ["--channel", "stable", "--config", path.to_str().unwrap()];
+    let config = options(&flags).with_file().unwrap().check().unwrap();
+    assert_eq!(config.poll_interval, Duration::from_secs(7));
+    assert_eq!(config.channel.as_str(), "stable");
+    assert_eq!(config.fleets, [FleetName::gateway("a", "b")]);
+    std::fs::write(&path, r#"{"flet": []}"#).unwrap();
+    let error = options(&flags).with_file().unwrap_err().to_string();
+    assert!(error.contains("flet"), "{error}");
+}
+
+#[cfg(feature = "yaml")]
+#[test]
+fn a_file_may_be_yaml() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.yaml");
+    std::fs::write(&path, "fleet: [a/b]\nready-acked: true\n").unwrap();
+    let flags = ["--config", path.to_str().unwrap()];
+    assert!(options(&flags).with_file().unwrap().check().unwrap().ready_acked);
+}
+
+#[test]
+fn the_help_has_examples() {
+    use clap::CommandFactory;
+    Options::command().debug_assert();
+    assert!(Options::command().render_long_help().to_string().contains("--unix-socket"));
+}

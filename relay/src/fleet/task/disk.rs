@@ -1,0 +1,102 @@
+//! What a fleet's task keeps on disk: snapshots, its memory, the pin of an operator.
+
+use super::super::CommandError;
+use super::super::loaded::{Loaded, lock};
+use super::Task;
+use crate::cache::CacheError;
+use moorgate_snapshot::{Digest, Snapshot};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+impl Task {
+    pub(super) fn pin_path(&self) -> Option<PathBuf> {
+        self.cache.as_ref().map(|cache| lock(cache).pin_path())
+    }
+
+    pub(super) fn pin(&mut self, snapshot: Digest) -> Result<(), CommandError> {
+        if !self.load(snapshot) {
+            return Err(CommandError::NotCached(snapshot));
+        }
+        if let Some(path) = self.pin_path() {
+            let beside = path.with_extension("new");
+            std::fs::write(&beside, format!("{snapshot}\n"))
+                .and_then(|()| std::fs::rename(&beside, &path))
+                .map_err(|error| CommandError::Io(error.to_string()))?;
+        }
+        self.pin = Some(snapshot);
+        Ok(())
+    }
+
+    /// Reads the pin file; whether it changed.
+    pub(super) fn read_pin(&mut self) -> bool {
+        let Some(path) = self.pin_path() else { return false };
+        let text = crate::bind::file::read(&path, 1024).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let pin = text.and_then(|text| text.trim().parse::<Digest>().ok());
+        if path.exists() && pin.is_none() && self.pin.is_none() {
+            tracing::warn!(fleet = self.label, path = %path.display(), "the pin file holds no snapshot id");
+        }
+        std::mem::replace(&mut self.pin, pin) != pin
+    }
+
+    /// Sees to it that a snapshot is ready to serve, from the cache if need be.
+    pub(super) fn load(&mut self, id: Digest) -> bool {
+        if self.loaded.contains_key(&id) {
+            return true;
+        }
+        let Some(cache) = &self.cache else { return false };
+        let snapshot = match lock(cache).get(id) {
+            Ok(snapshot) => snapshot,
+            Err(CacheError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(fleet = self.label, %error, "a cached snapshot is of no use");
+                self.count_cache_error("read");
+                return false;
+            }
+        };
+        let before = self.current.and_then(|(id, _)| self.loaded.get(&id));
+        let loaded = Loaded::new(Arc::new(snapshot), before.map(|loaded| &*loaded.config));
+        self.loaded.insert(id, loaded);
+        true
+    }
+
+    pub(super) fn keep(&mut self, snapshot: &Snapshot) {
+        let Some(cache) = &self.cache else { return };
+        let result = lock(cache).put(snapshot);
+        self.note_cache(result, "write");
+    }
+
+    pub(super) fn save_state(&mut self) {
+        let Some(cache) = &self.cache else { return };
+        let result = lock(cache).save_state(&self.state);
+        self.note_cache(result, "state");
+    }
+
+    pub(super) fn clean_cache(&mut self, stay: &BTreeSet<Digest>) {
+        let Some(cache) = &self.cache else { return };
+        let mut kept = self.state.kept();
+        kept.extend(stay);
+        kept.extend(self.pin);
+        let result = lock(cache).retain(&kept);
+        self.note_cache(result, "clean");
+    }
+
+    /// A full or read-only disk costs the safety of a restart, not the service.
+    pub(super) fn note_cache(&mut self, result: Result<(), CacheError>, operation: &'static str) {
+        let degraded = result.is_err();
+        if let Err(error) = result {
+            tracing::warn!(fleet = self.label, %error, "the disk cache fails: served from memory");
+            self.count_cache_error(operation);
+        }
+        self.next.cache = if degraded { "degraded" } else { "ok" };
+        let value = if degraded { 1.0 } else { 0.0 };
+        self.metrics.set("moorgate_relay_cache_degraded", &[("fleet", &self.label)], value);
+    }
+
+    pub(super) fn count_cache_error(&self, operation: &str) {
+        let labels = [("fleet", self.label.as_str()), ("operation", operation)];
+        self.metrics.count("moorgate_relay_cache_errors", &labels);
+    }
+}

@@ -1,0 +1,112 @@
+//! Putting a snapshot in force.
+
+use super::super::choice::{Because, Choice, choose};
+use super::Task;
+use crate::serve::view::{Config, Name, TypeSet, View};
+use moorgate_snapshot::{Binding, BindingKind, Digest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+impl Task {
+    /// Chooses what is to be served, and asks for its bindings if that changed.
+    pub(super) fn decide(&mut self) {
+        let (channel, state, pin) = (self.channel.clone(), self.state.clone(), self.pin);
+        match choose(channel.as_ref(), &state, pin, &mut |id| self.load(id)) {
+            Choice::Nothing => {}
+            Choice::Retired => self.retire(),
+            Choice::Serve(id, because) => self.change_to(id, because),
+        }
+        self.next.local_pin = self.pin;
+    }
+
+    pub(super) fn change_to(&mut self, id: Digest, because: Because) {
+        let before = self.current.replace((id, because));
+        let was_retired = std::mem::replace(&mut self.retired, false);
+        if before.map(|(id, _)| id) == Some(id) && !was_retired {
+            return;
+        }
+        let refused = |id: &Digest| self.state.quarantined.contains_key(id);
+        let good = |id: &Digest| self.state.good.contains(id);
+        // The last good one first; one that nobody has tried yet is better than none.
+        let mut others: Vec<Digest> = before.iter().map(|(id, _)| *id).filter(good).collect();
+        others.extend(self.state.good.iter().copied());
+        others.extend(self.fallback);
+        others.extend(before.map(|(id, _)| id));
+        let others: Vec<Digest> =
+            others.into_iter().filter(|other| *other != id && !refused(other)).collect();
+        self.fallback = others.into_iter().find(|other| self.load(*other));
+        self.state.serving = Some(id);
+        self.save_state();
+        let stay: BTreeSet<Digest> = self.fallback.into_iter().chain([id]).collect();
+        self.loaded.retain(|id, _| stay.contains(id));
+        self.clean_cache(&stay);
+        if let Some(loaded) = self.loaded.get(&id) {
+            let apart = loaded.snapshot.pages().iter().map(|page| (page.digest(), page.raw().clone()));
+            *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = apart.collect();
+        }
+        self.ask_for_bindings(&stay);
+        self.next.since = Some(self.clock.unix_now());
+        tracing::info!(fleet = self.label, snapshot = %id.short(), ?because, "the snapshot is put in force");
+        // The binder may have answered for an equal set of names already.
+        self.publish();
+    }
+
+    /// Endpoints and secrets of both snapshots: an Envoy may be at either.
+    pub(super) fn ask_for_bindings(&self, snapshots: &BTreeSet<Digest>) {
+        let mut bindings: BTreeMap<(BindingKind, Name), Binding> = BTreeMap::new();
+        let current = self.current.map(|(id, _)| id);
+        for id in snapshots.iter().filter(|id| Some(**id) != current).chain(current.as_ref()) {
+            if let Some(loaded) = self.loaded.get(id) {
+                bindings.extend(loaded.bindings.clone());
+            }
+        }
+        let bindings = Arc::new(bindings.into_values().collect());
+        self.wanted.send_modify(|wanted| {
+            wanted.generation += 1;
+            wanted.bindings = bindings;
+        });
+    }
+
+    /// The fleet is gone: nothing is served any more, which drains listeners and drops secrets.
+    pub(super) fn retire(&mut self) {
+        if std::mem::replace(&mut self.retired, true) {
+            return;
+        }
+        tracing::warn!(fleet = self.label, "the fleet is retired: its listeners are drained");
+        self.current = None;
+        self.fallback = None;
+        self.loaded.clear();
+        self.next.since = Some(self.clock.unix_now());
+        self.ask_for_bindings(&BTreeSet::new());
+        let nothing = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
+        let config = Config::new(Digest::of(b"retired"), BTreeMap::new(), None);
+        self.hub.publish(Arc::new(View { config, fallback: None, endpoints: nothing(), secrets: nothing() }));
+    }
+
+    /// Puts the view in force, if the bindings of its snapshots are known.
+    pub(super) fn publish(&mut self) {
+        let bound = self.bound.borrow_and_update().clone();
+        self.next.bindings = Arc::clone(&bound.report);
+        let Some(loaded) = self.current.and_then(|(id, _)| self.loaded.get(&id)) else { return };
+        if bound.generation < self.wanted.borrow().generation {
+            return;
+        }
+        let fallback = self.fallback.and_then(|id| self.loaded.get(&id));
+        let view = View {
+            config: Arc::clone(&loaded.config),
+            fallback: fallback.map(|loaded| Arc::clone(&loaded.config)),
+            endpoints: bound.endpoints,
+            secrets: bound.secrets,
+        };
+        let same = self.hub.view().is_some_and(|before| {
+            Arc::ptr_eq(&before.config, &view.config)
+                && Arc::ptr_eq(&before.endpoints, &view.endpoints)
+                && Arc::ptr_eq(&before.secrets, &view.secrets)
+                && before.fallback.as_ref().map(|config| config.id)
+                    == view.fallback.as_ref().map(|config| config.id)
+        });
+        if !same {
+            self.hub.publish(Arc::new(view));
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Showing what a fleet does.
+
+use super::super::choice::Because;
+use super::super::loaded::Loaded;
+use super::Task;
+use std::sync::Arc;
+
+impl Task {
+    /// Shows what the fleet does.
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
+    pub(super) fn tell(&mut self) {
+        let loaded = self.current.and_then(|(id, _)| self.loaded.get(&id));
+        let next = &mut self.next;
+        next.sequence = self.state.sequence;
+        next.snapshot = self.current.map(|(id, _)| id);
+        next.because = self.current.map(|(_, because)| because);
+        next.fallback = self.fallback;
+        next.good.clone_from(&self.state.good);
+        next.quarantined.clone_from(&self.state.quarantined);
+        next.local_pin = self.pin;
+        next.retired = self.retired;
+        next.expired = self.expires.is_some_and(|expires| expires < self.clock.unix_now());
+        next.resources = loaded.map(Loaded::count).unwrap_or_default();
+        let fleet = [("fleet", self.label.as_str())];
+        let flag = |flag: bool| if flag { 1.0 } else { 0.0 };
+        self.metrics.set("moorgate_relay_sequence", &fleet, next.sequence as f64);
+        self.metrics.set("moorgate_relay_quarantined", &fleet, next.quarantined.len() as f64);
+        self.metrics.set("moorgate_relay_pinned", &fleet, flag(next.because == Some(Because::LocalPin)));
+        self.metrics.set("moorgate_relay_head_expired", &fleet, flag(next.expired));
+        if let Some(id) = next.snapshot {
+            let short = id.short();
+            let series = [(vec![("snapshot", short.as_str())], 1.0)];
+            self.metrics.replace("moorgate_relay_snapshot_info", &self.label, &series);
+        }
+        debug_assert_eq!(next.fleet, self.fleet);
+        self.status.send_replace(Arc::new(next.clone()));
+    }
+}
