@@ -129,6 +129,11 @@ pub fn report(relay: &RelayName) -> String {
 /// Where reports lie.
 pub const REPORTS: &str = "status";
 
+/// Whether the object of this name never changes, because its digest names it.
+pub fn is_immutable(name: &str) -> bool {
+    ["pages/", "manifests/", "bundles/", "att/"].iter().any(|folder| name.starts_with(folder))
+}
+
 /// Two digits make a folder, so that no folder of a local store gets too many files.
 fn hashed(kind: &str, digest: &Digest) -> String {
     let digest = digest.to_string();
@@ -148,5 +153,18 @@ mod tests {
             assert!(name.parse::<Channel>().is_err(), "{name}");
         }
         assert_eq!(entry(&Channel::stable(), 7), "log/stable/00000000000000000007");
+        let (digest, stable) = (Digest::of(b""), Channel::stable());
+        for name in [
+            page(&digest),
+            manifest(&digest),
+            bundle(&digest),
+            document(&digest),
+            attestation(&digest, &digest),
+        ] {
+            assert!(is_immutable(&name), "{name}");
+        }
+        for name in [entry(&stable, 7), head(&stable), report("a")] {
+            assert!(!is_immutable(&name), "{name}");
+        }
     }
 }

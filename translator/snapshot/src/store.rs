@@ -4,19 +4,25 @@
 //! (measured on `object_store` 0.14): a create whose answer was lost is retried inside and then reported as a conflict with
 //! oneself; a conflict does not prove that an object is there; bodies are not checked by anybody on the way.
 
+mod cloud;
+mod settings;
 mod url;
 
+pub use settings::Settings;
+
 use crate::fleet::FleetName;
-use crate::layout::Channel;
+use crate::layout::{self, Channel};
 use crate::snapshot::Snapshot;
 use crate::writer::{self, WriteError};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::{
+    Attribute, GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -32,6 +38,8 @@ pub struct Store {
     prefix: Path,
     url: Arc<str>,
     dir: Option<Arc<PathBuf>>,
+    /// Whether objects may say how caches treat them. The local disk refuses such objects.
+    attributes: bool,
 }
 
 /// Why the store did not do what it was asked.
@@ -134,19 +142,30 @@ impl fmt::Display for Store {
 }
 
 impl Store {
-    /// Opens `file:///directory` (made at the first write) or `memory:///`.
+    /// Opens `file:///directory` (made at the first write), `memory:///`, `s3://bucket/prefix`, `gs://bucket/prefix` or
+    /// `az://container/prefix`; a bucket with the credentials and the endpoint that the environment names.
     pub fn open(url: &str) -> Result<Self, StoreError> {
-        url::open(url)
+        Self::open_with(url, &Settings::from_env())
+    }
+
+    /// Opens a store with these settings instead of the environment.
+    pub fn open_with(url: &str, settings: &Settings) -> Result<Self, StoreError> {
+        url::open(url, settings)
     }
 
     /// A store over any backend. `url` is what messages call it.
     pub fn new(inner: Arc<dyn ObjectStore>, prefix: Path, url: &str) -> Self {
-        Self { inner, prefix, url: url.into(), dir: None }
+        Self { inner, prefix, url: url.into(), dir: None, attributes: false }
     }
 
     /// The part of a fleet: all that its credentials need to reach.
     pub fn fleet(&self, fleet: &FleetName) -> FleetStore {
-        FleetStore { store: self.clone(), fleet: fleet.clone(), prefix: fleet.prefix() }
+        FleetStore {
+            store: self.clone(),
+            fleet: fleet.clone(),
+            prefix: fleet.prefix(),
+            readable: Arc::default(),
+        }
     }
 
     /// The fleets that have a log, for commands that show all of them. Needs the right to list.
@@ -195,6 +214,8 @@ pub struct FleetStore {
     store: Store,
     fleet: FleetName,
     prefix: String,
+    /// The last object that could be read: with it, "not there" is told apart from "not allowed".
+    readable: Arc<Mutex<Option<Path>>>,
 }
 
 impl FleetStore {
@@ -235,12 +256,19 @@ impl FleetStore {
         etag: Option<&str>,
         limit: usize,
     ) -> Result<Get, StoreError> {
-        let options = GetOptions { if_none_match: etag.map(str::to_owned), ..GetOptions::default() };
-        let result = match self.store.inner.get_opts(&self.path(name)?, options).await {
+        let mut options = GetOptions { if_none_match: etag.map(str::to_owned), ..GetOptions::default() };
+        if !layout::is_immutable(name) {
+            options.extensions.insert(cloud::Fresh);
+        }
+        let path = self.path(name)?;
+        let result = match self.store.inner.get_opts(&path, options).await {
             Ok(result) => result,
             Err(object_store::Error::NotFound { .. }) => return Ok(Get::Missing),
             Err(object_store::Error::NotModified { .. }) => return Ok(Get::NotModified),
-            Err(error) => return Err(failed(&self.describe(name), error)),
+            Err(error) => match failed(&self.describe(name), error) {
+                StoreError::Denied { .. } if self.still_readable().await => return Ok(Get::Missing),
+                error => return Err(error),
+            },
         };
         let too_large = || StoreError::TooLarge { path: self.describe(name), limit };
         if result.meta.size > limit as u64 {
@@ -256,12 +284,23 @@ impl FleetStore {
             }
             bytes.extend_from_slice(&chunk);
         }
+        *self.readable.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         Ok(Get::Found(Fetched { bytes: bytes.freeze(), etag }))
+    }
+
+    /// Whether what was read before can still be read. Without the right to list, S3 and Google answer "denied" to a get
+    /// of an object that is not there.
+    async fn still_readable(&self) -> bool {
+        let path = self.readable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match path {
+            Some(path) => self.store.inner.head(&path).await.is_ok(),
+            None => false,
+        }
     }
 
     /// Writes an object if there is none: the one atomic step of every store. A conflict has to be read back.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Create, StoreError> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let options = self.put_options(name, PutMode::Create);
         match self.store.inner.put_opts(&self.path(name)?, PutPayload::from_bytes(bytes), options).await {
             Ok(_) => Ok(Create::Created),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
@@ -273,8 +312,27 @@ impl FleetStore {
 
     /// Writes an object, whatever was there.
     pub async fn overwrite(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
-        let put = self.store.inner.put(&self.path(name)?, PutPayload::from_bytes(bytes)).await;
+        let options = self.put_options(name, PutMode::Overwrite);
+        let put = self.store.inner.put_opts(&self.path(name)?, PutPayload::from_bytes(bytes), options).await;
         put.map(drop).map_err(|error| failed(&self.describe(name), error))
+    }
+
+    /// Removes an object. One that is not there is as good as removed.
+    pub async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        match self.store.inner.delete(&self.path(name)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed(&self.describe(name), error)),
+        }
+    }
+
+    /// Tells caches on the way what may be kept: what its digest names for ever, the rest not at all.
+    fn put_options(&self, name: &str, mode: PutMode) -> PutOptions {
+        let mut options = PutOptions { mode, ..PutOptions::default() };
+        if self.store.attributes {
+            let value = if layout::is_immutable(name) { "max-age=31536000, immutable" } else { "no-store" };
+            options.attributes.insert(Attribute::CacheControl, value.into());
+        }
+        options
     }
 
     /// Sees to it that a content-addressed object is there and whole: creates it, reads back what is said to be there

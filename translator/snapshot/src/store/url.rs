@@ -1,13 +1,14 @@
 //! Store URLs.
 
-use super::{Store, StoreError};
+use super::cloud::{self, Cloud};
+use super::{Settings, Store, StoreError};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(super) fn open(url: &str) -> Result<Store, StoreError> {
+pub(super) fn open(url: &str, settings: &Settings) -> Result<Store, StoreError> {
     let error = |reason: &str| StoreError::Url { url: redacted(url), reason: reason.to_owned() };
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(error("no URL: write file:///directory"));
@@ -26,10 +27,10 @@ pub(super) fn open(url: &str) -> Result<Store, StoreError> {
             Ok(store)
         }
         "memory" => Ok(Store::new(Arc::new(InMemory::new()), Path::default(), url)),
-        "s3" | "gs" | "az" => {
-            Err(error("this version reads and writes file:/// and memory:/// only; buckets are to come"))
-        }
-        _ => Err(error("unknown scheme: write file:///directory")),
+        scheme => match Cloud::of_scheme(scheme) {
+            Some(cloud) => cloud::open(cloud, url, rest, settings).map_err(|reason| error(&reason)),
+            None => Err(error("unknown scheme: write file:///directory, s3://, gs:// or az://")),
+        },
     }
 }
 
@@ -64,19 +65,20 @@ mod tests {
 
     #[test]
     fn urls_say_what_is_wrong_with_them() {
-        assert!(open("file:///tmp/a%20b").is_ok());
-        assert!(open("memory:///").is_ok());
+        let none = Settings::default();
+        assert!(open("file:///tmp/a%20b", &none).is_ok());
+        assert!(open("memory:///", &none).is_ok());
         for (url, word) in [
             ("/tmp/store", "file:///"),
             ("file://tmp/store", "three slashes"),
             ("file:///a%2", "percent"),
-            ("s3://bucket/prefix", "this version"),
+            ("s3:///prefix", "bucket"),
             ("ftp://host", "unknown scheme"),
         ] {
-            let error = open(url).unwrap_err().to_string();
+            let error = open(url, &none).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-        let error = open("ftp://user:hunter2@host").unwrap_err().to_string();
+        let error = open("ftp://user:hunter2@host", &none).unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
     }
 }
