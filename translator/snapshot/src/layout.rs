@@ -163,7 +163,7 @@ mod tests {
         ] {
             assert!(is_immutable(&name), "{name}");
         }
-        for name in [entry(&stable, 7), head(&stable), report("a")] {
+        for name in [entry(&stable, 7), head(&stable), report(&"a".parse().unwrap())] {
             assert!(!is_immutable(&name), "{name}");
         }
     }
