@@ -7,14 +7,15 @@
 //!                      CEL
 //! ```
 //! From `load` to `snapshot` everything is synchronous and pure ([`compile`]); only [`source`] and [`publish`] do I/O.
-//! [`diff`] and [`explain`] read the same intermediate representation, [`report`] prints diagnostics, and [`cli`] is
-//! one file a command.
+//! [`history`] is what is signed beside snapshots. [`diff`] and [`explain`] read the same intermediate representation,
+//! [`report`] prints diagnostics, and [`cli`] is one file a command.
 
 pub mod attach;
 pub mod cli;
 pub mod compile;
 pub mod diff;
 pub mod explain;
+pub mod history;
 pub mod load;
 pub mod publish;
 pub mod report;

@@ -8,6 +8,7 @@
 
 mod gates;
 mod moves;
+mod records;
 mod release;
 
 pub use gates::{Allow, Gate};
@@ -65,7 +66,7 @@ pub struct Outcome {
     pub result: Done,
     /// What was served before, if anything was.
     pub before: Option<Release>,
-    /// Pages and manifests that went out.
+    /// What went out before the entry, without the bundle.
     pub written: Written,
     /// What the user should know.
     pub warnings: Vec<String>,

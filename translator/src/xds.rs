@@ -112,6 +112,16 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
     resources.into_iter().map(Record::Resource).chain(bindings.finish()).collect()
 }
 
+/// One route of a virtual host as it lies in a table.
+pub fn route_bytes(route: &ir::Route) -> Bytes {
+    canonical::encode(&route::route(route))
+}
+
+/// The match of a route as it lies in a table: equal for those that Envoy cannot tell apart.
+pub fn match_bytes(route: &ir::Route) -> Bytes {
+    canonical::encode(&route::matches(route))
+}
+
 /// Type URLs, shared by all records.
 struct Types {
     cluster: Arc<str>,

@@ -1,7 +1,7 @@
 //! Attestations: signed records beside a manifest, outside the snapshot's id, that outlive gc.
 //!
-//! The signed statement is small and names documents (the origin of each route and cluster, status, provenance) by
-//! digest; those lie apart, so that an unchanged document is stored once.
+//! The signed statement is small. What is small too (provenance) lies in it; other documents (objects with their origin
+//! and status, the change against the release before) it names by digest, so that an unchanged one is stored once.
 
 use crate::digest::Digest;
 use crate::envelope::Envelope;
@@ -24,8 +24,12 @@ pub struct Attestation {
     pub fleet: FleetName,
     /// The snapshot that it speaks of.
     pub snapshot: Digest,
-    /// Name to document.
+    /// Documents that lie apart, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub documents: BTreeMap<String, DocumentRef>,
+    /// Documents that lie here, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inline: BTreeMap<String, serde_json::Value>,
 }
 
 /// A document by its uncompressed bytes.

@@ -10,7 +10,6 @@ use crate::compress::compress;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::envelope::Envelope;
-use crate::fleet::FleetName;
 use crate::head::Head;
 use crate::layout;
 use crate::limits;
@@ -20,7 +19,7 @@ use crate::snapshot::Snapshot;
 use crate::store::{FleetStore, StoreError};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use std::collections::BTreeMap;
+use serde::Serialize;
 use thiserror::Error;
 
 /// Objects written at one time.
@@ -60,8 +59,15 @@ pub struct Written {
 }
 
 impl Written {
-    fn and(self, other: Self) -> Self {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
         Self { objects: self.objects + other.objects, bytes: self.bytes + other.bytes }
+    }
+
+    /// One object of so many bytes, if it was written.
+    fn of(wrote: bool, bytes: usize) -> Self {
+        if wrote { Self { objects: 1, bytes: bytes as u64 } } else { Self::default() }
     }
 }
 
@@ -96,31 +102,33 @@ pub async fn write_bundle(store: &FleetStore, snapshot: &Snapshot) -> Result<Opt
     Ok(Some(name))
 }
 
-/// Writes documents and the signed statement that names them; returns the digest of the statement.
+/// Writes a document that an attestation will name.
+pub async fn write_document(
+    store: &FleetStore,
+    name: &str,
+    document: &impl Serialize,
+) -> Result<(DocumentRef, Written), WriteError> {
+    let raw = serde_json::to_vec(document).map_err(|error| WriteError::Encoding(error.to_string()))?;
+    check(&format!("document {name}"), raw.len(), limits::DOCUMENT_BYTES)?;
+    let raw = Bytes::from(raw);
+    let reference = DocumentRef { digest: Digest::of(&raw), size: raw.len() as u64 };
+    let written = write_blob(store, layout::document(&reference.digest), &raw).await?;
+    Ok((reference, written))
+}
+
+/// Signs and writes a statement; the documents that it names must be there. Returns its digest.
 pub async fn write_attestation(
     store: &FleetStore,
-    fleet: &FleetName,
-    snapshot: &Digest,
-    documents: &BTreeMap<String, serde_json::Value>,
+    statement: &Attestation,
     signer: &dyn Signer,
-) -> Result<Digest, WriteError> {
-    let mut named = BTreeMap::new();
-    for (name, document) in documents {
-        let raw = serde_json::to_vec(document).map_err(|error| WriteError::Encoding(error.to_string()))?;
-        check(&format!("document {name}"), raw.len(), limits::DOCUMENT_BYTES)?;
-        let raw = Bytes::from(raw);
-        let reference = DocumentRef { digest: Digest::of(&raw), size: raw.len() as u64 };
-        write_blob(store, layout::document(&reference.digest), &raw).await?;
-        named.insert(name.clone(), reference);
-    }
-    let statement = Attestation { format: 1, fleet: fleet.clone(), snapshot: *snapshot, documents: named };
-    let payload = serde_json::to_vec(&statement).map_err(|error| WriteError::Encoding(error.to_string()))?;
+) -> Result<(Digest, Written), WriteError> {
+    let payload = serde_json::to_vec(statement).map_err(|error| WriteError::Encoding(error.to_string()))?;
     let stored = Bytes::from(Envelope::sign(attestation::PAYLOAD_TYPE, payload, &[signer])?.encode());
     check("attestation", stored.len(), limits::ATTESTATION_BYTES)?;
     let digest = Digest::of(&stored);
-    let name = layout::attestation(snapshot, &digest);
-    store.ensure(&name, &stored, limits::ATTESTATION_BYTES, |found| *found == stored).await?;
-    Ok(digest)
+    let name = layout::attestation(&statement.snapshot, &digest);
+    let wrote = store.ensure(&name, &stored, limits::ATTESTATION_BYTES, |found| *found == stored).await?;
+    Ok((digest, Written::of(wrote, stored.len())))
 }
 
 /// Commits a signed entry by creating its slot. False if the slot is somebody else's. After an error it is not known
@@ -153,7 +161,7 @@ async fn write_blob(store: &FleetStore, name: String, raw: &Bytes) -> Result<Wri
     let (digest, limit) = (Digest::of(raw), raw.len());
     let holds = |found: &Bytes| Reader::holds(found, &digest, limit);
     let wrote = store.ensure(&name, &stored, limits::stored(limit), holds).await?;
-    Ok(if wrote { Written { objects: 1, bytes: stored.len() as u64 } } else { Written::default() })
+    Ok(Written::of(wrote, stored.len()))
 }
 
 fn check(what: &str, size: usize, limit: usize) -> Result<(), WriteError> {

@@ -7,6 +7,7 @@ use super::output::{json as pretty, print};
 use super::table::columns;
 use super::{Exit, Failure};
 use crate::compile::{Compilation, CompiledFleet};
+use crate::history::Records;
 use crate::publish::{Allow, Offer, Outcome};
 use crate::report::FORMAT_VERSION;
 use crate::source::{Revision, Sources};
@@ -97,8 +98,10 @@ struct OfferedFleet {
     snapshot: Snapshot,
     /// How many routes it has.
     routes: u64,
-    /// Signed beside it: `origins`, `status`, `provenance` and the like.
+    /// Signed beside it: `provenance` and the like.
     documents: BTreeMap<String, Value>,
+    /// The objects that it was made of.
+    records: Records,
     /// A syntax or schema error concerns it: it is kept back.
     blocked: bool,
     /// Any error concerns it: `--strict` keeps it back.
@@ -113,7 +116,6 @@ impl Offered {
         arguments: &[String],
         wanted: impl Fn(&FleetName) -> bool,
     ) -> Self {
-        let status = serde_json::to_value(&compilation.statuses).unwrap_or_default();
         let provenance = json!({
             "format_version": FORMAT_VERSION,
             "translator": env!("CARGO_PKG_VERSION"),
@@ -123,11 +125,8 @@ impl Offered {
         let offer = |name: &FleetName, fleet: &CompiledFleet| OfferedFleet {
             snapshot: fleet.snapshot.clone(),
             routes: fleet.routes as u64,
-            documents: BTreeMap::from([
-                ("origins".to_owned(), compilation.origins(fleet)),
-                ("status".to_owned(), status.clone()),
-                ("provenance".to_owned(), provenance.clone()),
-            ]),
+            documents: BTreeMap::from([("provenance".to_owned(), provenance.clone())]),
+            records: compilation.records(name, fleet),
             blocked: compilation.blocked.blocks(name),
             erring,
         };
@@ -234,6 +233,7 @@ async fn one(
         routes: fleet.routes,
         source: offered.source.clone(),
         documents: fleet.documents.clone(),
+        records: fleet.records.clone(),
         writer: args.writer.clone(),
         allow: Allow {
             shrink: args.allow_shrink,

@@ -236,7 +236,8 @@ async fn check_release(
             return steps.broken(format!("{what} {name}"), error);
         }
     }
-    let names: Vec<&str> = attestation.documents.keys().map(String::as_str).collect();
+    let names = attestation.documents.keys().chain(attestation.inline.keys());
+    let names: Vec<&str> = names.map(String::as_str).collect();
     steps.add(what, Verdict::Holds, names.join(", "));
     Ok(())
 }

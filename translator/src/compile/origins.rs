@@ -1,27 +1,49 @@
-//! Where each route and cluster was written: signed beside the manifest, so that history answers without the sources.
+//! Where each object of a fleet was written and what Envoy gets of it: signed beside the snapshot, so that history
+//! answers without the sources.
 
 use super::{Compilation, CompiledFleet};
-use moorgate_model::ir::{Action, Route};
+use crate::history::{self, Item, Part, Records};
+use crate::status::{ParentReference, Status};
+use crate::xds;
+use moorgate_model::ir::{self, Action, Route};
 use moorgate_model::{FieldPath, Object, ObjectRef};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use moorgate_snapshot::{Digest, FleetName, Record};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Digests of what objects make.
+type Made<'c> = BTreeMap<&'c ObjectRef, Vec<Digest>>;
+/// Which rule or listener makes what.
+type Marks<'c> = BTreeMap<&'c ObjectRef, BTreeMap<usize, BTreeSet<String>>>;
 
 impl Compilation {
-    /// Origins of a fleet's routes and the objects they came from: file, line, object and rule.
-    pub fn origins(&self, fleet: &CompiledFleet) -> Value {
+    /// The objects that a fleet is made of, and no others: what one fleet stores another must not read.
+    pub fn records(&self, name: &FleetName, fleet: &CompiledFleet) -> Records {
         let objects: BTreeMap<&ObjectRef, &Object> =
             self.objects.iter().map(|object| (&object.reference, object)).collect();
-        let mut routes = Vec::new();
-        for chain in fleet.ir.listeners.values().flat_map(|listener| &listener.chains) {
-            for host in &chain.routes.hosts {
-                routes.extend(
-                    host.routes
-                        .iter()
-                        .map(|route| route_origin(&objects, &chain.routes.name, &host.name, route)),
-                );
-            }
-        }
-        json!({ "format_version": 1, "routes": routes })
+        let (mut made, mut marks) = (Made::new(), Marks::new());
+        let bytes = resources(fleet);
+        listeners(&fleet.ir, &bytes, &mut made, &mut marks);
+        routes(&fleet.ir, &bytes, &mut made, &mut marks);
+        let services = services(&fleet.ir, &objects, &bytes);
+        made.extend(services);
+        let gateways: BTreeSet<&ObjectRef> =
+            objects.keys().copied().filter(|object| is_gateway_of(name, object, &made)).collect();
+        let classes: BTreeSet<&str> = gateways
+            .iter()
+            .filter_map(|gateway| objects.get(gateway)?.at("spec.gatewayClassName")?.as_str())
+            .collect();
+        let mine = |(object, status)| Some((object, of_fleet(&gateways, &classes, object, status)?));
+        let statuses: BTreeMap<&ObjectRef, Status> = self.statuses.iter().filter_map(mine).collect();
+        let names: BTreeSet<&ObjectRef> =
+            made.keys().chain(statuses.keys()).chain(&gateways).copied().collect();
+        let item = |reference: &ObjectRef| {
+            let object = objects.get(reference)?;
+            let status = statuses.get(reference).and_then(|status| serde_json::to_value(status).ok());
+            let item = item(object, made.get(reference), marks.get(reference), status);
+            Some((history::key(reference), item))
+        };
+        Records { objects: names.into_iter().filter_map(item).collect(), ..Records::default() }
     }
 
     /// The place of an object's field, as `file:line:column`.
@@ -32,25 +54,161 @@ impl Compilation {
     }
 }
 
-fn route_origin(objects: &BTreeMap<&ObjectRef, &Object>, table: &str, host: &str, route: &Route) -> Value {
-    let origin = &route.origin;
-    let field = FieldPath::root().key("spec").key("rules").index(origin.rule);
-    let object = objects.get(&origin.object);
-    let clusters: Vec<&str> = match &route.action {
-        Action::Forward(forward) => {
-            forward.backends.iter().filter_map(|backend| backend.cluster.as_deref()).collect()
+/// The bytes of listeners and clusters, by type and name.
+fn resources(fleet: &CompiledFleet) -> BTreeMap<(&str, &str), &[u8]> {
+    let resources = fleet.snapshot.records().filter_map(|record| match record {
+        Record::Resource(resource) if resource.part.is_empty() => {
+            Some(((&*resource.type_url, &*resource.name), &*resource.bytes))
         }
-        Action::Redirect(_) | Action::Respond(_) => Vec::new(),
-    };
-    json!({
-        "table": table,
-        "host": host,
-        "object": origin.object,
-        "rule": origin.rule,
-        "match": origin.matched,
-        "file": object.map(|object| &object.origin.file),
-        "line": object.map(|object| object.root.locate(&field).start.line),
-        "rendered_from": object.and_then(|object| object.origin.rendered_from.as_ref()),
-        "clusters": clusters,
-    })
+        _ => None,
+    });
+    resources.collect()
 }
+
+/// A Gateway makes the listeners of its ports; one that shares a port sees it change with the others.
+fn listeners<'c>(
+    fleet: &'c ir::Fleet,
+    bytes: &BTreeMap<(&str, &str), &[u8]>,
+    made: &mut Made<'c>,
+    marks: &mut Marks<'c>,
+) {
+    for (name, listener) in &fleet.listeners {
+        for chain in &listener.chains {
+            for origin in &chain.origins {
+                let lowered = bytes.get(&(xds::LISTENER_TYPE, name.as_str())).copied().unwrap_or_default();
+                made.entry(&origin.gateway).or_default().push(Digest::of(lowered));
+                let parts = marks.entry(&origin.gateway).or_default();
+                let mark = history::chain_mark(name, &chain.name, &origin.listener);
+                parts.entry(origin.index).or_default().insert(mark);
+            }
+        }
+    }
+}
+
+/// A route object makes routes, and with them what their clusters are.
+fn routes<'c>(
+    fleet: &'c ir::Fleet,
+    bytes: &BTreeMap<(&str, &str), &[u8]>,
+    made: &mut Made<'c>,
+    marks: &mut Marks<'c>,
+) {
+    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
+    // Several chains may share a table: it counts once.
+    let tables: BTreeMap<&str, &ir::RouteTable> = chains
+        .filter(|chain| !chain.refuse)
+        .map(|chain| (chain.routes.name.as_str(), &chain.routes))
+        .collect();
+    for (table, host) in
+        tables.iter().flat_map(|(name, table)| table.hosts.iter().map(move |host| (name, host)))
+    {
+        for route in &host.routes {
+            let (place, lowered) = (format!("{table}\0{}\0", host.domain), xds::route_bytes(route));
+            let clusters = clusters(route)
+                .map(|name| bytes.get(&(xds::CLUSTER_TYPE, name)).copied().unwrap_or_default());
+            let pieces = [place.as_bytes(), &lowered].into_iter().chain(clusters);
+            let origin = &route.origin;
+            made.entry(&origin.object).or_default().push(Digest::of_parts(pieces));
+            let mark = history::mark(&xds::match_bytes(route));
+            marks.entry(&origin.object).or_default().entry(origin.rule).or_default().insert(mark);
+        }
+    }
+}
+
+fn clusters(route: &Route) -> impl Iterator<Item = &str> {
+    let forward = match &route.action {
+        Action::Forward(forward) => Some(forward),
+        Action::Redirect(_) | Action::Respond(_) => None,
+    };
+    let backends = forward.into_iter().flat_map(|forward| &forward.backends);
+    backends.filter_map(|backend| backend.cluster.as_deref())
+}
+
+/// A Service makes the clusters that take their endpoints from it. One that the source does not have has no place.
+fn services<'c>(
+    fleet: &ir::Fleet,
+    objects: &BTreeMap<&'c ObjectRef, &Object>,
+    bytes: &BTreeMap<(&str, &str), &[u8]>,
+) -> Made<'c> {
+    let mut made = Made::new();
+    for (name, cluster) in &fleet.clusters {
+        for source in &cluster.sources {
+            let service = ObjectRef::new("", "Service", &source.namespace, &source.service);
+            let Some((reference, _)) = objects.get_key_value(&service) else { continue };
+            let place = format!("{name}\0{source:?}\0");
+            let lowered = bytes.get(&(xds::CLUSTER_TYPE, name.as_str())).copied().unwrap_or_default();
+            made.entry(reference).or_default().push(Digest::of_parts([place.as_bytes(), lowered]));
+        }
+    }
+    made
+}
+
+fn is_gateway_of(fleet: &FleetName, object: &ObjectRef, made: &Made<'_>) -> bool {
+    &*object.kind == "Gateway"
+        && match fleet {
+            FleetName::Gateway { namespace, name } => {
+                (&*object.namespace, &*object.name) == (namespace.as_str(), name.as_str())
+            }
+            FleetName::Class { .. } => made.contains_key(object),
+        }
+}
+
+/// What a status says about these Gateways, if it does: what other fleets make of a route is not for this one's store.
+fn of_fleet(
+    gateways: &BTreeSet<&ObjectRef>,
+    classes: &BTreeSet<&str>,
+    object: &ObjectRef,
+    status: &Status,
+) -> Option<Status> {
+    let mine = |parent: &ParentReference| {
+        let namespace = parent.namespace.as_deref().unwrap_or(&object.namespace);
+        gateways
+            .iter()
+            .any(|gateway| (&*gateway.namespace, &*gateway.name) == (namespace, parent.name.as_str()))
+    };
+    let mut status = status.clone();
+    let says = match &mut status {
+        Status::Class { .. } => classes.contains(&*object.name),
+        Status::Gateway { .. } => gateways.contains(object),
+        Status::Route { parents } => {
+            parents.retain(|parent| mine(&parent.parent_ref));
+            !parents.is_empty()
+        }
+        Status::Policy { ancestors } => {
+            ancestors.retain(|ancestor| mine(&ancestor.ancestor_ref));
+            !ancestors.is_empty()
+        }
+    };
+    says.then_some(status)
+}
+
+fn item(
+    object: &Object,
+    made: Option<&Vec<Digest>>,
+    marks: Option<&BTreeMap<usize, BTreeSet<String>>>,
+    status: Option<Value>,
+) -> Item {
+    let line = object.origin.start.line;
+    let list = if &*object.reference.kind == "Gateway" { "listeners" } else { "rules" };
+    let list = FieldPath::root().key("spec").key(list);
+    let count = object.root.at(&list).and_then(|node| node.as_sequence()).map_or(0, <[_]>::len);
+    let part = |index: usize| Part {
+        line: object.root.locate(&list.clone().index(index)).start.line.saturating_sub(line),
+        makes: marks.and_then(|marks| marks.get(&index)).into_iter().flatten().cloned().collect(),
+    };
+    // Keys in the order of names: who writes them otherwise says the same.
+    let spec = object.at("spec").and_then(|spec| serde_json::to_value(spec.to_json()).ok());
+    let spec = spec.map(|spec| spec.to_string()).unwrap_or_default();
+    let effective = made.map(|pieces| pieces.iter().flat_map(Digest::as_bytes).copied().collect::<Vec<u8>>());
+    Item {
+        file: object.origin.file.to_string(),
+        line,
+        rendered_from: object.origin.rendered_from.as_ref().map(ToString::to_string),
+        content: history::mark(spec.as_bytes()),
+        effective: effective.map(|bytes| history::mark(&bytes)).unwrap_or_default(),
+        parts: (0..count).map(part).collect(),
+        status,
+    }
+}
+
+#[cfg(test)]
+mod tests;

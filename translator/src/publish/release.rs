@@ -2,6 +2,7 @@
 
 use super::gates::{self, Allow, Gate};
 use super::{Change, Outcome, PublishError, Publisher, advance};
+use crate::history::Records;
 use moorgate_snapshot::channel::{BundleRef, ChannelState, Release, Source};
 use moorgate_snapshot::entry::{Action, Promoted};
 use moorgate_snapshot::reader::{Reader, Tail};
@@ -23,8 +24,10 @@ pub struct Offer<'a> {
     pub routes: u64,
     /// What it was compiled from.
     pub source: Option<Source>,
-    /// Signed beside it: `origins`, `status`, `provenance` and the like.
+    /// Small documents that are signed beside it, such as `provenance`.
     pub documents: BTreeMap<String, Value>,
+    /// The objects that it was made of, signed beside it too.
+    pub records: Records,
     /// Who publishes to this channel: CI under one name, a loop in a cluster under another.
     pub writer: String,
     /// What the user asked for beyond the usual.
@@ -141,7 +144,7 @@ impl Publisher<'_> {
             Some(parent) => self.pages_of(&parent.snapshot).await,
             None => BTreeSet::new(),
         };
-        let written = writer::write_snapshot(store, offer.snapshot, &|page| there.contains(page)).await?;
+        let mut written = writer::write_snapshot(store, offer.snapshot, &|page| there.contains(page)).await?;
         release.bundle = match parent.and_then(|parent| parent.bundle) {
             Some(bundle) if self.still_pays(&bundle, offer.snapshot).await => Some(bundle),
             _ => {
@@ -154,11 +157,9 @@ impl Publisher<'_> {
                 }
             }
         };
-        if !offer.documents.is_empty() {
-            let (fleet, id) = (store.fleet(), offer.snapshot.id());
-            let digest = writer::write_attestation(store, fleet, &id, &offer.documents, self.signer).await?;
-            release.attestation = Some(digest);
-        }
+        let (digest, beside) = Box::pin(self.attest(offer, parent)).await?;
+        release.attestation = Some(digest);
+        written = written.and(beside);
         Ok(written)
     }
 
@@ -193,11 +194,7 @@ impl Publisher<'_> {
         if read != *snapshot {
             return Err(PublishError::ReadBack(format!("snapshot {}", snapshot.id())));
         }
-        if let Some(attestation) = self.reader.attestation(release).await? {
-            for document in attestation.documents.values() {
-                self.reader.document(document).await?;
-            }
-        }
+        self.reader.attestation(release).await?;
         Ok(())
     }
 }

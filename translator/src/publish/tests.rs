@@ -1,6 +1,8 @@
 mod fault;
+mod records;
 
 use super::*;
+use crate::history::Records;
 use fault::FaultStore;
 use moorgate_snapshot::Digest;
 use moorgate_snapshot::channel::{Effective, Source};
@@ -112,7 +114,8 @@ fn offer(snapshot: &Snapshot) -> Offer<'_> {
         snapshot,
         routes: 100,
         source: None,
-        documents: BTreeMap::from([("origins".to_owned(), serde_json::json!({"route": "a.yaml:3"}))]),
+        documents: BTreeMap::from([("provenance".to_owned(), serde_json::json!({"revisions": []}))]),
+        records: Records::default(),
         writer: "publish".into(),
         allow: Allow::default(),
         parent: None,
@@ -140,8 +143,8 @@ async fn an_unchanged_snapshot_gives_no_entry_and_mends_the_head() {
     let second = bench.publish(2).await;
     assert_eq!(second.entry.sequence, 2);
     assert_eq!(second.entry.state.previous_good.unwrap().snapshot, snapshot(1).id());
-    // Page and manifest; the bundle of the first release still pays.
-    assert_eq!(second.written.objects, 2);
+    // Page, manifest, change and attestation; the bundle of the first release still pays.
+    assert_eq!(second.written.objects, 4);
     assert_eq!(second.entry.state.target.as_ref().unwrap().bundle, first.entry.state.target.unwrap().bundle);
     assert!(second.entry.state.target.unwrap().bundle.is_some());
 }

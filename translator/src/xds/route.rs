@@ -58,7 +58,7 @@ pub(super) fn host(host: &VirtualHost) -> pb::VirtualHost {
     }
 }
 
-fn route(route: &Route) -> pb::Route {
+pub(super) fn route(route: &Route) -> pb::Route {
     let (request_headers_to_add, request_headers_to_remove) = header::lower(&route.request_headers);
     let (response_headers_to_add, response_headers_to_remove) = header::lower(&route.response_headers);
     let mut out = pb::Route {
@@ -93,7 +93,7 @@ fn name(origin: &RouteOrigin) -> String {
     name
 }
 
-fn matches(route: &Route) -> RouteMatch {
+pub(super) fn matches(route: &Route) -> RouteMatch {
     let method = route.method.iter().map(|method| header_exact(":method", method));
     let headers = route.headers.iter().map(|(name, wanted)| HeaderMatcher {
         name: name.clone(),

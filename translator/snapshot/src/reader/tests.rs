@@ -1,4 +1,5 @@
 use super::*;
+use crate::attestation::Attestation;
 use crate::channel::{ChannelState, Pin, Release};
 use crate::entry::tests::key;
 use crate::entry::{Action, Entry, VerifiedEntry};
@@ -336,15 +337,16 @@ async fn no_damage_in_the_store_yields_another_snapshot() {
         Snapshot::build((0..300).map(|i| cluster(&format!("c{i}"), vec![1; 300])).collect()).unwrap();
     writer::write_snapshot(bench.store(), &snapshot, &|_| false).await.unwrap();
     let mut entry = Bench::entry(2, release(&snapshot, 2), Some(place));
-    let attestation = writer::write_attestation(
-        bench.store(),
-        &shop(),
-        &snapshot.id(),
-        &[("origins".to_owned(), serde_json::json!({"a": 1}))].into(),
-        &key(1),
-    )
-    .await
-    .unwrap();
+    let document = serde_json::json!({"a": 1});
+    let (document, _) = writer::write_document(bench.store(), "records", &document).await.unwrap();
+    let statement = Attestation {
+        format: 1,
+        fleet: shop(),
+        snapshot: snapshot.id(),
+        documents: [("records".to_owned(), document)].into(),
+        inline: [("provenance".to_owned(), serde_json::json!({"b": 2}))].into(),
+    };
+    let (attestation, _) = writer::write_attestation(bench.store(), &statement, &key(1)).await.unwrap();
     if let Some(target) = &mut entry.state.target {
         target.attestation = Some(attestation);
     }
@@ -354,7 +356,7 @@ async fn no_damage_in_the_store_yields_another_snapshot() {
         let release = tail.entry.and_then(|entry| entry.entry.state.target);
         let Some(release) = release.filter(|release| release.sequence == 2) else { return Ok(None) };
         let attestation = bench.reader.attestation(&release).await?;
-        let document = attestation.map(|one| one.documents["origins"]);
+        let document = attestation.map(|one| one.documents["records"]);
         let document = match document {
             Some(document) => Some(bench.reader.document(&document).await?),
             None => None,

@@ -1,0 +1,100 @@
+//! The records beside a snapshot: this release's change, and all objects where the row of changes got long.
+
+use super::{Offer, PublishError, Publisher};
+use crate::history::{Book, CHAIN, CHANGE, Change, Previous, RECORDS, Records};
+use moorgate_snapshot::attestation::{Attestation, DocumentRef};
+use moorgate_snapshot::writer::{self, Written};
+use moorgate_snapshot::{Digest, Release};
+use std::collections::BTreeMap;
+
+/// All objects are written anew if more than one in so many of them changed.
+const SHARE: usize = 4;
+/// So many shifts of lines take about the room of one object.
+const SHIFTS: usize = 8;
+
+/// Where the records of the release before are.
+struct Parent {
+    previous: Previous,
+    records: Records,
+    /// The document with all objects that its changes start from.
+    base: DocumentRef,
+    /// Its own change, and how many there are on the way to it.
+    change: (DocumentRef, u32),
+}
+
+impl Publisher<'_> {
+    /// Writes the records and the signed statement over them, and reads back what it wrote.
+    pub(super) async fn attest(
+        &self,
+        offer: &Offer<'_>,
+        parent: Option<&Release>,
+    ) -> Result<(Digest, Written), PublishError> {
+        let store = self.reader.store();
+        let parent = match parent {
+            Some(parent) => self.parent(parent).await,
+            None => None,
+        };
+        let none = Records::default();
+        let before = parent.as_ref().map_or(&none, |parent| &parent.records);
+        let mut change = Change::between(before, &offer.records);
+        change.previous = parent.as_ref().map(|parent| parent.previous.clone());
+        let base =
+            parent.as_ref().filter(|parent| parent.change.1 < CHAIN && is_small(&change, &offer.records));
+        let mut written = Written::default();
+        let base = if let Some(parent) = base {
+            change.depth = parent.change.1 + 1;
+            change.before = Some(parent.change.0);
+            parent.base
+        } else {
+            let (base, wrote) = writer::write_document(store, RECORDS, &offer.records).await?;
+            self.reader.document(&base).await?;
+            written = written.and(wrote);
+            base
+        };
+        let (named, wrote) = writer::write_document(store, CHANGE, &change).await?;
+        self.reader.document(&named).await?;
+        let statement = Attestation {
+            format: 1,
+            fleet: store.fleet().clone(),
+            snapshot: offer.snapshot.id(),
+            documents: BTreeMap::from([(RECORDS.to_owned(), base), (CHANGE.to_owned(), named)]),
+            inline: offer.documents.clone(),
+        };
+        let (digest, signed) = writer::write_attestation(store, &statement, self.signer).await?;
+        Ok((digest, written.and(wrote).and(signed)))
+    }
+
+    /// The records of the release before; none if they cannot be read, and then this release stands for itself.
+    async fn parent(&self, release: &Release) -> Option<Parent> {
+        let mut book = Book::new(self.reader.clone());
+        let read = async {
+            let Some(attestation) = book.attestation(release).await? else { return Ok(None) };
+            let (Some(change), Some(records)) = (book.change(release).await?, book.records(release).await?)
+            else {
+                return Ok(None);
+            };
+            Ok(Some((attestation, change, records)))
+        };
+        let (attestation, change, records) = match read.await {
+            Ok(found) => found?,
+            Err::<_, moorgate_snapshot::ReadError>(error) => {
+                tracing::warn!(%error, "no records of the release before: all are written anew");
+                return None;
+            }
+        };
+        let document = |name: &str| attestation.documents.get(name).copied();
+        Some(Parent {
+            previous: Previous { snapshot: release.snapshot, attestation: release.attestation },
+            records,
+            base: document(RECORDS)?,
+            change: (document(CHANGE)?, change.depth),
+        })
+    }
+}
+
+/// Whether a change is small beside all objects.
+fn is_small(change: &Change, records: &Records) -> bool {
+    let shifts: usize = change.shifts.values().map(Vec::len).sum();
+    let changed = change.objects.len().saturating_add(shifts / SHIFTS);
+    changed.saturating_mul(SHARE) <= records.objects.len().max(SHARE)
+}

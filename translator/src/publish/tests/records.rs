@@ -1,0 +1,81 @@
+//! Records beside snapshots: rows of changes, and what they cost.
+
+use super::*;
+use crate::history::{self, Book, CHAIN, CHANGE, Item, RECORDS, What, key};
+use moorgate_model::ObjectRef;
+
+fn route(n: u32) -> String {
+    key(&ObjectRef::new("gateway.networking.k8s.io", "HTTPRoute", "shop", &format!("route-{n}")))
+}
+
+/// Twenty routes in one file, of which one says `n`; each release inserts a line before it.
+fn records(n: u32) -> Records {
+    let item = |i: u32| Item {
+        file: "routes.yaml".into(),
+        line: 1 + 10 * i + if i > 7 { n } else { 0 },
+        rendered_from: None,
+        content: history::mark(if i == 7 { n.to_be_bytes() } else { [0; 4] }.as_slice()),
+        effective: String::new(),
+        parts: Vec::new(),
+        status: None,
+    };
+    Records { objects: (0..20).map(|i| (route(i), item(i))).collect(), ..Records::default() }
+}
+
+async fn publish(bench: &Bench, n: u32) -> Outcome {
+    let snapshot = snapshot(n);
+    let offer = Offer { records: records(n), ..offer(&snapshot) };
+    Box::pin(bench.publisher("ci").publish(&offer)).await.unwrap()
+}
+
+#[tokio::test]
+async fn every_release_gives_back_its_objects_through_the_row_of_changes() {
+    let bench = Bench::new();
+    let mut book = Book::new(bench.reader("stable"));
+    let mut bases = BTreeSet::new();
+    for n in 1..=CHAIN + 5 {
+        let outcome = publish(&bench, n).await;
+        let release = outcome.entry.state.target.unwrap();
+        assert_eq!(book.records(&release).await.unwrap(), Some(records(n)), "{n}");
+        for i in [0, 7, 8] {
+            let found = book.item(&release, &route(i)).await.unwrap();
+            assert_eq!(found, Some(records(n).objects.get(&route(i)).cloned()), "{n} {i}");
+        }
+        assert_eq!(book.item(&release, "/Service/shop/none").await.unwrap(), Some(None));
+        let attestation = book.attestation(&release).await.unwrap().unwrap();
+        bases.insert(attestation.documents[RECORDS].digest);
+        if n > 1 {
+            let change = book.change(&release).await.unwrap().unwrap();
+            let what: Vec<_> =
+                change.objects.iter().map(|(key, changed)| (key.clone(), changed.what)).collect();
+            assert_eq!(what, [(route(7), What::Changed)], "{n}");
+            assert_eq!(change.previous.as_ref().map(|one| one.snapshot), Some(snapshot(n - 1).id()));
+        }
+    }
+    assert_eq!(bases.len(), 2, "all objects are written at the start and after {CHAIN} changes");
+}
+
+/// A page, the manifest, the change and the signed statement; entry and head come after.
+#[tokio::test]
+async fn a_small_change_writes_four_objects_before_its_entry() {
+    let bench = Bench::new();
+    publish(&bench, 1).await;
+    let before = bench.count().await;
+    let outcome = publish(&bench, 2).await;
+    assert_eq!(outcome.written.objects, 4);
+    assert_eq!(bench.count().await, before + 5, "the entry; the head is one object all the time");
+}
+
+#[tokio::test]
+async fn lost_records_cost_a_row_and_no_release() {
+    let bench = Bench::new();
+    let first = publish(&bench, 1).await.entry.state.target.unwrap();
+    let mut book = Book::new(bench.reader("stable"));
+    let change = book.attestation(&first).await.unwrap().unwrap().documents[CHANGE];
+    let path = format!("{}/{}", shop().prefix(), layout::document(&change.digest));
+    bench.inner.delete(&path.into()).await.unwrap();
+    let second = publish(&bench, 2).await.entry.state.target.unwrap();
+    let change = book.change(&second).await.unwrap().unwrap();
+    assert_eq!((change.depth, &change.previous), (0, &None));
+    assert_eq!(book.records(&second).await.unwrap(), Some(records(2)));
+}
