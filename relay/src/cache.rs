@@ -11,7 +11,7 @@
 
 mod state;
 
-pub use state::State;
+pub use state::{Refused, State, Wave};
 
 use bytes::Bytes;
 use moorgate_snapshot::{Digest, FleetName, Manifest, Page, Snapshot, SnapshotError, limits};

@@ -4,9 +4,10 @@ mod options;
 
 pub use options::Options;
 
+use crate::canary::AdminAddress;
 use crate::serve::stream::Settings;
 use crate::serve::tls::Files;
-use moorgate_snapshot::{Channel, FleetName, Store, StoreError};
+use moorgate_snapshot::{Channel, FleetName, RelayIdentity, RelayName, Store, StoreError, wave};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +38,12 @@ pub struct Config {
     pub fleets: Vec<FleetName>,
     /// The channel of all of them.
     pub channel: Channel,
+    /// Who this relay is.
+    pub identity: RelayIdentity,
+    /// What it was to be called, if that is no name of a relay.
+    pub unfit_name: Option<String>,
+    /// Where its Envoys show their statistics.
+    pub envoy_admins: Vec<AdminAddress>,
     /// The file of trusted keys.
     pub trust: PathBuf,
     /// Where Envoys connect.
@@ -133,17 +140,26 @@ impl Options {
             return Err(wrong("poll-interval", &format!("{poll_interval:?}"), "at least one second"));
         }
         let defaults = Settings::default();
-        let name = self.name.map(|name| format!("moorgate-relay {name}"));
+        let (identity, unfit_name) = identity(self.name, self.host, &self.label)?;
+        let envoy_admins: Vec<AdminAddress> = all("envoy-admin", &self.envoy_admin)?;
+        if fleets.len() > 1 && !envoy_admins.iter().all(AdminAddress::names_the_fleet) {
+            return Err(ConfigError::Together(
+                "with several fleets, --envoy-admin needs {fleet} in its path",
+            ));
+        }
         let settings = Settings {
             linger: time("linger", self.linger, defaults.linger)?,
             max_response: self.max_response.unwrap_or(defaults.max_response),
-            relay: name.map_or(defaults.relay, Arc::from),
+            relay: Arc::from(format!("moorgate-relay {}", identity.name())),
             ..defaults
         };
         Ok(Config {
             stores: self.store.iter().map(|url| Store::open(url)).collect::<Result<_, _>>()?,
             fleets,
             channel: one("channel", self.channel)?.unwrap_or_default(),
+            identity,
+            unfit_name,
+            envoy_admins,
             trust: self.trust.ok_or(ConfigError::Required("trust"))?,
             listen,
             tls,
@@ -221,6 +237,33 @@ fn one<T: FromStr<Err: ToString>>(
     text: Option<String>,
 ) -> Result<Option<T>, ConfigError> {
     text.map(|text| text.parse().map_err(|error: T::Err| wrong(flag, &text, &error))).transpose()
+}
+
+/// Who the relay is. A name that somebody gave is taken or refused; that of a host is made fit, and told.
+fn identity(
+    name: Option<String>,
+    host: Option<String>,
+    labels: &[String],
+) -> Result<(RelayIdentity, Option<String>), ConfigError> {
+    let (name, unfit) = match (name, host) {
+        (Some(name), _) => (name.parse().map_err(|error| wrong("name", &name, &error))?, None),
+        (None, Some(host)) => match host.parse::<RelayName>() {
+            Ok(name) => (name, None),
+            Err(_) => (fit(&host).ok_or(ConfigError::Required("name"))?, Some(host)),
+        },
+        (None, None) => return Err(ConfigError::Required("name")),
+    };
+    let read = |text: &String| wave::label(text).map_err(|error| wrong("label", text, &error));
+    let labels = labels.iter().map(read).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let identity = RelayIdentity::new(name, labels).map_err(|error| wrong("label", "", &error))?;
+    Ok((identity, unfit))
+}
+
+/// The nearest name to this text; none if it has no letter or digit.
+fn fit(text: &str) -> Option<RelayName> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' };
+    let mapped: String = text.chars().take(100).map(plain).collect();
+    mapped.trim_matches(|c: char| !c.is_ascii_alphanumeric()).parse().ok()
 }
 
 fn member(text: &str) -> Result<(String, FleetName), ConfigError> {

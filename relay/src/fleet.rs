@@ -16,12 +16,13 @@ pub use choice::Because;
 pub use status::{Status, Store as StoreStatus};
 
 use crate::bind::binder::Sources;
+use crate::canary::AdminAddress;
 use crate::clock::Clock;
 use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::serve::hub::Hub;
 use crate::serve::stream::Settings;
-use moorgate_snapshot::{Channel, Digest, FleetName, Store, Trust};
+use moorgate_snapshot::{Channel, Digest, FleetName, RelayIdentity, Store, Trust};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +38,10 @@ pub struct FleetConfig {
     pub fleet: FleetName,
     /// The channel that it follows.
     pub channel: Channel,
+    /// Who this relay is, for waves and reports.
+    pub identity: RelayIdentity,
+    /// Where its Envoys show their statistics.
+    pub envoy_admins: Vec<AdminAddress>,
     /// Where it pulls from; a later one is asked when an earlier one fails.
     pub stores: Vec<Store>,
     /// Whose releases it believes.

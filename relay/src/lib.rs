@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! pull ─▶ verify ─▶ cache ─▶ fleet ─▶ serve ─▶ Envoy
-//!                   bind ──────┘ ▲───── took, refused
+//!                   bind ──────┘ ▲───── took, refused, canary
 //! ```
 
 pub mod admin;
 pub mod bind;
 pub mod cache;
+pub mod canary;
 pub mod clock;
 pub mod config;
 pub mod fleet;
@@ -20,4 +21,5 @@ pub mod serve;
 pub mod watch;
 
 pub use config::{Config, Options};
+pub use fleet::Status as FleetStatus;
 pub use run::{Relay, RunError, run};

@@ -15,7 +15,8 @@ const USAGE: u8 = 2;
 const ENVIRONMENT: u8 = 3;
 
 fn main() -> ExitCode {
-    let checked = Options::parse().with_file().map(|options| (options.clone(), options.check()));
+    let options = Options { host: host(), ..Options::parse() };
+    let checked = options.with_file().map(|options| (options.clone(), options.check()));
     let (options, config) = match checked {
         Ok((options, Ok(config))) => (options, config),
         Ok((_, Err(error))) | Err(error) => return fail(USAGE, &error.into()),
@@ -48,6 +49,16 @@ fn start_logging(format: Option<&str>, filter: Option<&str>) -> anyhow::Result<(
         other => anyhow::bail!("--log-format {other:?}: write text or json"),
     }
     Ok(())
+}
+
+/// What this relay is called if nobody gives it a name: its pod, or else its host.
+fn host() -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
+    let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
+    pod.or_else(|| {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+        Some(host.trim().to_owned()).filter(|host| !host.is_empty())
+    })
 }
 
 /// Serves until SIGTERM or SIGINT; SIGHUP reads keys again.

@@ -28,6 +28,12 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ("moorgate_relay_polls", Shape::Counter, "Polls of the store by result."),
     ("moorgate_relay_refusals", Shape::Counter, "Releases and snapshots that were not accepted, by reason."),
     ("moorgate_relay_quarantined", Shape::Gauge, "Snapshots that Envoys refused and that are not served."),
+    ("moorgate_relay_wave", Shape::Gauge, "1 if the channel's candidate is in force here."),
+    (
+        "moorgate_relay_unhealthy",
+        Shape::Counter,
+        "Candidates that were given back because answers of Envoys failed.",
+    ),
     ("moorgate_relay_pinned", Shape::Gauge, "1 if the emergency pin beside the relay is in force."),
     ("moorgate_relay_streams", Shape::Gauge, "Open xDS streams."),
     ("moorgate_relay_connections", Shape::Counter, "Accepted connections."),

@@ -7,7 +7,8 @@ use crate::watch::Folders;
 use bytes::Bytes;
 use moorgate_snapshot::store::FleetStore;
 use moorgate_snapshot::{
-    Digest, Effective, Position, ReadError, Reader, Release, Snapshot, VerifiedEntry, layout,
+    Because, ChannelState, Digest, Effective, Position, ReadError, Reader, RelayIdentity, Release, Snapshot,
+    VerifiedEntry, layout,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,6 +72,8 @@ pub enum Request {
 pub struct Puller {
     /// The same channel in each store; a later one is asked when an earlier one fails.
     pub readers: Vec<Reader>,
+    /// Who this relay is: it takes a candidate alone.
+    pub identity: RelayIdentity,
     /// The time between polls.
     pub interval: Duration,
     /// The newest entry that was verified before.
@@ -196,10 +199,7 @@ impl Puller {
             return Ok(());
         }
         progress.seen = Some(entry.position());
-        progress.wanted.clear();
-        if let Effective::Serve { release, .. } = entry.entry.state.effective() {
-            progress.wanted.push_back(release.clone());
-        }
+        progress.wanted = self.wanted(&entry.entry.state, reader);
         self.tell(Pulled::Entry(Box::new(entry)));
         Ok(())
     }
@@ -207,17 +207,38 @@ impl Puller {
     /// Fetches what is wanted and not here; what fails stays wanted.
     async fn fetch_wanted(&self, progress: &mut Progress) -> Result<(), Failure> {
         let Some(reader) = self.readers.get(progress.reader) else { return Ok(()) };
-        while let Some(release) = progress.wanted.front().cloned() {
-            let snapshot = match (self.kept)(release.snapshot) {
-                Some(snapshot) => snapshot,
-                None => tokio::time::timeout(FETCH_DEADLINE, reader.fetch(&release, &*self.known))
-                    .await
-                    .map_err(|_| Failure::deadline(reader))??,
-            };
-            progress.wanted.pop_front();
-            self.tell(Pulled::Snapshot { release: Box::new(release), snapshot: Arc::new(snapshot) });
+        let (mut failed, mut left) = (None, VecDeque::new());
+        while let Some(release) = progress.wanted.pop_front() {
+            match self.fetch(reader, &release).await {
+                Ok(snapshot) => self.tell(Pulled::Snapshot { release: Box::new(release), snapshot }),
+                Err(failure) => {
+                    left.push_back(release);
+                    failed.get_or_insert(failure);
+                }
+            }
         }
-        Ok(())
+        progress.wanted = left;
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn fetch(&self, reader: &Reader, release: &Release) -> Result<Arc<Snapshot>, Failure> {
+        if let Some(snapshot) = (self.kept)(release.snapshot) {
+            return Ok(Arc::new(snapshot));
+        }
+        let fetch = reader.fetch(release, &*self.known);
+        let fetched = tokio::time::timeout(FETCH_DEADLINE, fetch).await;
+        Ok(Arc::new(fetched.map_err(|_| Failure::deadline(reader))??))
+    }
+
+    /// What this relay needs of a channel. A candidate comes with what it replaces, so that there is a way back.
+    fn wanted(&self, state: &ChannelState, reader: &Reader) -> VecDeque<Release> {
+        match state.effective_for(&self.identity, reader.channel()) {
+            Effective::Serve { release, because: Because::Wave, fallback } => {
+                fallback.into_iter().chain([release]).cloned().collect()
+            }
+            Effective::Serve { release, .. } => [release.clone()].into(),
+            Effective::Empty | Effective::Retired => VecDeque::new(),
+        }
     }
 
     fn remembered(&self, progress: &Progress) -> Option<Position> {

@@ -79,6 +79,7 @@ impl Relay {
     pub async fn start(config: Config) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::default());
         metrics.set("moorgate_relay_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        introduce(&config);
         let trust = read_trust(&config.trust)?;
         let tls = match &config.tls {
             Some(files) => Some((files.clone(), watch::Sender::new(files.load()?))),
@@ -209,6 +210,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     Ok(())
 }
 
+fn introduce(config: &Config) {
+    let name = config.identity.name();
+    if let Some(unfit) = &config.unfit_name {
+        tracing::warn!(%name, unfit, "no name of a relay: a like one is used; give it one with --name");
+    }
+    tracing::info!(%name, labels = ?config.identity.labels(), "this relay");
+}
+
 fn reload_tls(files: &Files, sender: &watch::Sender<Arc<ServerConfig>>) {
     match files.load() {
         Ok(config) => drop(sender.send_replace(config)),
@@ -232,6 +241,8 @@ fn start_fleets(
         let one = FleetConfig {
             fleet: fleet.clone(),
             channel: config.channel.clone(),
+            identity: config.identity.clone(),
+            envoy_admins: config.envoy_admins.clone(),
             stores: config.stores.clone(),
             trust: Arc::clone(trust),
             cache: config.cache.clone(),

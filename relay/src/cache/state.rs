@@ -2,15 +2,16 @@
 
 use moorgate_snapshot::Digest;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many snapshots that were served are kept besides pins.
 const GENERATIONS: usize = 5;
+/// Refused snapshots that are remembered.
+const MAX_QUARANTINED: usize = 64;
 
 /// The memory of a relay. It is believed by its own digest, never judged again by today's keys: what was verified once
-/// stays verified (DESIGN §5).
+/// stays verified (DESIGN §5). What an older relay does not know, it reads over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct State {
     /// The newest verified log entry.
     pub sequence: u64,
@@ -23,14 +24,37 @@ pub struct State {
     pub serving: Option<Digest>,
     /// Snapshots that Envoys took, newest first.
     pub good: Vec<Digest>,
-    /// Snapshots that Envoys refused, with what they said.
-    pub quarantined: std::collections::BTreeMap<Digest, String>,
+    /// Snapshots that are bad here.
+    pub quarantined: BTreeMap<Digest, Refused>,
+    /// The candidate that was taken here, as far as its wave goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<Wave>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Sealed {
-    digest: Digest,
-    state: State,
+/// Why a snapshot is not served here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// What Envoy said, or what its answers showed.
+    pub text: String,
+    /// Since when, in seconds since 1970.
+    pub since: i64,
+    /// Until when, if it is tried again by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<i64>,
+}
+
+/// A candidate that this relay takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    /// The candidate.
+    pub snapshot: Digest,
+    /// The step that bakes.
+    pub step: u32,
+    /// Since when it does here, in seconds since 1970: a restart does not begin it anew.
+    pub since: i64,
+    /// Whether its Envoys were within the bound of the step, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
 }
 
 impl State {
@@ -39,6 +63,28 @@ impl State {
         self.good.retain(|known| *known != id);
         self.good.insert(0, id);
         self.good.truncate(GENERATIONS);
+    }
+
+    /// Notes that a snapshot is bad here, though it may have been good before.
+    pub fn note_bad(&mut self, id: Digest, refused: Refused) {
+        if self.quarantined.len() >= MAX_QUARANTINED {
+            let oldest = self.quarantined.iter().min_by_key(|(_, refused)| refused.since).map(|(id, _)| *id);
+            oldest.map(|oldest| self.quarantined.remove(&oldest));
+        }
+        self.good.retain(|known| *known != id);
+        self.quarantined.insert(id, refused);
+    }
+
+    /// Whether a snapshot is bad here.
+    pub fn is_bad(&self, id: &Digest) -> bool {
+        self.quarantined.contains_key(id)
+    }
+
+    /// Tries again what was bad for a time only, and forgets what is no longer asked for; whether anything changed.
+    pub fn forget_bad(&mut self, now: i64, asked_for: impl Fn(&Digest) -> bool) -> bool {
+        let before = self.quarantined.len();
+        self.quarantined.retain(|id, refused| asked_for(id) && refused.until.is_none_or(|until| now < until));
+        before != self.quarantined.len()
     }
 
     /// Every snapshot that must stay in the cache.
@@ -53,16 +99,56 @@ impl State {
         out
     }
 
+    /// The digest of the text on the first line, then the text.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let text = serde_json::to_vec(self).unwrap_or_default();
-        let sealed = Sealed { digest: Digest::of(&text), state: self.clone() };
-        serde_json::to_vec_pretty(&sealed).unwrap_or_default()
+        let text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        [format!("{}\n", Digest::of(&text)).as_bytes(), &text].concat()
     }
 
     /// The state, if the bytes are what was written.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let sealed: Sealed = serde_json::from_slice(bytes).ok()?;
-        let text = serde_json::to_vec(&sealed.state).ok()?;
-        (Digest::of(&text) == sealed.digest).then_some(sealed.state)
+        let at = bytes.iter().position(|byte| *byte == b'\n')?;
+        let (digest, text) = (bytes.get(..at)?, bytes.get(at + 1..)?);
+        let digest: Digest = std::str::from_utf8(digest).ok()?.parse().ok()?;
+        if Digest::of(text) == digest { serde_json::from_slice(text).ok() } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> Digest {
+        Digest::of(&[n])
+    }
+
+    fn refused(since: i64, until: Option<i64>) -> Refused {
+        Refused { text: "no".into(), since, until }
+    }
+
+    #[test]
+    fn what_is_bad_is_bounded_and_ends() {
+        let mut state = State::default();
+        state.note_good(id(1));
+        state.note_bad(id(1), refused(10, Some(20)));
+        state.note_bad(id(2), refused(11, None));
+        assert!(state.good.is_empty());
+        assert!(!state.forget_bad(19, |_| true));
+        assert!(state.forget_bad(20, |_| true));
+        assert_eq!((state.is_bad(&id(1)), state.is_bad(&id(2))), (false, true));
+        // Another hash is asked for.
+        assert!(state.forget_bad(20, |asked| *asked != id(2)));
+        for n in 0..=u8::MAX {
+            state.note_bad(id(n), refused(n.into(), None));
+        }
+        assert_eq!(state.quarantined.len(), MAX_QUARANTINED);
+        assert!(state.is_bad(&id(u8::MAX)) && !state.is_bad(&id(0)));
+    }
+
+    #[test]
+    fn fields_of_a_newer_relay_are_read_over() {
+        let text = r#"{"sequence":3,"entry":null,"serving":null,"good":[],"quarantined":{},"newer":{"a":1}}"#;
+        let bytes = format!("{}\n{text}", Digest::of(text.as_bytes()));
+        assert_eq!(State::decode(bytes.as_bytes()).unwrap().sequence, 3);
     }
 }

@@ -26,6 +26,9 @@ Examples:
       --listen tcp:0.0.0.0:18000 --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt \\
       --member spiffe://cluster/ns/shop/sa/envoy=shop/edge --member internal.envoy=class/internal
 
+  A canary in its zone, which goes back by itself when a candidate makes answers fail:
+    moorgate-relay ... --name edge-7 --label zone=eu-1 --envoy-admin http://127.0.0.1:9901
+
 Every flag can also stand in the file of --config (JSON or YAML, names as here without the dashes in front) and in the
 environment as MOORGATE_RELAY_NAME. Flags win over the environment, and the environment over the file.";
 
@@ -102,9 +105,21 @@ pub struct Options {
     /// Streams at one time [default: 20000].
     #[arg(long, value_name = "COUNT", env = "MOORGATE_RELAY_MAX_STREAMS")]
     pub max_streams: Option<usize>,
-    /// The name of this relay, as Envoys and reports show it.
+    /// The name of this relay, as Envoys and reports show it and waves count it: unique in its fleet and the same after a
+    /// restart [default: POD_NAME, or else the name of the host].
     #[arg(long, value_name = "NAME", env = "MOORGATE_RELAY_NAME")]
     pub name: Option<String>,
+    /// A label of this relay, by which a wave may select it, such as zone=eu-1; repeats.
+    #[arg(long, value_name = "KEY=VALUE", env = "MOORGATE_RELAY_LABEL", value_delimiter = ',')]
+    pub label: Vec<String>,
+    /// Where an Envoy shows its statistics, http://ADDRESS:PORT or unix:PATH with {fleet} in it: while a step of a wave
+    /// bakes, its share of 5xx decides whether the candidate stays; repeats.
+    #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_ENVOY_ADMIN", value_delimiter = ',')]
+    pub envoy_admin: Vec<String>,
+    /// What the relay is called if no name is given; set by whoever knows pod and host.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub host: Option<String>,
     /// Log lines as text or json [default: text].
     #[arg(long, value_name = "FORMAT", env = "MOORGATE_RELAY_LOG_FORMAT")]
     pub log_format: Option<String>,
@@ -150,6 +165,9 @@ impl Options {
             max_response: self.max_response.or(below.max_response),
             max_streams: self.max_streams.or(below.max_streams),
             name: self.name.or(below.name),
+            label: list(self.label, below.label),
+            envoy_admin: list(self.envoy_admin, below.envoy_admin),
+            host: self.host,
             log_format: self.log_format.or(below.log_format),
             log: self.log.or(below.log),
         }

@@ -3,7 +3,7 @@ use clap::Parser as _;
 
 fn options(flags: &[&str]) -> Options {
     let base = ["moorgate-relay", "--store", "memory:///", "--trust", "/t"];
-    Options::try_parse_from(base.iter().chain(flags)).unwrap()
+    Options { host: Some("host-1".into()), ..Options::try_parse_from(base.iter().chain(flags)).unwrap() }
 }
 
 fn refusal(flags: &[&str]) -> String {
@@ -69,4 +69,32 @@ fn the_help_has_examples() {
     use clap::CommandFactory;
     Options::command().debug_assert();
     assert!(Options::command().render_long_help().to_string().contains("--unix-socket"));
+}
+
+#[test]
+fn a_relay_knows_who_it_is() {
+    let named = |flags: &[&str]| options(&[&["--fleet", "a/b"][..], flags].concat()).check();
+    let identity = named(&["--name", "edge-7", "--label", "zone=eu-1,rack=4"]).unwrap().identity;
+    assert_eq!(identity.name().as_str(), "edge-7");
+    assert_eq!(identity.labels()["zone"], "eu-1");
+    assert_eq!(identity.labels()["rack"], "4");
+    let config = named(&[]).unwrap();
+    assert_eq!((config.identity.name().as_str(), config.unfit_name), ("host-1", None));
+    for flags in
+        [["--name", "a b"], ["--name", "a-"], ["--label", "zone"], ["--envoy-admin", "localhost:9901"]]
+    {
+        assert!(named(&flags).is_err(), "{flags:?}");
+    }
+    let host = |host: Option<&str>| {
+        let options = Options { host: host.map(str::to_owned), ..options(&["--fleet", "a/b"]) };
+        options.check().map(|config| (config.identity.name().to_string(), config.unfit_name))
+    };
+    assert_eq!(
+        host(Some("-h\u{f6}st_\u{1b}1.")).unwrap(),
+        ("h-st_-1".into(), Some("-h\u{f6}st_\u{1b}1.".into()))
+    );
+    assert!(host(Some("---")).is_err());
+    assert!(host(None).is_err());
+    let two = refusal(&["--fleet", "a/b,c/d", "--envoy-admin", "http://127.0.0.1:1"]);
+    assert!(two.contains("{fleet}"), "{two}");
 }

@@ -1,7 +1,7 @@
 //! Which snapshot is in force.
 
 use crate::cache::State;
-use moorgate_snapshot::{ChannelState, Digest, Effective};
+use moorgate_snapshot::{Digest, Effective};
 use serde::Serialize;
 
 /// Why a snapshot is served.
@@ -33,9 +33,9 @@ pub(super) enum Choice {
     Serve(Digest, Because),
 }
 
-/// Chooses. `here` says whether a snapshot is in memory or in the cache, whole.
+/// Chooses. `effective` is what the channel asks of this relay, and `here` says whether a snapshot is in memory or in the cache, whole.
 pub(super) fn choose(
-    channel: Option<&ChannelState>,
+    effective: Effective<'_>,
     state: &State,
     pin: Option<Digest>,
     here: &mut dyn FnMut(Digest) -> bool,
@@ -44,7 +44,6 @@ pub(super) fn choose(
         return Choice::Serve(pin, Because::LocalPin);
     }
     let refused = |id: &Digest| state.quarantined.contains_key(id);
-    let effective = channel.map_or(Effective::Empty, ChannelState::effective);
     let (release, because, fallback) = match effective {
         Effective::Retired => return Choice::Retired,
         Effective::Serve { release, because, fallback } => (Some(release), because.into(), fallback),
@@ -56,7 +55,10 @@ pub(super) fn choose(
     }
     let was_refused = wanted.as_ref().is_some_and(refused);
     let stand_in = if was_refused { Because::LastGood } else { Because::Cache };
-    let mut others: Vec<Digest> = if was_refused { state.good.clone() } else { state.candidates() };
+    // Back from a candidate means to what all others serve.
+    let back = fallback.filter(|_| because == Because::Wave);
+    let mut others: Vec<Digest> = back.iter().map(|release| release.snapshot).collect();
+    others.extend(if was_refused { state.good.clone() } else { state.candidates() });
     others.extend(fallback.map(|release| release.snapshot));
     others.extend(state.candidates());
     if let Some(other) = others.into_iter().find(|id| Some(*id) != wanted && !refused(id) && here(*id)) {
@@ -83,7 +85,10 @@ impl From<moorgate_snapshot::Because> for Because {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moorgate_snapshot::Release;
+    use crate::cache::Refused;
+    use moorgate_snapshot::channel::{Candidate, Step};
+    use moorgate_snapshot::{Channel, ChannelState, RelayIdentity, Release};
+    use std::collections::BTreeMap;
     use time::OffsetDateTime;
 
     fn id(n: u8) -> Digest {
@@ -110,12 +115,24 @@ mod tests {
         }
     }
 
+    /// The same with a candidate that every relay takes, or none yet.
+    fn wave(target: u8, candidate: u8, done: u32) -> ChannelState {
+        let step = Step { labels: BTreeMap::new(), percent: 100, bake_seconds: 60, max_error_percent: None };
+        let candidate = Candidate { release: release(candidate), step: done, steps: vec![step], since: None };
+        ChannelState { candidate: Some(candidate), ..channel(target, None) }
+    }
+
+    fn effective(channel: Option<&ChannelState>) -> Effective<'_> {
+        let identity = RelayIdentity::new("relay-1".parse().unwrap(), BTreeMap::new()).unwrap();
+        channel.map_or(Effective::Empty, |channel| channel.effective_for(&identity, &Channel::stable()))
+    }
+
     /// Snapshots here, the channel, what is served and good, what is quarantined, a local pin: what is chosen.
     #[test]
     fn choices() {
         type Case<'a> =
             (&'a [u8], Option<ChannelState>, &'a [u8], &'a [u8], Option<u8>, Option<(u8, Because)>);
-        let cases: &[Case<'_>] = &[
+        let cases: Vec<Case<'_>> = vec![
             (&[], None, &[], &[], None, None),
             (&[1], None, &[1], &[], None, Some((1, Because::Cache))),
             (&[2], Some(channel(2, None)), &[], &[], None, Some((2, Because::Target))),
@@ -127,6 +144,14 @@ mod tests {
             (&[2], Some(channel(2, None)), &[], &[2], None, Some((2, Because::Target))),
             (&[1, 2], Some(channel(2, None)), &[2], &[], Some(1), Some((1, Because::LocalPin))),
             (&[2], Some(channel(2, None)), &[2], &[], Some(1), Some((2, Because::Target))),
+            (&[1, 2], Some(wave(1, 2, 1)), &[1], &[], None, Some((2, Because::Wave))),
+            (&[1, 2], Some(wave(1, 2, 0)), &[1], &[], None, Some((1, Because::Target))),
+            (&[1], Some(wave(1, 2, 1)), &[1], &[], None, Some((1, Because::Cache))),
+            // Back to the target, even if another one was good here last.
+            (&[1, 2, 3], Some(wave(1, 2, 1)), &[3], &[2], None, Some((1, Because::LastGood))),
+            (&[2, 3], Some(wave(1, 2, 1)), &[3], &[2], None, Some((3, Because::LastGood))),
+            (&[1, 2, 3], Some(wave(1, 2, 1)), &[3], &[2, 1], None, Some((3, Because::LastGood))),
+            (&[1, 2], Some(wave(1, 2, 1)), &[1], &[], Some(1), Some((1, Because::LocalPin))),
             // By hand, even what was refused.
             (&[1, 2], Some(channel(2, None)), &[2], &[1], Some(1), Some((1, Because::LocalPin))),
         ];
@@ -134,16 +159,18 @@ mod tests {
             let state = State {
                 serving: good.first().map(|n| id(*n)),
                 good: good.iter().map(|n| id(*n)).collect(),
-                quarantined: refused.iter().map(|n| (id(*n), String::new())).collect(),
+                quarantined: refused.iter().map(|n| (id(*n), Refused::default())).collect(),
                 ..State::default()
             };
             let here: Vec<Digest> = here.iter().map(|n| id(*n)).collect();
-            let choice = choose(channel.as_ref(), &state, pin.map(id), &mut |wanted| here.contains(&wanted));
+            let choice = choose(effective(channel.as_ref()), &state, pin.map(id), &mut |wanted| {
+                here.contains(&wanted)
+            });
             let expected = expected.map_or(Choice::Nothing, |(n, because)| Choice::Serve(id(n), because));
             assert_eq!(choice, expected, "case {number}");
         }
         let retired = ChannelState { retired: true, ..channel(2, None) };
-        let choice = choose(Some(&retired), &State::default(), None, &mut |_| true);
+        let choice = choose(effective(Some(&retired)), &State::default(), None, &mut |_| true);
         assert_eq!(choice, Choice::Retired);
     }
 }

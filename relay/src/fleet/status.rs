@@ -16,6 +16,8 @@ pub struct Status {
     pub channel: Channel,
     /// The newest verified release; 0 if there is none.
     pub sequence: u64,
+    /// The digest of that entry.
+    pub entry: Option<Digest>,
     /// What that release did.
     pub action: Option<Action>,
     /// Who made it.
@@ -30,8 +32,10 @@ pub struct Status {
     pub fallback: Option<Digest>,
     /// Snapshots that Envoys took whole, newest first.
     pub good: Vec<Digest>,
-    /// Snapshots that Envoys refused, with their words.
+    /// Snapshots that are bad here: Envoys refused them, with their words, or answers failed.
     pub quarantined: BTreeMap<Digest, String>,
+    /// Whether answers stay within the bound of the step that bakes here; none if nobody asks or it is unknown.
+    pub healthy: Option<bool>,
     /// The snapshot that the pin file asks for.
     pub local_pin: Option<Digest>,
     /// The fleet is gone from the source.
@@ -63,6 +67,7 @@ impl Status {
             fleet,
             channel,
             sequence: 0,
+            entry: None,
             action: None,
             author: None,
             snapshot: None,
@@ -71,6 +76,7 @@ impl Status {
             fallback: None,
             good: Vec::new(),
             quarantined: BTreeMap::new(),
+            healthy: None,
             local_pin: None,
             retired: false,
             expired: false,

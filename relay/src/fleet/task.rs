@@ -3,19 +3,24 @@
 mod disk;
 mod force;
 mod show;
+mod wave;
 
 use super::choice::Because;
 use super::loaded::{Loaded, Pages, kept, known, lock, open_cache};
 use super::status::Status;
 use super::{Command, CommandError, Fleet, FleetConfig, FleetError, Life};
 use crate::bind::binder::{Binder, Bound, Wanted};
-use crate::cache::{SharedCache, State};
+use crate::cache::{Refused, SharedCache, State};
+use crate::canary::{Bake, Health, Watcher};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::pull::{Pulled, Puller, Request};
 use crate::serve::hub::{Hub, Notice};
 use crate::serve::types;
-use moorgate_snapshot::{ChannelState, Digest, Effective, Entry, FleetName, Position, Reader, VerifiedEntry};
+use moorgate_snapshot::{
+    Channel, ChannelState, Digest, Effective, Entry, FleetName, Position, Reader, RelayIdentity,
+    VerifiedEntry,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the pin file is looked at.
 const TICK: Duration = Duration::from_secs(2);
-/// Refused snapshots that are remembered.
-const MAX_QUARANTINED: usize = 64;
 
 struct Task {
     fleet: FleetName,
@@ -35,6 +38,8 @@ struct Task {
     clock: Clock,
     cache: Option<SharedCache>,
     state: State,
+    name: Channel,
+    identity: RelayIdentity,
     channel: Option<ChannelState>,
     expires: Option<i64>,
     pin: Option<Digest>,
@@ -46,6 +51,7 @@ struct Task {
     wanted: watch::Sender<Wanted>,
     bound: watch::Receiver<Bound>,
     puller: mpsc::Sender<Request>,
+    baking: watch::Sender<Option<Bake>>,
     status: watch::Sender<Arc<Status>>,
     next: Status,
 }
@@ -65,6 +71,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     };
     let puller = Puller {
         readers: config.stores.iter().map(reader).collect(),
+        identity: config.identity.clone(),
         interval: config.poll_interval,
         remembered,
         known: known(&pages, cache.as_ref()),
@@ -79,7 +86,10 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     let (wanted, wanted_in) = watch::channel(Wanted::default());
     let (bound_out, bound) = watch::channel(Binder::nothing());
     let (commands, commanded) = mpsc::channel(16);
-    let mut next = Status::new(config.fleet.clone(), config.channel);
+    let (baking, bakes) = watch::channel(None);
+    let (told, health) = mpsc::unbounded_channel();
+    let watcher = Watcher::new(&config.envoy_admins, &config.fleet, config.clock.clone(), bakes, told);
+    let mut next = Status::new(config.fleet.clone(), config.channel.clone());
     next.cache = if cache.is_some() { "ok" } else { "none" };
     let (status, status_in) = watch::channel(Arc::new(next.clone()));
     state.good.iter().for_each(|id| hub.mark_good(*id));
@@ -90,6 +100,8 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         metrics,
         clock: config.clock,
         cache,
+        name: config.channel,
+        identity: config.identity,
         channel: state.envelope.as_deref().and_then(remembered_channel),
         state,
         expires: None,
@@ -102,13 +114,24 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         wanted,
         bound,
         puller: requests,
+        baking,
         status,
         next,
     };
     life.spawn(puller.run(asked, life.stop.clone()));
     life.spawn(binder.run(wanted_in, bound_out, life.stop.clone()));
-    life.spawn(task.run(pulled, notices, commanded, life.stop.clone()));
+    life.spawn(watcher.run(life.stop.clone()));
+    let inputs = Inputs { pulled, notices, commands: commanded, health };
+    life.spawn(task.run(inputs, life.stop.clone()));
     Ok(Fleet { hub, status: status_in, commands })
+}
+
+/// What the task hears of.
+struct Inputs {
+    pulled: mpsc::UnboundedReceiver<Pulled>,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    commands: mpsc::Receiver<Command>,
+    health: mpsc::UnboundedReceiver<Health>,
 }
 
 /// The channel as the last entry left it. The relay verified that entry before it wrote it down.
@@ -117,13 +140,7 @@ fn remembered_channel(entry: &str) -> Option<ChannelState> {
 }
 
 impl Task {
-    async fn run(
-        mut self,
-        mut pulled: mpsc::UnboundedReceiver<Pulled>,
-        mut notices: mpsc::UnboundedReceiver<Notice>,
-        mut commands: mpsc::Receiver<Command>,
-        stop: CancellationToken,
-    ) {
+    async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
         self.read_pin();
         self.decide();
         let mut tick = tokio::time::interval(TICK);
@@ -134,12 +151,20 @@ impl Task {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = tick.tick() => if self.read_pin() { self.decide() },
-                Some(command) = commands.recv() => self.on_command(command).await,
+                _ = tick.tick() => self.on_tick(),
+                Some(command) = inputs.commands.recv() => self.on_command(command).await,
                 Ok(()) = self.bound.changed() => self.publish(),
-                Some(event) = pulled.recv() => self.on_pulled(event),
-                Some(notice) = notices.recv() => self.on_notice(notice),
+                Some(event) = inputs.pulled.recv() => self.on_pulled(event),
+                Some(health) = inputs.health.recv() => self.on_health(&health),
+                Some(notice) = inputs.notices.recv() => self.on_notice(notice),
             }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let changed = self.read_pin();
+        if self.try_again() || changed {
+            self.decide();
         }
     }
 
@@ -153,9 +178,11 @@ impl Task {
             Pulled::Snapshot { release, snapshot } => {
                 let id = release.snapshot;
                 self.keep(&snapshot);
-                let before = self.current.and_then(|(id, _)| self.loaded.get(&id));
-                let loaded = Loaded::new(snapshot, before.map(|loaded| &*loaded.config));
-                self.loaded.insert(id, loaded);
+                if !self.loaded.contains_key(&id) {
+                    let before = self.current.and_then(|(id, _)| self.loaded.get(&id));
+                    let loaded = Loaded::new(snapshot, before.map(|loaded| &*loaded.config));
+                    self.loaded.insert(id, loaded);
+                }
                 self.decide();
             }
             Pulled::Failed { label, message } => {
@@ -184,9 +211,20 @@ impl Task {
         self.next.action = Some(entry.action);
         self.next.author = Some(entry.author.clone());
         self.expires = entry.expires.map(time::OffsetDateTime::unix_timestamp);
+        // Another hash is asked for: what was refused before it may be tried again, should it ever come back.
+        let asked_for = |id: &Digest| entry.state.releases().any(|release| release.snapshot == *id);
+        self.state.forget_bad(self.clock.unix_now(), asked_for);
         self.channel = Some(entry.state.clone());
         self.save_state();
         self.decide();
+    }
+
+    /// What the channel asks of this relay.
+    fn effective(&self) -> Effective<'_> {
+        match &self.channel {
+            Some(channel) => channel.effective_for(&self.identity, &self.name),
+            None => Effective::Empty,
+        }
     }
 
     /// A relay that has nothing to serve, and cannot get what its channel asks for, takes the previous good release.
@@ -194,8 +232,7 @@ impl Task {
         if self.current.is_some() {
             return;
         }
-        let effective = self.channel.as_ref().map(ChannelState::effective);
-        if let Some(Effective::Serve { fallback: Some(release), .. }) = effective {
+        if let Effective::Serve { fallback: Some(release), .. } = self.effective() {
             let _ = self.puller.try_send(Request::Fetch(Box::new(release.clone())));
         }
     }
@@ -203,7 +240,8 @@ impl Task {
     fn on_notice(&mut self, notice: Notice) {
         match notice {
             Notice::Synced { snapshot } => {
-                if self.loaded.contains_key(&snapshot) && self.state.good.first() != Some(&snapshot) {
+                let serves = self.loaded.contains_key(&snapshot) && !self.state.is_bad(&snapshot);
+                if serves && self.state.good.first() != Some(&snapshot) {
                     self.state.note_good(snapshot);
                     self.save_state();
                 }
@@ -214,7 +252,7 @@ impl Task {
 
     /// Withdraws a snapshot that an Envoy refused, if going back changes what was refused.
     fn quarantine(&mut self, snapshot: Digest, kind: &'static str, node: &str, text: &str) {
-        if self.state.quarantined.contains_key(&snapshot) || self.state.good.contains(&snapshot) {
+        if self.state.is_bad(&snapshot) || self.state.good.contains(&snapshot) {
             return;
         }
         if self.current.is_none_or(|(current, _)| current != snapshot) {
@@ -234,10 +272,8 @@ impl Task {
             );
             return;
         }
-        if self.state.quarantined.len() >= MAX_QUARANTINED {
-            self.state.quarantined.pop_first();
-        }
-        self.state.quarantined.insert(snapshot, format!("{kind}: {text}"));
+        let since = self.clock.unix_now();
+        self.state.note_bad(snapshot, Refused { text: format!("{kind}: {text}"), since, until: None });
         tracing::error!(
             fleet = self.label,
             snapshot = %snapshot.short(),
@@ -270,8 +306,10 @@ impl Task {
             }
             Command::Forgive(reply) => {
                 self.state.quarantined.clear();
+                self.state.wave = None;
                 self.hub.forgive();
                 self.save_state();
+                self.ask_for_wanted();
                 self.decide();
                 let _ = reply.send(Ok(()));
             }

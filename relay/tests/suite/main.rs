@@ -6,3 +6,4 @@ mod client;
 mod publisher;
 mod relay;
 mod serve;
+mod waves;

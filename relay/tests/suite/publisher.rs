@@ -1,5 +1,6 @@
 //! A publisher to test with.
 
+use moorgate_snapshot::channel::{Candidate, Step};
 use moorgate_snapshot::writer::{commit_entry, write_head, write_snapshot};
 use moorgate_snapshot::{
     Action, Binding, BindingKind, BindingSource, Channel, ChannelState, Digest, EndpointSource, Entry,
@@ -40,6 +41,29 @@ impl Publisher {
         self.state.target = Some(release);
         self.commit(Action::Publish).await;
         snapshot.id()
+    }
+
+    /// A candidate that goes out in these steps, the first one done.
+    pub(crate) async fn candidate(&mut self, records: Vec<Record>, steps: Vec<Step>) -> Digest {
+        let snapshot = Snapshot::build(records).unwrap();
+        write_snapshot(&self.part(), &snapshot, &|_| false).await.unwrap();
+        let release = self.release(snapshot.id());
+        self.state.candidate = Some(Candidate { release, step: 1, steps, since: None });
+        self.commit(Action::Publish).await;
+        snapshot.id()
+    }
+
+    /// The candidate is the target of all.
+    pub(crate) async fn finish(&mut self) {
+        let candidate = self.state.candidate.take().unwrap();
+        self.state.previous_good = self.state.target.replace(candidate.release);
+        self.commit(Action::Step).await;
+    }
+
+    /// The next step of the candidate's wave.
+    pub(crate) async fn step(&mut self) {
+        self.state.candidate.as_mut().unwrap().step += 1;
+        self.commit(Action::Step).await;
     }
 
     pub(crate) async fn pin(&mut self, snapshot: Digest) {

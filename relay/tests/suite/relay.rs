@@ -7,20 +7,21 @@ use moorgate_relay::serve::proto::{ClusterLoadAssignment, DeltaDiscoveryResponse
 use moorgate_relay::serve::stream::Settings;
 use moorgate_relay::serve::types::{CLUSTER, ENDPOINT, LISTENER, SECRET};
 use moorgate_relay::{Relay, RunError};
-use moorgate_snapshot::{Channel, Digest, Record, Store, layout};
+use moorgate_snapshot::{Channel, Digest, Record, RelayIdentity, Store, layout};
 use prost::Message;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A folder with all that a relay needs.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
-    publisher: Publisher,
+    pub(crate) publisher: Publisher,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&format!("file://{}", folder.path().join("store").display())).unwrap();
         Self::with(folder, store)
@@ -38,19 +39,22 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config {
             stores: vec![self.publisher.store.clone()],
             fleets: vec![self.publisher.fleet.clone()],
             channel: Channel::stable(),
+            identity: RelayIdentity::new("relay-1".parse().unwrap(), BTreeMap::new()).unwrap(),
+            unfit_name: None,
+            envoy_admins: Vec::new(),
             trust: self.path("trust.pem"),
             listen: vec![Listen::Unix(format!("{}/{{fleet}}.sock", self.folder.path().display()))],
             tls: None,
-            members: std::collections::BTreeMap::new(),
+            members: BTreeMap::new(),
             cache: Some(self.path("cache")),
             health: Some("127.0.0.1:0".parse().unwrap()),
             ready_acked: false,
@@ -86,7 +90,11 @@ impl Place {
     }
 
     async fn envoy(&self, node: &str) -> Delta {
-        Delta::open(channel(&self.path("shop.edge.sock")).await.unwrap(), ADS_DELTA, node).await.unwrap()
+        Self::envoy_at(&self.path("shop.edge.sock"), node).await
+    }
+
+    pub(crate) async fn envoy_at(socket: &Path, node: &str) -> Delta {
+        Delta::open(channel(socket).await.unwrap(), ADS_DELTA, node).await.unwrap()
     }
 
     /// An object of the store, as a file.
@@ -95,7 +103,7 @@ impl Place {
     }
 }
 
-fn world(version: &str) -> Vec<Record> {
+pub(crate) fn world(version: &str) -> Vec<Record> {
     vec![
         resource(CLUSTER, "cart", &format!("cluster {version}"), Some("cart-endpoints")),
         resource(LISTENER, "https", &format!("listener {version}"), None),
@@ -105,7 +113,7 @@ fn world(version: &str) -> Vec<Record> {
 }
 
 /// Waits until something holds.
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(20), "{what}");
@@ -113,7 +121,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn serving(relay: &Relay) -> Option<Digest> {
+pub(crate) fn serving(relay: &Relay) -> Option<Digest> {
     relay.fleets()[0].hub.view().map(|view| view.config.id)
 }
 
@@ -153,7 +161,7 @@ fn addresses(response: &DeltaDiscoveryResponse) -> Vec<String> {
 }
 
 /// Takes all of it: clusters, endpoints, secrets, listeners.
-async fn take(envoy: &mut Delta) -> Vec<DeltaDiscoveryResponse> {
+pub(crate) async fn take(envoy: &mut Delta) -> Vec<DeltaDiscoveryResponse> {
     let mut taken = Vec::new();
     for (type_url, names) in
         [(CLUSTER, &[][..]), (ENDPOINT, &["cart-endpoints"]), (SECRET, &["shop-tls"]), (LISTENER, &[])]

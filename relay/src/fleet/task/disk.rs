@@ -79,6 +79,9 @@ impl Task {
         let mut kept = self.state.kept();
         kept.extend(stay);
         kept.extend(self.pin);
+        // What the channel may ask for next: its pin, its target, the one before.
+        let named = self.channel.iter().flat_map(moorgate_snapshot::ChannelState::releases);
+        kept.extend(named.map(|release| release.snapshot));
         let result = lock(cache).retain(&kept);
         self.note_cache(result, "clean");
     }

@@ -3,7 +3,7 @@
 use super::super::choice::{Because, Choice, choose};
 use super::Task;
 use crate::serve::view::{Config, Name, TypeSet, View};
-use moorgate_snapshot::{Binding, BindingKind, Digest};
+use moorgate_snapshot::{Binding, BindingKind, Digest, Effective};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
@@ -11,12 +11,16 @@ impl Task {
     /// Chooses what is to be served, and asks for its bindings if that changed.
     pub(super) fn decide(&mut self) {
         let (channel, state, pin) = (self.channel.clone(), self.state.clone(), self.pin);
-        match choose(channel.as_ref(), &state, pin, &mut |id| self.load(id)) {
+        let (identity, name) = (self.identity.clone(), self.name.clone());
+        let effective = channel.as_ref().map(|channel| channel.effective_for(&identity, &name));
+        let effective = effective.unwrap_or(Effective::Empty);
+        match choose(effective, &state, pin, &mut |id| self.load(id)) {
             Choice::Nothing => {}
             Choice::Retired => self.retire(),
             Choice::Serve(id, because) => self.change_to(id, because),
         }
         self.next.local_pin = self.pin;
+        self.follow_wave();
     }
 
     pub(super) fn change_to(&mut self, id: Digest, because: Because) {
@@ -25,10 +29,11 @@ impl Task {
         if before.map(|(id, _)| id) == Some(id) && !was_retired {
             return;
         }
-        let refused = |id: &Digest| self.state.quarantined.contains_key(id);
+        let refused = |id: &Digest| self.state.is_bad(id);
         let good = |id: &Digest| self.state.good.contains(id);
         // The last good one first; one that nobody has tried yet is better than none.
-        let mut others: Vec<Digest> = before.iter().map(|(id, _)| *id).filter(good).collect();
+        let mut others: Vec<Digest> = self.way_back(because).into_iter().collect();
+        others.extend(before.iter().map(|(id, _)| *id).filter(good));
         others.extend(self.state.good.iter().copied());
         others.extend(self.fallback);
         others.extend(before.map(|(id, _)| id));
@@ -49,6 +54,16 @@ impl Task {
         tracing::info!(fleet = self.label, snapshot = %id.short(), ?because, "the snapshot is put in force");
         // The binder may have answered for an equal set of names already.
         self.publish();
+    }
+
+    /// From a candidate one goes back to what all others serve.
+    fn way_back(&self, because: Because) -> Option<Digest> {
+        match self.effective() {
+            Effective::Serve { fallback: Some(release), .. } if because == Because::Wave => {
+                Some(release.snapshot)
+            }
+            _ => None,
+        }
     }
 
     /// Endpoints and secrets of both snapshots: an Envoy may be at either.

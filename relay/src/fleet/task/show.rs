@@ -16,7 +16,10 @@ impl Task {
         next.because = self.current.map(|(_, because)| because);
         next.fallback = self.fallback;
         next.good.clone_from(&self.state.good);
-        next.quarantined.clone_from(&self.state.quarantined);
+        next.entry = self.state.entry;
+        let texts = self.state.quarantined.iter().map(|(id, refused)| (*id, refused.text.clone()));
+        next.quarantined = texts.collect();
+        next.healthy = self.state.wave.as_ref().and_then(|wave| wave.healthy);
         next.local_pin = self.pin;
         next.retired = self.retired;
         next.expired = self.expires.is_some_and(|expires| expires < self.clock.unix_now());
@@ -26,6 +29,7 @@ impl Task {
         self.metrics.set("moorgate_relay_sequence", &fleet, next.sequence as f64);
         self.metrics.set("moorgate_relay_quarantined", &fleet, next.quarantined.len() as f64);
         self.metrics.set("moorgate_relay_pinned", &fleet, flag(next.because == Some(Because::LocalPin)));
+        self.metrics.set("moorgate_relay_wave", &fleet, flag(next.because == Some(Because::Wave)));
         self.metrics.set("moorgate_relay_head_expired", &fleet, flag(next.expired));
         if let Some(id) = next.snapshot {
             let short = id.short();
