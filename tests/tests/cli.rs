@@ -6,7 +6,7 @@ use moorgate_tests::program::{Outcome, moorgate, run, run_with_input};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 20] = [
     "compile",
     "check",
     "diff",
@@ -16,6 +16,10 @@ const COMMANDS: [&str; 16] = [
     "pin",
     "unpin",
     "rollback",
+    "step",
+    "hold",
+    "floor",
+    "retire",
     "log",
     "verify",
     "status",

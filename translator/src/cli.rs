@@ -8,6 +8,8 @@ mod completions;
 mod diff;
 mod exit;
 mod explain;
+mod floor;
+mod hold;
 mod input;
 mod keygen;
 mod log;
@@ -16,12 +18,15 @@ mod output;
 mod pin;
 mod promote;
 mod publish;
+mod retire;
 mod rollback;
 mod status;
+mod step;
 mod table;
 mod unpin;
 mod verify;
 mod version;
+mod wave;
 
 pub use exit::{Exit, Failure};
 
@@ -48,6 +53,10 @@ enum Command {
     Pin(pin::PinArgs),
     Unpin(unpin::UnpinArgs),
     Rollback(rollback::RollbackArgs),
+    Step(step::StepArgs),
+    Hold(hold::HoldArgs),
+    Floor(floor::FloorArgs),
+    Retire(retire::RetireArgs),
     Log(log::LogArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
@@ -94,6 +103,10 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Pin(args) => pin::run(args).await,
         Command::Unpin(args) => unpin::run(args).await,
         Command::Rollback(args) => rollback::run(args).await,
+        Command::Step(args) => step::run(args).await,
+        Command::Hold(args) => hold::run(args).await,
+        Command::Floor(args) => floor::run(args).await,
+        Command::Retire(args) => retire::run(args).await,
         Command::Log(args) => log::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Verify(args) => verify::run(args).await,

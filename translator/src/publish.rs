@@ -6,17 +6,23 @@
 //! ```
 //! Whoever loses the race for a slot is told who won, and writes nothing that a reader would see.
 
+mod acts;
 mod gates;
 mod moves;
 mod records;
 mod release;
+mod reports;
+mod transition;
 
+pub use acts::AUTOMATIC;
 pub use gates::{Allow, Gate};
 pub use moves::{Plan, PlanLine};
-pub use release::Offer;
+pub use release::{Offer, Parent};
+pub use reports::{Progress, Reports, Standing, Verdict, judge, standing};
 
-use moorgate_snapshot::channel::{Candidate, ChannelState, Release};
+use moorgate_snapshot::channel::{ChannelState, Release};
 use moorgate_snapshot::entry::{self, Action, Entry, EntryError, Promoted};
+use moorgate_snapshot::limits::{self, LimitUse};
 use moorgate_snapshot::reader::{ReadError, Reader, Slot, Tail};
 use moorgate_snapshot::signature::{KeyError, Signer};
 use moorgate_snapshot::writer::{self, WriteError, Written};
@@ -128,7 +134,13 @@ pub enum PublishError {
     },
 }
 
+/// The longest reason, and the longest URL of a run, in bytes.
+const REASON_BYTES: usize = 1024;
+/// The longest name of an author, approver or writer, in bytes.
+const NAME_BYTES: usize = 256;
+
 /// A new state and what led to it.
+#[derive(Debug, Clone)]
 struct Change {
     action: Action,
     state: ChannelState,
@@ -150,21 +162,15 @@ impl Publisher<'_> {
         }
     }
 
-    /// Signs the next entry, reads it as a reader will, commits it, and points the head at it.
-    async fn commit(
-        &self,
-        tail: &Tail,
-        change: Change,
-        mut warnings: Vec<String>,
-    ) -> Result<Outcome, PublishError> {
-        let before = tail.entry.as_ref();
-        let entry = Entry {
+    /// The next entry of the log.
+    fn entry(&self, tail: &Tail, change: Change) -> Entry {
+        Entry {
             format: entry::FORMAT,
             features_required: Vec::new(),
             fleet: self.reader.store().fleet().clone(),
             channel: self.reader.channel().clone(),
             sequence: tail.next,
-            previous: before.map(VerifiedEntry::position),
+            previous: tail.entry.as_ref().map(VerifiedEntry::position),
             action: change.action,
             state: change.state,
             promoted: change.promoted,
@@ -175,8 +181,49 @@ impl Publisher<'_> {
             time: self.meta.time,
             expires: self.meta.expires,
             nonce: self.meta.nonce.clone(),
-        };
+        }
+    }
+
+    /// Refuses texts that are too long, and an entry that readers would find too large; signing it costs no more.
+    fn check_size(&self, tail: &Tail, change: Change) -> Result<(), PublishError> {
+        let meta = &self.meta;
+        let texts = [
+            ("the reason", &change.reason, REASON_BYTES),
+            ("the author", &meta.author, NAME_BYTES),
+            ("the approver", &meta.approver, NAME_BYTES),
+            ("the writer", &change.state.writer, NAME_BYTES),
+            ("the run", &meta.run, REASON_BYTES),
+        ];
+        for (what, text, limit) in texts {
+            gates::length(what, text, limit)?;
+        }
+        let signed = self.entry(tail, change).sign(&[self.signer])?.encode().len();
+        if signed > limits::ENTRY_BYTES {
+            let what = "the signed entry, with its wave, pin and reasons";
+            return Err(Gate::TooLong { what, bytes: signed, limit: limits::ENTRY_BYTES }.into());
+        }
+        Ok(())
+    }
+
+    /// Signs the next entry, reads it as a reader will, commits it, and points the head at it.
+    async fn commit(
+        &self,
+        tail: &Tail,
+        change: Change,
+        mut warnings: Vec<String>,
+    ) -> Result<Outcome, PublishError> {
+        self.check_size(tail, change.clone())?;
+        let before = tail.entry.as_ref();
+        let entry = self.entry(tail, change);
         let envelope = entry.sign(&[self.signer])?;
+        let used = LimitUse {
+            what: "bytes of the entry",
+            used: envelope.encode().len() as u64,
+            limit: limits::ENTRY_BYTES as u64,
+        };
+        if used.percent() >= limits::WARN_PERCENT {
+            warnings.push(format!("near a limit: {used}"));
+        }
         let verified = Box::pin(self.reader.verify_next(envelope.clone(), entry.sequence)).await?;
         verified.map_err(PublishError::NotTrusted)?;
         for void in &tail.voids {
@@ -244,23 +291,6 @@ impl Publisher<'_> {
         }
         Ok(Some(outcome))
     }
-}
-
-/// The state after a new release: in force, or waiting if the channel is pinned or held.
-fn advance(before: &ChannelState, release: Release) -> ChannelState {
-    let mut state = ChannelState { retired: false, ..before.clone() };
-    if before.pin.is_some() || before.hold.is_some() {
-        state.candidate = Some(Candidate { release, step: 0, steps: Vec::new(), since: None });
-        return state;
-    }
-    let good = |served: &&Release| !before.bad.contains(&served.snapshot);
-    let served = before.serving().filter(good);
-    if let Some(served) = served.filter(|served| served.snapshot != release.snapshot) {
-        state.previous_good = Some(served.clone());
-    }
-    state.target = Some(release);
-    state.candidate = None;
-    state
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `moorgate promote`
 
 use super::access::{ActArgs, Actor, Format, StoreArgs, failure};
+use super::wave::WaveArgs;
 use super::{Exit, Failure, outcome};
 use crate::publish::Allow;
 use clap::Args;
@@ -10,6 +11,7 @@ use moorgate_snapshot::{Channel, FleetName};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   moorgate promote shop/edge --from next --to stable --key file:ci.key
+  moorgate promote shop/edge --from next --to stable --step relay=canary-1,bake=10m --step percent=20 --key file:ci.key
 
 The same bytes under the same id: nothing is compiled.")]
 pub(super) struct PromoteArgs {
@@ -27,6 +29,11 @@ pub(super) struct PromoteArgs {
     /// Also if more than a fifth of the routes go, or all
     #[arg(long)]
     allow_shrink: bool,
+    /// Also if the snapshot is marked bad there: the mark is taken off
+    #[arg(long)]
+    allow_bad: bool,
+    #[command(flatten)]
+    wave: WaveArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -44,8 +51,9 @@ pub(super) async fn run(args: PromoteArgs) -> Result<Exit, Failure> {
     let actor = Actor::open(&args.store, &args.act)?;
     let publisher = actor.publisher(&args.fleet, &args.to, &args.reason)?;
     let from = actor.reader(&args.fleet, &args.from);
-    let allow = Allow { shrink: args.allow_shrink, ..Allow::default() };
-    let done = Box::pin(publisher.promote(&from, allow)).await.map_err(failure)?;
+    let allow = Allow { shrink: args.allow_shrink, bad: args.allow_bad, ..Allow::default() };
+    let steps = args.wave.steps()?;
+    let done = Box::pin(publisher.promote(&from, allow, &steps)).await.map_err(failure)?;
     outcome::show(&done, None, args.output)?;
     Ok(Exit::Fine)
 }

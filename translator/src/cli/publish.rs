@@ -5,10 +5,11 @@ use super::input::{Fleets, Input};
 use super::outcome::{row, value};
 use super::output::{json as pretty, print};
 use super::table::columns;
+use super::wave::WaveArgs;
 use super::{Exit, Failure};
 use crate::compile::{Compilation, CompiledFleet};
 use crate::history::Records;
-use crate::publish::{Allow, Offer, Outcome};
+use crate::publish::{Allow, Offer, Outcome, Parent};
 use crate::report::FORMAT_VERSION;
 use crate::source::{Revision, Sources};
 use clap::Args;
@@ -66,6 +67,17 @@ struct Release {
     /// Publish even if more than a fifth of the routes go, or all
     #[arg(long)]
     allow_shrink: bool,
+    /// Publish a snapshot that is marked bad, and take the mark off
+    #[arg(long)]
+    allow_bad: bool,
+    /// Publish what relays report not to understand: they keep what they have
+    #[arg(long)]
+    allow_old_relays: bool,
+    /// Retire fleets of this writer that the source has no more
+    #[arg(long)]
+    retire_vanished: bool,
+    #[command(flatten)]
+    wave: WaveArgs,
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -75,6 +87,7 @@ const EXAMPLES: &str = "Examples:
   moorgate publish gateways/ --store file:///var/lib/moorgate --key file:ci.key --trust ci.pub
   moorgate publish . --rev \"$GITHUB_SHA\" --path gateways --key env:MOORGATE_SIGNING_KEY -o json
   moorgate publish gateways/ --dry-run --key file:ci.key
+  moorgate publish gateways/ --step relay=canary-1,bake=10m --step percent=20,max-errors=2 --key file:ci.key
 
 One entry a fleet. Syntax and schema errors keep back the fleets that they concern; other errors cost a rule or a
 listener, as the Gateway API says, unless --strict. A snapshot that is published already gives no entry.
@@ -182,7 +195,7 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
 /// Publishes each fleet. One that fails does not keep back the others.
 async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
     let actor = Actor::open(&args.store, &args.act)?;
-    let (mut rows, mut values, mut worst) = (Vec::new(), Vec::new(), Exit::Fine);
+    let mut results = Vec::new();
     for (name, fleet) in &offered.fleets {
         let blocked = fleet.blocked || args.strict && fleet.erring;
         let result = if blocked {
@@ -191,6 +204,13 @@ async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
         } else {
             one(&args, &actor, &offered, name, fleet).await
         };
+        results.push((name.clone(), result));
+    }
+    if offered.complete {
+        results.extend(vanished(&args, &actor, &offered).await?);
+    }
+    let (mut rows, mut values, mut worst) = (Vec::new(), Vec::new(), Exit::Fine);
+    for (name, result) in results {
         match result {
             Ok(outcome) => {
                 outcome.warnings.iter().for_each(|warning| warn(&format!("{name}: {warning}")));
@@ -201,15 +221,13 @@ async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
                 let message = format!("{:#}", failure.error);
                 warn(&format!("{name}: not published: {message}"));
                 values.push(json!({
-                    "fleet": name, "channel": args.channel, "snapshot": fleet.snapshot.id(),
+                    "fleet": name, "channel": args.channel,
+                    "snapshot": offered.fleets.get(&name).map(|fleet| fleet.snapshot.id()),
                     "result": "failed", "exit": code(failure.exit), "error": message,
                 }));
                 worst = if code(failure.exit) > code(worst) { failure.exit } else { worst };
             }
         }
-    }
-    if offered.complete {
-        warn_of_vanished(&args, &actor, &offered).await;
     }
     match args.output {
         Format::Text => print(&columns(&rows))?,
@@ -239,8 +257,11 @@ async fn one(
             shrink: args.allow_shrink,
             other_writer: args.take_over,
             unrelated: args.allow_unrelated,
+            bad: args.allow_bad,
+            old_relays: args.allow_old_relays,
         },
-        parent: args.parent,
+        parent: args.parent.map(|sequence| Parent { sequence, digest: None }),
+        steps: args.wave.steps()?,
         descends: &descends,
     };
     Box::pin(publisher.publish(&offer)).await.map_err(failure)
@@ -259,17 +280,35 @@ fn descends_in(path: &std::path::Path, old: &str, new: &str) -> Option<bool> {
     }
 }
 
-/// Fleets that this writer published and that the source has no more: they go on being served.
-async fn warn_of_vanished(args: &Release, actor: &Actor, offered: &Offered) {
+/// Fleets that this writer published and that the source has no more: they go on being served, unless asked for
+/// otherwise.
+async fn vanished(
+    args: &Release,
+    actor: &Actor,
+    offered: &Offered,
+) -> Result<Vec<(FleetName, Result<Outcome, Failure>)>, Failure> {
+    let mut retired = Vec::new();
     // Credentials of one fleet cannot list the others, and then there is nothing to say.
-    let Ok(published) = actor.store().fleets().await else { return };
+    let Ok(published) = actor.store().fleets().await else { return Ok(retired) };
     for fleet in published.iter().filter(|fleet| !offered.fleets.contains_key(fleet)) {
         let Ok(tail) = actor.reader(fleet, &args.channel).newest(None).await else { continue };
         let state = tail.entry.map(|entry| entry.entry.state).unwrap_or_default();
-        if state.writer == args.writer && !state.retired && state.target.is_some() {
-            warn(&format!("{fleet} is published, and not in the source any more: it goes on being served"));
+        if state.writer != args.writer || state.retired || state.target.is_none() {
+            continue;
         }
+        if !args.retire_vanished {
+            warn(&format!(
+                "{fleet} is published, and not in the source any more: it goes on being served until it is retired"
+            ));
+            continue;
+        }
+        let publisher = actor.publisher(fleet, &args.channel, "vanished from the source")?;
+        retired.push((
+            fleet.clone(),
+            Box::pin(publisher.retire(&args.writer, Allow::default())).await.map_err(failure),
+        ));
     }
+    Ok(retired)
 }
 
 fn code(exit: Exit) -> u8 {

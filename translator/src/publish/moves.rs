@@ -1,9 +1,10 @@
 //! Pins, unpins and rollbacks: entries that choose among releases, never a recompile.
 
-use super::gates::{self, Gate};
+use super::gates::Gate;
 use super::release::state_of;
+use super::transition::{Act, apply};
 use super::{Change, Outcome, PublishError, Publisher};
-use moorgate_snapshot::channel::{ChannelState, Pin, Release};
+use moorgate_snapshot::channel::{ChannelState, Pin, Release, Step};
 use moorgate_snapshot::entry::Action;
 use moorgate_snapshot::reader::{Slot, Tail};
 use moorgate_snapshot::{Digest, Role, Snapshot};
@@ -67,7 +68,8 @@ impl Publisher<'_> {
         self.pin_at(&tail, release, expires, self.meta.reason.clone()).await
     }
 
-    /// Pins what was served after entry `sequence`, or the newest good release before the one served now.
+    /// Pins what was served after entry `sequence`, or the newest good release before the present one: while a wave is
+    /// under way that is what all other relays serve.
     pub async fn rollback(
         &self,
         sequence: Option<u64>,
@@ -83,6 +85,9 @@ impl Publisher<'_> {
                 Slot::Empty | Slot::Void(_) => None,
             }
             .ok_or_else(|| Gate::NotReleased(format!("entry {sequence}")))?,
+            None if state.pin.is_none() && state.candidate.as_ref().is_some_and(|wave| wave.step > 0) => {
+                served.clone()
+            }
             None => self.before(&state, &served).await?,
         };
         let reason = if self.meta.reason.is_empty() {
@@ -93,24 +98,19 @@ impl Publisher<'_> {
         self.pin_at(&tail, release, expires, reason).await
     }
 
-    /// Ends the pin and serves the named release: the one that waits, the target, or the pinned one itself.
-    pub async fn unpin(&self, to: &str) -> Result<(Outcome, Option<Plan>), PublishError> {
-        self.check_key(Role::Pin)?;
+    /// Ends the pin and serves the named release: the one that waits, the target, or the pinned one itself; at once, or in
+    /// the steps of a wave, for which the key must be one that may publish.
+    pub async fn unpin(&self, to: &str, steps: &[Step]) -> Result<(Outcome, Option<Plan>), PublishError> {
+        self.check_key(if steps.is_empty() { Role::Pin } else { Role::Publish })?;
         let tail = self.started().await?;
-        let mut state = state_of(&tail);
-        let Some(pin) = state.pin.take() else {
+        let before = state_of(&tail);
+        let Some(pin) = &before.pin else {
             return Err(Gate::NotPinned(self.reader.channel().clone()).into());
         };
         let release = self.released(&tail, to).await?;
-        gates::bad(&state, &release.snapshot)?;
-        gates::floor(&state, &release)?;
+        let act = Act::Unpin { release: release.clone(), steps: steps.to_vec() };
+        let state = apply(&before, act, self.reader.channel(), self.meta.time)?;
         let plan = self.plan(Some(&pin.release), &release).await?;
-        if release.snapshot != pin.release.snapshot {
-            state.previous_good = Some(pin.release);
-        }
-        state.target = Some(release);
-        // What waited is named here, or has to be published again: it must not come later by itself.
-        state.candidate = None;
         let reason = self.meta.reason.clone();
         let change = Change { action: Action::Unpin, state, promoted: None, reason };
         Ok((Box::pin(self.commit(&tail, change, Vec::new())).await?, Some(plan)))
@@ -123,18 +123,18 @@ impl Publisher<'_> {
         expires: Option<OffsetDateTime>,
         reason: String,
     ) -> Result<(Outcome, Option<Plan>), PublishError> {
-        let mut state = state_of(tail);
-        gates::bad(&state, &release.snapshot)?;
-        gates::floor(&state, &release)?;
-        let same = state.pin.as_ref().is_some_and(|pin| {
+        let before = state_of(tail);
+        let pin =
+            Pin { release: release.clone(), reason: reason.clone(), by: self.meta.author.clone(), expires };
+        let state = apply(&before, Act::Pin(pin), self.reader.channel(), self.meta.time)?;
+        let same = before.pin.as_ref().is_some_and(|pin| {
             pin.release.snapshot == release.snapshot && pin.reason == reason && pin.expires == expires
         });
         if same && let Some(outcome) = self.unchanged(tail, Vec::new()).await? {
             return Ok((outcome, None));
         }
         // A snapshot that gc took is refused here, and not by a thousand relays.
-        let plan = self.plan(state.serving(), &release).await?;
-        state.pin = Some(Pin { release, reason: reason.clone(), by: self.meta.author.clone(), expires });
+        let plan = self.plan(before.serving(), &release).await?;
         let change = Change { action: Action::Pin, state, promoted: None, reason };
         Ok((Box::pin(self.commit(tail, change, Vec::new())).await?, Some(plan)))
     }
@@ -157,7 +157,7 @@ impl Publisher<'_> {
         })
     }
 
-    async fn started(&self) -> Result<Tail, PublishError> {
+    pub(super) async fn started(&self) -> Result<Tail, PublishError> {
         let tail = self.tail().await?;
         match &tail.entry {
             None => Err(self.empty().into()),
@@ -168,7 +168,7 @@ impl Publisher<'_> {
         }
     }
 
-    fn empty(&self) -> Gate {
+    pub(super) fn empty(&self) -> Gate {
         Gate::Empty(self.reader.channel().clone())
     }
 

@@ -1,9 +1,11 @@
 //! Publishing a snapshot, and promoting one from another channel.
 
 use super::gates::{self, Allow, Gate};
-use super::{Change, Outcome, PublishError, Publisher, advance};
+use super::reports::Reports;
+use super::transition::{Act, apply};
+use super::{Change, Outcome, PublishError, Publisher};
 use crate::history::Records;
-use moorgate_snapshot::channel::{BundleRef, ChannelState, Release, Source};
+use moorgate_snapshot::channel::{BundleRef, ChannelState, Release, Source, Step};
 use moorgate_snapshot::entry::{Action, Promoted};
 use moorgate_snapshot::reader::{Reader, Tail};
 use moorgate_snapshot::writer::{self, Written};
@@ -32,10 +34,21 @@ pub struct Offer<'a> {
     pub writer: String,
     /// What the user asked for beyond the usual.
     pub allow: Allow,
-    /// The entry that must be the newest; 0 for none at all. From a plan.
-    pub parent: Option<u64>,
+    /// The entry that must be the newest. From a plan.
+    pub parent: Option<Parent>,
+    /// Which relays take it one after the other; all at once if empty.
+    pub steps: Vec<Step>,
     /// Whether the second commit descends from the first; none if it cannot be told.
     pub descends: &'a (dyn Fn(&str, &str) -> Option<bool> + Sync),
+}
+
+/// The entry that must be the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// Its slot; 0 if there must be none.
+    pub sequence: u64,
+    /// The digest of its payload, if it is known.
+    pub digest: Option<Digest>,
 }
 
 impl Publisher<'_> {
@@ -48,12 +61,21 @@ impl Publisher<'_> {
         let mut warnings = self.offer_warnings(offer, &state);
         warnings.extend(check_offer(offer, &tail, &state)?);
         let id = offer.snapshot.id();
-        if !state.retired
-            && state.newest().is_some_and(|release| release.snapshot == id)
+        let pardoned = offer.allow.bad && state.bad.contains(&id);
+        if !pardoned
+            && is_newest(&state, &id)
             && let Some(outcome) = self.unchanged(&tail, warnings.clone()).await?
         {
             return Ok(outcome);
         }
+        let mut reason = self.meta.reason.clone();
+        if let Err(gate) = self.shrinks(offer, &state, &mut warnings).await? {
+            if !offer.allow.shrink {
+                return Err(gate.into());
+            }
+            reason = allowed(&reason, "shrink", &gate);
+        }
+        self.check_relays(offer, &mut warnings).await?;
         let mut release = Release {
             snapshot: id,
             sequence: tail.next,
@@ -63,20 +85,37 @@ impl Publisher<'_> {
             attestation: None,
             bundle: None,
         };
+        let next = |release: Release| {
+            let steps = offer.steps.clone();
+            let act = Act::Release { release, steps, pardon: offer.allow.bad };
+            let state = apply(&state, act, self.reader.channel(), self.meta.time)?;
+            Ok::<_, Gate>(ChannelState { writer: offer.writer.clone(), ..state })
+        };
+        // As long as it will be: an entry that is too long is refused before anything is uploaded.
+        let longest = Release {
+            attestation: Some(id),
+            bundle: Some(BundleRef { digest: id, size: u64::MAX, snapshot: id }),
+            ..release.clone()
+        };
+        let change =
+            |state| Change { action: Action::Publish, state, promoted: None, reason: reason.clone() };
+        self.check_size(&tail, change(next(longest)?))?;
         let mut written = Written::default();
         if !self.dry_run {
             written = self.upload(offer, state.newest(), &mut release).await?;
             self.read_back(offer.snapshot, &release).await?;
         }
-        let state = ChannelState { writer: offer.writer.clone(), ..advance(&state, release) };
-        let reason = self.meta.reason.clone();
-        let change = Change { action: Action::Publish, state, promoted: None, reason };
-        let outcome = Box::pin(self.commit(&tail, change, warnings)).await?;
+        let outcome = Box::pin(self.commit(&tail, change(next(release)?), warnings)).await?;
         Ok(Outcome { written, ..outcome })
     }
 
     /// Releases what another channel of the fleet serves, the same bytes, in this one.
-    pub async fn promote(&self, from: &Reader, allow: Allow) -> Result<Outcome, PublishError> {
+    pub async fn promote(
+        &self,
+        from: &Reader,
+        allow: Allow,
+        steps: &[Step],
+    ) -> Result<Outcome, PublishError> {
         self.check_key(Role::Publish)?;
         let origin = from.newest(None).await?;
         let Some(origin) = origin.entry else { return Err(Gate::Empty(from.channel().clone()).into()) };
@@ -86,13 +125,20 @@ impl Publisher<'_> {
         let served = origin.entry.state.serving().cloned();
         let served = served.ok_or_else(|| Gate::Empty(from.channel().clone()))?;
         let tail = self.tail().await?;
-        let state = state_of(&tail);
-        gates::bad(&state, &served.snapshot)?;
-        if !allow.shrink {
-            gates::shrink(state.newest(), served.routes.unwrap_or(u64::MAX))?;
+        let before = state_of(&tail);
+        if !allow.bad {
+            gates::bad(&before, &served.snapshot)?;
         }
-        if !state.retired
-            && state.newest().is_some_and(|release| release.snapshot == served.snapshot)
+        let mut reason = self.meta.reason.clone();
+        if let Err(gate) = gates::shrink(before.newest(), served.routes.unwrap_or(u64::MAX)) {
+            if !allow.shrink {
+                return Err(gate.into());
+            }
+            reason = allowed(&reason, "shrink", &gate);
+        }
+        let pardoned = allow.bad && before.bad.contains(&served.snapshot);
+        if !pardoned
+            && is_newest(&before, &served.snapshot)
             && let Some(outcome) = self.unchanged(&tail, Vec::new()).await?
         {
             return Ok(outcome);
@@ -101,13 +147,10 @@ impl Publisher<'_> {
         self.reader.fetch(&Release { bundle: None, ..served.clone() }, &|_| None).await?;
         let release = Release { sequence: tail.next, time: self.meta.time, ..served };
         let promoted = Promoted { channel: from.channel().clone(), sequence: origin.entry.sequence };
-        let change = Change {
-            action: Action::Promote,
-            state: advance(&state, release),
-            promoted: Some(promoted),
-            reason: self.meta.reason.clone(),
-        };
-        Box::pin(self.commit(&tail, change, waiting(&state))).await
+        let act = Act::Release { release, steps: steps.to_vec(), pardon: allow.bad };
+        let state = apply(&before, act, self.reader.channel(), self.meta.time)?;
+        let change = Change { action: Action::Promote, state, promoted: Some(promoted), reason };
+        Box::pin(self.commit(&tail, change, waiting(&before))).await
     }
 
     /// Refuses a key before anything is uploaded with it.
@@ -120,8 +163,76 @@ impl Publisher<'_> {
         if trusted { Ok(()) } else { Err(Gate::Key(id).into()) }
     }
 
+    /// Compares the number of routes, in all and of each namespace and hostname, with the release before.
+    async fn shrinks(
+        &self,
+        offer: &Offer<'_>,
+        state: &ChannelState,
+        warnings: &mut Vec<String>,
+    ) -> Result<Result<(), Gate>, PublishError> {
+        let Some(parent) = state.newest().filter(|_| !state.retired) else { return Ok(Ok(())) };
+        if let Err(gate) = gates::shrink(Some(parent), offer.routes) {
+            return Ok(Err(gate));
+        }
+        let Some(after) = offer.documents.get(COUNTS) else { return Ok(Ok(())) };
+        let Ok(after) = serde_json::from_value(after.clone()) else { return Ok(Ok(())) };
+        match self.counts_of(parent).await {
+            Ok(before) => Ok(gates::shrink_parts(&before, &after)),
+            Err(why) => {
+                warnings.push(format!(
+                    "routes of each namespace and hostname cannot be compared with the release before ({why}): only \
+                     their total is"
+                ));
+                Ok(Ok(()))
+            }
+        }
+    }
+
+    /// The `counts` of a release.
+    async fn counts_of(&self, release: &Release) -> Result<gates::Counts, String> {
+        let attestation = self.reader.attestation(release).await.map_err(|error| error.to_string())?;
+        let attestation = attestation.ok_or("it has no attestation")?;
+        if let Some(inline) = attestation.inline.get(COUNTS) {
+            return serde_json::from_value(inline.clone()).map_err(|error| error.to_string());
+        }
+        let document = attestation.documents.get(COUNTS).ok_or("it has no counts")?;
+        let raw = self.reader.document(document).await.map_err(|error| error.to_string())?;
+        serde_json::from_slice(&raw).map_err(|error| error.to_string())
+    }
+
+    /// Refuses a snapshot that needs what relays report not to understand.
+    async fn check_relays(&self, offer: &Offer<'_>, warnings: &mut Vec<String>) -> Result<(), PublishError> {
+        let needed = offer.snapshot.manifest().required_features();
+        // Most snapshots need nothing, and then nobody has to be asked.
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let reports = match Reports::read(&self.reader).await {
+            Ok(reports) => reports,
+            Err(error) => {
+                warnings.push(format!("it is not known whether all relays understand it: {error}"));
+                return Ok(());
+            }
+        };
+        match reports.lacking(needed, self.meta.time) {
+            Some((relays, features)) if offer.allow.old_relays => {
+                warnings.push(format!("{relays} do not understand {features}, and keep what they have"));
+                Ok(())
+            }
+            Some((relays, features)) => Err(Gate::OldRelays { relays, features }.into()),
+            None => Ok(()),
+        }
+    }
+
     fn offer_warnings(&self, offer: &Offer<'_>, state: &ChannelState) -> Vec<String> {
         let mut warnings = waiting(state);
+        if is_translators(offer, state) {
+            warnings.push(
+                "the source is the one that is published, and the snapshot differs: this comes from another translator \
+                 or other options"
+                    .to_owned(),
+            );
+        }
         for limit in offer.snapshot.usage().warnings() {
             warnings.push(format!("near a limit: {limit}"));
         }
@@ -199,6 +310,38 @@ impl Publisher<'_> {
     }
 }
 
+/// The document beside a snapshot that counts routes by namespace and hostname.
+const COUNTS: &str = "counts";
+
+/// Whether there is nothing to release: this snapshot is the newest. One that waits is, as long as it has to.
+fn is_newest(state: &ChannelState, snapshot: &Digest) -> bool {
+    let stopped = state.pin.is_some() || state.hold.is_some();
+    let waits = state.candidate.as_ref().is_some_and(|candidate| candidate.step == 0);
+    !state.retired
+        && (stopped || !waits)
+        && state.newest().is_some_and(|release| release.snapshot == *snapshot)
+}
+
+/// Whether the same tree gives another snapshot than it gave when it was published.
+pub(crate) fn is_translators(offer: &Offer<'_>, state: &ChannelState) -> bool {
+    let tree = |source: Option<&Source>| source.map(|source| source.tree.clone()).unwrap_or_default();
+    let new = tree(offer.source.as_ref());
+    state.newest().is_some_and(|release| {
+        release.snapshot != offer.snapshot.id() && !new.is_empty() && tree(release.source.as_ref()) == new
+    })
+}
+
+/// A reason that says which gate was told to let it pass.
+fn allowed(reason: &str, what: &str, gate: &Gate) -> String {
+    let gate = match gate {
+        Gate::Shrunk { before, after } => format!("{after} routes after {before}"),
+        Gate::PartShrunk { what, before, after } => format!("{what}: {after} routes after {before}"),
+        other => other.to_string(),
+    };
+    let space = if reason.is_empty() { "" } else { " " };
+    format!("{reason}{space}[{what} allowed: {gate}]")
+}
+
 /// The state that the newest entry holds.
 pub(super) fn state_of(tail: &Tail) -> ChannelState {
     tail.entry.as_ref().map(|entry| entry.entry.state.clone()).unwrap_or_default()
@@ -223,8 +366,14 @@ fn waiting(state: &ChannelState) -> Vec<String> {
 fn check_offer(offer: &Offer<'_>, tail: &Tail, state: &ChannelState) -> Result<Option<String>, Gate> {
     let mut warning = None;
     let newest = tail.entry.as_ref().map_or(0, |entry| entry.entry.sequence);
-    if let Some(expected) = offer.parent.filter(|expected| *expected != newest) {
-        return Err(Gate::NotAtParent { found: newest, expected });
+    if let Some(parent) = offer.parent {
+        if parent.sequence != newest {
+            return Err(Gate::NotAtParent { found: newest, expected: parent.sequence });
+        }
+        let digest = tail.entry.as_ref().map(|entry| entry.digest);
+        if parent.digest.is_some_and(|planned| digest != Some(planned)) {
+            return Err(Gate::OtherParent(newest));
+        }
     }
     if !offer.allow.other_writer {
         gates::writer(state, &offer.writer)?;
@@ -232,9 +381,8 @@ fn check_offer(offer: &Offer<'_>, tail: &Tail, state: &ChannelState) -> Result<O
     if !offer.allow.unrelated {
         warning = gates::descent(state.newest(), offer.source.as_ref(), offer.descends)?;
     }
-    gates::bad(state, &offer.snapshot.id())?;
-    if !offer.allow.shrink && !state.retired {
-        gates::shrink(state.newest(), offer.routes)?;
+    if !offer.allow.bad {
+        gates::bad(state, &offer.snapshot.id())?;
     }
     Ok(warning)
 }

@@ -1,3 +1,4 @@
+mod acts;
 mod fault;
 mod records;
 
@@ -119,6 +120,7 @@ fn offer(snapshot: &Snapshot) -> Offer<'_> {
         writer: "publish".into(),
         allow: Allow::default(),
         parent: None,
+        steps: Vec::new(),
         descends: &|_, _| None,
     }
 }
@@ -187,11 +189,12 @@ async fn behind_a_pin_publishing_moves_the_candidate_only() {
     let publisher =
         Publisher { meta: Meta { reason: "r".into(), ..meta("on-call") }, ..bench.publisher("x") };
     assert_eq!(Box::pin(publisher.pin(&id, None)).await.unwrap().0.result, Done::Unchanged);
-    let (outcome, plan) = Box::pin(bench.publisher("ci").unpin(&snapshot(4).id().to_string())).await.unwrap();
+    let (outcome, plan) =
+        Box::pin(bench.publisher("ci").unpin(&snapshot(4).id().to_string(), &[])).await.unwrap();
     assert_eq!(plan.unwrap().to, snapshot(4).id());
     assert_eq!(outcome.entry.state.previous_good.unwrap().snapshot, snapshot(1).id());
     assert_eq!(bench.served().await, Some(snapshot(4).id()));
-    let error = Box::pin(bench.publisher("ci").unpin(&id)).await.unwrap_err();
+    let error = Box::pin(bench.publisher("ci").unpin(&id, &[])).await.unwrap_err();
     assert!(matches!(error, PublishError::Refused(Gate::NotPinned(_))), "{error}");
 }
 
@@ -223,16 +226,16 @@ async fn promoting_takes_the_same_bytes() {
     bench.publish(1).await;
     let publisher = Publisher { reader: bench.reader("prod"), ..bench.publisher("ci") };
     let stable = bench.reader("stable");
-    let outcome = Box::pin(publisher.promote(&stable, Allow::default())).await.unwrap();
+    let outcome = Box::pin(publisher.promote(&stable, Allow::default(), &[])).await.unwrap();
     assert_eq!(outcome.entry.channel.as_str(), "prod");
     assert_eq!(outcome.entry.promoted.unwrap().channel, Channel::stable());
     assert_eq!(outcome.entry.state.target.unwrap().snapshot, snapshot(1).id());
     let publisher = Publisher { reader: bench.reader("prod"), ..bench.publisher("ci") };
-    let again = Box::pin(publisher.promote(&stable, Allow::default())).await.unwrap();
+    let again = Box::pin(publisher.promote(&stable, Allow::default(), &[])).await.unwrap();
     assert_eq!(again.result, Done::Unchanged);
     let publisher = Publisher { reader: bench.reader("prod"), ..bench.publisher("ci") };
     let empty = bench.reader("next");
-    let refused = Box::pin(publisher.promote(&empty, Allow::default())).await;
+    let refused = Box::pin(publisher.promote(&empty, Allow::default(), &[])).await;
     assert!(matches!(gate(refused), Gate::Empty(_)));
 }
 
@@ -262,10 +265,13 @@ async fn gates_refuse_what_nobody_asked_for() {
     let other = Offer { writer: "watch".into(), ..good() };
     assert!(matches!(gate(try_offer(other).await), Gate::OtherWriter { .. }));
     assert!(matches!(gate(try_offer(Offer { routes: 79, ..good() }).await), Gate::Shrunk { .. }));
-    let moved = Offer { parent: Some(0), ..good() };
+    let moved = Offer { parent: Some(Parent { sequence: 0, digest: None }), ..good() };
     assert!(matches!(gate(try_offer(moved).await), Gate::NotAtParent { found: 1, expected: 0 }));
     let allow = Allow { shrink: true, ..Allow::default() };
-    let outcome = try_offer(Offer { routes: 79, parent: Some(1), allow, ..good() }).await.unwrap();
+    let outcome =
+        try_offer(Offer { routes: 79, parent: Some(Parent { sequence: 1, digest: None }), allow, ..good() })
+            .await
+            .unwrap();
     assert_eq!(outcome.entry.sequence, 2);
     // A key that nobody trusts is told so before it uploads anything.
     let stranger = key(9);

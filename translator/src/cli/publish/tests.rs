@@ -1,7 +1,7 @@
 //! The release commands over a store on the local disk, as a script would call them.
 
 use super::*;
-use crate::cli::{keygen, log, pin, promote, rollback, status, unpin, verify};
+use crate::cli::{floor, hold, keygen, log, pin, promote, retire, rollback, status, step, unpin, verify};
 use clap::Parser;
 use moorgate_snapshot::{Digest, Reader, Record, Resource, Store, Trust, layout};
 use std::sync::Arc;
@@ -13,6 +13,10 @@ enum Command {
     Pin(pin::PinArgs),
     Unpin(unpin::UnpinArgs),
     Rollback(rollback::RollbackArgs),
+    Step(step::StepArgs),
+    Hold(hold::HoldArgs),
+    Floor(floor::FloorArgs),
+    Retire(retire::RetireArgs),
     Log(log::LogArgs),
     Verify(verify::VerifyArgs),
     Status(status::StatusArgs),
@@ -73,7 +77,7 @@ impl Bench {
         if line[0] != "keygen" {
             words.extend_from_slice(&["--store", &url, "--trust", &trust]);
         }
-        if ["publish", "promote", "pin", "unpin", "rollback"].contains(&line[0]) {
+        if !["keygen", "log", "verify", "status"].contains(&line[0]) {
             words.extend_from_slice(&["--key", &key]);
         }
         let result = match Command::try_parse_from(words).unwrap() {
@@ -82,6 +86,10 @@ impl Bench {
             Command::Pin(args) => pin::run(args).await,
             Command::Unpin(args) => unpin::run(args).await,
             Command::Rollback(args) => rollback::run(args).await,
+            Command::Step(args) => step::run(args).await,
+            Command::Hold(args) => hold::run(args).await,
+            Command::Floor(args) => floor::run(args).await,
+            Command::Retire(args) => retire::run(args).await,
             Command::Log(args) => log::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Status(args) => status::run(args).await,
@@ -162,6 +170,53 @@ async fn exit_codes_say_who_said_no() {
     assert_eq!(bench.run(&["rollback", "shop/other"], None).await, Exit::Refused);
     assert_eq!(bench.run(&["verify", "snapshot:abc"], None).await, Exit::Usage);
     assert_eq!(bench.serving("stable").await, Some(snapshot(2).id()));
+}
+
+#[tokio::test]
+async fn holds_floors_waves_and_ends_are_entries() {
+    let bench = Bench::new().await;
+    for n in 1..=2 {
+        assert_eq!(bench.publish(n).await, Exit::Fine);
+    }
+    let serving = async || bench.serving("stable").await;
+    let run = async |line: &[&str]| bench.run(line, None).await;
+    assert_eq!(run(&["hold", "shop/edge", "--reason", "sale"]).await, Exit::Fine);
+    assert_eq!(bench.publish(3).await, Exit::Fine);
+    assert_eq!(run(&["step", "shop/edge"]).await, Exit::Refused);
+    assert_eq!(serving().await, Some(snapshot(2).id()));
+    assert_eq!(run(&["hold", "shop/edge", "--lift"]).await, Exit::Fine);
+    assert_eq!(run(&["step", "shop/edge"]).await, Exit::Fine);
+    assert_eq!(serving().await, Some(snapshot(3).id()));
+    // Entries 1 to 6: two publishes, hold, publish, lift, step. What was published last entered with entry 4.
+    assert_eq!(run(&["floor", "shop/edge", "4", "--reason", "grant revoked"]).await, Exit::Fine);
+    assert_eq!(run(&["rollback", "shop/edge"]).await, Exit::Refused);
+    let wave = ["publish", "--step", "relay=a,bake=10m", "--step", "percent=50"];
+    assert_eq!(bench.run(&wave, Some(offered(4, 10))).await, Exit::Fine);
+    assert_eq!(serving().await, Some(snapshot(3).id()));
+    assert_eq!(run(&["step", "shop/edge"]).await, Exit::Refused);
+    for output in ["text", "json"] {
+        assert_eq!(run(&["status", "-o", output]).await, Exit::Fine);
+    }
+    for _ in 0..2 {
+        assert_eq!(run(&["step", "shop/edge", "--force"]).await, Exit::Fine);
+    }
+    assert_eq!(serving().await, Some(snapshot(4).id()));
+    assert_eq!(bench.run(&["publish", "--wave", "default"], Some(offered(5, 10))).await, Exit::Fine);
+    assert_eq!(run(&["step", "shop/edge", "--halt", "--reason", "5xx", "-o", "json"]).await, Exit::Fine);
+    assert_eq!(serving().await, Some(snapshot(4).id()));
+    assert_eq!(bench.publish(5).await, Exit::Refused);
+    assert_eq!(run(&["retire", "shop/edge"]).await, Exit::Refused);
+    let four = snapshot(4).id().to_string();
+    assert_eq!(run(&["unpin", "shop/edge", "--to", &four]).await, Exit::Fine);
+    // Gone from the source: served on, until somebody says otherwise.
+    let none = || Offered { fleets: BTreeMap::new(), ..offered(1, 10) };
+    assert_eq!(bench.run(&["publish"], Some(none())).await, Exit::Fine);
+    assert_eq!(serving().await, Some(snapshot(4).id()));
+    assert_eq!(bench.run(&["publish", "--retire-vanished"], Some(none())).await, Exit::Fine);
+    assert_eq!(serving().await, None);
+    assert_eq!(bench.publish(4).await, Exit::Fine);
+    assert_eq!(run(&["retire", "shop/edge"]).await, Exit::Fine);
+    assert_eq!(serving().await, None);
 }
 
 #[tokio::test]
