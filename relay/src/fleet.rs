@@ -22,7 +22,7 @@ use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::serve::hub::Hub;
 use crate::serve::stream::Settings;
-use moorgate_snapshot::{Channel, Digest, FleetName, RelayIdentity, Store, Trust};
+use moorgate_snapshot::{Anchor, Channel, Digest, FleetName, RelayIdentity, Store};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub struct FleetConfig {
     /// Where it pulls from; a later one is asked when an earlier one fails.
     pub stores: Vec<Store>,
     /// Whose releases it believes.
-    pub trust: Arc<Trust>,
+    pub trust: Anchor,
     /// The root of the disk cache; none keeps everything in memory.
     pub cache: Option<PathBuf>,
     /// Where endpoints and secrets come from.
@@ -92,7 +92,7 @@ pub(crate) enum Command {
     /// Try again what was refused.
     Forgive(oneshot::Sender<Result<(), CommandError>>),
     /// Judge releases by these keys from now on.
-    Trust(Arc<Trust>),
+    Trust(Box<Anchor>),
 }
 
 /// How tasks are told to end, and how it is known that they did.
@@ -158,8 +158,8 @@ impl Fleet {
     }
 
     /// Judges releases by these keys from now on.
-    pub async fn trust(&self, trust: Arc<Trust>) {
-        let _ = self.commands.send(Command::Trust(trust)).await;
+    pub async fn trust(&self, trust: Anchor) {
+        let _ = self.commands.send(Command::Trust(Box::new(trust))).await;
     }
 
     async fn ask(

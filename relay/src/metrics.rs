@@ -25,6 +25,11 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ),
     ("moorgate_relay_store_age_seconds", Shape::Gauge, "Seconds since the store last answered."),
     ("moorgate_relay_head_expired", Shape::Gauge, "1 if the freshness of the channel's head ran out."),
+    (
+        "moorgate_relay_trust_document",
+        Shape::Gauge,
+        "Newest document of the chain of trust; 0 if keys stand in a file alone.",
+    ),
     ("moorgate_relay_polls", Shape::Counter, "Polls of the store by result."),
     ("moorgate_relay_refusals", Shape::Counter, "Releases and snapshots that were not accepted, by reason."),
     ("moorgate_relay_quarantined", Shape::Gauge, "Snapshots that Envoys refused and that are not served."),

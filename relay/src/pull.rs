@@ -6,9 +6,10 @@ use crate::metrics::Metrics;
 use crate::watch::Folders;
 use bytes::Bytes;
 use moorgate_snapshot::store::FleetStore;
+use moorgate_snapshot::trust::chain::ChainError;
 use moorgate_snapshot::{
-    Because, ChannelState, Digest, Effective, Position, ReadError, Reader, RelayIdentity, Release, Snapshot,
-    VerifiedEntry, layout,
+    Anchor, Because, ChannelState, Digest, Effective, Position, ReadError, Reader, RelayIdentity, Release,
+    Snapshot, Tail, VerifiedEntry, layout,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,6 +49,15 @@ pub enum Pulled {
         /// The snapshot, whole and verified.
         snapshot: Arc<Snapshot>,
     },
+    /// The chain of trust goes on: to judge by, and to write down.
+    Trust(Box<Anchor>),
+    /// An entry was said to be still the newest.
+    Renewed {
+        /// The entry.
+        entry: Position,
+        /// Until when that holds, in seconds since 1970.
+        expires: i64,
+    },
     /// Something was refused or failed; a stable word, and a sentence.
     Failed {
         /// The word.
@@ -65,7 +75,7 @@ pub enum Request {
     /// Fetch the snapshot of another release of the newest entry.
     Fetch(Box<Release>),
     /// Judge by other keys.
-    Trust(Arc<moorgate_snapshot::Trust>),
+    Trust(Box<Anchor>),
 }
 
 /// Pulls one channel.
@@ -74,6 +84,8 @@ pub struct Puller {
     pub readers: Vec<Reader>,
     /// Who this relay is: it takes a candidate alone.
     pub identity: RelayIdentity,
+    /// Whom the readers trust, and where that may change.
+    pub anchor: Anchor,
     /// The time between polls.
     pub interval: Duration,
     /// The newest entry that was verified before.
@@ -122,13 +134,9 @@ impl Puller {
                 request = requests.recv() => match request {
                     Some(Request::Now) => progress.probed = None,
                     Some(Request::Fetch(release)) => progress.wanted.push_front(*release),
-                    Some(Request::Trust(trust)) => {
-                        let again = |reader: &Reader| {
-                            Reader::new(reader.store().clone(), Arc::clone(&trust), reader.channel().clone())
-                        };
-                        self.readers = self.readers.iter().map(again).collect();
+                    Some(Request::Trust(anchor)) => {
+                        self.trust(*anchor, &mut progress);
                         progress.probed = None;
-                        progress.etag = None;
                     }
                     None => return,
                 },
@@ -147,7 +155,7 @@ impl Puller {
     }
 
     /// One poll and what follows from it; how long to wait then.
-    async fn round(&self, progress: &mut Progress) -> Duration {
+    async fn round(&mut self, progress: &mut Progress) -> Duration {
         let fleet = self.label();
         let result = match self.poll(progress).await {
             Ok(()) => self.fetch_wanted(progress).await,
@@ -174,9 +182,10 @@ impl Puller {
         }
     }
 
-    async fn poll(&self, progress: &mut Progress) -> Result<(), Failure> {
-        let Some(reader) = self.readers.get(progress.reader) else { return Ok(()) };
+    async fn poll(&mut self, progress: &mut Progress) -> Result<(), Failure> {
         let probe = progress.probed.is_none_or(|probed| probed.elapsed() >= PROBE);
+        let stopped = if probe { self.follow(progress).await } else { None };
+        let Some(reader) = self.readers.get(progress.reader) else { return Ok(()) };
         let poll = reader.poll(self.remembered(progress), progress.etag.as_deref(), probe);
         let polled =
             tokio::time::timeout(POLL_DEADLINE, poll).await.map_err(|_| Failure::deadline(reader))??;
@@ -185,23 +194,71 @@ impl Puller {
         }
         progress.etag = polled.etag;
         self.tell(Pulled::Answered);
-        let Some(tail) = polled.tail else { return Ok(()) };
+        if let Some(error) = stopped {
+            self.refused(error.label(), error.to_string());
+        }
+        if let Some(tail) = polled.tail {
+            self.on_tail(progress, tail, probe);
+        }
+        match polled.renewal {
+            Some(Ok(renewal)) => {
+                let (entry, expires) = (renewal.position(), renewal.expires.unix_timestamp());
+                self.tell(Pulled::Renewed { entry, expires });
+            }
+            Some(Err(error)) => self.refused(error.label(), error.to_string()),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn on_tail(&self, progress: &mut Progress, tail: Tail, probe: bool) {
+        let mut strangers = false;
         for void in &tail.voids {
+            strangers |= void.error.label() == "unknown_key";
             let message =
                 format!("entry {} does not verify and is stepped over: {}", void.sequence, void.error);
             self.refused(void.error.label(), message);
         }
         if let Some(error) = &tail.head_error {
+            strangers |= error.label() == "unknown_key";
             self.refused(error.label(), format!("the head does not verify: {error}"));
         }
-        let Some(entry) = tail.entry else { return Ok(()) };
+        if strangers && !probe {
+            // A key may have come to the chain since it was followed last.
+            progress.probed = None;
+        }
+        let Some(entry) = tail.entry else { return };
         if self.remembered(progress) == Some(entry.position()) && progress.seen.is_some() {
-            return Ok(());
+            return;
         }
         progress.seen = Some(entry.position());
-        progress.wanted = self.wanted(&entry.entry.state, reader);
+        if let Some(reader) = self.readers.get(progress.reader) {
+            progress.wanted = self.wanted(&entry.entry.state, reader);
+        }
         self.tell(Pulled::Entry(Box::new(entry)));
-        Ok(())
+    }
+
+    /// Follows the chain of trust; returns what stopped it before its end. What is known goes on to count.
+    async fn follow(&mut self, progress: &mut Progress) -> Option<ChainError> {
+        self.anchor.number()?;
+        let store = self.readers.get(progress.reader)?.store().whole().clone();
+        // A store that does not answer fails the poll that comes next.
+        let followed = tokio::time::timeout(POLL_DEADLINE, self.anchor.follow(&store)).await.ok()?;
+        if followed.anchor != self.anchor {
+            self.tell(Pulled::Trust(Box::new(followed.anchor.clone())));
+            self.trust(followed.anchor, progress);
+        }
+        followed.error
+    }
+
+    fn trust(&mut self, anchor: Anchor, progress: &mut Progress) {
+        let trust = anchor.trust();
+        let again = |reader: &Reader| {
+            Reader::new(reader.store().clone(), Arc::clone(&trust), reader.channel().clone())
+        };
+        self.readers = self.readers.iter().map(again).collect();
+        self.anchor = anchor;
+        progress.etag = None;
     }
 
     /// Fetches what is wanted and not here; what fails stays wanted.

@@ -11,7 +11,7 @@ use crate::serve::grpc::Limits;
 use crate::serve::hub::Hub;
 use crate::serve::listen::{Frontend, ListenError, Membership, TcpSocket, UnixSocket, socket_path};
 use crate::serve::tls::{Files, TlsError};
-use moorgate_snapshot::{FleetName, Trust};
+use moorgate_snapshot::{Anchor, FleetName};
 use rustls::ServerConfig;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -159,7 +159,7 @@ impl Relay {
         match read_trust(&self.trust) {
             Ok(trust) => {
                 for fleet in self.fleets.iter() {
-                    fleet.trust(Arc::clone(&trust)).await;
+                    fleet.trust(trust.clone()).await;
                 }
                 tracing::info!("trusted keys were read again");
             }
@@ -225,15 +225,15 @@ fn reload_tls(files: &Files, sender: &watch::Sender<Arc<ServerConfig>>) {
     }
 }
 
-fn read_trust(path: &Path) -> Result<Arc<Trust>, RunError> {
+fn read_trust(path: &Path) -> Result<Anchor, RunError> {
     let error = |reason: String| RunError::Trust { path: path.to_owned(), reason };
     let bytes = crate::bind::file::read(path, MAX_TRUST).map_err(|cause| error(cause.to_string()))?;
-    Trust::parse(&bytes).map(Arc::new).map_err(|cause| error(cause.to_string()))
+    Anchor::parse(&bytes).map_err(|cause| error(cause.to_string()))
 }
 
 fn start_fleets(
     config: &Config,
-    trust: &Arc<Trust>,
+    trust: &Anchor,
     metrics: &Arc<Metrics>,
     life: &Life,
 ) -> Result<Vec<Fleet>, RunError> {
@@ -244,7 +244,7 @@ fn start_fleets(
             identity: config.identity.clone(),
             envoy_admins: config.envoy_admins.clone(),
             stores: config.stores.clone(),
-            trust: Arc::clone(trust),
+            trust: trust.clone(),
             cache: config.cache.clone(),
             sources: Sources { endpoints: config.endpoints.clone(), secrets: config.secrets.clone() },
             poll_interval: config.poll_interval,

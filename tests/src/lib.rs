@@ -14,6 +14,7 @@ pub mod distil;
 pub mod envoy;
 pub mod http;
 pub mod load;
+pub mod machine;
 pub mod manifest;
 pub mod matches;
 pub mod ports;

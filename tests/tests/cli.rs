@@ -6,7 +6,7 @@ use moorgate_tests::program::{Outcome, moorgate, run, run_with_input};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "compile",
     "check",
     "diff",
@@ -23,6 +23,8 @@ const COMMANDS: [&str; 20] = [
     "log",
     "verify",
     "status",
+    "trust",
+    "renew",
     "keygen",
     "bootstrap",
     "completions",

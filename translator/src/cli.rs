@@ -1,6 +1,7 @@
 //! The command line: one file a command, data on stdout, messages on stderr.
 
 mod access;
+mod audit;
 mod bootstrap;
 mod check;
 mod compile;
@@ -17,12 +18,16 @@ mod outcome;
 mod output;
 mod pin;
 mod promote;
+mod provenance;
 mod publish;
+mod rebuild;
+mod renew;
 mod retire;
 mod rollback;
 mod status;
 mod step;
 mod table;
+mod trust;
 mod unpin;
 mod verify;
 mod version;
@@ -60,6 +65,8 @@ enum Command {
     Log(log::LogArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
+    Trust(trust::TrustArgs),
+    Renew(renew::RenewArgs),
     Keygen(keygen::KeygenArgs),
     Bootstrap(bootstrap::BootstrapArgs),
     Completions(completions::CompletionsArgs),
@@ -110,6 +117,8 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Log(args) => log::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Verify(args) => verify::run(args).await,
+        Command::Trust(args) => trust::run(args).await,
+        Command::Renew(args) => renew::run(args).await,
         Command::Keygen(args) => keygen::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
         Command::Completions(args) => completions::run(&args),

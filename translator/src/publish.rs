@@ -7,10 +7,12 @@
 //! Whoever loses the race for a slot is told who won, and writes nothing that a reader would see.
 
 mod acts;
+mod cosigned;
 mod gates;
 mod moves;
 mod records;
 mod release;
+mod renew;
 mod reports;
 mod transition;
 
@@ -18,6 +20,7 @@ pub use acts::AUTOMATIC;
 pub use gates::{Allow, Gate};
 pub use moves::{Plan, PlanLine};
 pub use release::{Offer, Parent};
+pub use renew::{Renewed, renew};
 pub use reports::{Progress, Reports, Standing, Verdict, judge, standing};
 
 use moorgate_snapshot::channel::{ChannelState, Release};

@@ -1,6 +1,7 @@
 //! What a relay remembers about its fleet.
 
 use moorgate_snapshot::Digest;
+use moorgate_snapshot::trust::chain::Remembered;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +30,9 @@ pub struct State {
     /// The candidate that was taken here, as far as its wave goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wave: Option<Wave>,
+    /// How far the chain of trust was followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Remembered>,
 }
 
 /// Why a snapshot is not served here.

@@ -104,6 +104,7 @@ mod tests {
             routes: None,
             attestation: None,
             bundle: None,
+            cosignatures: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 mod disk;
 mod force;
 mod show;
+mod trusted;
 mod wave;
 
 use super::choice::Because;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use trusted::{note_trust, remembered_expiry};
 
 /// How often the pin file is looked at.
 const TICK: Duration = Duration::from_secs(2);
@@ -66,12 +68,14 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     let (requests, asked) = mpsc::channel(16);
     let remembered =
         state.entry.map(|digest| Position { sequence: state.sequence, digest }).filter(|p| p.sequence > 0);
+    let anchor = config.trust.resume(state.trust.as_ref());
     let reader = |store: &moorgate_snapshot::Store| {
-        Reader::new(store.fleet(&config.fleet), Arc::clone(&config.trust), config.channel.clone())
+        Reader::new(store.fleet(&config.fleet), anchor.trust(), config.channel.clone())
     };
     let puller = Puller {
         readers: config.stores.iter().map(reader).collect(),
         identity: config.identity.clone(),
+        anchor: anchor.clone(),
         interval: config.poll_interval,
         remembered,
         known: known(&pages, cache.as_ref()),
@@ -93,6 +97,8 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     next.cache = if cache.is_some() { "ok" } else { "none" };
     let (status, status_in) = watch::channel(Arc::new(next.clone()));
     state.good.iter().for_each(|id| hub.mark_good(*id));
+    let state_expiry = state.envelope.as_deref().and_then(remembered_expiry);
+    note_trust(&metrics, &label, &anchor);
     let task = Task {
         fleet: config.fleet,
         label,
@@ -104,7 +110,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         identity: config.identity,
         channel: state.envelope.as_deref().and_then(remembered_channel),
         state,
-        expires: None,
+        expires: state_expiry,
         pin: None,
         pages,
         loaded: BTreeMap::new(),
@@ -175,6 +181,8 @@ impl Task {
                 self.next.store.error = None;
             }
             Pulled::Entry(entry) => self.on_entry(&entry),
+            Pulled::Trust(anchor) => self.on_trust(&anchor),
+            Pulled::Renewed { entry, expires } => self.on_renewed(entry, expires),
             Pulled::Snapshot { release, snapshot } => {
                 let id = release.snapshot;
                 self.keep(&snapshot);
@@ -313,7 +321,11 @@ impl Task {
                 self.decide();
                 let _ = reply.send(Ok(()));
             }
-            Command::Trust(trust) => drop(self.puller.send(Request::Trust(trust)).await),
+            Command::Trust(file) => {
+                let anchor = file.resume(self.state.trust.as_ref());
+                self.on_trust(&anchor);
+                let _ = self.puller.send(Request::Trust(Box::new(anchor))).await;
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod attacks;
 mod client;
 mod publisher;
 mod relay;

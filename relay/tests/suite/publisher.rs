@@ -16,13 +16,16 @@ pub(crate) struct Publisher {
     key: KeyPair,
     previous: Option<Position>,
     state: ChannelState,
+    skip: u64,
+    /// When the entries run out that are written from now on.
+    pub(crate) expires: Option<OffsetDateTime>,
 }
 
 impl Publisher {
     pub(crate) fn new(store: Store) -> Self {
         let (key, _) = KeyPair::generate(&[7; 32]).unwrap();
         let fleet = FleetName::gateway("shop", "edge");
-        Self { store, fleet, key, previous: None, state: ChannelState::default() }
+        Self { store, fleet, key, previous: None, state: ChannelState::default(), skip: 0, expires: None }
     }
 
     pub(crate) fn trust(&self) -> String {
@@ -41,6 +44,18 @@ impl Publisher {
         self.state.target = Some(release);
         self.commit(Action::Publish).await;
         snapshot.id()
+    }
+
+    /// Releases a snapshot without writing it.
+    pub(crate) async fn announce(&mut self, snapshot: Digest) {
+        let release = self.release(snapshot);
+        self.state.previous_good = self.state.target.replace(release);
+        self.commit(Action::Publish).await;
+    }
+
+    /// Leaves so many slots of the log to whatever lies in them.
+    pub(crate) fn step_over(&mut self, slots: u64) {
+        self.skip += slots;
     }
 
     /// A candidate that goes out in these steps, the first one done.
@@ -87,11 +102,12 @@ impl Publisher {
             routes: None,
             attestation: None,
             bundle: None,
+            cosignatures: Vec::new(),
         })
     }
 
     fn sequence(&self) -> u64 {
-        self.previous.map_or(1, |previous| previous.sequence + 1)
+        self.previous.map_or(1, |previous| previous.sequence + 1) + self.skip
     }
 
     async fn commit(&mut self, action: Action) {
@@ -110,13 +126,14 @@ impl Publisher {
             approver: String::new(),
             reason: String::new(),
             time: OffsetDateTime::UNIX_EPOCH,
-            expires: None,
+            expires: self.expires,
             nonce: format!("nonce-{}", self.sequence()),
         };
         let signers: [&dyn Signer; 1] = [&self.key];
         let envelope = entry.sign(&signers).unwrap();
         assert!(commit_entry(&self.part(), &entry, &envelope).await.unwrap(), "the slot is taken");
         self.previous = Some(Position { sequence: entry.sequence, digest: Digest::of(&envelope.payload) });
+        self.skip = 0;
         write_head(&self.part(), &entry, envelope).await.unwrap();
     }
 }

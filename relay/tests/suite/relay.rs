@@ -69,7 +69,7 @@ impl Place {
         }
     }
 
-    async fn relay(&self) -> Relay {
+    pub(crate) async fn relay(&self) -> Relay {
         Relay::start(self.config()).await.unwrap()
     }
 
@@ -98,7 +98,7 @@ impl Place {
     }
 
     /// An object of the store, as a file.
-    fn stored(&self, name: &str) -> PathBuf {
+    pub(crate) fn stored(&self, name: &str) -> PathBuf {
         self.publisher.part().local_dir().unwrap().join(name)
     }
 }

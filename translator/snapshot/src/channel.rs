@@ -1,6 +1,7 @@
 //! The state of a channel: everything a reader needs to know, whole in each log entry.
 
 use crate::digest::Digest;
+use crate::envelope::Signature;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -30,6 +31,17 @@ pub struct Release {
     /// A bundle that holds most of its pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<BundleRef>,
+    /// Signatures by keys that rebuilt it, over [`crate::cosign::statement`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cosignatures: Vec<Signature>,
+}
+
+impl Release {
+    /// Whether this is the same release, whatever co-signatures have come to it since.
+    pub fn is_the_same(&self, other: &Self) -> bool {
+        let bare = |release: &Self| Self { cosignatures: Vec::new(), ..release.clone() };
+        bare(self) == bare(other)
+    }
 }
 
 /// What a snapshot was compiled from.
@@ -254,6 +266,7 @@ mod tests {
             routes: None,
             attestation: None,
             bundle: None,
+            cosignatures: Vec::new(),
         }
     }
 

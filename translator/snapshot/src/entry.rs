@@ -3,14 +3,14 @@
 //! Unknown fields are read over: they are optional by definition, since an entry that must not be misread names the
 //! features it needs in `features_required`, and a reader refuses those that it does not know. Everything else is strict.
 
-use crate::channel::ChannelState;
+use crate::channel::{ChannelState, Release};
 use crate::digest::Digest;
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::fleet::FleetName;
 use crate::layout::Channel;
 use crate::limits;
 use crate::signature::{KeyError, KeyId, Signer};
-use crate::trust::{Role, Trust, TrustError};
+use crate::trust::{self, Role, Trust, TrustError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::OffsetDateTime;
@@ -157,6 +157,29 @@ pub enum EntryError {
     /// Lower than the trust file allows.
     #[error("sequence {0} is below the minimum {1}")]
     BelowMinimum(u64, u64),
+    /// The slot is among those that are stepped over whatever is in them.
+    #[error("slot {0} was declared void")]
+    Voided(u64),
+    /// Far behind the entry before: nobody but the root keys may jump so far.
+    #[error("entry {sequence} follows {previous}: it jumps over {jump} slots")]
+    FastForward {
+        /// Its place.
+        sequence: u64,
+        /// The place of the entry before.
+        previous: u64,
+        /// How many slots lie between that nobody declared void.
+        jump: u64,
+    },
+    /// What it makes relays serve lacks co-signatures.
+    #[error("snapshot {} has {have} of {need} co-signatures", snapshot.short())]
+    NotCosigned {
+        /// The snapshot.
+        snapshot: Digest,
+        /// How many it has that count.
+        have: usize,
+        /// How many it needs.
+        need: usize,
+    },
     /// A key that may only pin changed more than a pin, or pinned what was not published.
     #[error("key {0} may only pin what was published: {1}")]
     MoreThanAPin(KeyId, &'static str),
@@ -172,6 +195,9 @@ impl EntryError {
             Self::Future(_) => "upgrade_required",
             Self::Misplaced { .. } => "replay",
             Self::BelowMinimum(..) => "below_minimum",
+            Self::Voided(_) => "voided",
+            Self::FastForward { .. } => "fast_forward",
+            Self::NotCosigned { .. } => "not_cosigned",
             Self::MoreThanAPin(..) => "more_than_a_pin",
         }
     }
@@ -269,22 +295,22 @@ impl Entry {
         if entry.previous.is_some_and(|previous| previous.sequence >= entry.sequence) {
             return Err(EntryError::Malformed("the previous entry is not before this one".to_owned()));
         }
-        let minimum = trust.minimum_sequence(fleet, channel);
-        if entry.sequence < minimum {
-            return Err(EntryError::BelowMinimum(entry.sequence, minimum));
-        }
-        let may = |role| signers.iter().any(|signer| signer.may(role, fleet, channel));
+        check_place(&entry, trust)?;
+        let may = |role| signers.iter().any(|signer| signer.may_at(role, fleet, channel, slot));
         let by_publisher = may(Role::Publish);
         let role = entry.action.role();
         if !by_publisher && !may(role) {
-            let key = signers.first().map(|signer| signer.key.id());
-            let error =
-                key.map(|key| TrustError::Role { key, role, fleet: fleet.clone(), channel: channel.clone() });
-            return Err(error.unwrap_or(TrustError::UnknownKey(String::new())).into());
+            return Err(trust::refusal(&signers, role, fleet, channel).into());
         }
         let digest = Digest::of(&envelope.payload);
         let signers = signers.into_iter().map(|signer| signer.key.id()).collect();
         Ok(VerifiedEntry { entry, digest, signers, by_publisher, envelope })
+    }
+
+    /// Whether this entry brought the release into the channel. Co-signatures may have come to it since.
+    pub fn brought(&self, release: &Release) -> bool {
+        matches!(self.action, Action::Publish | Action::Promote)
+            && self.state.releases().any(|one| one.is_the_same(release))
     }
 
     /// Whether this entry is a mere pin or unpin after `before`: all else stays as it was, and an unpin chooses among
@@ -296,8 +322,13 @@ impl Entry {
             Action::Pin if rest == before.state => Ok(()),
             Action::Pin => Err("it changes more than the pin"),
             Action::Unpin => {
-                let known =
-                    |release: &crate::channel::Release| before.state.releases().any(|one| one == release);
+                if self.state.pin.is_some() || before.state.pin.is_none() {
+                    return Err("it ends no pin");
+                }
+                if self.state.target.as_ref().is_some_and(|target| before.state.below_floor(target)) {
+                    return Err("it unpins to a release below the floor");
+                }
+                let known = |release: &Release| before.state.releases().any(|one| one == release);
                 let releases = [&self.state.target, &self.state.previous_good];
                 if !releases.into_iter().flatten().all(known) {
                     return Err("it unpins to a release that the channel did not have");
@@ -312,6 +343,25 @@ impl Entry {
             _ => Err("it does something else"),
         }
     }
+}
+
+/// Refuses what lies below the minimum, in a void slot, or far behind the entry before: a stolen key could otherwise end a
+/// channel for good with one entry in its last slot.
+fn check_place(entry: &Entry, trust: &Trust) -> Result<(), EntryError> {
+    let (fleet, channel, sequence) = (&entry.fleet, &entry.channel, entry.sequence);
+    let minimum = trust.minimum_sequence(fleet, channel);
+    if sequence < minimum {
+        return Err(EntryError::BelowMinimum(sequence, minimum));
+    }
+    if trust.voided(fleet, channel, sequence).is_some() {
+        return Err(EntryError::Voided(sequence));
+    }
+    let previous = entry.previous.map_or(0, |previous| previous.sequence);
+    let jump = trust.jump(fleet, channel, previous, sequence);
+    if jump > limits::VOID_RUN {
+        return Err(EntryError::FastForward { sequence, previous, jump });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

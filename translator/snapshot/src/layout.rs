@@ -5,13 +5,17 @@
 //! manifests/sha256/ab/<digest>       zstd frame of a manifest; the digest is the snapshot's id
 //! bundles/<digest>                   zstd frame of many pages, for cold starts
 //! att/<snapshot>/<digest>            signed attestation beside a manifest
+//! att/<snapshot>/cosign/<key>        signature by a key that rebuilt the snapshot
 //! att/documents/sha256/ab/<digest>   zstd frame of a document that an attestation names
 //! log/<channel>/<%020d>              signed entries: the create of the next one is the commit point
 //! head/<channel>                     hint at the newest entry, which it embeds
 //! status/<relay>.json                a relay's report
 //! ```
+//!
+//! Beside the fleets, at the root of the store, `trust/<%020d>` holds the chain of trust.
 
 use crate::digest::Digest;
+use crate::signature::KeyId;
 use crate::wave::RelayName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -101,6 +105,11 @@ pub fn attestation(snapshot: &Digest, digest: &Digest) -> String {
     format!("att/{snapshot}/{digest}")
 }
 
+/// The signature of a key that rebuilt a snapshot.
+pub fn cosignature(snapshot: &Digest, key: &KeyId) -> String {
+    format!("att/{snapshot}/cosign/{key}")
+}
+
 /// A document of an attestation.
 pub fn document(digest: &Digest) -> String {
     hashed("att/documents", digest)
@@ -119,6 +128,14 @@ pub fn entry(channel: &Channel, sequence: u64) -> String {
 /// The head of a channel.
 pub fn head(channel: &Channel) -> String {
     format!("head/{channel}")
+}
+
+/// Where the chain of trust lies, at the root of the store.
+pub const TRUST: &str = "trust";
+
+/// A document of the chain of trust, in its folder.
+pub fn trust_document(number: u64) -> String {
+    format!("{number:020}")
 }
 
 /// The report of a relay.

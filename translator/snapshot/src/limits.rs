@@ -31,6 +31,10 @@ pub const ATTESTATION_BYTES: usize = 256 << 10;
 pub const DOCUMENT_BYTES: usize = 64 << 20;
 /// A bundle as stored, in bytes. A snapshot that compresses to more goes without.
 pub const BUNDLE_STORED_BYTES: usize = 64 << 20;
+/// A document of the chain of trust as stored, in bytes.
+pub const TRUST_BYTES: usize = 256 << 10;
+/// How many documents of the chain of trust a reader follows in one go.
+pub const TRUST_HOPS: usize = 1024;
 /// A report of a relay, in bytes.
 pub const REPORT_BYTES: usize = 64 << 10;
 /// How many slots of a log that do not verify are stepped over in a row before a reader gives up.

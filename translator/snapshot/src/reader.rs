@@ -6,10 +6,13 @@
 //!                never back           canonical   canonical
 //! ```
 
+mod audit;
+mod cosigned;
 mod fetch;
 mod pins;
 mod tail;
 
+pub use audit::{Audit, Audited, End, Fault};
 pub use tail::{Polled, Slot, Tail, Void};
 
 use crate::attestation::AttestationError;

@@ -6,6 +6,7 @@
 
 mod cloud;
 mod settings;
+mod shared;
 mod url;
 
 pub use settings::Settings;

@@ -1,16 +1,27 @@
 //! Whom to trust: public keys with roles, fleets and channels.
+//!
+//! Either a file that an operator lays beside each reader, or the chain of documents in the store that such a file
+//! starts (see [`chain`]): each one signed by a threshold of offline root keys of the one before, and of its own.
 
+pub mod chain;
+pub mod document;
+
+pub use document::{Document, TrustFileError};
+
+use crate::channel::Release;
+use crate::cosign;
 use crate::envelope::Envelope;
 use crate::fleet::FleetName;
 use crate::layout::Channel;
-use crate::signature::{KeyError, KeyId, PublicKey};
-use serde::Deserialize;
+use crate::signature::{KeyId, PublicKey};
+use document::{CosignRule, VoidRange};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use thiserror::Error;
 
 /// What a key may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Releases of all kinds.
@@ -21,6 +32,8 @@ pub enum Role {
     Renew,
     /// Reports of relays.
     Report,
+    /// Signatures over what the key's holder rebuilt from the source.
+    Cosign,
 }
 
 impl fmt::Display for Role {
@@ -30,15 +43,18 @@ impl fmt::Display for Role {
             Self::Pin => "pin",
             Self::Renew => "renew",
             Self::Report => "report",
+            Self::Cosign => "cosign",
         })
     }
 }
 
-/// Trusted keys, and the sequences below which nothing is believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Trusted keys, and what is never believed whoever signed it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
     keys: BTreeMap<KeyId, TrustedKey>,
     minimum: BTreeMap<String, u64>,
+    void: BTreeMap<String, Vec<VoidRange>>,
+    cosign: Vec<CosignRule>,
 }
 
 /// A key and what it may do.
@@ -46,29 +62,16 @@ pub struct Trust {
 pub struct TrustedKey {
     /// The key.
     pub key: PublicKey,
+    /// What people call it.
+    pub name: String,
     /// What it may do.
     pub roles: BTreeSet<Role>,
     /// For which fleets: `*`, `namespace/*` or a fleet. Empty: none.
     fleets: Vec<String>,
     /// In which channels: `*` or a name. Empty: none.
     channels: Vec<String>,
-}
-
-/// Why a trust file cannot be used.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum TrustFileError {
-    /// A key in it.
-    #[error("trust file: {0}")]
-    Key(#[from] KeyError),
-    /// Not the JSON that this version reads.
-    #[error("trust file: {0}")]
-    Json(String),
-    /// From the future.
-    #[error("trust file: format {0} is unknown to this program: upgrade it")]
-    Format(u32),
-    /// Nothing to trust.
-    #[error("trust file: no keys")]
-    Empty,
+    /// If it is revoked: the last sequence at which it is believed, by `fleet@channel`. Elsewhere nothing is.
+    revoked: Option<BTreeMap<String, u64>>,
 }
 
 /// Why an envelope is not believed.
@@ -92,6 +95,16 @@ pub enum TrustError {
         /// The channel.
         channel: Channel,
     },
+    /// The key was revoked, and this is not among what is still believed of it.
+    #[error("key {key} is revoked in {fleet}@{channel}, and this is not among what it signed before")]
+    Revoked {
+        /// The key.
+        key: KeyId,
+        /// The fleet.
+        fleet: FleetName,
+        /// The channel.
+        channel: Channel,
+    },
     /// Another kind of payload.
     #[error("payload type {0:?} where another was expected")]
     PayloadType(String),
@@ -104,91 +117,94 @@ impl TrustError {
             Self::UnknownKey(_) => "unknown_key",
             Self::Signature(_) => "bad_signature",
             Self::Role { .. } => "role",
+            Self::Revoked { .. } => "revoked_key",
             Self::PayloadType(_) => "payload_type",
         }
     }
 }
 
-/// What is read of a trust file before all else.
-#[derive(Deserialize)]
-struct Start {
-    format: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TrustFile {
-    #[serde(rename = "format")]
-    _format: u32,
-    keys: Vec<KeyEntry>,
-    #[serde(default)]
-    minimum_sequence: BTreeMap<String, u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KeyEntry {
-    public: String,
-    roles: BTreeSet<Role>,
-    #[serde(default = "everywhere")]
-    fleets: Vec<String>,
-    #[serde(default = "everywhere")]
-    channels: Vec<String>,
-}
-
-fn everywhere() -> Vec<String> {
-    vec!["*".to_owned()]
-}
-
 impl Trust {
     /// These keys, each in every role, everywhere.
     pub fn of(keys: impl IntoIterator<Item = PublicKey>) -> Self {
-        let roles = BTreeSet::from([Role::Publish, Role::Pin, Role::Renew, Role::Report]);
+        let roles = BTreeSet::from([Role::Publish, Role::Pin, Role::Renew, Role::Report, Role::Cosign]);
         let trusted = keys.into_iter().map(|key| {
-            let trusted =
-                TrustedKey { roles: roles.clone(), fleets: everywhere(), channels: everywhere(), key };
+            let trusted = TrustedKey {
+                name: String::new(),
+                roles: roles.clone(),
+                fleets: document::everywhere(),
+                channels: document::everywhere(),
+                revoked: None,
+                key,
+            };
             (trusted.key.id(), trusted)
         });
-        Self { keys: trusted.collect(), minimum: BTreeMap::new() }
+        Self { keys: trusted.collect(), ..Self::default() }
     }
 
     /// Reads a trust file: PEM with one or several public keys, each in every role; or JSON:
     /// `{"format":1,"keys":[{"public":PEM,"roles":["publish","pin"],"fleets":["shop/*"],"channels":["stable"]}],
-    /// "minimum_sequence":{"shop/edge@stable":17}}`, where fleets and channels left out mean all.
+    /// "minimum_sequence":{"shop/edge@stable":17}}`, where fleets and channels left out mean all. A file that starts a
+    /// chain is read by [`chain::Anchor::parse`].
     pub fn parse(file: &[u8]) -> Result<Self, TrustFileError> {
-        if !file.trim_ascii_start().starts_with(b"{") {
+        if !document::is_json(file) {
             return Ok(Self::of(PublicKey::all_from_pem(file)?));
         }
-        let json = |error: serde_json::Error| TrustFileError::Json(error.to_string());
-        let Start { format } = serde_json::from_slice(file).map_err(json)?;
-        if format != 1 {
-            return Err(TrustFileError::Format(format));
-        }
-        let parsed: TrustFile = serde_json::from_slice(file).map_err(json)?;
-        let mut keys = BTreeMap::new();
-        for entry in parsed.keys {
-            for key in PublicKey::all_from_pem(entry.public.as_bytes())? {
-                let trusted = TrustedKey {
-                    roles: entry.roles.clone(),
-                    fleets: entry.fleets.clone(),
-                    channels: entry.channels.clone(),
-                    key,
-                };
-                if keys.insert(trusted.key.id(), trusted).is_some() {
-                    return Err(TrustFileError::Json("a key is there twice".to_owned()));
-                }
-            }
-        }
-        if keys.is_empty() {
-            Err(TrustFileError::Empty)
-        } else {
-            Ok(Self { keys, minimum: parsed.minimum_sequence })
-        }
+        let document = Document::parse(file)?;
+        if document.number.is_some() { Err(TrustFileError::Chain) } else { document.trust() }
     }
 
     /// The lowest sequence that is believed in a channel.
     pub fn minimum_sequence(&self, fleet: &FleetName, channel: &Channel) -> u64 {
-        self.minimum.get(&format!("{fleet}@{channel}")).copied().unwrap_or(0)
+        self.minimum.get(&place(fleet, channel)).copied().unwrap_or(0)
+    }
+
+    /// The range of slots, said to be void, that this one lies in.
+    pub fn voided(&self, fleet: &FleetName, channel: &Channel, sequence: u64) -> Option<VoidRange> {
+        if self.void.is_empty() {
+            return None;
+        }
+        let ranges = self.void.get(&place(fleet, channel))?;
+        ranges.iter().find(|range| (range.first..=range.last).contains(&sequence)).copied()
+    }
+
+    /// How many slots an entry jumps over that nobody said to be void: from the entry before it, or from the lowest
+    /// sequence that is believed.
+    pub fn jump(&self, fleet: &FleetName, channel: &Channel, previous: u64, sequence: u64) -> u64 {
+        let from = previous.max(self.minimum_sequence(fleet, channel).saturating_sub(1));
+        let ranges = self.void.get(&place(fleet, channel)).map(Vec::as_slice).unwrap_or_default();
+        let voided = ranges.iter().map(|range| {
+            let (first, last) = (range.first.max(from.saturating_add(1)), range.last.min(sequence));
+            if first > last { 0 } else { last - first + 1 }
+        });
+        sequence.saturating_sub(from).saturating_sub(voided.fold(0, u64::saturating_add))
+    }
+
+    /// How many keys must have co-signed what an entry of this sequence makes a relay serve.
+    pub fn cosigners(&self, fleet: &FleetName, channel: &Channel, sequence: u64) -> usize {
+        let rules = self.cosign.iter().filter(|rule| {
+            let from = rule.from.get(&place(fleet, channel)).copied().unwrap_or(0);
+            fits(&rule.fleets, fleet) && fits_channel(&rule.channels, channel) && sequence >= from
+        });
+        rules.map(|rule| rule.signatures as usize).max().unwrap_or(0)
+    }
+
+    /// The keys whose co-signature of this release counts at this sequence.
+    pub fn cosigned(
+        &self,
+        fleet: &FleetName,
+        channel: &Channel,
+        release: &Release,
+        sequence: u64,
+    ) -> BTreeSet<KeyId> {
+        let message = cosign::message(fleet, &release.snapshot);
+        let signatures = release.cosignatures.iter().take(cosign::MOST);
+        let holds = signatures.filter(|signature| {
+            self.keys.get(&signature.keyid).is_some_and(|trusted| {
+                trusted.may_at(Role::Cosign, fleet, channel, sequence)
+                    && trusted.key.verifies(&message, &signature.sig)
+            })
+        });
+        holds.map(|signature| signature.keyid).collect()
     }
 
     /// All keys, by id.
@@ -197,7 +213,7 @@ impl Trust {
     }
 
     /// The trusted keys whose signatures hold; at least one. A signature by a stranger beside them does no harm, one of
-    /// a trusted key that does not hold is refused.
+    /// a trusted key that does not hold is refused. Whether a key is revoked is for the caller to ask.
     pub fn signers(&self, envelope: &Envelope, payload_type: &str) -> Result<Vec<&TrustedKey>, TrustError> {
         if envelope.payload_type != payload_type {
             return Err(TrustError::PayloadType(envelope.payload_type.chars().take(80).collect()));
@@ -231,89 +247,77 @@ impl Trust {
         if signers.iter().any(|signer| signer.may(role, fleet, channel)) {
             return Ok(());
         }
-        let key = signers.first().map(|signer| signer.key.id());
-        Err(key.map_or_else(
-            || TrustError::UnknownKey(String::new()),
-            |key| TrustError::Role { key, role, fleet: fleet.clone(), channel: channel.clone() },
-        ))
+        Err(refusal(&signers, role, fleet, channel))
     }
+}
+
+/// Why none of these signers may do this: a revoked key that had the role is named as such.
+pub(crate) fn refusal(
+    signers: &[&TrustedKey],
+    role: Role,
+    fleet: &FleetName,
+    channel: &Channel,
+) -> TrustError {
+    let (fleet, channel) = (fleet.clone(), channel.clone());
+    if let Some(revoked) = signers.iter().find(|signer| signer.revoked.is_some()) {
+        return TrustError::Revoked { key: revoked.key.id(), fleet, channel };
+    }
+    let key = signers.first().map(|signer| signer.key.id());
+    key.map_or_else(
+        || TrustError::UnknownKey(String::new()),
+        |key| TrustError::Role { key, role, fleet, channel },
+    )
 }
 
 impl TrustedKey {
-    /// Whether the key has this role in this channel of this fleet.
+    /// Whether the key has this role in this channel of this fleet, and is not revoked.
     pub fn may(&self, role: Role, fleet: &FleetName, channel: &Channel) -> bool {
-        self.may_somewhere(role, fleet)
-            && self.channels.iter().any(|pattern| pattern == "*" || pattern == channel.as_str())
+        self.revoked.is_none() && self.had(role, fleet, channel)
     }
 
-    /// Whether the key has this role in some channel of this fleet.
-    pub fn may_somewhere(&self, role: Role, fleet: &FleetName) -> bool {
-        let name = fleet.to_string();
-        let fleet_fits = |pattern: &String| {
-            pattern == "*"
-                || *pattern == name
-                || pattern
-                    .strip_suffix('*')
-                    .is_some_and(|prefix| prefix.ends_with('/') && name.starts_with(prefix))
+    /// Whether the key is believed in this role at this sequence: of a revoked key, what it signed before.
+    pub fn may_at(&self, role: Role, fleet: &FleetName, channel: &Channel, sequence: u64) -> bool {
+        let honest = match &self.revoked {
+            None => true,
+            Some(last) => last.get(&place(fleet, channel)).is_some_and(|last| sequence <= *last),
         };
-        self.roles.contains(&role) && !self.channels.is_empty() && self.fleets.iter().any(fleet_fits)
+        honest && self.had(role, fleet, channel)
     }
+
+    /// Whether the key has or had this role in some channel of this fleet. For what an entry vouches for: the entry was
+    /// judged.
+    pub fn may_somewhere(&self, role: Role, fleet: &FleetName) -> bool {
+        self.roles.contains(&role) && !self.channels.is_empty() && fits(&self.fleets, fleet)
+    }
+
+    /// Whether the key is revoked.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.is_some()
+    }
+
+    fn had(&self, role: Role, fleet: &FleetName, channel: &Channel) -> bool {
+        self.may_somewhere(role, fleet) && fits_channel(&self.channels, channel)
+    }
+}
+
+fn place(fleet: &FleetName, channel: &Channel) -> String {
+    format!("{fleet}@{channel}")
+}
+
+fn fits(patterns: &[String], fleet: &FleetName) -> bool {
+    let name = fleet.to_string();
+    patterns.iter().any(|pattern| {
+        pattern == "*"
+            || *pattern == name
+            || pattern
+                .strip_suffix('*')
+                .is_some_and(|prefix| prefix.ends_with('/') && name.starts_with(prefix))
+    })
+}
+
+fn fits_channel(patterns: &[String], channel: &Channel) -> bool {
+    patterns.iter().any(|pattern| pattern == "*" || pattern == channel.as_str())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::signature::{KeyPair, Signer as _};
-
-    fn key(seed: u8) -> KeyPair {
-        KeyPair::generate(&[seed; 32]).unwrap().0
-    }
-
-    fn file(seed: u8, rest: &str) -> Vec<u8> {
-        let public = serde_json::to_string(&key(seed).public().to_pem()).unwrap();
-        format!(r#"{{"format":1,"keys":[{{"public":{public},{rest}}}],"minimum_sequence":{{"shop/edge@stable":17}}}}"#)
-            .into_bytes()
-    }
-
-    #[test]
-    fn roles_fleets_and_channels_hold() {
-        let trust =
-            Trust::parse(&file(1, r#""roles":["publish"],"fleets":["shop/*"],"channels":["stable"]"#))
-                .unwrap();
-        let envelope = Envelope::sign("t", b"x".to_vec(), &[&key(1)]).unwrap();
-        let fleet = FleetName::gateway("shop", "edge");
-        let stable: Channel = "stable".parse().unwrap();
-        let check = |role, fleet: &FleetName, channel: &str| {
-            trust.verify(&envelope, "t", role, fleet, &channel.parse().unwrap())
-        };
-        assert_eq!(check(Role::Publish, &fleet, "stable"), Ok(()));
-        assert_eq!(check(Role::Pin, &fleet, "stable").unwrap_err().label(), "role");
-        assert_eq!(check(Role::Publish, &fleet, "next").unwrap_err().label(), "role");
-        assert!(check(Role::Publish, &FleetName::gateway("shopping", "edge"), "stable").is_err());
-        assert_eq!(trust.minimum_sequence(&fleet, &stable), 17);
-        assert_eq!(trust.minimum_sequence(&FleetName::gateway("shop", "other"), &stable), 0);
-    }
-
-    #[test]
-    fn signatures_are_checked() {
-        let trust = Trust::of([key(1).public().clone()]);
-        let mut envelope = Envelope::sign("t", b"x".to_vec(), &[&key(2), &key(1)]).unwrap();
-        assert_eq!(trust.signers(&envelope, "t").unwrap().len(), 1);
-        assert_eq!(trust.signers(&envelope, "other").unwrap_err().label(), "payload_type");
-        envelope.payload = b"y".to_vec();
-        assert_eq!(trust.signers(&envelope, "t").unwrap_err().label(), "bad_signature");
-        let stranger = Envelope::sign("t", b"x".to_vec(), &[&key(2)]).unwrap();
-        assert_eq!(trust.signers(&stranger, "t").unwrap_err().label(), "unknown_key");
-    }
-
-    #[test]
-    fn trust_files_are_read_strictly() {
-        let pem = key(1).public().to_pem() + &key(2).public().to_pem();
-        assert_eq!(Trust::parse(pem.as_bytes()).unwrap().keys().count(), 2);
-        assert!(matches!(Trust::parse(&file(1, r#""role":["publish"]"#)), Err(TrustFileError::Json(_))));
-        assert!(matches!(Trust::parse(&file(1, r#""roles":["root"]"#)), Err(TrustFileError::Json(_))));
-        assert_eq!(Trust::parse(br#"{"format":2,"chain":[]}"#), Err(TrustFileError::Format(2)));
-        assert_eq!(Trust::parse(br#"{"format":1,"keys":[]}"#), Err(TrustFileError::Empty));
-        assert!(Trust::parse(b"").is_err());
-    }
-}
+mod tests;

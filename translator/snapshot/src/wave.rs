@@ -196,6 +196,7 @@ mod tests {
             routes: None,
             attestation: None,
             bundle: None,
+            cosignatures: Vec::new(),
         }
     }
 

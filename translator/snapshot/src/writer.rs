@@ -7,8 +7,9 @@ use crate::attestation::{self, Attestation, DocumentRef};
 use crate::bundle;
 use crate::channel::BundleRef;
 use crate::compress::compress;
+use crate::cosign;
 use crate::digest::Digest;
-use crate::entry::Entry;
+use crate::entry::{Entry, VerifiedEntry};
 use crate::envelope::Envelope;
 use crate::head::Head;
 use crate::layout;
@@ -122,7 +123,7 @@ pub async fn write_attestation(
     statement: &Attestation,
     signer: &dyn Signer,
 ) -> Result<(Digest, Written), WriteError> {
-    let payload = serde_json::to_vec(statement).map_err(|error| WriteError::Encoding(error.to_string()))?;
+    let payload = statement.payload().map_err(|error| WriteError::Encoding(error.to_string()))?;
     let stored = Bytes::from(Envelope::sign(attestation::PAYLOAD_TYPE, payload, &[signer])?.encode());
     check("attestation", stored.len(), limits::ATTESTATION_BYTES)?;
     let digest = Digest::of(&stored);
@@ -149,6 +150,29 @@ pub async fn write_head(store: &FleetStore, entry: &Entry, envelope: Envelope) -
     let stored = Bytes::from(Head::of(envelope).encode());
     check("head", stored.len(), limits::HEAD_BYTES)?;
     Ok(store.overwrite(&layout::head(&entry.channel), stored).await?)
+}
+
+/// Writes a head that says that its entry is still the newest.
+pub async fn write_renewed_head(
+    store: &FleetStore,
+    entry: &VerifiedEntry,
+    renewal: Envelope,
+) -> Result<(), WriteError> {
+    let head = Head { renewal: Some(renewal), ..Head::of(entry.envelope.clone()) };
+    let stored = Bytes::from(head.encode());
+    check("head", stored.len(), limits::HEAD_BYTES)?;
+    Ok(store.overwrite(&layout::head(&entry.entry.channel), stored).await?)
+}
+
+/// Writes the signature of a key that rebuilt a snapshot, beside its manifest.
+pub async fn write_cosignature(
+    store: &FleetStore,
+    snapshot: &Digest,
+    signer: &dyn Signer,
+) -> Result<(), WriteError> {
+    let stored = Bytes::from(cosign::sign(store.fleet(), snapshot, signer)?.encode());
+    let name = layout::cosignature(snapshot, &signer.public().id());
+    Ok(store.ensure(&name, &stored, cosign::BYTES, |found| *found == stored).await.map(drop)?)
 }
 
 /// Writes every page and the manifest of a snapshot again that does not hold in the store.

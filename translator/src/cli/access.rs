@@ -7,7 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
 use moorgate_snapshot::reader::{ReadError, Reader};
-use moorgate_snapshot::{Channel, FleetName, KeyError, KeyPair, PublicKey, Signer, Store, StoreError, Trust};
+use moorgate_snapshot::trust::chain::ChainError;
+use moorgate_snapshot::{
+    Anchor, Channel, FleetName, KeyError, KeyPair, PublicKey, Signer, Store, StoreError, Trust,
+};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +25,7 @@ pub(super) struct StoreArgs {
     /// The store, such as file:///var/lib/moorgate
     #[arg(long, value_name = "URL", env = "MOORGATE_STORE")]
     pub store: String,
-    /// Whom to trust: public keys in PEM, or JSON with roles, fleets and channels
+    /// Whom to trust: public keys in PEM, JSON with roles, fleets and channels, or a document of moorgate trust
     #[arg(long, value_name = "FILE", env = "MOORGATE_TRUST")]
     pub trust: Option<PathBuf>,
 }
@@ -187,23 +190,36 @@ impl StoreArgs {
         Store::open(&self.store).map_err(|error| Failure::new(Exit::Usage, error))
     }
 
-    /// Reads the trust file; without one, trusts `own` only.
-    pub(super) fn trust(&self, own: Option<&PublicKey>) -> Result<Arc<Trust>, Failure> {
-        match (&self.trust, own) {
-            (Some(path), _) => {
-                let file = std::fs::read(path).with_context(|| path.display().to_string())?;
-                Ok(Arc::new(Trust::parse(&file).with_context(|| path.display().to_string())?))
-            }
-            (None, Some(own)) => Ok(Arc::new(Trust::of([own.clone()]))),
+    /// Reads the trust file, if one is given.
+    pub(super) fn anchor(&self) -> Result<Option<Anchor>, Failure> {
+        let Some(path) = &self.trust else { return Ok(None) };
+        let file = std::fs::read(path).with_context(|| path.display().to_string())?;
+        Ok(Some(Anchor::parse(&file).with_context(|| path.display().to_string())?))
+    }
+
+    /// Whom to trust: the trust file, and what the store's chain says since if it starts one; without a file `own` only.
+    /// A chain that does not go on as it should is a warning: what the file says still counts, as it does for relays.
+    pub(super) async fn trust(&self, own: Option<&PublicKey>) -> Result<Arc<Trust>, Failure> {
+        let anchor = match (self.anchor()?, own) {
+            (Some(anchor), _) => anchor,
+            (None, Some(own)) => return Ok(Arc::new(Trust::of([own.clone()]))),
             (None, None) => {
-                Err(Failure::new(Exit::Usage, anyhow!("whom to trust? give --trust FILE or MOORGATE_TRUST")))
+                let message = "whom to trust? give --trust FILE or MOORGATE_TRUST";
+                return Err(Failure::new(Exit::Usage, anyhow!(message)));
             }
+        };
+        let followed = anchor.follow(&self.open()?).await;
+        match followed.error {
+            Some(ChainError::Store(error)) => return Err(store_failure(error)),
+            Some(error) => warn(&format!("{:#}", anyhow!(error))),
+            None => {}
         }
+        Ok(followed.anchor.trust())
     }
 
     /// A reader of one channel.
-    pub(super) fn reader(&self, fleet: &FleetName, channel: &Channel) -> Result<Reader, Failure> {
-        Ok(Reader::new(self.open()?.fleet(fleet), self.trust(None)?, channel.clone()))
+    pub(super) async fn reader(&self, fleet: &FleetName, channel: &Channel) -> Result<Reader, Failure> {
+        Ok(Reader::new(self.open()?.fleet(fleet), self.trust(None).await?, channel.clone()))
     }
 }
 
@@ -217,9 +233,9 @@ pub(super) struct Actor {
 
 impl Actor {
     /// Opens store, trust and key.
-    pub(super) fn open(store: &StoreArgs, act: &ActArgs) -> Result<Self, Failure> {
+    pub(super) async fn open(store: &StoreArgs, act: &ActArgs) -> Result<Self, Failure> {
         let signer = act.key.open()?;
-        let trust = store.trust(Some(signer.public()))?;
+        let trust = store.trust(Some(signer.public())).await?;
         Ok(Self { store: store.open()?, trust, signer, act: act.clone() })
     }
 

@@ -129,6 +129,7 @@ async fn snapshot(args: &DiffArgs, id: &str) -> Result<Side, Failure> {
         routes: None,
         attestation: None,
         bundle: None,
+        cosignatures: Vec::new(),
     };
     fetch(&reader, fleet, &release).await
 }
@@ -138,7 +139,8 @@ async fn channel(args: &DiffArgs, name: &str) -> Result<Side, Failure> {
     let (fleet, channel) = name.rsplit_once('@').context("write channel:FLEET@CHANNEL").map_err(usage)?;
     let fleet: FleetName = fleet.parse().map_err(|error: FleetNameError| Failure::new(Exit::Usage, error))?;
     let channel: Channel = channel.parse().map_err(|error: ChannelError| Failure::new(Exit::Usage, error))?;
-    let reader = StoreArgs { store: store(args)?, trust: args.trust.clone() }.reader(&fleet, &channel)?;
+    let reader =
+        StoreArgs { store: store(args)?, trust: args.trust.clone() }.reader(&fleet, &channel).await?;
     let tail = reader.newest(None).await.map_err(read_failure)?;
     match tail.entry.as_ref().and_then(|found| found.entry.state.serving()) {
         Some(release) => fetch(&reader, &fleet, release).await,

@@ -39,7 +39,7 @@ pub(super) struct FloorArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: FloorArgs) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let done = Box::pin(publisher.floor(args.sequence, args.lower)).await.map_err(failure)?;
     outcome::show(&done, None, args.output)?;

@@ -36,7 +36,7 @@ pub(super) struct HoldArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: HoldArgs) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let done = if args.lift { Box::pin(publisher.lift()).await } else { Box::pin(publisher.hold()).await };
     outcome::show(&done.map_err(failure)?, None, args.output)?;

@@ -3,7 +3,7 @@
 use super::access::{Format, StoreArgs, read_failure, timestamp};
 use super::output::{json as pretty, print};
 use super::table::columns;
-use super::{Exit, Failure};
+use super::{Exit, Failure, audit};
 use crate::report::FORMAT_VERSION;
 use clap::Args;
 use moorgate_snapshot::entry::VerifiedEntry;
@@ -17,8 +17,9 @@ use time::format_description::well_known::Rfc3339;
 #[command(after_help = "Examples:
   moorgate log shop/edge --trust ci.pub
   moorgate log shop/edge --since 2026-03-01T00:00:00Z --limit 1000 -o json
+  moorgate log shop/edge --audit --trust trust.json
 
-Entries that do not verify are shown as void, with the reason.")]
+Entries that do not verify are shown as void, with the reason. --audit exits 5 if the chain is broken.")]
 pub(super) struct LogArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
@@ -34,6 +35,9 @@ pub(super) struct LogArgs {
     /// Only entries up to this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time_of)]
     until: Option<OffsetDateTime>,
+    /// Follow the whole chain from the newest entry to the first, and say whether it holds
+    #[arg(long, conflicts_with_all = ["limit", "since", "until"])]
+    audit: bool,
     #[command(flatten)]
     store: StoreArgs,
     /// What to print
@@ -47,7 +51,10 @@ fn time_of(text: &str) -> Result<OffsetDateTime, String> {
 
 /// Runs the command.
 pub(super) async fn run(args: LogArgs) -> Result<Exit, Failure> {
-    let reader = args.store.reader(&args.fleet, &args.channel)?;
+    let reader = args.store.reader(&args.fleet, &args.channel).await?;
+    if args.audit {
+        return audit::run(&reader, args.output).await;
+    }
     let tail = reader.newest(None).await.map_err(read_failure)?;
     let slots = reader.history(tail.next.saturating_sub(1), args.limit).await.map_err(read_failure)?;
     let wanted = |slot: &Slot| match slot {
@@ -95,7 +102,7 @@ fn text(slots: &[(u64, Slot)]) -> String {
     columns(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }
 
-fn row(verified: &VerifiedEntry) -> Vec<String> {
+pub(super) fn row(verified: &VerifiedEntry) -> Vec<String> {
     let entry = &verified.entry;
     let state = &entry.state;
     // What the entry speaks of: the pinned release of a pin, the new one of a publish.
@@ -116,7 +123,7 @@ fn row(verified: &VerifiedEntry) -> Vec<String> {
     ]
 }
 
-fn value(sequence: u64, slot: &Slot) -> Value {
+pub(super) fn value(sequence: u64, slot: &Slot) -> Value {
     match slot {
         Slot::Entry(entry) => json!({
             "sequence": sequence,

@@ -38,7 +38,7 @@ pub(super) struct PinArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: PinArgs) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let expires = args.pin_for.map(|after| now() + after);
     let (done, plan) = Box::pin(publisher.pin(&args.snapshot, expires)).await.map_err(failure)?;

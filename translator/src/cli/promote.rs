@@ -48,7 +48,7 @@ pub(super) async fn run(args: PromoteArgs) -> Result<Exit, Failure> {
     if args.from == args.to {
         return Err(Failure::new(Exit::Usage, anyhow::anyhow!("--from and --to are the same channel")));
     }
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let publisher = actor.publisher(&args.fleet, &args.to, &args.reason)?;
     let from = actor.reader(&args.fleet, &args.from);
     let allow = Allow { shrink: args.allow_shrink, bad: args.allow_bad, ..Allow::default() };

@@ -6,13 +6,14 @@ use super::outcome::{row, value};
 use super::output::{json as pretty, print};
 use super::table::columns;
 use super::wave::WaveArgs;
-use super::{Exit, Failure};
+use super::{Exit, Failure, provenance};
 use crate::compile::{Compilation, CompiledFleet};
 use crate::history::Records;
 use crate::publish::{Allow, Offer, Outcome, Parent};
 use crate::report::FORMAT_VERSION;
 use crate::source::{Revision, Sources};
 use clap::Args;
+use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::channel::Source;
 use moorgate_snapshot::{Channel, FleetName, Snapshot};
 use serde_json::{Value, json};
@@ -101,6 +102,8 @@ struct Offered {
     complete: bool,
     /// What they were compiled from.
     source: Option<Source>,
+    /// The same in full, signed beside each snapshot.
+    provenance: Provenance,
     /// Local paths of sources: in their repositories it is looked up whether a commit descends from another.
     repositories: Vec<PathBuf>,
 }
@@ -111,7 +114,7 @@ struct OfferedFleet {
     snapshot: Snapshot,
     /// How many routes it has.
     routes: u64,
-    /// Signed beside it: `provenance` and the like.
+    /// Small documents that are signed beside it.
     documents: BTreeMap<String, Value>,
     /// The objects that it was made of.
     records: Records,
@@ -126,30 +129,27 @@ impl Offered {
     fn of(
         compilation: &Compilation,
         sources: &Sources,
-        arguments: &[String],
+        input: &Input,
         wanted: impl Fn(&FleetName) -> bool,
     ) -> Self {
-        let provenance = json!({
-            "format_version": FORMAT_VERSION,
-            "translator": env!("CARGO_PKG_VERSION"),
-            "revisions": sources.revisions,
-        });
         let erring = compilation.diagnostics.has_errors();
         let offer = |name: &FleetName, fleet: &CompiledFleet| OfferedFleet {
             snapshot: fleet.snapshot.clone(),
             routes: fleet.routes as u64,
-            documents: BTreeMap::from([("provenance".to_owned(), provenance.clone())]),
+            documents: BTreeMap::new(),
             records: compilation.records(name, fleet),
             blocked: compilation.blocked.blocks(name),
             erring,
         };
         let fleets = compilation.fleets.iter().filter(|(name, _)| wanted(name));
         let fleets: BTreeMap<_, _> = fleets.map(|(name, fleet)| (name.clone(), offer(name, fleet))).collect();
-        let paths = arguments.iter().map(|text| PathBuf::from(text.strip_prefix("file://").unwrap_or(text)));
+        let paths =
+            input.sources.iter().map(|text| PathBuf::from(text.strip_prefix("file://").unwrap_or(text)));
         Self {
             complete: fleets.len() == compilation.fleets.len() && !compilation.blocked.all,
             fleets,
             source: release_source(&sources.revisions),
+            provenance: provenance::of(&input.reading, sources),
             repositories: paths.filter(|path| path.exists()).collect(),
         }
     }
@@ -186,7 +186,7 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Refused, anyhow::anyhow!("{} {message}", dirty.source)));
     }
     let wanted = |fleet: &FleetName| args.fleets.wants(fleet);
-    let offered = Offered::of(&compiled.compilation, &compiled.sources, &args.input.sources, wanted);
+    let offered = Offered::of(&compiled.compilation, &compiled.sources, &args.input, wanted);
     let exit = Box::pin(release(args.release, offered)).await?;
     // A file that cannot be read may hold a whole fleet: what came of the others does not make that right.
     Ok(if exit == Exit::Fine && compiled.compilation.blocked.all { Exit::No } else { exit })
@@ -194,7 +194,7 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
 
 /// Publishes each fleet. One that fails does not keep back the others.
 async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let mut results = Vec::new();
     for (name, fleet) in &offered.fleets {
         let blocked = fleet.blocked || args.strict && fleet.erring;
@@ -250,8 +250,9 @@ async fn one(
         snapshot: &fleet.snapshot,
         routes: fleet.routes,
         source: offered.source.clone(),
-        documents: fleet.documents.clone(),
         records: fleet.records.clone(),
+        documents: fleet.documents.clone(),
+        provenance: Provenance { run: publisher.meta.run.clone(), ..offered.provenance.clone() },
         writer: args.writer.clone(),
         allow: Allow {
             shrink: args.allow_shrink,

@@ -39,7 +39,7 @@ pub(super) struct RetireArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: RetireArgs) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let allow = Allow { other_writer: args.take_over, ..Allow::default() };
     let done = Box::pin(publisher.retire(&args.writer, allow)).await.map_err(failure)?;

@@ -40,7 +40,7 @@ pub(super) struct RollbackArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let expires = args.pin_for.map(|after| now() + after);
     let (done, plan) = Box::pin(publisher.rollback(args.sequence, expires)).await.map_err(failure)?;

@@ -44,7 +44,7 @@ struct Row {
 /// Runs the command.
 pub(super) async fn run(args: StatusArgs) -> Result<Exit, Failure> {
     let store = args.store.open()?;
-    let trust = args.store.trust(None)?;
+    let trust = args.store.trust(None).await?;
     let fleets = match args.fleet {
         Some(fleet) => vec![fleet],
         None => store.fleets().await.map_err(store_failure)?,
@@ -131,7 +131,7 @@ fn notes(tail: &Tail) -> Vec<String> {
         }
         Effective::Empty | Effective::Serve { .. } => {}
     }
-    if entry.expires.is_some_and(|expires| expires < now()) {
+    if tail.expires().is_some_and(|expires| expires < now()) {
         notes.push("expired".to_owned());
     }
     match tail.head {

@@ -41,7 +41,7 @@ pub(super) struct StepArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: StepArgs) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let reason = args.reason.as_deref().unwrap_or_default();
     let publisher = actor.publisher(&args.fleet, &args.channel, reason)?;
     let done = if args.halt {

@@ -41,7 +41,7 @@ pub(super) struct UnpinArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: UnpinArgs) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.store, &args.act)?;
+    let actor = Actor::open(&args.store, &args.act).await?;
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let (done, plan) = Box::pin(publisher.unpin(&args.to, &args.wave.steps()?)).await.map_err(failure)?;
     outcome::show(&done, plan.as_ref(), args.output)?;

@@ -1,9 +1,10 @@
 //! `moorgate verify`
 
-use super::access::{Format, StoreArgs, read_failure, store_failure};
+use super::access::{Format, KeySource, StoreArgs, read_failure, store_failure};
+use super::input::Reading;
 use super::output::{json as pretty, print};
 use super::table::columns;
-use super::{Exit, Failure};
+use super::{Exit, Failure, rebuild};
 use crate::report::FORMAT_VERSION;
 use anyhow::anyhow;
 use clap::Args;
@@ -19,20 +20,38 @@ use time::OffsetDateTime;
 #[command(after_help = "Examples:
   moorgate verify shop/edge --trust ci.pub --store file:///var/lib/moorgate
   moorgate verify snapshot:4f1c… --trust ci.pub -o json
+  moorgate verify shop/edge --trust trust.json --rebuild --rev 4c2a91e --path gateways .
+  moorgate verify snapshot:4f1c… --trust trust.json --rebuild --rev main . --cosign --key file:second.key
 
+--rebuild compiles the source again and compares: the same bytes, or the answer is no. --cosign then says so with a key
+that has the role cosign, for channels that require it; the key's holder chooses what to rebuild from.
 Prints a verdict for each step. Exits 5 if anything does not hold, 3 if the store cannot be read.")]
 pub(super) struct VerifyArgs {
     /// A fleet (namespace/gateway or class/NAME), or snapshot:ID
     #[arg(value_name = "FLEET or snapshot:ID")]
-    target: String,
+    pub target: String,
     /// The channel
     #[arg(long, default_value_t = Channel::stable())]
-    channel: Channel,
+    pub channel: Channel,
+    /// With --rebuild: the source
+    #[arg(value_name = "SOURCE", requires = "rebuild")]
+    pub sources: Vec<String>,
+    /// Compile the source again and compare the snapshot
+    #[arg(long, requires = "sources")]
+    rebuild: bool,
+    /// Sign what was rebuilt
+    #[arg(long, requires_all = ["rebuild", "key"])]
+    pub cosign: bool,
+    /// The key to co-sign with: file:PATH, env:NAME or exec:COMMAND
+    #[arg(long, value_name = "KEY", env = "MOORGATE_COSIGN_KEY", hide_env_values = true)]
+    pub key: Option<KeySource>,
+    #[command(flatten)]
+    pub reading: Reading,
     /// How many entries to follow the chain back
     #[arg(long, default_value_t = 1000)]
     depth: usize,
     #[command(flatten)]
-    store: StoreArgs,
+    pub store: StoreArgs,
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -40,7 +59,7 @@ pub(super) struct VerifyArgs {
 
 /// How one step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Holds,
     /// Worth an alarm, and no reader is misled by it.
     Warning,
@@ -57,18 +76,23 @@ impl Verdict {
     }
 }
 
-struct Step {
+pub(super) struct Step {
     what: String,
     verdict: Verdict,
     detail: String,
 }
 
 #[derive(Default)]
-struct Steps(Vec<Step>);
+pub(super) struct Steps(Vec<Step>);
 
 impl Steps {
-    fn add(&mut self, what: impl Into<String>, verdict: Verdict, detail: impl Into<String>) {
+    pub(super) fn add(&mut self, what: impl Into<String>, verdict: Verdict, detail: impl Into<String>) {
         self.0.push(Step { what: what.into(), verdict, detail: detail.into() });
+    }
+
+    /// Whether nothing is broken so far.
+    pub(super) fn hold(&self) -> bool {
+        self.0.iter().all(|step| step.verdict != Verdict::Broken)
     }
 
     /// Notes what does not hold; a store that cannot be read ends the command.
@@ -90,10 +114,13 @@ pub(super) async fn run(args: VerifyArgs) -> Result<Exit, Failure> {
     } else {
         let fleet: FleetName =
             args.target.parse().map_err(|error| Failure::new(Exit::Usage, anyhow::Error::from(error)))?;
-        let reader = args.store.reader(&fleet, &args.channel)?;
+        let reader = args.store.reader(&fleet, &args.channel).await?;
         channel(&reader, args.depth, &mut steps).await?;
     }
-    let holds = steps.0.iter().all(|step| step.verdict != Verdict::Broken);
+    if args.rebuild {
+        rebuild::run(&args, &mut steps).await?;
+    }
+    let holds = steps.hold();
     match args.output {
         Format::Text => {
             let rows = steps
@@ -237,7 +264,8 @@ async fn check_release(
         }
     }
     let names = attestation.documents.keys().chain(attestation.inline.keys());
-    let names: Vec<&str> = names.map(String::as_str).collect();
+    let mut names: Vec<&str> = names.map(String::as_str).collect();
+    names.push("provenance");
     steps.add(what, Verdict::Holds, names.join(", "));
     Ok(())
 }
@@ -247,7 +275,7 @@ async fn snapshot_anywhere(args: &VerifyArgs, id: Digest, steps: &mut Steps) -> 
     let fleets = args.store.open()?.fleets().await.map_err(store_failure)?;
     let mut found = false;
     for fleet in fleets {
-        let reader = args.store.reader(&fleet, &args.channel)?;
+        let reader = args.store.reader(&fleet, &args.channel).await?;
         if matches!(reader.manifest(&id).await, Err(ReadError::Missing(_))) {
             continue;
         }
@@ -268,6 +296,7 @@ async fn snapshot_anywhere(args: &VerifyArgs, id: Digest, steps: &mut Steps) -> 
             routes: None,
             attestation: None,
             bundle: None,
+            cosignatures: Vec::new(),
         };
         check_release(&reader, &fleet.to_string(), &release.unwrap_or(bare), steps).await?;
     }

@@ -240,6 +240,21 @@ pub enum Gate {
     /// The fleet was retired.
     #[error("the fleet is retired in channel {0}")]
     Retired(Channel),
+    /// The channel requires co-signatures that are not there.
+    #[error(
+        "{} has {have} of {need} co-signatures that this channel requires; its objects are all there. One of these keys must rebuild and sign it: {missing}. See moorgate verify snapshot:{snapshot} --rebuild --cosign, then run this again",
+        snapshot.short()
+    )]
+    NotCosigned {
+        /// The snapshot.
+        snapshot: Digest,
+        /// How many it has that count.
+        have: usize,
+        /// How many it needs.
+        need: usize,
+        /// The keys that may co-sign and have not.
+        missing: String,
+    },
     /// The key does not count here.
     #[error("key {0} is not trusted to do this: readers with this trust file would refuse it")]
     Key(KeyId),
@@ -368,6 +383,7 @@ mod tests {
             routes,
             attestation: None,
             bundle: None,
+            cosignatures: Vec::new(),
         };
         for (before, after, refused) in [
             (Some(100), 80, false),

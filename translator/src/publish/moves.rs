@@ -119,11 +119,13 @@ impl Publisher<'_> {
     async fn pin_at(
         &self,
         tail: &Tail,
-        release: Release,
+        mut release: Release,
         expires: Option<OffsetDateTime>,
         reason: String,
     ) -> Result<(Outcome, Option<Plan>), PublishError> {
         let before = state_of(tail);
+        // Whether they suffice, readers decide: a release may be older than the rule that asks for them.
+        self.gather_cosignatures(&mut release, tail.next).await?;
         let pin =
             Pin { release: release.clone(), reason: reason.clone(), by: self.meta.author.clone(), expires };
         let state = apply(&before, Act::Pin(pin), self.reader.channel(), self.meta.time)?;

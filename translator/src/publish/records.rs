@@ -54,11 +54,11 @@ impl Publisher<'_> {
         let (named, wrote) = writer::write_document(store, CHANGE, &change).await?;
         self.reader.document(&named).await?;
         let statement = Attestation {
-            format: 1,
             fleet: store.fleet().clone(),
             snapshot: offer.snapshot.id(),
             documents: BTreeMap::from([(RECORDS.to_owned(), base), (CHANGE.to_owned(), named)]),
             inline: offer.documents.clone(),
+            provenance: offer.provenance.clone(),
         };
         let (digest, signed) = writer::write_attestation(store, &statement, self.signer).await?;
         Ok((digest, written.and(wrote).and(signed)))

@@ -5,6 +5,7 @@ use super::reports::Reports;
 use super::transition::{Act, apply};
 use super::{Change, Outcome, PublishError, Publisher};
 use crate::history::Records;
+use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::channel::{BundleRef, ChannelState, Release, Source, Step};
 use moorgate_snapshot::entry::{Action, Promoted};
 use moorgate_snapshot::reader::{Reader, Tail};
@@ -26,8 +27,10 @@ pub struct Offer<'a> {
     pub routes: u64,
     /// What it was compiled from.
     pub source: Option<Source>,
-    /// Small documents that are signed beside it, such as `provenance`.
+    /// Small documents that are signed beside it, such as `counts`.
     pub documents: BTreeMap<String, Value>,
+    /// What it was made from, and by what: signed beside it.
+    pub provenance: Provenance,
     /// The objects that it was made of, signed beside it too.
     pub records: Records,
     /// Who publishes to this channel: CI under one name, a loop in a cluster under another.
@@ -84,6 +87,7 @@ impl Publisher<'_> {
             routes: Some(offer.routes),
             attestation: None,
             bundle: None,
+            cosignatures: Vec::new(),
         };
         let next = |release: Release| {
             let steps = offer.steps.clone();
@@ -104,6 +108,7 @@ impl Publisher<'_> {
         if !self.dry_run {
             written = self.upload(offer, state.newest(), &mut release).await?;
             self.read_back(offer.snapshot, &release).await?;
+            self.require_cosignatures(&mut release, tail.next).await?;
         }
         let outcome = Box::pin(self.commit(&tail, change(next(release)?), warnings)).await?;
         Ok(Outcome { written, ..outcome })
@@ -145,7 +150,8 @@ impl Publisher<'_> {
         }
         // All of it must be there before a channel names it.
         self.reader.fetch(&Release { bundle: None, ..served.clone() }, &|_| None).await?;
-        let release = Release { sequence: tail.next, time: self.meta.time, ..served };
+        let mut release = Release { sequence: tail.next, time: self.meta.time, ..served };
+        self.require_cosignatures(&mut release, tail.next).await?;
         let promoted = Promoted { channel: from.channel().clone(), sequence: origin.entry.sequence };
         let act = Act::Release { release, steps: steps.to_vec(), pardon: allow.bad };
         let state = apply(&before, act, self.reader.channel(), self.meta.time)?;

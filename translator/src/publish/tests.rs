@@ -6,6 +6,7 @@ use super::*;
 use crate::history::Records;
 use fault::FaultStore;
 use moorgate_snapshot::Digest;
+use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::channel::{Effective, Source};
 use moorgate_snapshot::layout;
 use moorgate_snapshot::{
@@ -115,7 +116,8 @@ fn offer(snapshot: &Snapshot) -> Offer<'_> {
         snapshot,
         routes: 100,
         source: None,
-        documents: BTreeMap::from([("provenance".to_owned(), serde_json::json!({"revisions": []}))]),
+        documents: BTreeMap::new(),
+        provenance: Provenance::default(),
         records: Records::default(),
         writer: "publish".into(),
         allow: Allow::default(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::channel::{Hold, Pin, Release};
+use crate::channel::{Floor, Hold, Pin, Release};
 use crate::signature::KeyPair;
 use proptest::prelude::*;
 
@@ -25,6 +25,7 @@ fn release(n: u8) -> Release {
         routes: Some(12),
         attestation: Some(Digest::of(b"attestation")),
         bundle: None,
+        cosignatures: Vec::new(),
     }
 }
 
@@ -132,8 +133,18 @@ fn a_pin_changes_nothing_but_the_pin() {
     let mut unpin = Entry { action: Action::Unpin, ..entry(5) };
     unpin.state.target = Some(release(1));
     assert_eq!(unpin.only_pins(&pin), Ok(()));
+    let floor = Some(Floor { sequence: 2, reason: "r".into() });
+    let [mut floored, mut below] = [pin.clone(), unpin.clone()];
+    floored.state.floor.clone_from(&floor);
+    below.state.floor = floor;
+    assert!(below.only_pins(&floored).is_err());
     unpin.state.target = Some(release(9));
     assert!(unpin.only_pins(&pin).is_err());
+    // An unpin that pins, and one of what is not pinned.
+    let pins = Entry { action: Action::Unpin, ..pin.clone() };
+    assert!(pins.only_pins(&pin).is_err());
+    unpin.state.target = Some(release(1));
+    assert!(unpin.only_pins(&before).is_err());
     assert!(Entry { action: Action::Publish, ..pin.clone() }.only_pins(&before).is_err());
 }
 

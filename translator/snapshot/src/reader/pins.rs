@@ -1,18 +1,26 @@
 //! What a key that may only pin may do: hold a channel at what was published above the floor, and nothing else.
 
 use super::{ReadError, Reader, Slot};
-use crate::channel::Release;
 use crate::entry::{Action, Entry, EntryError, VerifiedEntry};
 
 /// How many entries by such keys may follow one another: the reader has to go through all of them.
 const CHAIN: usize = 64;
 
 impl Reader {
-    /// Compares an entry that no publisher signed with those before it, back to one that a publisher did sign.
-    pub(super) async fn check_pin(
+    /// What a signature alone does not show: that a key which may only pin did no more, and that what is served is
+    /// co-signed where that is required.
+    pub(super) async fn check_rights(
         &self,
         entry: VerifiedEntry,
     ) -> Result<Result<VerifiedEntry, EntryError>, ReadError> {
+        match self.check_pin(entry).await? {
+            Ok(entry) => self.check_cosigned(entry).await,
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Compares an entry that no publisher signed with those before it, back to one that a publisher did sign.
+    async fn check_pin(&self, entry: VerifiedEntry) -> Result<Result<VerifiedEntry, EntryError>, ReadError> {
         let Some(key) = entry.signers.first().copied().filter(|_| !entry.by_publisher) else {
             return Ok(Ok(entry));
         };
@@ -46,18 +54,12 @@ impl Reader {
         if before.state.below_floor(&pin.release) {
             return Ok(Some("the release lies below the floor"));
         }
-        if before.state.releases().any(|release| *release == pin.release) {
+        if before.state.releases().any(|release| release.is_the_same(&pin.release)) {
             return Ok(None);
         }
         Ok(match self.plain_slot(pin.release.sequence).await? {
-            Slot::Entry(origin) if origin.by_publisher && brought(&origin.entry, &pin.release) => None,
+            Slot::Entry(origin) if origin.by_publisher && origin.entry.brought(&pin.release) => None,
             _ => Some("the release was not published here"),
         })
     }
-}
-
-/// Whether this entry brought the release into the channel.
-fn brought(entry: &Entry, release: &Release) -> bool {
-    matches!(entry.action, Action::Publish | Action::Promote)
-        && entry.state.releases().any(|one| one == release)
 }

@@ -6,8 +6,11 @@ use crate::envelope::{Envelope, EnvelopeError};
 use crate::head::Head;
 use crate::layout;
 use crate::limits;
+use crate::renewal::{Renewal, RenewalError};
 use crate::store::{Get, StoreError};
+use crate::trust::document::VoidRange;
 use bytes::Bytes;
+use time::OffsetDateTime;
 
 /// What lies in a slot of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,16 @@ pub struct Tail {
     pub head: Option<u64>,
     /// Why the head is of no use, if it is there. Costs a minute, and is worth an alarm.
     pub head_error: Option<EntryError>,
+    /// The newest statement that this entry is still the newest.
+    pub renewal: Option<Renewal>,
+}
+
+impl Tail {
+    /// From when on a reader that has seen nothing newer raises an alarm, and serves on.
+    pub fn expires(&self) -> Option<OffsetDateTime> {
+        let entry = self.entry.as_ref().and_then(|entry| entry.entry.expires);
+        entry.max(self.renewal.as_ref().map(|renewal| renewal.expires))
+    }
 }
 
 /// The answer to a poll.
@@ -51,6 +64,14 @@ pub struct Polled {
     pub etag: Option<String>,
     /// The end of the log; none if the head is as it was and nobody asked for more.
     pub tail: Option<Tail>,
+    /// The statement in the head that its entry is still the newest; none if there is none, or the head is as it was.
+    pub renewal: Option<Result<Renewal, RenewalError>>,
+}
+
+/// What a head holds.
+struct HeadEntry {
+    entry: VerifiedEntry,
+    renewal: Option<Result<Renewal, RenewalError>>,
 }
 
 impl Reader {
@@ -76,7 +97,7 @@ impl Reader {
         let name = layout::head(&self.channel);
         let (etag, head) = match self.store.get_if_changed(&name, etag, limits::HEAD_BYTES).await {
             Ok(Get::NotModified) if !probe => {
-                return Ok(Polled { etag: etag.map(str::to_owned), tail: None });
+                return Ok(Polled { etag: etag.map(str::to_owned), tail: None, renewal: None });
             }
             Ok(Get::NotModified) => (etag.map(str::to_owned), Ok(None)),
             Ok(Get::Missing) => (None, Ok(None)),
@@ -84,18 +105,20 @@ impl Reader {
             Err(StoreError::TooLarge { limit, .. }) => (None, Err(EntryError::TooLarge(limit))),
             Err(error) => return Err(error.into()),
         };
-        let (hint, head_error) = match head {
-            Ok(hint) => (hint, None),
-            Err(error) => (None, Some(error)),
+        let (hint, renewal, head_error) = match head {
+            Ok(Some(HeadEntry { entry, renewal })) => (Some(entry), renewal, None),
+            Ok(None) => (None, None, None),
+            Err(error) => (None, None, Some(error)),
         };
         let newer = hint.as_ref().is_some_and(|hint| {
             remembered.is_some_and(|remembered| hint.entry.sequence > remembered.sequence)
         });
-        let tail = if newer && !probe {
-            let Some(hint) = hint else { return Ok(Polled { etag, tail: None }) };
+        let mut tail = if newer && !probe {
+            let Some(hint) = hint else { return Ok(Polled { etag, tail: None, renewal }) };
             self.check_follows(&hint, remembered)?;
             let head = Some(hint.entry.sequence);
-            Tail { next: hint.entry.sequence + 1, entry: Some(hint), voids: Vec::new(), head, head_error }
+            let next = hint.entry.sequence + 1;
+            Tail { next, entry: Some(hint), voids: Vec::new(), head, head_error, renewal: None }
         } else if probe || hint.is_none() || remembered.is_none() {
             Box::pin(self.tail(remembered, hint, head_error)).await?
         } else {
@@ -105,21 +128,29 @@ impl Reader {
             {
                 self.check_follows(&hint, remembered)?;
             }
-            return Ok(Polled { etag, tail: None });
+            return Ok(Polled { etag, tail: None, renewal });
         };
-        Ok(Polled { etag, tail: Some(tail) })
+        let newest = tail.entry.as_ref().map(VerifiedEntry::position);
+        let of_newest = |renewal: &&Renewal| newest == Some(renewal.position());
+        tail.renewal = renewal.as_ref().and_then(|one| one.as_ref().ok()).filter(of_newest).cloned();
+        Ok(Polled { etag, tail: Some(tail), renewal })
     }
 
-    async fn read_head(&self, stored: &Bytes) -> Result<Result<VerifiedEntry, EntryError>, ReadError> {
+    async fn read_head(&self, stored: &Bytes) -> Result<Result<HeadEntry, EntryError>, ReadError> {
         let head = match Head::decode(stored) {
             Ok(head) => head,
             Err(EnvelopeError::TooLarge(limit)) => return Ok(Err(EntryError::TooLarge(limit))),
             Err(EnvelopeError::Malformed(message)) => return Ok(Err(EntryError::Malformed(message))),
         };
-        match Entry::verify_envelope(head.entry, &self.trust, self.store.fleet(), &self.channel, None) {
-            Ok(entry) => Box::pin(self.check_pin(entry)).await,
-            Err(error) => Ok(Err(error)),
-        }
+        let fleet = self.store.fleet();
+        let checked = match Entry::verify_envelope(head.entry, &self.trust, fleet, &self.channel, None) {
+            Ok(entry) => Box::pin(self.check_rights(entry)).await?,
+            Err(error) => Err(error),
+        };
+        Ok(checked.map(|entry| {
+            let renewal = head.renewal.map(|renewal| Renewal::verify(&renewal, &self.trust, &entry));
+            HeadEntry { entry, renewal }
+        }))
     }
 
     /// The end of the log from the newest known place on.
@@ -141,6 +172,10 @@ impl Reader {
         while sequence > 0 && newest.is_none() {
             if let Some(hint) = hint.as_ref().filter(|hint| hint.entry.sequence == sequence) {
                 newest = Some(hint.clone());
+                continue;
+            }
+            if let Some(range) = self.voided(sequence) {
+                sequence = range.first - 1;
                 continue;
             }
             match self.slot(sequence).await? {
@@ -165,7 +200,7 @@ impl Reader {
         } else if let Some(remembered) = remembered {
             return Err(ReadError::RolledBack { channel: self.channel.clone(), remembered });
         }
-        Ok(Tail { entry: newest, next: last + 1, voids, head, head_error })
+        Ok(Tail { entry: newest, next: last + 1, voids, head, head_error, renewal: None })
     }
 
     /// Refuses what goes back behind `remembered`, or contradicts it.
@@ -216,7 +251,15 @@ impl Reader {
         Ok(taken)
     }
 
+    fn voided(&self, sequence: u64) -> Option<VoidRange> {
+        self.trust.voided(self.store.fleet(), &self.channel, sequence)
+    }
+
+    /// Whether a slot is taken, or declared void: nothing is written there any more.
     async fn occupied(&self, sequence: u64) -> Result<bool, ReadError> {
+        if self.voided(sequence).is_some() {
+            return Ok(true);
+        }
         match self.store.get(&layout::entry(&self.channel, sequence), limits::ENTRY_BYTES).await {
             Ok(found) => Ok(found.is_some()),
             Err(StoreError::TooLarge { .. }) => Ok(true),
@@ -227,7 +270,7 @@ impl Reader {
     /// What lies in a slot.
     pub async fn slot(&self, sequence: u64) -> Result<Slot, ReadError> {
         match self.plain_slot(sequence).await? {
-            Slot::Entry(entry) => Ok(match Box::pin(self.check_pin(*entry)).await? {
+            Slot::Entry(entry) => Ok(match Box::pin(self.check_rights(*entry)).await? {
                 Ok(entry) => Slot::Entry(Box::new(entry)),
                 Err(error) => Slot::Void(error),
             }),
@@ -242,13 +285,16 @@ impl Reader {
         slot: u64,
     ) -> Result<Result<VerifiedEntry, EntryError>, ReadError> {
         match Entry::verify_envelope(envelope, &self.trust, self.store.fleet(), &self.channel, Some(slot)) {
-            Ok(entry) => Box::pin(self.check_pin(entry)).await,
+            Ok(entry) => Box::pin(self.check_rights(entry)).await,
             Err(error) => Ok(Err(error)),
         }
     }
 
     /// What lies in a slot, without a look at the entries before it.
     pub(super) async fn plain_slot(&self, sequence: u64) -> Result<Slot, ReadError> {
+        if self.voided(sequence).is_some() {
+            return Ok(Slot::Void(EntryError::Voided(sequence)));
+        }
         let name = layout::entry(&self.channel, sequence);
         let stored = match self.store.get(&name, limits::ENTRY_BYTES).await {
             Ok(Some(stored)) => stored,

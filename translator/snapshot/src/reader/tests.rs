@@ -111,6 +111,7 @@ fn release(snapshot: &Snapshot, sequence: u64) -> Release {
         routes: None,
         attestation: None,
         bundle: None,
+        cosignatures: Vec::new(),
     }
 }
 
@@ -340,11 +341,11 @@ async fn no_damage_in_the_store_yields_another_snapshot() {
     let document = serde_json::json!({"a": 1});
     let (document, _) = writer::write_document(bench.store(), "records", &document).await.unwrap();
     let statement = Attestation {
-        format: 1,
         fleet: shop(),
         snapshot: snapshot.id(),
         documents: [("records".to_owned(), document)].into(),
-        inline: [("provenance".to_owned(), serde_json::json!({"b": 2}))].into(),
+        inline: [("counts".to_owned(), serde_json::json!({"b": 2}))].into(),
+        provenance: crate::attestation::Provenance { run: "r".into(), ..Default::default() },
     };
     let (attestation, _) = writer::write_attestation(bench.store(), &statement, &key(1)).await.unwrap();
     if let Some(target) = &mut entry.state.target {
@@ -417,3 +418,5 @@ async fn a_page_that_explodes_is_refused() {
     let error = bench.reader.fetch(&release(&snapshot, 1), &nothing).await.unwrap_err();
     assert_eq!(error.label(), "too_large");
 }
+
+mod attacks;

@@ -43,14 +43,20 @@ fn snapshot(n: u8) -> Snapshot {
 }
 
 fn offered(n: u8, routes: u64) -> Offered {
-    let documents = BTreeMap::from([("provenance".to_owned(), json!({"revisions": []}))]);
     let records = Records::default();
-    let fleet =
-        OfferedFleet { snapshot: snapshot(n), routes, documents, records, blocked: false, erring: false };
+    let fleet = OfferedFleet {
+        snapshot: snapshot(n),
+        routes,
+        documents: BTreeMap::new(),
+        records,
+        blocked: false,
+        erring: false,
+    };
     Offered {
         fleets: BTreeMap::from([(shop(), fleet)]),
         complete: true,
         source: None,
+        provenance: Provenance::default(),
         repositories: Vec::new(),
     }
 }

@@ -74,6 +74,7 @@ fn candidate(steps: &[&str], done: u32) -> Candidate {
         routes: None,
         attestation: None,
         bundle: None,
+        cosignatures: Vec::new(),
     };
     Candidate { release, step: done, steps: steps.iter().map(step).collect(), since: Some(now()) }
 }

@@ -12,6 +12,7 @@ fn release(n: u8) -> Release {
         routes: None,
         attestation: None,
         bundle: None,
+        cosignatures: Vec::new(),
     }
 }
 
