@@ -6,11 +6,12 @@ use moorgate_tests::program::{Outcome, moorgate, run, run_with_input};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
     "compile",
     "check",
     "diff",
     "explain",
+    "plan",
     "publish",
     "promote",
     "pin",
@@ -23,6 +24,7 @@ const COMMANDS: [&str; 22] = [
     "log",
     "verify",
     "status",
+    "wait",
     "trust",
     "renew",
     "keygen",

@@ -17,6 +17,7 @@ mod log;
 mod outcome;
 mod output;
 mod pin;
+mod plan;
 mod promote;
 mod provenance;
 mod publish;
@@ -24,6 +25,7 @@ mod rebuild;
 mod renew;
 mod retire;
 mod rollback;
+mod rollout;
 mod status;
 mod step;
 mod table;
@@ -31,6 +33,7 @@ mod trust;
 mod unpin;
 mod verify;
 mod version;
+mod wait;
 mod wave;
 
 pub use exit::{Exit, Failure};
@@ -53,6 +56,7 @@ enum Command {
     Check(check::CheckArgs),
     Diff(diff::DiffArgs),
     Explain(explain::ExplainArgs),
+    Plan(plan::PlanArgs),
     Publish(publish::PublishArgs),
     Promote(promote::PromoteArgs),
     Pin(pin::PinArgs),
@@ -64,6 +68,7 @@ enum Command {
     Retire(retire::RetireArgs),
     Log(log::LogArgs),
     Status(status::StatusArgs),
+    Wait(wait::WaitArgs),
     Verify(verify::VerifyArgs),
     Trust(trust::TrustArgs),
     Renew(renew::RenewArgs),
@@ -105,6 +110,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(args).await,
         Command::Diff(args) => diff::run(args).await,
         Command::Explain(args) => explain::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
         Command::Publish(args) => publish::run(args).await,
         Command::Promote(args) => promote::run(args).await,
         Command::Pin(args) => pin::run(args).await,
@@ -116,6 +122,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Retire(args) => retire::run(args).await,
         Command::Log(args) => log::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Wait(args) => wait::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Trust(args) => trust::run(args).await,
         Command::Renew(args) => renew::run(args).await,

@@ -10,18 +10,24 @@ mod acts;
 mod cosigned;
 mod gates;
 mod moves;
+mod plan;
+mod preview;
 mod records;
 mod release;
 mod renew;
 mod reports;
+mod rollout;
 mod transition;
 
 pub use acts::AUTOMATIC;
 pub use gates::{Allow, Gate};
 pub use moves::{Plan, PlanLine};
+pub use plan::{MAGIC, PLAN_BYTES, PlanError, PlanFile, PlannedFleet};
+pub use preview::{Preview, preview};
 pub use release::{Offer, Parent};
 pub use renew::{Renewed, renew};
 pub use reports::{Progress, Reports, Standing, Verdict, judge, standing};
+pub use rollout::{End, Rollout};
 
 use moorgate_snapshot::channel::{ChannelState, Release};
 use moorgate_snapshot::entry::{self, Action, Entry, EntryError, Promoted};

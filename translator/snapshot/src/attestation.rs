@@ -46,7 +46,7 @@ pub struct DocumentRef {
 }
 
 /// What a snapshot was made from, and by what: whoever has the same gets the same snapshot.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// The options of the compile that change what comes out, by name.
     pub parameters: BTreeMap<String, Value>,

@@ -20,7 +20,7 @@ pub const PAYLOAD_TYPE: &str = "application/vnd.moorgate.entry.v1+json";
 /// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
 /// Required features that this version understands.
-const FEATURES: &[&str] = &[];
+pub(crate) const FEATURES: &[&str] = &[];
 
 /// What an entry does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

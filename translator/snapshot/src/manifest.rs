@@ -17,7 +17,7 @@ pub const FORMAT: u32 = 1;
 /// The oldest Envoy, `major.minor`, that understands everything this version can put into a snapshot.
 pub const OLDEST_ENVOY: &str = "1.38";
 /// Required features that this version understands. None yet: the first one gives old relays a clear refusal.
-const FEATURES: &[&str] = &[];
+pub(crate) const FEATURES: &[&str] = &[];
 
 /// The pages of a snapshot and what a reader must know to use them.
 #[derive(Debug, Clone, PartialEq, Eq)]

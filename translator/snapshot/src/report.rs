@@ -5,10 +5,12 @@
 //! `report` never advances one, nor lets gc remove anything sooner.
 
 use crate::digest::Digest;
+use crate::entry;
 use crate::envelope::Envelope;
 use crate::fleet::FleetName;
 use crate::layout::Channel;
 use crate::limits;
+use crate::manifest;
 use crate::signature::{KeyError, Signer};
 use crate::trust::{Role, Trust, TrustError};
 use crate::wave::{IdentityError, RelayIdentity, RelayName};
@@ -126,6 +128,14 @@ pub struct SecretReport {
     /// When its certificate runs out.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
     pub not_after: Option<OffsetDateTime>,
+}
+
+/// What a relay of this version puts into [`Report::features`]: the formats that it reads, such as `manifest/1`, and the
+/// required features that it understands.
+pub fn understood() -> Vec<String> {
+    let formats = [format!("entry/{}", entry::FORMAT), format!("manifest/{}", manifest::FORMAT)];
+    let features = entry::FEATURES.iter().chain(manifest::FEATURES).map(|feature| (*feature).to_owned());
+    formats.into_iter().chain(features).collect()
 }
 
 /// Why a report is not read.
@@ -266,7 +276,7 @@ mod tests {
             time: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap(),
             interval_seconds: 300,
             version: "0.1.0".into(),
-            features: Vec::new(),
+            features: understood(),
             sequence: 7,
             entry: Some(Digest::of(b"entry")),
             snapshot: Some(Digest::of(b"snapshot")),

@@ -1,6 +1,7 @@
 //! `moorgate promote`
 
 use super::access::{ActArgs, Actor, Format, StoreArgs, failure};
+use super::rollout::RolloutArgs;
 use super::wave::WaveArgs;
 use super::{Exit, Failure, outcome};
 use crate::publish::Allow;
@@ -35,6 +36,8 @@ pub(super) struct PromoteArgs {
     #[command(flatten)]
     wave: WaveArgs,
     #[command(flatten)]
+    rollout: RolloutArgs,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     act: ActArgs,
@@ -55,5 +58,5 @@ pub(super) async fn run(args: PromoteArgs) -> Result<Exit, Failure> {
     let steps = args.wave.steps()?;
     let done = Box::pin(publisher.promote(&from, allow, &steps)).await.map_err(failure)?;
     outcome::show(&done, None, args.output)?;
-    Ok(Exit::Fine)
+    Box::pin(args.rollout.follow(&actor, &done)).await
 }

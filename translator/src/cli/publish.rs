@@ -1,24 +1,27 @@
 //! `moorgate publish`
 
+mod planned;
+
 use super::access::{ActArgs, Actor, Format, StoreArgs, failure, warn};
-use super::input::{Fleets, Input};
+use super::input::{Compiled, Fleets, Input};
 use super::outcome::{row, value};
 use super::output::{json as pretty, print};
+use super::rollout::RolloutArgs;
 use super::table::columns;
 use super::wave::WaveArgs;
 use super::{Exit, Failure, provenance};
 use crate::compile::{Compilation, CompiledFleet};
 use crate::history::Records;
-use crate::publish::{Allow, Offer, Outcome, Parent};
+use crate::publish::{Allow, Done, Offer, Outcome, Parent};
 use crate::report::FORMAT_VERSION;
 use crate::source::{Revision, Sources};
 use clap::Args;
 use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::channel::Source;
-use moorgate_snapshot::{Channel, FleetName, Snapshot};
+use moorgate_snapshot::{Channel, Digest, FleetName, Snapshot};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 /// Compile a source and release its snapshots
@@ -79,6 +82,8 @@ struct Release {
     retire_vanished: bool,
     #[command(flatten)]
     wave: WaveArgs,
+    #[command(flatten)]
+    rollout: RolloutArgs,
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -88,40 +93,56 @@ const EXAMPLES: &str = "Examples:
   moorgate publish gateways/ --store file:///var/lib/moorgate --key file:ci.key --trust ci.pub
   moorgate publish . --rev \"$GITHUB_SHA\" --path gateways --key env:MOORGATE_SIGNING_KEY -o json
   moorgate publish gateways/ --dry-run --key file:ci.key
-  moorgate publish gateways/ --step relay=canary-1,bake=10m --step percent=20,max-errors=2 --key file:ci.key
+  moorgate publish edge.plan --key file:ci.key
+  moorgate publish gateways/ --step relay=canary-1,bake=10m --step percent=20,max-errors=2 --wait --key file:ci.key
 
+SOURCE may be a file that `moorgate plan` wrote: exactly those bytes are published, if no channel has moved since.
 One entry a fleet. Syntax and schema errors keep back the fleets that they concern; other errors cost a rule or a
 listener, as the Gateway API says, unless --strict. A snapshot that is published already gives no entry.
-Exits 1 if errors kept a fleet back, 4 if a gate refused: somebody else was faster, an older commit, too few routes.";
+With --wait, the wave is moved on as its steps bake and relays report that they are well; one that does harm is halted:
+the release before is pinned and the snapshot marked bad. Without, `moorgate step` moves it on.
+Exits 1 if errors kept a fleet back or relays refused it, 4 if a gate refused: somebody else was faster, an older commit,
+too few routes; 7 if --wait ran out of time.";
 
 /// What a compile offers for publishing.
-struct Offered {
+pub(super) struct Offered {
     /// The fleets to publish.
-    fleets: BTreeMap<FleetName, OfferedFleet>,
+    pub(super) fleets: BTreeMap<FleetName, OfferedFleet>,
     /// Whether these are all fleets of the source, so that others in the store have vanished from it.
-    complete: bool,
+    pub(super) complete: bool,
     /// What they were compiled from.
-    source: Option<Source>,
+    pub(super) source: Option<Source>,
     /// The same in full, signed beside each snapshot.
-    provenance: Provenance,
+    pub(super) provenance: Provenance,
     /// Local paths of sources: in their repositories it is looked up whether a commit descends from another.
-    repositories: Vec<PathBuf>,
+    pub(super) repositories: Vec<PathBuf>,
 }
 
 /// One fleet to publish.
-struct OfferedFleet {
+pub(super) struct OfferedFleet {
     /// What Envoy will see.
-    snapshot: Snapshot,
+    pub(super) snapshot: Snapshot,
     /// How many routes it has.
-    routes: u64,
+    pub(super) routes: u64,
     /// Small documents that are signed beside it.
-    documents: BTreeMap<String, Value>,
+    pub(super) documents: BTreeMap<String, Value>,
     /// The objects that it was made of.
-    records: Records,
+    pub(super) records: Records,
     /// A syntax or schema error concerns it: it is kept back.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// Any error concerns it: `--strict` keeps it back.
-    erring: bool,
+    pub(super) erring: bool,
+    /// What a plan was made on.
+    pub(super) planned: Option<Planned>,
+}
+
+/// What a plan says of a fleet beside its bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Planned {
+    /// The entry that must be the newest.
+    parent: Parent,
+    /// The published commit that the planned one was found to descend from.
+    descends_from: Option<String>,
 }
 
 impl Offered {
@@ -140,6 +161,7 @@ impl Offered {
             records: compilation.records(name, fleet),
             blocked: compilation.blocked.blocks(name),
             erring,
+            planned: None,
         };
         let fleets = compilation.fleets.iter().filter(|(name, _)| wanted(name));
         let fleets: BTreeMap<_, _> = fleets.map(|(name, fleet)| (name.clone(), offer(name, fleet))).collect();
@@ -151,6 +173,20 @@ impl Offered {
             source: release_source(&sources.revisions),
             provenance: provenance::of(&input.reading, sources),
             repositories: paths.filter(|path| path.exists()).collect(),
+        }
+    }
+
+    /// Whether one commit descends from another: as the plan found, or as the repositories of the sources know.
+    pub(super) fn descends<'o>(
+        &'o self,
+        fleet: &'o OfferedFleet,
+    ) -> impl Fn(&str, &str) -> Option<bool> + Sync + 'o {
+        move |old, new| {
+            let planned = fleet.planned.as_ref().and_then(|planned| planned.descends_from.as_deref());
+            if planned == Some(old) {
+                return Some(true);
+            }
+            self.repositories.iter().find_map(|path| descends_in(path, old, new))
         }
     }
 }
@@ -171,9 +207,28 @@ fn release_source(revisions: &[Revision]) -> Option<Source> {
 
 /// Runs the command.
 pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
+    if let [source] = args.input.sources.as_slice()
+        && planned::is_plan(Path::new(source))
+    {
+        let offered = planned::read(&args, Path::new(source))?;
+        return Box::pin(release(args.release, offered)).await;
+    }
     let compiled = args.input.reading.compile(&args.input.sources).await?;
+    let offered = checked(&compiled, &args.input, &args.fleets, args.allow_dirty)?;
+    let exit = Box::pin(release(args.release, offered)).await?;
+    // A file that cannot be read may hold a whole fleet: what came of the others does not make that right.
+    Ok(if exit == Exit::Fine && compiled.compilation.blocked.all { Exit::No } else { exit })
+}
+
+/// What a compile offers, if it may be published at all. Prints its diagnostics.
+pub(super) fn checked(
+    compiled: &Compiled,
+    input: &Input,
+    fleets: &Fleets,
+    allow_dirty: bool,
+) -> Result<Offered, Failure> {
     compiled.print_diagnostics();
-    if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
+    if let Some(fleet) = fleets.missing(&compiled.compilation) {
         return Err(Failure::new(Exit::Usage, anyhow::anyhow!("the source has no fleet {fleet}")));
     }
     if compiled.compilation.fleets.is_empty() {
@@ -181,15 +236,12 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
         let message = "the source has no Gateway of ours: nothing is published";
         return Err(Failure::new(Exit::No, anyhow::anyhow!(message)));
     }
-    if let Some(dirty) = compiled.sources.revisions.iter().find(|found| found.dirty && !args.allow_dirty) {
+    if let Some(dirty) = compiled.sources.revisions.iter().find(|found| found.dirty && !allow_dirty) {
         let message = "has changes that are in no commit: commit them, name a revision with --rev, or say --allow-dirty";
         return Err(Failure::new(Exit::Refused, anyhow::anyhow!("{} {message}", dirty.source)));
     }
-    let wanted = |fleet: &FleetName| args.fleets.wants(fleet);
-    let offered = Offered::of(&compiled.compilation, &compiled.sources, &args.input, wanted);
-    let exit = Box::pin(release(args.release, offered)).await?;
-    // A file that cannot be read may hold a whole fleet: what came of the others does not make that right.
-    Ok(if exit == Exit::Fine && compiled.compilation.blocked.all { Exit::No } else { exit })
+    let wanted = |fleet: &FleetName| fleets.wants(fleet);
+    Ok(Offered::of(&compiled.compilation, &compiled.sources, input, wanted))
 }
 
 /// Publishes each fleet. One that fails does not keep back the others.
@@ -209,13 +261,14 @@ async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
     if offered.complete {
         results.extend(vanished(&args, &actor, &offered).await?);
     }
-    let (mut rows, mut values, mut worst) = (Vec::new(), Vec::new(), Exit::Fine);
+    let (mut rows, mut values, mut worst, mut waits) = (Vec::new(), Vec::new(), Exit::Fine, Vec::new());
     for (name, result) in results {
         match result {
             Ok(outcome) => {
                 outcome.warnings.iter().for_each(|warning| warn(&format!("{name}: {warning}")));
                 rows.push(row(&outcome));
                 values.push(value(&outcome, None));
+                waits.extend(awaited(&args, &outcome).map(|snapshot| (values.len() - 1, name, snapshot)));
             }
             Err(failure) => {
                 let message = format!("{:#}", failure.error);
@@ -229,11 +282,35 @@ async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
             }
         }
     }
-    match args.output {
-        Format::Text => print(&columns(&rows))?,
-        Format::Json => print(&pretty(&json!({"format_version": FORMAT_VERSION, "fleets": values})))?,
+    if args.output == Format::Text {
+        print(&columns(&rows))?;
+    }
+    // All fleets at one time: each has its own channel.
+    let (rollout, channel, actor) = (&args.rollout, &args.channel, &actor);
+    let waits = waits.iter().map(|(index, name, snapshot)| async move {
+        (*index, name, Box::pin(rollout.drive(actor, name, channel, *snapshot)).await)
+    });
+    for (index, name, end) in futures::future::join_all(waits).await {
+        let (exit, end) = end.unwrap_or_else(|failure| {
+            let message = format!("{:#}", failure.error);
+            warn(&format!("{name}: {message}"));
+            (failure.exit, json!({"result": "failed", "detail": message}))
+        });
+        worst = if code(exit) > code(worst) { exit } else { worst };
+        if let Some(object) = values.get_mut(index).and_then(Value::as_object_mut) {
+            object.insert("rollout".to_owned(), end);
+        }
+    }
+    if args.output == Format::Json {
+        print(&pretty(&json!({"format_version": FORMAT_VERSION, "fleets": values})))?;
     }
     Ok(worst)
+}
+
+/// What has to become live.
+fn awaited(args: &Release, outcome: &Outcome) -> Option<Digest> {
+    let asked = args.rollout.waits() && outcome.result != Done::DryRun && !outcome.entry.state.retired;
+    outcome.entry.state.newest().map(|release| release.snapshot).filter(|_| asked)
 }
 
 async fn one(
@@ -244,8 +321,7 @@ async fn one(
     fleet: &OfferedFleet,
 ) -> Result<Outcome, Failure> {
     let publisher = actor.publisher(name, &args.channel, &args.reason)?;
-    let descends =
-        |old: &str, new: &str| offered.repositories.iter().find_map(|path| descends_in(path, old, new));
+    let descends = offered.descends(fleet);
     let offer = Offer {
         snapshot: &fleet.snapshot,
         routes: fleet.routes,
@@ -261,7 +337,11 @@ async fn one(
             bad: args.allow_bad,
             old_relays: args.allow_old_relays,
         },
-        parent: args.parent.map(|sequence| Parent { sequence, digest: None }),
+        parent: fleet
+            .planned
+            .as_ref()
+            .map(|planned| planned.parent)
+            .or_else(|| args.parent.map(|sequence| Parent { sequence, digest: None })),
         steps: args.wave.steps()?,
         descends: &descends,
     };

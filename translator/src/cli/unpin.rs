@@ -1,6 +1,7 @@
 //! `moorgate unpin`
 
 use super::access::{ActArgs, Actor, Format, StoreArgs, failure};
+use super::rollout::RolloutArgs;
 use super::wave::WaveArgs;
 use super::{Exit, Failure, outcome};
 use clap::Args;
@@ -24,6 +25,8 @@ pub(super) struct UnpinArgs {
     to: String,
     #[command(flatten)]
     wave: WaveArgs,
+    #[command(flatten)]
+    rollout: RolloutArgs,
     /// Why
     #[arg(long, default_value = "")]
     reason: String,
@@ -45,5 +48,5 @@ pub(super) async fn run(args: UnpinArgs) -> Result<Exit, Failure> {
     let publisher = actor.publisher(&args.fleet, &args.channel, &args.reason)?;
     let (done, plan) = Box::pin(publisher.unpin(&args.to, &args.wave.steps()?)).await.map_err(failure)?;
     outcome::show(&done, plan.as_ref(), args.output)?;
-    Ok(Exit::Fine)
+    Box::pin(args.rollout.follow(&actor, &done)).await
 }

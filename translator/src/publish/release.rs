@@ -1,7 +1,7 @@
 //! Publishing a snapshot, and promoting one from another channel.
 
 use super::gates::{self, Allow, Gate};
-use super::reports::Reports;
+use super::preview::{shrinks, understood};
 use super::transition::{Act, apply};
 use super::{Change, Outcome, PublishError, Publisher};
 use crate::history::Records;
@@ -72,13 +72,13 @@ impl Publisher<'_> {
             return Ok(outcome);
         }
         let mut reason = self.meta.reason.clone();
-        if let Err(gate) = self.shrinks(offer, &state, &mut warnings).await? {
+        if let Err(gate) = shrinks(&self.reader, offer, &state, &mut warnings).await? {
             if !offer.allow.shrink {
                 return Err(gate.into());
             }
             reason = allowed(&reason, "shrink", &gate);
         }
-        self.check_relays(offer, &mut warnings).await?;
+        understood(&self.reader, offer, self.meta.time, &mut warnings).await??;
         let mut release = Release {
             snapshot: id,
             sequence: tail.next,
@@ -169,67 +169,6 @@ impl Publisher<'_> {
         if trusted { Ok(()) } else { Err(Gate::Key(id).into()) }
     }
 
-    /// Compares the number of routes, in all and of each namespace and hostname, with the release before.
-    async fn shrinks(
-        &self,
-        offer: &Offer<'_>,
-        state: &ChannelState,
-        warnings: &mut Vec<String>,
-    ) -> Result<Result<(), Gate>, PublishError> {
-        let Some(parent) = state.newest().filter(|_| !state.retired) else { return Ok(Ok(())) };
-        if let Err(gate) = gates::shrink(Some(parent), offer.routes) {
-            return Ok(Err(gate));
-        }
-        let Some(after) = offer.documents.get(COUNTS) else { return Ok(Ok(())) };
-        let Ok(after) = serde_json::from_value(after.clone()) else { return Ok(Ok(())) };
-        match self.counts_of(parent).await {
-            Ok(before) => Ok(gates::shrink_parts(&before, &after)),
-            Err(why) => {
-                warnings.push(format!(
-                    "routes of each namespace and hostname cannot be compared with the release before ({why}): only \
-                     their total is"
-                ));
-                Ok(Ok(()))
-            }
-        }
-    }
-
-    /// The `counts` of a release.
-    async fn counts_of(&self, release: &Release) -> Result<gates::Counts, String> {
-        let attestation = self.reader.attestation(release).await.map_err(|error| error.to_string())?;
-        let attestation = attestation.ok_or("it has no attestation")?;
-        if let Some(inline) = attestation.inline.get(COUNTS) {
-            return serde_json::from_value(inline.clone()).map_err(|error| error.to_string());
-        }
-        let document = attestation.documents.get(COUNTS).ok_or("it has no counts")?;
-        let raw = self.reader.document(document).await.map_err(|error| error.to_string())?;
-        serde_json::from_slice(&raw).map_err(|error| error.to_string())
-    }
-
-    /// Refuses a snapshot that needs what relays report not to understand.
-    async fn check_relays(&self, offer: &Offer<'_>, warnings: &mut Vec<String>) -> Result<(), PublishError> {
-        let needed = offer.snapshot.manifest().required_features();
-        // Most snapshots need nothing, and then nobody has to be asked.
-        if needed.is_empty() {
-            return Ok(());
-        }
-        let reports = match Reports::read(&self.reader).await {
-            Ok(reports) => reports,
-            Err(error) => {
-                warnings.push(format!("it is not known whether all relays understand it: {error}"));
-                return Ok(());
-            }
-        };
-        match reports.lacking(needed, self.meta.time) {
-            Some((relays, features)) if offer.allow.old_relays => {
-                warnings.push(format!("{relays} do not understand {features}, and keep what they have"));
-                Ok(())
-            }
-            Some((relays, features)) => Err(Gate::OldRelays { relays, features }.into()),
-            None => Ok(()),
-        }
-    }
-
     fn offer_warnings(&self, offer: &Offer<'_>, state: &ChannelState) -> Vec<String> {
         let mut warnings = waiting(state);
         if is_translators(offer, state) {
@@ -316,11 +255,8 @@ impl Publisher<'_> {
     }
 }
 
-/// The document beside a snapshot that counts routes by namespace and hostname.
-const COUNTS: &str = "counts";
-
 /// Whether there is nothing to release: this snapshot is the newest. One that waits is, as long as it has to.
-fn is_newest(state: &ChannelState, snapshot: &Digest) -> bool {
+pub(super) fn is_newest(state: &ChannelState, snapshot: &Digest) -> bool {
     let stopped = state.pin.is_some() || state.hold.is_some();
     let waits = state.candidate.as_ref().is_some_and(|candidate| candidate.step == 0);
     !state.retired
@@ -329,7 +265,7 @@ fn is_newest(state: &ChannelState, snapshot: &Digest) -> bool {
 }
 
 /// Whether the same tree gives another snapshot than it gave when it was published.
-pub(crate) fn is_translators(offer: &Offer<'_>, state: &ChannelState) -> bool {
+pub(super) fn is_translators(offer: &Offer<'_>, state: &ChannelState) -> bool {
     let tree = |source: Option<&Source>| source.map(|source| source.tree.clone()).unwrap_or_default();
     let new = tree(offer.source.as_ref());
     state.newest().is_some_and(|release| {
@@ -353,7 +289,7 @@ pub(super) fn state_of(tail: &Tail) -> ChannelState {
     tail.entry.as_ref().map(|entry| entry.entry.state.clone()).unwrap_or_default()
 }
 
-fn waiting(state: &ChannelState) -> Vec<String> {
+pub(super) fn waiting(state: &ChannelState) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(pin) = &state.pin {
         let at = pin.release.snapshot.short();
@@ -369,7 +305,11 @@ fn waiting(state: &ChannelState) -> Vec<String> {
 }
 
 /// The gates of publishing.
-fn check_offer(offer: &Offer<'_>, tail: &Tail, state: &ChannelState) -> Result<Option<String>, Gate> {
+pub(super) fn check_offer(
+    offer: &Offer<'_>,
+    tail: &Tail,
+    state: &ChannelState,
+) -> Result<Option<String>, Gate> {
     let mut warning = None;
     let newest = tail.entry.as_ref().map_or(0, |entry| entry.entry.sequence);
     if let Some(parent) = offer.parent {

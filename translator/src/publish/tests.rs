@@ -1,6 +1,7 @@
 mod acts;
 mod fault;
 mod records;
+mod rollout;
 
 use super::*;
 use crate::history::Records;

@@ -171,6 +171,11 @@ fn step(state: &mut ChannelState, channel: &Channel, now: OffsetDateTime, force:
     Ok(())
 }
 
+/// Whether the present step of a wave has baked.
+pub(super) fn is_over(candidate: &Candidate, now: OffsetDateTime) -> bool {
+    baked_at(candidate).is_none_or(|until| now >= until)
+}
+
 /// When the present step of a wave has baked; none before the first step.
 fn baked_at(candidate: &Candidate) -> Option<OffsetDateTime> {
     let seconds = i64::try_from(candidate.baking()?.bake_seconds).unwrap_or(i64::MAX);

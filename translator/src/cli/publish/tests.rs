@@ -51,6 +51,7 @@ fn offered(n: u8, routes: u64) -> Offered {
         records,
         blocked: false,
         erring: false,
+        planned: None,
     };
     Offered {
         fleets: BTreeMap::from([(shop(), fleet)]),

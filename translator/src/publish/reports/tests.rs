@@ -191,6 +191,9 @@ fn relays_that_lack_a_feature_are_named() {
     let reports = Reports { relays: vec![with("a", "new"), with("b", "old"), forged], unreadable: vec![] };
     assert_eq!(reports.lacking(&["new".into()], now()), Some(("b".into(), "new".into())));
     assert_eq!(reports.lacking(&["new".into()], now() + time::Duration::hours(2)), None, "gone");
+    let plain = change("p", |relay| relay.report.features = moorgate_snapshot::report::understood());
+    let own = ["manifest/1".to_owned(), "entry/1".to_owned()];
+    assert_eq!(Reports { relays: vec![plain], unreadable: vec![] }.lacking(&own, now()), None);
     let reports = Reports { relays: vec![with("a", "new")], unreadable: vec![] };
     assert_eq!(reports.lacking(&["new".into()], now()), None);
 }

@@ -35,21 +35,27 @@ impl Bench {
         Box::pin(self.publisher_at(minutes).publish(&offer)).await.unwrap()
     }
 
-    /// A relay's report: it serves snapshot `n`, and one Envoy has acknowledged it.
-    pub(crate) async fn report(&self, relay: &str, n: u32, minutes: i64, change: impl Fn(&mut Report)) {
+    /// A relay's report: it serves a snapshot, and one Envoy has acknowledged it.
+    pub(crate) async fn report(
+        &self,
+        relay: &str,
+        snapshot: Digest,
+        time: OffsetDateTime,
+        change: impl Fn(&mut Report),
+    ) {
         let mut report = Report {
             format: FORMAT,
             fleet: shop(),
             channel: Channel::stable(),
             relay: relay.parse().unwrap(),
             labels: BTreeMap::new(),
-            time: at(minutes),
+            time,
             interval_seconds: 300,
             version: "0".into(),
             features: Vec::new(),
             sequence: 1,
             entry: None,
-            snapshot: Some(snapshot(n).id()),
+            snapshot: Some(snapshot),
             because: "wave".into(),
             since: None,
             retired: false,
@@ -86,10 +92,10 @@ async fn a_wave_goes_on_step_by_step_and_only_when_relays_are_well() {
     let step = async |minutes, force| Box::pin(bench.publisher_at(minutes).step(force, None)).await;
     assert!(matches!(gate(step(9, false).await), Gate::Baking { step: 1, .. }));
     assert!(matches!(gate(step(11, false).await), Gate::Unhealthy { step: 1, .. }), "silence is not health");
-    bench.report("a", 1, 11, |_| {}).await;
+    bench.report("a", snapshot(1).id(), at(11), |_| {}).await;
     assert!(matches!(gate(step(11, false).await), Gate::Unhealthy { .. }));
-    bench.report("a", 2, 11, |_| {}).await;
-    bench.report("b", 1, 11, |_| {}).await;
+    bench.report("a", snapshot(2).id(), at(11), |_| {}).await;
+    bench.report("b", snapshot(1).id(), at(11), |_| {}).await;
     let second = step(11, false).await.unwrap();
     assert_eq!((second.entry.action, second.entry.state.candidate.unwrap().step), (Action::Step, 2));
     assert!(matches!(gate(step(30, false).await), Gate::Unhealthy { step: 2, .. }), "b lags behind");
