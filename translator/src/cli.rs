@@ -28,6 +28,7 @@ mod rollback;
 mod rollout;
 mod status;
 mod step;
+mod store;
 mod table;
 mod trust;
 mod unpin;
@@ -69,6 +70,7 @@ enum Command {
     Log(log::LogArgs),
     Status(status::StatusArgs),
     Wait(wait::WaitArgs),
+    Store(store::StoreCommand),
     Verify(verify::VerifyArgs),
     Trust(trust::TrustArgs),
     Renew(renew::RenewArgs),
@@ -123,6 +125,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Log(args) => log::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Wait(args) => wait::run(args).await,
+        Command::Store(args) => store::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Trust(args) => trust::run(args).await,
         Command::Renew(args) => renew::run(args).await,

@@ -12,6 +12,7 @@ mod gates;
 mod moves;
 mod plan;
 mod preview;
+mod probe;
 mod records;
 mod release;
 mod renew;

@@ -5,10 +5,14 @@
 //! oneself; a conflict does not prove that an object is there; bodies are not checked by anybody on the way.
 
 mod cloud;
+mod error;
+mod probe;
 mod settings;
 mod shared;
 mod url;
 
+pub use error::{Backend, StoreError};
+pub use probe::{Probe, Promise, Verdict};
 pub use settings::Settings;
 
 use crate::fleet::FleetName;
@@ -25,7 +29,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use thiserror::Error;
 
 /// How often a write is tried whose outcome is unclear.
 const ATTEMPTS: u32 = 5;
@@ -41,64 +44,6 @@ pub struct Store {
     dir: Option<Arc<PathBuf>>,
     /// Whether objects may say how caches treat them. The local disk refuses such objects.
     attributes: bool,
-}
-
-/// Why the store did not do what it was asked.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// A URL that this version cannot open.
-    #[error("store {url}: {reason}")]
-    Url {
-        /// As given.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The credentials do not suffice.
-    #[error("{path}: access denied")]
-    Denied {
-        /// The object.
-        path: String,
-        /// The backend's words.
-        #[source]
-        source: object_store::Error,
-    },
-    /// Network, disk or service.
-    #[error("{path}: the store failed")]
-    Failed {
-        /// The object.
-        path: String,
-        /// The backend's words.
-        #[source]
-        source: object_store::Error,
-    },
-    /// An object is larger than such an object may be.
-    #[error("{path}: more than {limit} bytes")]
-    TooLarge {
-        /// The object.
-        path: String,
-        /// In bytes.
-        limit: usize,
-    },
-    /// A name that is no path.
-    #[error("{0}: no valid path in a store")]
-    Path(String),
-    /// The store says that an object exists, and does not have it; or keeps another one than was written.
-    #[error("{0}: the store does not keep what it confirms")]
-    Broken(String),
-}
-
-impl StoreError {
-    /// A stable word for metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Url { .. } | Self::Path(_) => "store_url",
-            Self::Denied { .. } => "store_denied",
-            Self::Failed { .. } => "store_failed",
-            Self::TooLarge { .. } => "too_large",
-            Self::Broken(_) => "store_broken",
-        }
-    }
 }
 
 /// An object as read.
@@ -196,7 +141,7 @@ impl Store {
         let listed = match result {
             Ok(listed) => listed,
             Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
-            Err(error) => return Err(failed(under, error)),
+            Err(error) => return Err(failed(under, &error)),
         };
         let names = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
         Ok(names.collect())
@@ -238,7 +183,11 @@ impl FleetStore {
 
     /// What messages call an object.
     pub fn describe(&self, name: &str) -> String {
-        format!("{}/{}/{name}", self.store.url.trim_end_matches('/'), self.prefix)
+        let url = self.store.url.trim_end_matches('/');
+        if self.prefix.is_empty() {
+            return format!("{url}/{name}");
+        }
+        format!("{url}/{}/{name}", self.prefix)
     }
 
     /// Reads an object of at most `limit` bytes. The size that the store declares is a reason to refuse, never to
@@ -266,7 +215,7 @@ impl FleetStore {
             Ok(result) => result,
             Err(object_store::Error::NotFound { .. }) => return Ok(Get::Missing),
             Err(object_store::Error::NotModified { .. }) => return Ok(Get::NotModified),
-            Err(error) => match failed(&self.describe(name), error) {
+            Err(error) => match failed(&self.describe(name), &error) {
                 StoreError::Denied { .. } if self.still_readable().await => return Ok(Get::Missing),
                 error => return Err(error),
             },
@@ -279,7 +228,7 @@ impl FleetStore {
         let mut stream = result.into_stream();
         let mut bytes = BytesMut::new();
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| failed(&self.describe(name), error))?;
+            let chunk = chunk.map_err(|error| failed(&self.describe(name), &error))?;
             if bytes.len() + chunk.len() > limit {
                 return Err(too_large());
             }
@@ -307,7 +256,7 @@ impl FleetStore {
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 Ok(Create::Conflict)
             }
-            Err(error) => Err(failed(&self.describe(name), error)),
+            Err(error) => Err(failed(&self.describe(name), &error)),
         }
     }
 
@@ -315,14 +264,14 @@ impl FleetStore {
     pub async fn overwrite(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         let options = self.put_options(name, PutMode::Overwrite);
         let put = self.store.inner.put_opts(&self.path(name)?, PutPayload::from_bytes(bytes), options).await;
-        put.map(drop).map_err(|error| failed(&self.describe(name), error))
+        put.map(drop).map_err(|error| failed(&self.describe(name), &error))
     }
 
     /// Removes an object. One that is not there is as good as removed.
     pub async fn delete(&self, name: &str) -> Result<(), StoreError> {
         match self.store.inner.delete(&self.path(name)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed(&self.describe(name), error)),
+            Err(error) => Err(failed(&self.describe(name), &error)),
         }
     }
 
@@ -407,7 +356,7 @@ impl FleetStore {
         let objects = match result {
             Ok(objects) => objects,
             Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
-            Err(error) => return Err(failed(&self.describe(under), error)),
+            Err(error) => return Err(failed(&self.describe(under), &error)),
         };
         let name = |path: &Path| path.as_ref().strip_prefix(&prefix).map(str::to_owned);
         let mut names: Vec<String> = objects.iter().filter_map(|meta| name(&meta.location)).collect();
@@ -416,18 +365,15 @@ impl FleetStore {
     }
 
     fn path(&self, name: &str) -> Result<Path, StoreError> {
+        if self.prefix.is_empty() {
+            return self.store.path(name);
+        }
         self.store.path(&format!("{}/{name}", self.prefix))
     }
 }
 
-fn failed(path: &str, source: object_store::Error) -> StoreError {
-    let path = path.to_owned();
-    match source {
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            StoreError::Denied { path, source }
-        }
-        source => StoreError::Failed { path, source },
-    }
+fn failed(path: &str, error: &object_store::Error) -> StoreError {
+    StoreError::of_backend(path, error)
 }
 
 #[cfg(test)]

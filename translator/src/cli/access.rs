@@ -278,7 +278,7 @@ pub(super) fn now() -> OffsetDateTime {
 }
 
 /// 16 random bytes in hexadecimal.
-fn nonce() -> Result<String, Failure> {
+pub(super) fn nonce() -> Result<String, Failure> {
     let bytes: [u8; 16] = random()?;
     Ok(bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }

@@ -254,6 +254,13 @@ pub enum Gate {
         need: usize,
         /// The keys that may co-sign and have not.
         missing: String,
+    /// The store does not keep its promises.
+    #[error(
+        "the store breaks promises that releases are built on ({broken}); moorgate store probe shows all"
+    )]
+    Store {
+        /// Which, and what was seen instead.
+        broken: String,
     },
     /// The key does not count here.
     #[error("key {0} is not trusted to do this: readers with this trust file would refuse it")]

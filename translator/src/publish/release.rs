@@ -106,6 +106,7 @@ impl Publisher<'_> {
         self.check_size(&tail, change(next(longest)?))?;
         let mut written = Written::default();
         if !self.dry_run {
+            self.probe_before_first(&tail).await?;
             written = self.upload(offer, state.newest(), &mut release).await?;
             self.read_back(offer.snapshot, &release).await?;
             self.require_cosignatures(&mut release, tail.next).await?;
@@ -148,6 +149,7 @@ impl Publisher<'_> {
         {
             return Ok(outcome);
         }
+        self.probe_before_first(&tail).await?;
         // All of it must be there before a channel names it.
         self.reader.fetch(&Release { bundle: None, ..served.clone() }, &|_| None).await?;
         let mut release = Release { sequence: tail.next, time: self.meta.time, ..served };
