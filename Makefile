@@ -7,15 +7,15 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 WORKSPACE := --workspace --locked
 KEEP ?= 0
 
-.PHONY: help build tools demo test lint generated bench clean
+.PHONY: help build tools demo test test-radosgw lint generated bench clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## The binaries, for tests: target/debug/moorgate, target/debug/moorgate-relay
 	$(CARGO) build $(WORKSPACE) --bins
 
-tools: ## Envoy (three minors) and cargo-deny, pinned by digest, into target/tools
+tools: ## Envoy (three minors), cargo-deny, moto and azurite, pinned by digest, into target/tools
 	@tests/tools/install $(TARGET)/tools
 
 demo: build tools ## From a git commit to an answered request on a real Envoy; KEEP=1 leaves it running
@@ -24,14 +24,19 @@ demo: build tools ## From a git commit to an answered request on a real Envoy; K
 test: ## Every suite, with its time; what CI runs
 	@tests/tools/suites
 
+test-radosgw: tools ## The suite of stores against a Ceph object gateway; needs Debian's ceph-mon, ceph-osd, radosgw
+	$(CARGO) build --locked -p moorgate-tests --bin store-suite
+	tests/tools/radosgw $(TARGET)/tools $(TARGET)/debug/store-suite s3://bucket/some/prefix
+
 lint: tools ## Format, clippy, dependencies
 	@tests/tools/suites lint
 
 generated: ## Checked-in data equals what its published source gives
 	@tests/tools/suites generated
 
-bench: ## Compile against bare YAML parsing, and growth from 1,000 to 100,000 routes
+bench: tools ## Compile against bare YAML parsing; requests and bytes of a release; growth from 1,000 to 100,000 routes
 	$(CARGO) run --locked --release -p moorgate-tests --bin bench
+	$(CARGO) run --locked --release -p moorgate-tests --bin bench-store
 
 clean: ## Removes target/
 	$(CARGO) clean

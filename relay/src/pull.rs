@@ -11,7 +11,7 @@ use moorgate_snapshot::{
     Anchor, Because, ChannelState, Digest, Effective, Position, ReadError, Reader, RelayIdentity, Release,
     Snapshot, Tail, VerifiedEntry, layout,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -110,7 +110,24 @@ struct Progress {
     probed: Option<Instant>,
     failures: u32,
     seen: Option<Position>,
+    /// The newest entry that each store has shown.
+    shown: BTreeMap<usize, u64>,
     wanted: VecDeque<Release>,
+}
+
+impl Progress {
+    /// Asks another store from now on, and its log too.
+    fn turn_to(&mut self, reader: usize) {
+        self.reader = reader;
+        self.etag = None;
+        self.probed = None;
+    }
+
+    /// Whether a log that ends before what is remembered is that of a mirror which nobody has brought up to date yet, as
+    /// opposed to one that was rolled back: a mirror that has not shown the newer entry itself.
+    fn lags(&self, remembered: Position) -> bool {
+        self.reader > 0 && self.shown.get(&self.reader).is_none_or(|shown| *shown < remembered.sequence)
+    }
 }
 
 impl Puller {
@@ -174,8 +191,7 @@ impl Puller {
             Err(failure) => {
                 progress.failures += 1;
                 // The next store may be a mirror of this one.
-                progress.reader = (progress.reader + 1) % self.readers.len().max(1);
-                progress.etag = None;
+                progress.turn_to((progress.reader + 1) % self.readers.len().max(1));
                 self.tell(Pulled::Failed { label: failure.label, message: failure.message });
                 self.jitter.back_off(progress.failures - 1, self.interval, BACK_OFF.max(self.interval))
             }
@@ -184,11 +200,22 @@ impl Puller {
 
     async fn poll(&mut self, progress: &mut Progress) -> Result<(), Failure> {
         let probe = progress.probed.is_none_or(|probed| probed.elapsed() >= PROBE);
+        if probe && progress.reader > 0 && progress.failures == 0 {
+            // Releases go to the first store: a mirror that is never brought up to date must not hold a relay for ever.
+            progress.turn_to(0);
+        }
         let stopped = if probe { self.follow(progress).await } else { None };
         let Some(reader) = self.readers.get(progress.reader) else { return Ok(()) };
-        let poll = reader.poll(self.remembered(progress), progress.etag.as_deref(), probe);
+        let remembered = self.remembered(progress);
+        let poll = reader.poll(remembered, progress.etag.as_deref(), probe);
         let polled =
-            tokio::time::timeout(POLL_DEADLINE, poll).await.map_err(|_| Failure::deadline(reader))??;
+            tokio::time::timeout(POLL_DEADLINE, poll).await.map_err(|_| Failure::deadline(reader))?;
+        let polled = match (polled, remembered) {
+            (Err(ReadError::RolledBack { .. }), Some(remembered)) if progress.lags(remembered) => {
+                return Err(Failure::behind(reader, remembered));
+            }
+            (polled, _) => polled?,
+        };
         if probe {
             progress.probed = Some(Instant::now());
         }
@@ -228,6 +255,7 @@ impl Puller {
             progress.probed = None;
         }
         let Some(entry) = tail.entry else { return };
+        progress.shown.insert(progress.reader, entry.entry.sequence);
         if self.remembered(progress) == Some(entry.position()) && progress.seen.is_some() {
             return;
         }
@@ -323,6 +351,13 @@ struct Failure {
 impl Failure {
     fn deadline(reader: &Reader) -> Self {
         Self { label: "deadline", message: format!("{} did not answer in time", place(reader.store())) }
+    }
+
+    fn behind(reader: &Reader, remembered: Position) -> Self {
+        let sequence = remembered.sequence;
+        let message =
+            format!("{} has no entry {sequence} yet: a mirror that is behind", place(reader.store()));
+        Self { label: "mirror_behind", message }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod process;
 pub mod program;
 pub mod repository;
 pub mod routes;
+pub mod scale;
 pub mod stack;
 pub mod storage;
 pub mod wait;

@@ -5,14 +5,19 @@
 
 use bytes::Bytes;
 use http::Method;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
 use moorgate_snapshot::store::{Create, Get};
 use moorgate_snapshot::{FleetName, FleetStore, Store, StoreError};
-use moorgate_tests::runtime;
+use moorgate_tests::program::{moorgate, run};
 use moorgate_tests::storage::azurite::Azurite;
 use moorgate_tests::storage::cases;
 use moorgate_tests::storage::gcs::{self, Gcs};
-use moorgate_tests::storage::moto::Moto;
+use moorgate_tests::storage::moto::{self, Moto};
 use moorgate_tests::storage::proxy::{Behaviour, Proxy};
+use moorgate_tests::{manifest, runtime};
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
 
 fn suite(store: &Store) {
     runtime().block_on(cases::run(store, "suite")).unwrap();
@@ -48,6 +53,73 @@ fn azure_passes_the_suite() {
 fn the_double_of_google_cloud_storage_passes_the_suite() {
     let gcs = Gcs::start().unwrap();
     suite(&Store::open_with(&format!("gs://{}/some/prefix", gcs::BUCKET), &gcs.settings()).unwrap());
+}
+
+/// Fault 28: an S3 server that ignores conditions. It is found out, and gets no release.
+#[test]
+fn a_store_that_breaks_its_promises_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = folder.path().join("store/bucket");
+    std::fs::create_dir_all(&bucket).unwrap();
+    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder.path().join("store")).unwrap());
+    service.set_auth(SimpleAuth::from_single("test", "test"));
+    let server = BadStore::start(service.build());
+    let mut command = moorgate().unwrap();
+    command.args(["store", "probe", "shop/edge", "--store", "s3://bucket/prefix", "-o", "json"]);
+    let outcome = run(command.envs(moto::variables(server.port))).unwrap().ended_with(&[5]).unwrap();
+    let probe = outcome.json().unwrap();
+    assert_eq!(probe["kept"], false);
+    let broken = |check: &&serde_json::Value| check["result"] == "broken";
+    let checks = probe["checks"].as_array().unwrap();
+    let broken: Vec<&str> =
+        checks.iter().filter(broken).filter_map(|check| check["promise"].as_str()).collect();
+    assert!(broken.contains(&"conditional-get") || broken.contains(&"racing-creates"), "{probe}");
+    // Nothing is published to it.
+    let key = folder.path().join("publish.key");
+    run(moorgate().unwrap().arg("keygen").arg(&key)).unwrap().ended_with(&[0]).unwrap();
+    let source = folder.path().join("source.yaml");
+    let listeners = [manifest::Listener::http("http", 80)];
+    let documents = [manifest::gateway_class(), manifest::gateway("shop", "edge", &listeners)];
+    std::fs::write(&source, manifest::documents(&documents)).unwrap();
+    let mut command = moorgate().unwrap();
+    command.args(["publish", "--channel", "stable", "--store", "s3://bucket/prefix"]).arg(&source);
+    command.arg("--key").arg(format!("file:{}", key.display())).envs(moto::variables(server.port));
+    let outcome = run(&mut command).unwrap().ended_with(&[4]).unwrap();
+    assert!(outcome.stderr.contains("breaks promises"), "{}", outcome.stderr);
+    let prefix = bucket.join("prefix").join(FleetName::gateway("shop", "edge").prefix());
+    for folder in ["pages", "manifests", "log", "head"] {
+        assert!(!prefix.join(folder).exists(), "{folder} was written");
+    }
+}
+
+/// An S3 server over a folder, in this process; dropping it ends it.
+struct BadStore {
+    port: u16,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl BadStore {
+    fn start(service: S3Service) -> Self {
+        let listener = runtime().block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = runtime().spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service.clone();
+                connections.spawn(async move {
+                    let builder = Builder::new(TokioExecutor::new());
+                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { port, task }
+    }
+}
+
+impl Drop for BadStore {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// A fleet's store on moto behind a proxy.
@@ -122,4 +194,49 @@ fn a_caching_proxy_hides_no_release() {
     assert!(seen.iter().filter(|seen| seen.method == "GET").all(|seen| {
         seen.status == 200 && seen.cache_control.as_deref() == Some("max-age=31536000, immutable")
     }));
+}
+
+/// `--store` repeats: a commit goes to the first store, and the mirror in another kind of store gets it too.
+#[test]
+fn a_mirror_in_another_kind_of_store_is_brought_up_to_date() {
+    let moto = Moto::start().unwrap();
+    moto.bucket("bucket").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("publish.key");
+    run(moorgate().unwrap().arg("keygen").arg(&key)).unwrap().ended_with(&[0]).unwrap();
+    let source = folder.path().join("source.yaml");
+    let first = format!("file://{}/first", folder.path().display());
+    let publish = |port: u16, store: &str| {
+        let listeners = [manifest::Listener::http("http", port)];
+        let documents = [manifest::gateway_class(), manifest::gateway("shop", "edge", &listeners)];
+        std::fs::write(&source, manifest::documents(&documents)).unwrap();
+        let mut command = moorgate().unwrap();
+        command.args(["publish", "--channel", "stable", "-o", "json"]).arg(&source);
+        command.arg("--key").arg(format!("file:{}", key.display())).env("MOORGATE_STORE", store);
+        let outcome = run(command.envs(moto::variables(moto.port()))).unwrap().ended_with(&[0]).unwrap();
+        outcome.json().unwrap()["fleets"][0].clone()
+    };
+    let stores = format!("{first},s3://bucket/mirror");
+    let published = publish(80, &stores);
+    assert_eq!(published["mirrors"][0]["result"], "up-to-date", "{published}");
+    assert_eq!(published["mirrors"][0]["copied"]["entries"], 1);
+    // The mirror is away: the release is published all the same, and the mirror told apart.
+    let published = publish(81, &format!("{first},s3://no-such-bucket/mirror"));
+    assert_eq!(
+        (&published["result"], &published["mirrors"][0]["result"]),
+        (&"committed".into(), &"failed".into())
+    );
+    let mut command = moorgate().unwrap();
+    command.args(["store", "mirror", "-o", "json"]).arg("--trust").arg(key.with_extension("pub"));
+    command.env("MOORGATE_STORE", &stores).envs(moto::variables(moto.port()));
+    let outcome = run(&mut command).unwrap().ended_with(&[0]).unwrap();
+    assert_eq!(outcome.json().unwrap()["mirrors"][0]["copied"]["entries"], 1);
+    // The first store is gone: what only reads takes the mirror.
+    std::fs::remove_dir_all(folder.path().join("first")).unwrap();
+    std::fs::write(folder.path().join("first"), b"no folder").unwrap();
+    let mut command = moorgate().unwrap();
+    command.args(["status", "shop/edge", "-o", "json"]).arg("--trust").arg(key.with_extension("pub"));
+    command.env("MOORGATE_STORE", &stores).envs(moto::variables(moto.port()));
+    let outcome = run(&mut command).unwrap().ended_with(&[0]).unwrap();
+    assert_eq!(outcome.json().unwrap()["channels"][0]["sequence"], 2, "{}", outcome.stdout);
 }

@@ -9,6 +9,7 @@
 mod acts;
 mod cosigned;
 mod gates;
+mod mirrors;
 mod moves;
 mod plan;
 mod preview;
@@ -22,6 +23,7 @@ mod transition;
 
 pub use acts::AUTOMATIC;
 pub use gates::{Allow, Gate};
+pub use mirrors::{Behind, Mirror};
 pub use moves::{Plan, PlanLine};
 pub use plan::{MAGIC, PLAN_BYTES, PlanError, PlanFile, PlannedFleet};
 pub use preview::{Preview, preview};
@@ -36,7 +38,7 @@ use moorgate_snapshot::limits::{self, LimitUse};
 use moorgate_snapshot::reader::{ReadError, Reader, Slot, Tail};
 use moorgate_snapshot::signature::{KeyError, Signer};
 use moorgate_snapshot::writer::{self, WriteError, Written};
-use moorgate_snapshot::{StoreError, TrustError, VerifiedEntry};
+use moorgate_snapshot::{FleetStore, StoreError, TrustError, VerifiedEntry};
 use thiserror::Error;
 use time::OffsetDateTime;
 
@@ -71,6 +73,8 @@ pub struct Publisher<'a> {
     pub dry_run: bool,
     /// Writes behind entries by keys that are unknown here.
     pub step_over: bool,
+    /// The fleet in other stores: brought up to date after each act.
+    pub mirrors: Vec<FleetStore>,
 }
 
 /// What became of an act.
@@ -86,6 +90,8 @@ pub struct Outcome {
     pub written: Written,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What became of the mirrors.
+    pub mirrors: Vec<Mirror>,
 }
 
 /// How an act ended.
@@ -243,8 +249,14 @@ impl Publisher<'_> {
             ));
         }
         let before = before.and_then(|before| before.entry.state.serving()).cloned();
-        let mut outcome =
-            Outcome { entry, result: Done::DryRun, before, written: Written::default(), warnings };
+        let mut outcome = Outcome {
+            entry,
+            result: Done::DryRun,
+            before,
+            written: Written::default(),
+            warnings,
+            mirrors: Vec::new(),
+        };
         if self.dry_run {
             return Ok(outcome);
         }
@@ -264,6 +276,7 @@ impl Publisher<'_> {
                 .warnings
                 .push(format!("the head was not moved ({error}): relays find the entry by probing"));
         }
+        self.update_mirrors(&mut outcome).await;
         Ok(outcome)
     }
 
@@ -292,12 +305,16 @@ impl Publisher<'_> {
             before: newest.entry.state.serving().cloned(),
             written: Written::default(),
             warnings,
+            mirrors: Vec::new(),
         };
         if tail.head != Some(newest.entry.sequence) && !self.dry_run {
             let envelope = newest.envelope.clone();
             if let Err(error) = writer::write_head(self.reader.store(), &newest.entry, envelope).await {
                 outcome.warnings.push(format!("the head could not be mended: {error}"));
             }
+        }
+        if !self.dry_run {
+            self.update_mirrors(&mut outcome).await;
         }
         Ok(Some(outcome))
     }

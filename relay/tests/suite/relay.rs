@@ -425,6 +425,51 @@ async fn a_mirror_serves_when_the_first_store_fails() {
     relay.stop().await;
 }
 
+/// Copies a folder of files and folders.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_is_behind_is_waited_for_and_no_attack() {
+    let mut place = Place::new();
+    place.publisher.publish(world("1")).await;
+    let (store, mirror, away) = (place.path("store"), place.path("mirror"), place.path("away"));
+    copy(&store, &mirror);
+    let second = place.publisher.publish(world("2")).await;
+    let mut config = place.config();
+    config.stores.push(Store::open(&format!("file://{}", mirror.display())).unwrap());
+    let relay = Relay::start(config).await.unwrap();
+    eventually("served from the first store", || serving(&relay) == Some(second)).await;
+    std::fs::rename(&store, &away).unwrap();
+    std::fs::write(&store, b"no folder").unwrap();
+    let metrics = || relay.metrics().render();
+    eventually("the mirror is behind", || metrics().contains("reason=\"mirror_behind\"")).await;
+    assert!(!metrics().contains("reason=\"rollback\""), "{}", metrics());
+    assert_eq!(serving(&relay), Some(second));
+    // Somebody brings it up to date: it is served, with what is new.
+    std::fs::remove_dir_all(&mirror).unwrap();
+    std::fs::rename(&away, &mirror).unwrap();
+    place.publisher.store = Store::open(&format!("file://{}", mirror.display())).unwrap();
+    let third = place.publisher.publish(world("3")).await;
+    eventually("served from the mirror", || serving(&relay) == Some(third)).await;
+    // Now that it has shown the third entry, going back is an attack.
+    let log = mirror.join(place.publisher.fleet.prefix()).join("log/stable");
+    std::fs::remove_file(log.join(format!("{:020}", 3))).unwrap();
+    std::fs::remove_file(mirror.join(place.publisher.fleet.prefix()).join("head/stable")).unwrap();
+    eventually("rolled back", || metrics().contains("reason=\"rollback\"")).await;
+    assert_eq!(serving(&relay), Some(third));
+    relay.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_memory_store_is_polled() {
     let store = Store::open("memory:///").unwrap();

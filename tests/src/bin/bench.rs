@@ -9,9 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use moorgate::compile::{Options, compile};
 use moorgate::source::File;
-use moorgate_tests::manifest;
+use moorgate_tests::scale;
 use serde::Deserialize as _;
-use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -20,9 +19,6 @@ const LIMIT_RATIO: f64 = 3.0;
 
 /// Time may grow with this power of the number of routes: 1 is linear, n log n over these sizes is about 1.1.
 const LIMIT_EXPONENT: f64 = 1.15;
-
-/// Documents in one file.
-const PER_FILE: usize = 100;
 
 /// Compile against bare YAML parsing, and growth
 #[derive(Debug, Parser)]
@@ -57,7 +53,7 @@ fn main() -> Result<()> {
     );
     let mut all = Vec::new();
     for routes in arguments.sizes {
-        let files = files(routes);
+        let files = scale::files(routes);
         let bytes: usize = files.iter().map(|file| file.bytes.len()).sum();
         let rounds = if routes > 10_000 { arguments.rounds.min(2) } else { arguments.rounds };
         let measured = measure(&files, routes, rounds)?;
@@ -123,35 +119,6 @@ fn parse(files: &[File]) -> Result<usize> {
         }
     }
     Ok(count)
-}
-
-/// HTTPRoutes with two rules each, a hostname for ten of them, a Service for two, all on one listener.
-fn files(routes: usize) -> Vec<File> {
-    let services = (routes / 2).max(1);
-    let hosts = (routes / 10).max(1);
-    let listeners = [manifest::Listener::http("http", 80)];
-    let mut documents = vec![manifest::gateway_class(), manifest::gateway("edge", "public", &listeners)];
-    documents.extend((0..services).map(|index| manifest::service("shop", &format!("service-{index}"))));
-    for index in 0..routes {
-        let mut rules = String::new();
-        for rule in 0..2 {
-            let _ = write!(
-                rules,
-                "    - matches:\n        - path:\n            type: PathPrefix\n            value: /route-{index}/{rule}\n          \
-                 headers:\n            - name: x-version\n              value: v{rule}\n      backendRefs:\n        - name: \
-                 service-{}\n          port: 80\n",
-                (index + rule) % services
-            );
-        }
-        let hostname = format!("host-{}.example.com", index % hosts);
-        let name = format!("route-{index}");
-        documents.push(manifest::http_route("shop", &name, "edge/public", &[&hostname], &rules));
-    }
-    let file = |(index, texts): (usize, &[String])| File {
-        name: format!("routes/{index}.yaml").into(),
-        bytes: manifest::documents(texts).into_bytes().into(),
-    };
-    documents.chunks(PER_FILE).enumerate().map(file).collect()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "sizes far below 2^52")]

@@ -200,6 +200,7 @@ async fn releases(store: FleetStore) -> Result<()> {
             meta: meta(nonce),
             dry_run: false,
             step_over: false,
+            mirrors: Vec::new(),
         })
     };
     let snapshots = [snapshot(1)?, snapshot(2)?];
@@ -209,7 +210,7 @@ async fn releases(store: FleetStore) -> Result<()> {
     }
     ensure!(served(&reader("next")?).await? == snapshots[1].id(), "next serves another snapshot");
     let promoted =
-        Box::pin(publisher("stable", "promote")?.promote(&reader("next")?, Allow::default())).await?;
+        Box::pin(publisher("stable", "promote")?.promote(&reader("next")?, Allow::default(), &[])).await?;
     ensure!(promoted.entry.sequence == 1, "{:?}", promoted.entry.sequence);
     ensure!(served(&reader("stable")?).await? == snapshots[1].id(), "stable serves another snapshot");
     let id = snapshots[0].id().to_string();
@@ -270,6 +271,7 @@ fn offer(snapshot: &Snapshot) -> Offer<'_> {
         writer: "suite".to_owned(),
         allow: Allow::default(),
         parent: None,
+        steps: Vec::new(),
         descends: &|_, _| None,
     }
 }

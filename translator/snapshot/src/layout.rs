@@ -148,7 +148,8 @@ pub const REPORTS: &str = "status";
 
 /// Whether the object of this name never changes, because its digest names it.
 pub fn is_immutable(name: &str) -> bool {
-    ["pages/", "manifests/", "bundles/", "att/"].iter().any(|folder| name.starts_with(folder))
+    let named = ["pages/", "manifests/", "bundles/", "att/"].iter().any(|folder| name.starts_with(folder));
+    named && !name.contains("/cosign/")
 }
 
 /// Two digits make a folder, so that no folder of a local store gets too many files.

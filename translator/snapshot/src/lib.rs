@@ -20,6 +20,7 @@ pub mod head;
 pub mod layout;
 pub mod limits;
 pub mod manifest;
+pub mod mirror;
 pub mod page;
 pub mod reader;
 pub mod record;

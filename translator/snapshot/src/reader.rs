@@ -131,6 +131,10 @@ impl Reader {
         &self.channel
     }
 
+    pub(crate) fn shared_trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
+    }
+
     /// Who is trusted.
     pub fn trust(&self) -> &Trust {
         &self.trust

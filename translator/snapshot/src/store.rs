@@ -104,6 +104,18 @@ impl Store {
         Self { inner, prefix, url: url.into(), dir: None, attributes: false }
     }
 
+    /// Whether the store answers at all, be it that one is not allowed to ask.
+    pub async fn answers(&self) -> Result<(), StoreError> {
+        let name = "_probe/answers";
+        match self.inner.head(&self.path(name)?).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => match failed(&self.url, &error) {
+                StoreError::Denied { .. } => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
     /// The part of a fleet: all that its credentials need to reach.
     pub fn fleet(&self, fleet: &FleetName) -> FleetStore {
         FleetStore {

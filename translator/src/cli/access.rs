@@ -22,9 +22,10 @@ use time::OffsetDateTime;
 /// Where releases lie and whose signatures count.
 #[derive(Debug, Clone, Args)]
 pub(super) struct StoreArgs {
-    /// The store, such as file:///var/lib/moorgate
-    #[arg(long, value_name = "URL", env = "MOORGATE_STORE")]
-    pub store: String,
+    /// The store: file:///dir, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix; repeat for mirrors, to
+    /// which the first is copied
+    #[arg(long, value_name = "URL", env = "MOORGATE_STORE", value_delimiter = ',', required = true)]
+    pub store: Vec<String>,
     /// Whom to trust: public keys in PEM, JSON with roles, fleets and channels, or a document of moorgate trust
     #[arg(long, value_name = "FILE", env = "MOORGATE_TRUST")]
     pub trust: Option<PathBuf>,
@@ -185,9 +186,34 @@ fn run(command: &[String], verb: &str, input: &[u8]) -> Result<Vec<u8>, String> 
 }
 
 impl StoreArgs {
-    /// Opens the store.
+    /// Opens the store: the first one.
     pub(super) fn open(&self) -> Result<Store, Failure> {
-        Store::open(&self.store).map_err(|error| Failure::new(Exit::Usage, error))
+        match self.store.first() {
+            Some(url) => Store::open(url).map_err(|error| Failure::new(Exit::Usage, error)),
+            None => Err(Failure::new(Exit::Usage, anyhow!("--store is missing"))),
+        }
+    }
+
+    /// Opens the mirrors.
+    pub(super) fn open_mirrors(&self) -> Result<Vec<Store>, Failure> {
+        let open = |url: &String| Store::open(url).map_err(|error| Failure::new(Exit::Usage, error));
+        self.store.iter().skip(1).map(open).collect()
+    }
+
+    /// Opens the first store that answers: for commands that only read.
+    pub(super) async fn open_to_read(&self) -> Result<Store, Failure> {
+        let first = self.open()?;
+        if self.store.len() < 2 {
+            return Ok(first);
+        }
+        for store in std::iter::once(first.clone()).chain(self.open_mirrors()?) {
+            match store.answers().await {
+                Ok(()) => return Ok(store),
+                Err(error) => warn(&format!("{:#}", anyhow::Error::from(error))),
+            }
+        }
+        // None does: the first says why.
+        Ok(first)
     }
 
     /// Reads the trust file, if one is given.
@@ -208,7 +234,7 @@ impl StoreArgs {
                 return Err(Failure::new(Exit::Usage, anyhow!(message)));
             }
         };
-        let followed = anchor.follow(&self.open()?).await;
+        let followed = anchor.follow(&self.open_to_read().await?).await;
         match followed.error {
             Some(ChainError::Store(error)) => return Err(store_failure(error)),
             Some(error) => warn(&format!("{:#}", anyhow!(error))),
@@ -217,15 +243,17 @@ impl StoreArgs {
         Ok(followed.anchor.trust())
     }
 
-    /// A reader of one channel.
+    /// A reader of one channel, in the first store that answers.
     pub(super) async fn reader(&self, fleet: &FleetName, channel: &Channel) -> Result<Reader, Failure> {
-        Ok(Reader::new(self.open()?.fleet(fleet), self.trust(None).await?, channel.clone()))
+        let store = self.open_to_read().await?;
+        Ok(Reader::new(store.fleet(fleet), self.trust(None).await?, channel.clone()))
     }
 }
 
 /// Everything to act with, opened once.
 pub(super) struct Actor {
     store: Store,
+    mirrors: Vec<Store>,
     trust: Arc<Trust>,
     signer: Box<dyn Signer>,
     act: ActArgs,
@@ -236,7 +264,7 @@ impl Actor {
     pub(super) async fn open(store: &StoreArgs, act: &ActArgs) -> Result<Self, Failure> {
         let signer = act.key.open()?;
         let trust = store.trust(Some(signer.public())).await?;
-        Ok(Self { store: store.open()?, trust, signer, act: act.clone() })
+        Ok(Self { store: store.open()?, mirrors: store.open_mirrors()?, trust, signer, act: act.clone() })
     }
 
     /// The store.
@@ -267,7 +295,9 @@ impl Actor {
             nonce: nonce()?,
         };
         let (dry_run, step_over) = (self.act.dry_run, self.act.step_over);
-        Ok(Publisher { reader: self.reader(fleet, channel), signer: &*self.signer, meta, dry_run, step_over })
+        let mirrors = self.mirrors.iter().map(|store| store.fleet(fleet)).collect();
+        let reader = self.reader(fleet, channel);
+        Ok(Publisher { reader, signer: &*self.signer, meta, dry_run, step_over, mirrors })
     }
 }
 

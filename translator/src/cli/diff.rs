@@ -43,8 +43,8 @@ pub(super) struct DiffArgs {
     #[command(flatten)]
     reading: Reading,
     /// The store of snapshot: and channel: sides
-    #[arg(long, value_name = "URL", env = "MOORGATE_STORE")]
-    store: Option<String>,
+    #[arg(long, value_name = "URL", env = "MOORGATE_STORE", value_delimiter = ',')]
+    store: Vec<String>,
     /// Whom to trust for channel: sides: public keys in PEM, or JSON
     #[arg(long, value_name = "FILE", env = "MOORGATE_TRUST")]
     trust: Option<PathBuf>,
@@ -119,7 +119,7 @@ async fn snapshot(args: &DiffArgs, id: &str) -> Result<Side, Failure> {
         return Err(Failure::new(Exit::Usage, anyhow!("say whose snapshot {id} is: --fleet FLEET")));
     };
     let id: Digest = id.parse().map_err(|error: DigestError| Failure::new(Exit::Usage, error))?;
-    let store = StoreArgs { store: store(args)?, trust: None }.open()?;
+    let store = StoreArgs { store: store(args)?, trust: None }.open_to_read().await?;
     let reader = Reader::new(store.fleet(fleet), Arc::new(Trust::of([])), Channel::default());
     let release = Release {
         snapshot: id,
@@ -139,8 +139,8 @@ async fn channel(args: &DiffArgs, name: &str) -> Result<Side, Failure> {
     let (fleet, channel) = name.rsplit_once('@').context("write channel:FLEET@CHANNEL").map_err(usage)?;
     let fleet: FleetName = fleet.parse().map_err(|error: FleetNameError| Failure::new(Exit::Usage, error))?;
     let channel: Channel = channel.parse().map_err(|error: ChannelError| Failure::new(Exit::Usage, error))?;
-    let reader =
-        StoreArgs { store: store(args)?, trust: args.trust.clone() }.reader(&fleet, &channel).await?;
+    let store = StoreArgs { store: store(args)?, trust: args.trust.clone() };
+    let reader = store.reader(&fleet, &channel).await?;
     let tail = reader.newest(None).await.map_err(read_failure)?;
     match tail.entry.as_ref().and_then(|found| found.entry.state.serving()) {
         Some(release) => fetch(&reader, &fleet, release).await,
@@ -153,7 +153,9 @@ async fn fetch(reader: &Reader, fleet: &FleetName, release: &Release) -> Result<
     Ok([(fleet.clone(), (snapshot.id(), snapshot.records().cloned().collect()))].into())
 }
 
-fn store(args: &DiffArgs) -> Result<String, Failure> {
-    let missing = || Failure::new(Exit::Usage, anyhow!("which store? give --store URL or MOORGATE_STORE"));
-    args.store.clone().ok_or_else(missing)
+fn store(args: &DiffArgs) -> Result<Vec<String>, Failure> {
+    if args.store.is_empty() {
+        return Err(Failure::new(Exit::Usage, anyhow!("which store? give --store URL or MOORGATE_STORE")));
+    }
+    Ok(args.store.clone())
 }

@@ -4,7 +4,7 @@ use super::Failure;
 use super::access::{Format, timestamp, warn};
 use super::output::{json as pretty, print};
 use super::table::{clean, columns};
-use crate::publish::{Done, Outcome, Plan};
+use crate::publish::{Done, Mirror, Outcome, Plan};
 use crate::report::FORMAT_VERSION;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -24,6 +24,7 @@ pub(super) fn value(outcome: &Outcome, plan: Option<&Plan>) -> Value {
         "entry": entry,
         "written": {"objects": outcome.written.objects, "bytes": outcome.written.bytes},
         "warnings": outcome.warnings,
+        "mirrors": outcome.mirrors.iter().map(mirror).collect::<Vec<Value>>(),
     });
     if let (Some(plan), Some(object)) = (plan, value.as_object_mut()) {
         let lines = plan.lines.iter().map(|(section, line)| {
@@ -35,6 +36,17 @@ pub(super) fn value(outcome: &Outcome, plan: Option<&Plan>) -> Value {
         );
     }
     value
+}
+
+/// What became of a mirror.
+pub(super) fn mirror(mirror: &Mirror) -> Value {
+    match &mirror.result {
+        Ok(done) => json!({
+            "store": mirror.store, "result": "up-to-date",
+            "copied": {"entries": done.entries, "objects": done.objects, "bytes": done.bytes},
+        }),
+        Err(error) => json!({"store": mirror.store, "result": "failed", "error": error.message}),
+    }
 }
 
 /// An outcome for people: one line.

@@ -65,7 +65,7 @@ struct Relays {
 
 /// Runs the command.
 pub(super) async fn run(args: StatusArgs) -> Result<Exit, Failure> {
-    let store = args.store.open()?;
+    let store = args.store.open_to_read().await?;
     let trust = args.store.trust(None).await?;
     let fleets = match args.fleet {
         Some(fleet) => vec![fleet],

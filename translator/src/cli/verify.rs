@@ -272,7 +272,7 @@ async fn check_release(
 
 /// A snapshot by its id, in whichever fleet has it.
 async fn snapshot_anywhere(args: &VerifyArgs, id: Digest, steps: &mut Steps) -> Result<(), Failure> {
-    let fleets = args.store.open()?.fleets().await.map_err(store_failure)?;
+    let fleets = args.store.open_to_read().await?.fleets().await.map_err(store_failure)?;
     let mut found = false;
     for fleet in fleets {
         let reader = args.store.reader(&fleet, &args.channel).await?;

@@ -254,6 +254,7 @@ pub enum Gate {
         need: usize,
         /// The keys that may co-sign and have not.
         missing: String,
+    },
     /// The store does not keep its promises.
     #[error(
         "the store breaks promises that releases are built on ({broken}); moorgate store probe shows all"

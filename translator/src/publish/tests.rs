@@ -1,5 +1,6 @@
 mod acts;
 mod fault;
+mod mirrors;
 mod records;
 mod rollout;
 
@@ -73,7 +74,14 @@ impl Bench {
 
     fn publisher_over(&self, inner: Arc<dyn ObjectStore>, author: &str) -> Publisher<'_> {
         let reader = self.reader_over(inner, "stable");
-        Publisher { reader, signer: &self.key, meta: meta(author), dry_run: false, step_over: false }
+        Publisher {
+            reader,
+            signer: &self.key,
+            meta: meta(author),
+            dry_run: false,
+            step_over: false,
+            mirrors: Vec::new(),
+        }
     }
 
     async fn publish(&self, n: u32) -> Outcome {
