@@ -10,6 +10,7 @@ mod diff;
 mod exit;
 mod explain;
 mod floor;
+mod gc;
 mod hold;
 mod input;
 mod keygen;
@@ -74,6 +75,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Trust(trust::TrustArgs),
     Renew(renew::RenewArgs),
+    Gc(gc::GcArgs),
     Keygen(keygen::KeygenArgs),
     Bootstrap(bootstrap::BootstrapArgs),
     Completions(completions::CompletionsArgs),
@@ -129,6 +131,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Verify(args) => verify::run(args).await,
         Command::Trust(args) => trust::run(args).await,
         Command::Renew(args) => renew::run(args).await,
+        Command::Gc(args) => gc::run(args).await,
         Command::Keygen(args) => keygen::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -34,6 +34,7 @@ pub use rollout::{End, Rollout};
 
 use moorgate_snapshot::channel::{ChannelState, Release};
 use moorgate_snapshot::entry::{self, Action, Entry, EntryError, Promoted};
+use moorgate_snapshot::gc;
 use moorgate_snapshot::limits::{self, LimitUse};
 use moorgate_snapshot::reader::{ReadError, Reader, Slot, Tail};
 use moorgate_snapshot::signature::{KeyError, Signer};
@@ -248,6 +249,7 @@ impl Publisher<'_> {
                 void.sequence, void.error
             ));
         }
+        let fresh = fresh(before.map(|before| &before.entry.state), &entry.state);
         let before = before.and_then(|before| before.entry.state.serving()).cloned();
         let mut outcome = Outcome {
             entry,
@@ -260,6 +262,7 @@ impl Publisher<'_> {
         if self.dry_run {
             return Ok(outcome);
         }
+        let guard = gc::guard(&self.reader, &fresh).await?;
         let sequence = outcome.entry.sequence;
         match writer::commit_entry(self.reader.store(), &outcome.entry, &envelope).await {
             Ok(true) => {}
@@ -271,6 +274,9 @@ impl Publisher<'_> {
             Err(error) => return Err(error.into()),
         }
         outcome.result = Done::Committed;
+        if let Err(error) = guard.settle(self.reader.store()).await {
+            outcome.warnings.push(format!("gc may have taken pages away: {error}"));
+        }
         if let Err(error) = writer::write_head(self.reader.store(), &outcome.entry, envelope).await {
             outcome
                 .warnings
@@ -318,6 +324,14 @@ impl Publisher<'_> {
         }
         Ok(Some(outcome))
     }
+}
+
+/// The releases that no state before named: gc may have condemned what they need.
+fn fresh(before: Option<&ChannelState>, after: &ChannelState) -> Vec<Release> {
+    let known = |release: &&Release| {
+        before.is_some_and(|before| before.releases().any(|one| one.snapshot == release.snapshot))
+    };
+    after.releases().filter(|release| !known(release)).cloned().collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! log/<channel>/<%020d>              signed entries: the create of the next one is the commit point
 //! head/<channel>                     hint at the newest entry, which it embeds
 //! status/<relay>.json                a relay's report
+//! gc/…                               gc's own: what is condemned, who is at work
 //! ```
 //!
 //! Beside the fleets, at the root of the store, `trust/<%020d>` holds the chain of trust.

@@ -16,6 +16,7 @@ pub mod digest;
 pub mod entry;
 pub mod envelope;
 pub mod fleet;
+pub mod gc;
 pub mod head;
 pub mod layout;
 pub mod limits;

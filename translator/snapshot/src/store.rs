@@ -7,12 +7,14 @@
 mod cloud;
 mod error;
 mod probe;
+mod list;
 mod settings;
 mod shared;
 mod url;
 
 pub use error::{Backend, StoreError};
 pub use probe::{Probe, Promise, Verdict};
+pub use list::Listed;
 pub use settings::Settings;
 
 use crate::fleet::FleetName;

@@ -3,11 +3,12 @@
 use super::gates::{self, Allow, Gate};
 use super::preview::{shrinks, understood};
 use super::transition::{Act, apply};
-use super::{Change, Outcome, PublishError, Publisher};
+use super::{Change, Done, Outcome, PublishError, Publisher};
 use crate::history::Records;
 use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::channel::{BundleRef, ChannelState, Release, Source, Step};
 use moorgate_snapshot::entry::{Action, Promoted};
+use moorgate_snapshot::gc;
 use moorgate_snapshot::reader::{Reader, Tail};
 use moorgate_snapshot::writer::{self, Written};
 use moorgate_snapshot::{Digest, Role, Snapshot};
@@ -111,7 +112,13 @@ impl Publisher<'_> {
             self.read_back(offer.snapshot, &release).await?;
             self.require_cosignatures(&mut release, tail.next).await?;
         }
-        let outcome = Box::pin(self.commit(&tail, change(next(release)?), warnings)).await?;
+        let mut outcome = Box::pin(self.commit(&tail, change(next(release)?), warnings)).await?;
+        if outcome.result == Done::Committed {
+            match gc::recheck(self.reader.store(), offer.snapshot).await {
+                Ok(mended) => written = written.and(mended),
+                Err(error) => outcome.warnings.push(format!("gc may have taken pages away: {error}")),
+            }
+        }
         Ok(Outcome { written, ..outcome })
     }
 

@@ -43,6 +43,14 @@ pub enum StoreError {
         /// In bytes.
         limit: usize,
     },
+    /// More objects than a folder may have.
+    #[error("{path}: more than {limit} objects")]
+    Crowded {
+        /// The folder.
+        path: String,
+        /// How many are looked at.
+        limit: usize,
+    },
     /// A name that is no path.
     #[error("{0}: no valid path in a store")]
     Path(String),
@@ -58,7 +66,7 @@ impl StoreError {
             Self::Url { .. } | Self::Path(_) => "store_url",
             Self::Denied { .. } => "store_denied",
             Self::Failed { .. } => "store_failed",
-            Self::TooLarge { .. } => "too_large",
+            Self::TooLarge { .. } | Self::Crowded { .. } => "too_large",
             Self::Broken(_) => "store_broken",
         }
     }
