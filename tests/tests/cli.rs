@@ -6,7 +6,7 @@ use moorgate_tests::program::{Outcome, moorgate, run, run_with_input};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "compile",
     "check",
     "diff",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 24] = [
     "retire",
     "log",
     "verify",
+    "gc",
     "status",
     "wait",
     "trust",

@@ -11,10 +11,16 @@
 mod book;
 mod change;
 mod shift;
+mod timeline;
+mod wanted;
+mod written;
 
 pub use book::Book;
 pub use change::{Change, Changed, Previous, What};
 pub use shift::Shift;
+pub use timeline::{Event, timeline};
+pub use wanted::{Wanted, WantedError};
+pub use written::Written;
 
 use moorgate_model::ObjectRef;
 use moorgate_snapshot::Digest;

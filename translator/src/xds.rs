@@ -23,6 +23,7 @@ mod cluster;
 mod header;
 pub mod json;
 mod listener;
+mod read;
 mod rewrite;
 mod route;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use bytes::Bytes;
 pub use json::envoy as envoy_json;
 use moorgate_model::ir;
 use moorgate_snapshot::record::{Record, Reference, Resource};
+pub use read::{Origins, fleet as read};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;

@@ -180,6 +180,23 @@ pub async fn mend(store: &FleetStore, snapshot: &Snapshot) -> Result<Written, Wr
     write_snapshot(store, snapshot, &|_| false).await
 }
 
+/// Looks whether each page and the manifest of a snapshot is there, without reading it; if not, writes again what is
+/// missing.
+pub async fn restore(store: &FleetStore, snapshot: &Snapshot) -> Result<Written, WriteError> {
+    let apart = snapshot.manifest().pages().iter().filter(|page| page.inline.is_none());
+    let mut names: Vec<String> = apart.map(|page| layout::page(&page.digest)).collect();
+    names.push(layout::manifest(&snapshot.id()));
+    let there: Vec<bool> = futures::stream::iter(names)
+        .map(|name| async move { store.stat(&name).await.map(|found| found.is_some()) })
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await?;
+    if there.into_iter().all(|there| there) {
+        return Ok(Written::default());
+    }
+    mend(store, snapshot).await
+}
+
 async fn write_blob(store: &FleetStore, name: String, raw: &Bytes) -> Result<Written, WriteError> {
     let stored = compress(raw).map_err(|error| WriteError::Encoding(error.to_string()))?;
     let (digest, limit) = (Digest::of(raw), raw.len());

@@ -1,26 +1,33 @@
 //! `moorgate explain`
 
+mod stored;
+
 use super::input::{Compiled, Fleets, Reading};
 use super::output::{self, json};
 use super::{Exit, Failure};
 use crate::explain::{Answer, Request, Trace, explain};
+use crate::history::Written;
 use crate::report::FORMAT_VERSION;
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use moorgate_model::diagnostic::catalogue;
 use moorgate_model::ir::{Action, Forward, PathMatch, Route};
 use moorgate_model::{FieldPath, ObjectRef};
-use moorgate_snapshot::FleetName;
+use moorgate_snapshot::{Channel, FleetName};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 /// Explain who answers a request, or what a diagnostic's code means
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   moorgate explain gateways/ GET https://shop.example.com/cart -H 'x-user: a'
   moorgate explain . POST http://shop.example.com:8080/ --rev main --path gateways
+  moorgate explain channel:shop/edge@stable GET https://shop.example.com/cart
   moorgate explain MG3006
 
+SOURCE may also be channel:FLEET@CHANNEL (what the channel serves now) or snapshot:ID of a release (--fleet says whose,
+--channel where): the answer then comes from the store alone, with the places that were signed beside the snapshot.
 Exits 0 if a route forwards or redirects the request, 1 if nobody does.")]
 pub(super) struct ExplainArgs {
     /// SOURCE METHOD URL, or one CODE
@@ -33,6 +40,15 @@ pub(super) struct ExplainArgs {
     fleets: Fleets,
     #[command(flatten)]
     reading: Reading,
+    /// The channel in whose log a snapshot:ID is looked for
+    #[arg(long, default_value_t = Channel::stable())]
+    channel: Channel,
+    /// The store of snapshot: and channel:
+    #[arg(long, value_name = "URL", env = "MOORGATE_STORE")]
+    store: Option<String>,
+    /// Whom to trust for snapshot: and channel:
+    #[arg(long, value_name = "FILE", env = "MOORGATE_TRUST")]
+    trust: Option<PathBuf>,
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -55,26 +71,49 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
     };
     let request =
         Request::parse(method, url, &args.headers).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let mut said = Said::default();
+    if let Some((fleet, release)) = stored::release(&args, source).await? {
+        let (ir, records) = stored::read(&args, &fleet, &release).await?;
+        said.add(&args, &Places::Records(Written::new(&records)), &fleet, &explain(&ir, &request));
+        return said.print(args.output);
+    }
     let compiled = args.reading.compile(std::slice::from_ref(source)).await?;
     if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
         return Err(Failure::new(Exit::Usage, anyhow!("the source has no fleet {fleet}")));
     }
-    let mut answered = false;
-    let mut values = Vec::new();
-    let mut out = String::new();
+    let places = Places::Compiled(&compiled);
     for (name, fleet) in compiled.compilation.fleets.iter().filter(|(name, _)| args.fleets.wants(name)) {
-        let answer = explain(&fleet.ir, &request);
-        answered |= matches!(&answer, Answer::Found(_, route) if !matches!(route.action, Action::Respond(_)));
+        said.add(&args, &places, name, &explain(&fleet.ir, &request));
+    }
+    said.print(args.output)
+}
+
+/// The answers so far.
+#[derive(Default)]
+struct Said {
+    answered: bool,
+    values: Vec<Value>,
+    text: String,
+}
+
+impl Said {
+    fn add(&mut self, args: &ExplainArgs, places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) {
+        self.answered |=
+            matches!(answer, Answer::Found(_, route) if !matches!(route.action, Action::Respond(_)));
         match args.output {
-            Output::Text => out.push_str(&describe(&compiled, name, &answer)),
-            Output::Json => values.push(value(&compiled, name, &answer)),
+            Output::Text => self.text.push_str(&describe(places, fleet, answer)),
+            Output::Json => self.values.push(value(places, fleet, answer)),
         }
     }
-    if args.output == Output::Json {
-        out = json(&json!({ "format_version": FORMAT_VERSION, "answers": values }));
+
+    fn print(self, output: Output) -> Result<Exit, Failure> {
+        let text = match output {
+            Output::Text => self.text,
+            Output::Json => json(&json!({ "format_version": FORMAT_VERSION, "answers": self.values })),
+        };
+        output::print(&text)?;
+        Ok(if self.answered { Exit::Fine } else { Exit::No })
     }
-    output::print(&out)?;
-    Ok(if answered { Exit::Fine } else { Exit::No })
 }
 
 fn explain_code(code: &str) -> Result<Exit, Failure> {
@@ -90,15 +129,33 @@ fn explain_code(code: &str) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
-fn place(compiled: &Compiled, object: &ObjectRef, field: &FieldPath) -> String {
-    compiled.compilation.place(object, field).unwrap_or_else(|| "(unknown place)".into())
+/// Where places are looked up.
+enum Places<'c> {
+    /// In the sources.
+    Compiled(&'c Compiled),
+    /// In the records beside a snapshot.
+    Records(Written<'c>),
 }
 
-fn rule_field(route: &Route) -> FieldPath {
-    FieldPath::root().key("spec").key("rules").index(route.origin.rule)
+impl Places<'_> {
+    /// The place of a rule or listener of an object.
+    fn of(&self, object: &ObjectRef, list: &str, index: usize) -> String {
+        let place = match self {
+            Self::Compiled(compiled) => {
+                let field = FieldPath::root().key("spec").key(list).index(index);
+                compiled.compilation.place(object, &field)
+            }
+            Self::Records(written) => written.place(object, Some(index)),
+        };
+        place.unwrap_or_else(|| "(unknown place)".into())
+    }
+
+    fn rule(&self, route: &Route) -> String {
+        self.of(&route.origin.object, "rules", route.origin.rule)
+    }
 }
 
-fn describe(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> String {
+fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> String {
     let mut out = format!("fleet {fleet}\n");
     let _ = match answer {
         Answer::NoListener => writeln!(out, "  no listener has this port: the connection is refused"),
@@ -112,12 +169,12 @@ fn describe(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> Stri
             )
         }
         Answer::NotFound(trace) => {
-            describe_trace(compiled, trace, &mut out);
+            describe_trace(places, trace, &mut out);
             writeln!(out, "  answer: 404, no route matches")
         }
         Answer::Found(trace, route) => {
-            describe_trace(compiled, trace, &mut out);
-            describe_route(compiled, route, &mut out);
+            describe_trace(places, trace, &mut out);
+            describe_route(places, route, &mut out);
             Ok(())
         }
     };
@@ -125,16 +182,15 @@ fn describe(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> Stri
     for (route, reason) in &trace.losers {
         let why =
             reason.as_ref().map_or_else(|| "matches too, but stands behind".to_owned(), ToString::to_string);
-        let at = place(compiled, &route.origin.object, &rule_field(route));
+        let at = places.rule(route);
         let _ = writeln!(out, "  not {} rule {}: {why}  ({at})", route.origin.object, route.origin.rule);
     }
     out
 }
 
-fn describe_trace(compiled: &Compiled, trace: &Trace<'_>, out: &mut String) {
+fn describe_trace(places: &Places<'_>, trace: &Trace<'_>, out: &mut String) {
     for origin in &trace.chain.origins {
-        let field = FieldPath::parse("spec.listeners").index(origin.index);
-        let at = place(compiled, &origin.gateway, &field);
+        let at = places.of(&origin.gateway, "listeners", origin.index);
         let _ =
             writeln!(out, "  listener {}: {} of {}  ({at})", trace.listener, origin.listener, origin.gateway);
     }
@@ -142,10 +198,10 @@ fn describe_trace(compiled: &Compiled, trace: &Trace<'_>, out: &mut String) {
     let _ = writeln!(out, "  host {host}");
 }
 
-fn describe_route(compiled: &Compiled, route: &Route, out: &mut String) {
+fn describe_route(places: &Places<'_>, route: &Route, out: &mut String) {
     let origin = &route.origin;
     let named = origin.rule_name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
-    let at = place(compiled, &origin.object, &rule_field(route));
+    let at = places.rule(route);
     let _ =
         writeln!(out, "  route {} rule {}{named}: {}  ({at})", origin.object, origin.rule, path(&route.path));
     match &route.action {
@@ -181,12 +237,12 @@ fn shares(forward: &Forward) -> impl Iterator<Item = (&str, f64)> {
         .map(move |backend| (backend.cluster.as_deref().unwrap_or("(invalid: 500)"), share(backend.weight)))
 }
 
-fn value(compiled: &Compiled, fleet: &FleetName, answer: &Answer<'_>) -> Value {
+fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
     let route = |route: &Route| {
         let origin = &route.origin;
         json!({
             "object": origin.object, "rule": origin.rule, "rule_name": origin.rule_name, "match": origin.matched,
-            "place": place(compiled, &origin.object, &rule_field(route)), "path": path(&route.path),
+            "place": places.rule(route), "path": path(&route.path),
         })
     };
     let trace = |trace: &Trace<'_>| {

@@ -56,7 +56,7 @@ pub(super) struct GcArgs {
 /// Runs the command. A fleet that cannot be read does not keep back the others.
 pub(super) async fn run(args: GcArgs) -> Result<Exit, Failure> {
     let store = args.store.open()?;
-    let trust = args.store.trust(None)?;
+    let trust = args.store.trust(None).await?;
     let fleets = match &args.fleet {
         Some(fleet) => vec![fleet.clone()],
         None => store.fleets().await.map_err(store_failure)?,

@@ -1,6 +1,6 @@
 //! Reading the records of releases. Everything read is kept, since neighbours share most of it.
 
-use super::{CHAIN, CHANGE, Change, FORMAT, Item, RECORDS, Records};
+use super::{CHAIN, CHANGE, Change, FORMAT, Item, RECORDS, Records, Wanted};
 use moorgate_snapshot::attestation::{Attestation, DocumentRef};
 use moorgate_snapshot::reader::ReadError;
 use moorgate_snapshot::{Digest, Reader, Release};
@@ -70,17 +70,26 @@ impl Book {
     ///
     /// # Errors
     /// As for [`Book::attestation`].
-    pub async fn item(&mut self, release: &Release, key: &str) -> Result<Option<Option<Item>>, ReadError> {
+    pub async fn item(
+        &mut self,
+        release: &Release,
+        wanted: &Wanted,
+    ) -> Result<Option<Option<Item>>, ReadError> {
         let Some((base, changes)) = self.way(release).await? else { return Ok(None) };
         // From the newest change back: most often one of the last ones knows it.
-        let last = changes.iter().rposition(|change| change.objects.contains_key(key));
-        let (found, rest) = match last.and_then(|at| changes.get(at..)?.split_first()) {
-            Some((change, rest)) => {
-                (change.objects.get(key).and_then(|changed| changed.item.clone()), rest.to_vec())
-            }
-            None => (self.records_at(&base).await?.objects.get(key).cloned(), changes),
+        let in_change = |change: &Arc<Change>| {
+            change.objects.iter().find(|(key, _)| wanted.fits(key)).map(|(_, changed)| changed.item.clone())
         };
-        Ok(Some(found.map(|item| rest.iter().fold(item, |item, change| change.shifted(item)))))
+        let last = changes.iter().enumerate().rev().find_map(|(at, change)| Some((at, in_change(change)?)));
+        let (found, from) = if let Some((at, item)) = last {
+            (item, at + 1)
+        } else {
+            let records = self.records_at(&base).await?;
+            let found = records.objects.iter().find(|(key, _)| wanted.fits(key));
+            (found.map(|(_, item)| item.clone()), 0)
+        };
+        let later = changes.get(from..).unwrap_or_default();
+        Ok(Some(found.map(|item| later.iter().fold(item, |item, change| change.shifted(item)))))
     }
 
     async fn way(&mut self, release: &Release) -> Result<Option<Way>, ReadError> {

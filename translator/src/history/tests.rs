@@ -84,6 +84,27 @@ fn a_line_that_no_file_can_have_breaks_nothing() {
     assert_eq!(records, one_file(3));
 }
 
+#[test]
+fn objects_are_named_as_people_write_them() {
+    let key = "gateway.networking.k8s.io/HTTPRoute/shop/cart";
+    for (text, fits) in [
+        ("HTTPRoute/shop/cart", true),
+        ("httproute/shop/cart", true),
+        ("HTTPRoute.gateway.networking.k8s.io/shop/cart", true),
+        ("HTTPRoute.example.com/shop/cart", false),
+        ("HTTPRoute/shop/carts", false),
+        ("HTTPRoute/cart", false),
+    ] {
+        let wanted: Wanted = text.parse().unwrap();
+        assert_eq!((wanted.fits(key), wanted.to_string().as_str()), (fits, text));
+    }
+    let class: Wanted = "GatewayClass/edge".parse().unwrap();
+    assert!(class.fits("gateway.networking.k8s.io/GatewayClass//edge"));
+    for text in ["", "HTTPRoute", "HTTPRoute/", "/shop/cart", "a/b/c/d"] {
+        assert!(text.parse::<Wanted>().is_err(), "{text}");
+    }
+}
+
 fn any_records() -> impl Strategy<Value = Records> {
     let object = (0..12u32, 0..3u8, 1..60u32, 0..3u8);
     proptest::collection::vec(object, 0..14).prop_map(|objects| {

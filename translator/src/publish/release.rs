@@ -68,8 +68,12 @@ impl Publisher<'_> {
         let pardoned = offer.allow.bad && state.bad.contains(&id);
         if !pardoned
             && is_newest(&state, &id)
-            && let Some(outcome) = self.unchanged(&tail, warnings.clone()).await?
+            && let Some(mut outcome) = self.unchanged(&tail, warnings.clone()).await?
         {
+            if !self.dry_run {
+                // What a lifecycle rule or a restored bucket lost comes back.
+                outcome.written = writer::restore(self.reader.store(), offer.snapshot).await?;
+            }
             return Ok(outcome);
         }
         let mut reason = self.meta.reason.clone();
@@ -247,6 +251,12 @@ impl Publisher<'_> {
     /// Reads all of it back as a relay will, page by page. What does not hold is written again, once.
     async fn read_back(&self, snapshot: &Snapshot, release: &Release) -> Result<(), PublishError> {
         let plain = Release { bundle: None, ..release.clone() };
+        // First what was found there and gc has condemned, so that from here on it stays.
+        match gc::guard(&self.reader, std::slice::from_ref(&plain)).await {
+            Ok(_) => {}
+            Err(error) if error.is_integrity() => drop(writer::mend(self.reader.store(), snapshot).await?),
+            Err(error) => return Err(error.into()),
+        }
         let read = match self.reader.fetch(&plain, &|_| None).await {
             Ok(read) => read,
             Err(error) if error.is_integrity() => {

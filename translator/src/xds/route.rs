@@ -27,7 +27,7 @@ use std::time::Duration;
 pub(super) const VIRTUAL_HOSTS: u32 = 2;
 
 /// Takes the share of backends that could not be resolved: no cluster has this name, and such requests get 500.
-const NO_CLUSTER: &str = "no-such-backend";
+pub(super) const NO_CLUSTER: &str = "no-such-backend";
 
 /// The name of the CORS filter, under which a route keeps its rules.
 pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";

@@ -10,11 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::store::{FleetStore, StoreError};
 use crate::writer::{self, WriteError, Written};
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeSet;
-
-/// Requests at one time.
-const PARALLEL: usize = 16;
 
 /// What was condemned, in the bytes of the store.
 #[derive(Debug, Default)]
@@ -95,18 +91,7 @@ pub async fn recheck(store: &FleetStore, snapshot: &Snapshot) -> Result<Written,
     if !is_collected(store).await? {
         return Ok(Written::default());
     }
-    let apart = snapshot.manifest().pages().iter().filter(|page| page.inline.is_none());
-    let mut names: Vec<String> = apart.map(|page| layout::page(&page.digest)).collect();
-    names.push(layout::manifest(&snapshot.id()));
-    let there: Vec<bool> = futures::stream::iter(names)
-        .map(|name| async move { store.stat(&name).await.map(|found| found.is_some()) })
-        .buffer_unordered(PARALLEL)
-        .try_collect()
-        .await?;
-    if there.into_iter().all(|there| there) {
-        return Ok(Written::default());
-    }
-    writer::mend(store, snapshot).await
+    writer::restore(store, snapshot).await
 }
 
 /// Whether gc has ever run here. If not, nothing is condemned, and what it condemns from now on it deletes after a delay.

@@ -128,10 +128,22 @@ async fn list(reader: &Reader) -> Result<Vec<(u64, Seconds)>, GcError> {
         slots.push((sequence, object.modified));
     }
     slots.sort_unstable();
-    if slots.windows(2).any(|pair| pair[0].0 + 1 != pair[1].0) {
+    if slots.windows(2).any(|pair| !joined(reader, pair[0].0, pair[1].0)) {
         return Err(unclear(store, reader.channel(), "the list leaves out entries"));
     }
     Ok(slots)
+}
+
+/// Whether nothing is missing between two slots but what the root keys declared void.
+fn joined(reader: &Reader, first: u64, next: u64) -> bool {
+    let mut sequence = first + 1;
+    while sequence < next {
+        let Some(range) = reader.trust().voided(reader.store().fleet(), reader.channel(), sequence) else {
+            return false;
+        };
+        sequence = range.last.saturating_add(1);
+    }
+    true
 }
 
 /// What a slot says that does not verify. One that says nothing may be of a later format, and then nobody here can tell
@@ -143,6 +155,9 @@ async fn unverified(reader: &Reader, sequence: u64) -> Result<ChannelState, GcEr
         let envelope = Envelope::decode(&stored, limits::ENTRY_BYTES).ok()?;
         Some(serde_json::from_slice::<Entry>(&envelope.payload).ok()?.state)
     });
+    if state.is_none() && reader.trust().voided(store.fleet(), reader.channel(), sequence).is_some() {
+        return Ok(ChannelState::default());
+    }
     let message = format!("entry {sequence} cannot be read, and may name what is needed");
     state.ok_or_else(|| unclear(store, reader.channel(), &message))
 }

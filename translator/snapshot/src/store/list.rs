@@ -30,7 +30,7 @@ impl FleetStore {
                 modified: meta.last_modified.timestamp(),
             })),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => match failed(&self.describe(name), error) {
+            Err(error) => match failed(&self.describe(name), &error) {
                 StoreError::Denied { .. } if self.still_readable().await => Ok(None),
                 error => Err(error),
             },
@@ -46,7 +46,7 @@ impl FleetStore {
         let found: Vec<_> = match listed.try_collect().await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
-            Err(error) => return Err(failed(&self.describe(under), error)),
+            Err(error) => return Err(failed(&self.describe(under), &error)),
         };
         if found.len() > most {
             return Err(StoreError::Crowded { path: self.describe(under), limit: most });

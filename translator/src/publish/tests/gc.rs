@@ -74,7 +74,7 @@ impl Fleet {
         let reader = self.reader("stable");
         let publisher =
             Publisher { reader, signer: &key, meta: meta("on-call"), dry_run: false, step_over: false };
-        Ok(Box::pin(publisher.unpin(&small(n).id().to_string())).await?.0)
+        Ok(Box::pin(publisher.unpin(&small(n).id().to_string(), &[])).await?.0)
     }
 
     async fn gc_over(&self, store: Aged) -> Result<Collected, GcError> {
@@ -191,6 +191,7 @@ fn release(n: u32) -> Release {
         routes: None,
         attestation: None,
         bundle: None,
+        cosignatures: Vec::new(),
     }
 }
 
@@ -250,6 +251,27 @@ async fn what_cannot_be_understood_ends_the_run() {
     fleet.part().overwrite(&layout::entry(&Channel::stable(), 7), "?".into()).await.unwrap();
     assert!(matches!(fleet.gc_over(Aged::new(&fleet.world)).await, Err(GcError::Unclear { .. })));
     assert_eq!(removable(&fleet.names().await).len(), before);
+}
+
+/// Faults 26 and 34: a page that a lifecycle rule took. Readers refuse the snapshot and say what is missing; publishing
+/// what is released already brings it back, without an entry.
+#[tokio::test]
+async fn what_the_store_lost_comes_back_with_the_next_publish() {
+    let fleet = Fleet::new();
+    for n in 1..=2 {
+        fleet.publish(n).await;
+    }
+    let page = small(2).pages()[0].digest();
+    let path = format!("{}/{}", shop().prefix(), layout::page(&page));
+    fleet.world.inner.delete(&path.clone().into()).await.unwrap();
+    let refused = fleet.reader("stable").fetch(&release(2), &|_| None).await.unwrap_err();
+    assert!(
+        matches!(&refused, ReadError::Missing(name) if name.ends_with(&layout::page(&page))),
+        "{refused}"
+    );
+    let again = fleet.publish(2).await;
+    assert_eq!((again.result, again.written.objects), (Done::Unchanged, 1));
+    fleet.whole().await.unwrap();
 }
 
 /// A slot by an unknown key, and a report by nobody at all, keep what they name.

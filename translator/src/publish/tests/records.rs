@@ -1,11 +1,15 @@
 //! Records beside snapshots: rows of changes, and what they cost.
 
 use super::*;
-use crate::history::{self, Book, CHAIN, CHANGE, Item, RECORDS, What, key};
+use crate::history::{self, Book, CHAIN, CHANGE, Item, RECORDS, Wanted, What, key, timeline};
 use moorgate_model::ObjectRef;
 
 fn route(n: u32) -> String {
     key(&ObjectRef::new("gateway.networking.k8s.io", "HTTPRoute", "shop", &format!("route-{n}")))
+}
+
+fn wanted(n: u32) -> Wanted {
+    format!("httproute/shop/route-{n}").parse().unwrap()
 }
 
 /// Twenty routes in one file, of which one says `n`; each release inserts a line before it.
@@ -38,10 +42,11 @@ async fn every_release_gives_back_its_objects_through_the_row_of_changes() {
         let release = outcome.entry.state.target.unwrap();
         assert_eq!(book.records(&release).await.unwrap(), Some(records(n)), "{n}");
         for i in [0, 7, 8] {
-            let found = book.item(&release, &route(i)).await.unwrap();
+            let found = book.item(&release, &wanted(i)).await.unwrap();
             assert_eq!(found, Some(records(n).objects.get(&route(i)).cloned()), "{n} {i}");
         }
-        assert_eq!(book.item(&release, "/Service/shop/none").await.unwrap(), Some(None));
+        let none = "Service/shop/none".parse().unwrap();
+        assert_eq!(book.item(&release, &none).await.unwrap(), Some(None));
         let attestation = book.attestation(&release).await.unwrap().unwrap();
         bases.insert(attestation.documents[RECORDS].digest);
         if n > 1 {
@@ -78,4 +83,54 @@ async fn lost_records_cost_a_row_and_no_release() {
     let change = book.change(&second).await.unwrap().unwrap();
     assert_eq!((change.depth, &change.previous), (0, &None));
     assert_eq!(book.records(&second).await.unwrap(), Some(records(2)));
+}
+
+/// Who changed this route: over publishes, a rollback and an unpin, after gc took what they served.
+#[tokio::test]
+async fn the_timeline_of_an_object_follows_what_is_served() {
+    let bench = Bench::new();
+    for n in 1..=3 {
+        publish(&bench, n).await;
+    }
+    let back = bench.publisher("on-call");
+    Box::pin(back.rollback(Some(1), None)).await.unwrap();
+    let id = snapshot(3).id().to_string();
+    Box::pin(bench.publisher("on-call").unpin(&id, &[])).await.unwrap();
+    // A release that leaves the route as it is.
+    let (next, records) = (snapshot(4), records(3));
+    Box::pin(bench.publisher("ci").publish(&Offer { records, ..offer(&next) })).await.unwrap();
+    // Records outlive what they speak of.
+    let objects: Vec<_> = futures::TryStreamExt::try_collect(bench.inner.list(None)).await.unwrap();
+    for meta in objects as Vec<object_store::ObjectMeta> {
+        if ["/pages/", "/manifests/"].iter().any(|folder| meta.location.as_ref().contains(folder)) {
+            bench.inner.delete(&meta.location).await.unwrap();
+        }
+    }
+    let reader = bench.reader("stable");
+    let seen = async |first: u64, n: u32| {
+        let slots = reader.history(6, usize::try_from(7 - first).unwrap()).await.unwrap();
+        let (events, gaps) = timeline(&mut Book::new(reader.clone()), &wanted(n), slots).await.unwrap();
+        assert_eq!(gaps, Vec::<String>::new());
+        let row = |event: &history::Event| {
+            let place = event.after.as_ref().map(|item| item.place(None)).unwrap_or_default();
+            (event.entry.entry.sequence, event.entry.entry.author.clone(), event.what, place)
+        };
+        events.iter().map(row).collect::<Vec<_>>()
+    };
+    let row = |sequence, author: &str, what| (sequence, author.to_owned(), what, "routes.yaml:71".to_owned());
+    assert_eq!(
+        seen(1, 7).await,
+        [
+            row(5, "on-call", What::Changed),
+            row(4, "on-call", What::Changed),
+            row(3, "ci", What::Changed),
+            row(2, "ci", What::Changed),
+            row(1, "ci", What::Added),
+        ]
+    );
+    // Its neighbours only moved with their file.
+    assert_eq!(seen(1, 8).await.len(), 1);
+    // A later start: the oldest entry says what was before.
+    assert_eq!(seen(3, 7).await.len(), 2);
+    assert_eq!(seen(1, 77).await, []);
 }

@@ -1,0 +1,209 @@
+//! Reads back what [`super::records()`] wrote, as far as requests are decided by it: so that a snapshot explains itself
+//! without the sources. What only shapes a request on its way (time limits, header changes) is left out.
+
+use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError, canonical, route};
+use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
+use envoy_types::pb::envoy::config::listener::v3 as listener_pb;
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::config::route::v3 as pb;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use moorgate_model::ir::{
+    Action, DownstreamTls, FilterChain, Fleet, Forward, HeaderMutation, Listener, ListenerOrigin, PathMatch,
+    Redirect, Respond, Route, RouteOrigin, RouteTable, ValueMatch, VirtualHost, WeightedBackend,
+};
+use moorgate_snapshot::{Record, Resource};
+use prost::Message;
+use std::collections::BTreeMap;
+
+/// What is not in Envoy's bytes: who wrote it.
+pub trait Origins {
+    /// The rule that a route of this name comes from, whose match has these bytes ([`super::match_bytes`]).
+    fn route(&self, name: &str, matched: &[u8]) -> RouteOrigin;
+    /// The Gateway listeners that a filter chain serves.
+    fn chain(&self, listener: &str, chain: &str) -> Vec<ListenerOrigin>;
+}
+
+/// The listeners and routes of a snapshot. Clusters are left out: routes name them.
+///
+/// # Errors
+/// Bytes that are no message of their type.
+pub fn fleet<'r>(
+    records: impl Iterator<Item = &'r Record>,
+    origins: &dyn Origins,
+) -> Result<Fleet, XdsError> {
+    let mut tables: BTreeMap<&str, Vec<VirtualHost>> = BTreeMap::new();
+    let mut listeners = Vec::new();
+    for record in records {
+        let Record::Resource(resource) = record else { continue };
+        match &*resource.type_url {
+            LISTENER_TYPE => listeners.push(decode::<listener_pb::Listener>(resource)?),
+            ROUTE_TYPE => {
+                let table: pb::RouteConfiguration = decode(resource)?;
+                let hosts = table.virtual_hosts.iter().map(|found| host(found, origins));
+                tables.entry(&resource.name).or_default().extend(hosts);
+            }
+            CLUSTER_TYPE => {}
+            other => return Err(XdsError::Descriptor(other.to_owned())),
+        }
+    }
+    let mut fleet = Fleet::default();
+    for found in listeners {
+        let chains =
+            found.filter_chains.iter().map(|chain| self::chain(&found.name, chain, &tables, origins));
+        let chains = chains.collect::<Result<_, _>>()?;
+        fleet.listeners.insert(found.name.clone(), Listener { port: port(&found), chains });
+    }
+    Ok(fleet)
+}
+
+fn decode<M: Message + Default>(resource: &Resource) -> Result<M, XdsError> {
+    M::decode(&*resource.bytes)
+        .map_err(|source| XdsError::Decode { type_url: resource.type_url.to_string(), source })
+}
+
+fn port(listener: &listener_pb::Listener) -> u16 {
+    let address = listener.address.as_ref().and_then(|address| address.address.as_ref());
+    match address {
+        Some(address::Address::SocketAddress(socket)) => match socket.port_specifier {
+            Some(socket_address::PortSpecifier::PortValue(port)) => u16::try_from(port).unwrap_or(0),
+            _ => 0,
+        },
+        _ => 0,
+    }
+}
+
+fn chain(
+    listener: &str,
+    chain: &listener_pb::FilterChain,
+    tables: &BTreeMap<&str, Vec<VirtualHost>>,
+    origins: &dyn Origins,
+) -> Result<FilterChain, XdsError> {
+    let manager = chain.filters.iter().find_map(|filter| match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) if any.type_url.ends_with(".HttpConnectionManager") => Some(any),
+        _ => None,
+    });
+    let name = match manager {
+        Some(any) => {
+            let manager = HttpConnectionManager::decode(&*any.value)
+                .map_err(|source| XdsError::Decode { type_url: any.type_url.clone(), source })?;
+            match manager.route_specifier {
+                Some(RouteSpecifier::Rds(rds)) => rds.route_config_name,
+                _ => String::new(),
+            }
+        }
+        None => String::new(),
+    };
+    let server_names = chain.filter_chain_match.as_ref().map(|found| found.server_names.clone());
+    Ok(FilterChain {
+        name: chain.name.clone(),
+        server_names: server_names.unwrap_or_default(),
+        refuse: manager.is_none(),
+        // Which certificates does not matter here.
+        tls: chain.transport_socket.as_ref().map(|_| DownstreamTls { secrets: Vec::new() }),
+        origins: origins.chain(listener, &chain.name),
+        routes: RouteTable { hosts: tables.get(name.as_str()).cloned().unwrap_or_default(), name },
+    })
+}
+
+fn host(host: &pb::VirtualHost, origins: &dyn Origins) -> VirtualHost {
+    VirtualHost {
+        name: host.name.clone(),
+        domain: host.domains.first().cloned().unwrap_or_default(),
+        routes: host.routes.iter().map(|found| self::route(found, origins)).collect(),
+    }
+}
+
+fn route(found: &pb::Route, origins: &dyn Origins) -> Route {
+    let matched = found.r#match.clone().unwrap_or_default();
+    let mut headers = Vec::new();
+    let mut method = None;
+    for header in &matched.headers {
+        let Some(HeaderMatchSpecifier::StringMatch(wanted)) = &header.header_match_specifier else {
+            continue;
+        };
+        match value(wanted) {
+            ValueMatch::Exact(text) if header.name == ":method" => method = Some(text),
+            wanted => headers.push((header.name.clone(), wanted)),
+        }
+    }
+    let query = matched.query_parameters.iter().filter_map(|query| {
+        match query.query_parameter_match_specifier.as_ref()? {
+            QueryParameterMatchSpecifier::StringMatch(wanted) => Some((query.name.clone(), value(wanted))),
+            QueryParameterMatchSpecifier::PresentMatch(_) => None,
+        }
+    });
+    Route {
+        origin: origins.route(&found.name, &canonical::encode(&matched)),
+        path: path(matched.path_specifier.as_ref()),
+        method,
+        headers,
+        query: query.collect(),
+        request_headers: HeaderMutation::default(),
+        response_headers: HeaderMutation::default(),
+        mirrors: Vec::new(),
+        cors: None,
+        action: action(found.action.as_ref()),
+    }
+}
+
+fn path(path: Option<&PathSpecifier>) -> PathMatch {
+    match path {
+        Some(PathSpecifier::Path(path)) => PathMatch::Exact(path.clone()),
+        Some(PathSpecifier::SafeRegex(regex)) => PathMatch::Regex(regex.regex.clone()),
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => PathMatch::Prefix(prefix.clone()),
+        // Only `/` is written as a plain prefix.
+        _ => PathMatch::Prefix(String::new()),
+    }
+}
+
+fn value(wanted: &StringMatcher) -> ValueMatch {
+    match &wanted.match_pattern {
+        Some(MatchPattern::SafeRegex(regex)) => ValueMatch::Regex(regex.regex.clone()),
+        Some(MatchPattern::Exact(text)) => ValueMatch::Exact(text.clone()),
+        _ => ValueMatch::Exact(String::new()),
+    }
+}
+
+fn action(action: Option<&pb::route::Action>) -> Action {
+    match action {
+        Some(pb::route::Action::Route(found)) => {
+            let backend = |name: &str, weight: u32| WeightedBackend {
+                cluster: (name != route::NO_CLUSTER).then(|| name.to_owned()),
+                weight,
+                request_headers: HeaderMutation::default(),
+                response_headers: HeaderMutation::default(),
+            };
+            let backends = match &found.cluster_specifier {
+                Some(ClusterSpecifier::Cluster(name)) => vec![backend(name, 1)],
+                Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
+                    .clusters
+                    .iter()
+                    .map(|one| backend(&one.name, one.weight.as_ref().map_or(0, |weight| weight.value)))
+                    .collect(),
+                _ => Vec::new(),
+            };
+            Action::Forward(Forward { backends, ..Forward::default() })
+        }
+        Some(pb::route::Action::Redirect(found)) => {
+            let status = match found.response_code() {
+                pb::redirect_action::RedirectResponseCode::MovedPermanently => 301,
+                pb::redirect_action::RedirectResponseCode::Found => 302,
+                pb::redirect_action::RedirectResponseCode::SeeOther => 303,
+                pb::redirect_action::RedirectResponseCode::TemporaryRedirect => 307,
+                pb::redirect_action::RedirectResponseCode::PermanentRedirect => 308,
+            };
+            Action::Redirect(Redirect { scheme: None, host: None, port: None, path: None, status })
+        }
+        Some(pb::route::Action::DirectResponse(found)) => {
+            Action::Respond(Respond { status: u16::try_from(found.status).unwrap_or(500) })
+        }
+        _ => Action::Respond(Respond { status: 500 }),
+    }
+}
