@@ -5,12 +5,16 @@
 //!                 state, state.previous      what was verified and what is served (see `State`)
 //!                 objects/<digest>           manifests and pages, uncompressed, named by what they are
 //!                 endpoints                  the last endpoint sets
+//!                 pin                        a snapshot id, by hand
 //! ```
 //! Every file is written beside its place, synced, and moved there; whatever is read is checked against its digest
-//! before it is used. Damage costs the newest generation, never the service: an older one is tried.
+//! before it is used. Damage costs the newest generation, never the service: an older one is tried. A disk that is full
+//! or takes no writes costs the safety of the next restart only.
 
+mod disk;
 mod state;
 
+pub use disk::{Disk, LocalDisk};
 pub use state::{Refused, State, Wave};
 
 use bytes::Bytes;
@@ -18,7 +22,7 @@ use moorgate_snapshot::{Digest, FleetName, Manifest, Page, Snapshot, SnapshotErr
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -57,6 +61,11 @@ pub enum CacheError {
     },
 }
 
+/// The largest record of what a relay remembers.
+const MAX_STATE: u64 = 16 << 20;
+/// The largest record of endpoint sets.
+const MAX_ENDPOINTS: u64 = 1 << 30;
+
 /// A cache that several tasks use.
 pub type SharedCache = Arc<Mutex<Cache>>;
 
@@ -64,7 +73,9 @@ pub type SharedCache = Arc<Mutex<Cache>>;
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
-    _lock: File,
+    disk: Box<dyn Disk>,
+    /// None on a disk that takes no writes: nobody can spoil anything there.
+    lock: Option<File>,
 }
 
 /// The endpoint sets as they were last served.
@@ -83,25 +94,30 @@ impl Cache {
         let folder = root.join(fleet.socket_name());
         let objects = folder.join("objects");
         // Configuration is nobody else's business: only this user may look.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&objects).map_err(io_error(&objects))?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&objects);
+        made.map_err(io_error(&objects))?;
         let path = folder.join("lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io_error(&path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { folder, _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(CacheError::Locked { path: folder }),
-            Err(fs::TryLockError::Error(source)) => Err(CacheError::Io { path, source }),
+        let opened = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let lock = match opened {
+            Ok(lock) => Some(lock),
+            Err(error) if takes_no_writes(&error) => None,
+            Err(error) => return Err(io_error(&path)(error)),
+        };
+        match lock.as_ref().map(File::try_lock) {
+            None | Some(Ok(())) => Ok(Self { folder, disk: Box::new(LocalDisk), lock }),
+            Some(Err(fs::TryLockError::WouldBlock)) => Err(CacheError::Locked { path: folder }),
+            Some(Err(fs::TryLockError::Error(source))) => Err(CacheError::Io { path, source }),
         }
+    }
+
+    /// Whether the disk took no writes when the cache was opened: what it holds is served, and nothing is added.
+    pub fn is_read_only(&self) -> bool {
+        self.lock.is_none()
     }
 
     /// What the relay remembered; nothing, if neither copy is whole.
     pub fn state(&self) -> State {
-        let read = |name| fs::read(self.folder.join(name)).ok().and_then(|bytes| State::decode(&bytes));
+        let read = |name| self.read_state(name);
         read("state").or_else(|| read("state.previous")).unwrap_or_default()
     }
 
@@ -111,11 +127,16 @@ impl Cache {
     /// The disk failed; the copy before is whole.
     pub fn save_state(&self, state: &State) -> Result<(), CacheError> {
         let path = self.folder.join("state");
-        if fs::read(&path).is_ok_and(|bytes| State::decode(&bytes).is_some()) {
+        if self.read_state("state").is_some() {
             let previous = self.folder.join("state.previous");
-            fs::rename(&path, &previous).map_err(io_error(&previous))?;
+            self.disk.rename(&path, &previous).map_err(io_error(&previous))?;
         }
         self.write("state", &state.encode())
+    }
+
+    fn read_state(&self, name: &str) -> Option<State> {
+        let bytes = self.disk.read(&self.folder.join(name), MAX_STATE).ok()?;
+        State::decode(&bytes)
     }
 
     /// Keeps a snapshot: pages first, the manifest last, so that a manifest that is there is whole.
@@ -131,10 +152,17 @@ impl Cache {
             .filter(|page| page.inline.is_some())
             .map(|page| page.digest)
             .collect();
+        let mut wrote = false;
         for page in snapshot.pages().iter().filter(|page| !inline.contains(&page.digest())) {
-            self.put_object(page.digest(), page.raw())?;
+            wrote |= self.put_object(page.digest(), page.raw())?;
         }
-        self.put_object(snapshot.id(), snapshot.manifest().raw())
+        if wrote {
+            self.sync_objects()?;
+        }
+        if self.put_object(snapshot.id(), snapshot.manifest().raw())? {
+            self.sync_objects()?;
+        }
+        Ok(())
     }
 
     /// A kept snapshot, with every digest checked.
@@ -173,11 +201,10 @@ impl Cache {
             needed.extend(manifest.pages().iter().map(|page| page.digest.to_string()));
         }
         let folder = self.folder.join("objects");
-        for entry in fs::read_dir(&folder).map_err(io_error(&folder))? {
-            let entry = entry.map_err(io_error(&folder))?;
-            if !entry.file_name().to_str().is_some_and(|name| needed.contains(name)) {
-                let path = entry.path();
-                fs::remove_file(&path).map_err(io_error(&path))?;
+        for name in self.disk.names(&folder).map_err(io_error(&folder))? {
+            if !needed.contains(&name) {
+                let path = folder.join(name);
+                self.disk.remove(&path).map_err(io_error(&path))?;
             }
         }
         Ok(())
@@ -195,7 +222,7 @@ impl Cache {
 
     /// The endpoint sets that were kept; none, if the file is missing or damaged.
     pub fn endpoints(&self) -> BTreeMap<Arc<str>, Vec<u8>> {
-        let file = super::bind::file::read(&self.folder.join("endpoints"), 1 << 30).ok();
+        let file = self.disk.read(&self.folder.join("endpoints"), MAX_ENDPOINTS).ok();
         let file: EndpointFile =
             file.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         if file.digest == Some(endpoint_digest(&file.sets)) { file.sets } else { BTreeMap::new() }
@@ -206,39 +233,69 @@ impl Cache {
         self.folder.join("pin")
     }
 
+    /// Pins by hand.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn save_pin(&self, snapshot: Digest) -> Result<(), CacheError> {
+        self.write("pin", format!("{snapshot}\n").as_bytes())
+    }
+
+    /// Ends a pin by hand, if there is one.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn remove_pin(&self) -> Result<(), CacheError> {
+        let path = self.pin_path();
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.and_then(|()| self.disk.sync_folder(&self.folder)).map_err(io_error(&path)),
+        }
+    }
+
     fn object_path(&self, digest: Digest) -> PathBuf {
         self.folder.join("objects").join(digest.to_string())
     }
 
-    fn put_object(&self, digest: Digest, bytes: &Bytes) -> Result<(), CacheError> {
+    /// Puts an object in its place, if it is not there, whole; whether it did. Its name is not durable yet.
+    fn put_object(&self, digest: Digest, bytes: &Bytes) -> Result<bool, CacheError> {
         if self.object(digest, bytes.len()).is_ok() {
-            return Ok(());
+            return Ok(false);
         }
-        self.write(&format!("objects/{digest}"), bytes)
+        self.place(&format!("objects/{digest}"), bytes)?;
+        Ok(true)
+    }
+
+    fn sync_objects(&self) -> Result<(), CacheError> {
+        let folder = self.folder.join("objects");
+        self.disk.sync_folder(&folder).map_err(io_error(&folder))
     }
 
     fn object(&self, digest: Digest, limit: usize) -> Result<Bytes, CacheError> {
         let path = self.object_path(digest);
-        let bytes = super::bind::file::read(&path, limit as u64).map_err(io_error(&path))?;
+        let bytes = self.disk.read(&path, limit as u64).map_err(io_error(&path))?;
         if Digest::of(&bytes) == digest { Ok(bytes.into()) } else { Err(CacheError::Damaged { path }) }
     }
 
     /// Write beside, sync, move, sync the folder: after a power cut the file is the old one or the new one.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CacheError> {
-        let path = self.folder.join(name);
-        let beside = self.folder.join("writing");
-        let mut file = File::options()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&beside)
-            .map_err(io_error(&beside))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error(&beside))?;
-        fs::rename(&beside, &path).map_err(io_error(&path))?;
-        let folder = path.parent().unwrap_or(&self.folder);
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error(folder))
+        self.place(name, bytes)?;
+        self.disk.sync_folder(&self.folder).map_err(io_error(&self.folder))
     }
+
+    /// Write beside, sync, move.
+    fn place(&self, name: &str, bytes: &[u8]) -> Result<(), CacheError> {
+        let (path, beside) = (self.folder.join(name), self.folder.join("writing"));
+        let written = self.disk.write(&beside, bytes).and_then(|()| self.disk.sync_file(&beside));
+        written.map_err(io_error(&beside))?;
+        self.disk.rename(&beside, &path).map_err(io_error(&path))
+    }
+}
+
+/// Whether the disk takes no writes, though it may well be read.
+fn takes_no_writes(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), IsADirectory | PermissionDenied | ReadOnlyFilesystem | StorageFull)
 }
 
 fn endpoint_digest(sets: &BTreeMap<Arc<str>, Vec<u8>>) -> Digest {
@@ -251,5 +308,7 @@ fn io_error(path: &Path) -> impl Fn(io::Error) -> CacheError + '_ {
     move |source| CacheError::Io { path: path.to_path_buf(), source }
 }
 
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,8 @@ pub enum Listen {
 pub struct Config {
     /// Stores, the first one first.
     pub stores: Vec<Store>,
+    /// What came with the machine: a folder laid out as a store.
+    pub seed: Option<Store>,
     /// Fleets.
     pub fleets: Vec<FleetName>,
     /// The channel of all of them.
@@ -42,6 +44,8 @@ pub struct Config {
     pub identity: RelayIdentity,
     /// What it was to be called, if that is no name of a relay.
     pub unfit_name: Option<String>,
+    /// The file of the key that signs its reports.
+    pub report_key: Option<PathBuf>,
     /// Where its Envoys show their statistics.
     pub envoy_admins: Vec<AdminAddress>,
     /// The file of trusted keys.
@@ -155,10 +159,12 @@ impl Options {
         };
         Ok(Config {
             stores: self.store.iter().map(|url| Store::open(url)).collect::<Result<_, _>>()?,
+            seed: self.seed.map(|folder| seed(&folder)).transpose()?,
             fleets,
             channel: one("channel", self.channel)?.unwrap_or_default(),
             identity,
             unfit_name,
+            report_key: self.report_key.map(|text| key_file("report-key", &text)).transpose()?,
             envoy_admins,
             trust: self.trust.ok_or(ConfigError::Required("trust"))?,
             listen,
@@ -269,6 +275,19 @@ fn fit(text: &str) -> Option<RelayName> {
 fn member(text: &str) -> Result<(String, FleetName), ConfigError> {
     let (name, fleet) = text.rsplit_once('=').ok_or_else(|| wrong("member", text, "write NAME=FLEET"))?;
     Ok((name.to_owned(), fleet.parse().map_err(|error| wrong("member", text, &error))?))
+}
+
+/// The folder of a seed as a store.
+fn seed(folder: &std::path::Path) -> Result<Store, ConfigError> {
+    let shown = folder.display().to_string();
+    let absolute = std::path::absolute(folder).map_err(|error| wrong("seed", &shown, &error))?;
+    let text = absolute.to_str().ok_or_else(|| wrong("seed", &shown, "the path is no text"))?;
+    Ok(Store::open(&format!("file://{}", text.replace('%', "%25")))?)
+}
+
+fn key_file(flag: &'static str, text: &str) -> Result<PathBuf, ConfigError> {
+    let path = text.strip_prefix("file:").filter(|path| !path.is_empty());
+    path.map(PathBuf::from).ok_or_else(|| wrong(flag, "…", "write file:PATH"))
 }
 
 fn unix_path(flag: &'static str, text: &str) -> Result<PathBuf, ConfigError> {

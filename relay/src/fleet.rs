@@ -22,7 +22,7 @@ use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::serve::hub::Hub;
 use crate::serve::stream::Settings;
-use moorgate_snapshot::{Anchor, Channel, Digest, FleetName, RelayIdentity, Store};
+use moorgate_snapshot::{Anchor, Channel, Digest, FleetName, KeyPair, RelayIdentity, Store};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,10 +40,14 @@ pub struct FleetConfig {
     pub channel: Channel,
     /// Who this relay is, for waves and reports.
     pub identity: RelayIdentity,
+    /// The key that signs its reports; without one there are none.
+    pub report_key: Option<Arc<KeyPair>>,
     /// Where its Envoys show their statistics.
     pub envoy_admins: Vec<AdminAddress>,
     /// Where it pulls from; a later one is asked when an earlier one fails.
     pub stores: Vec<Store>,
+    /// A store that came with the machine, for a start without any other.
+    pub seed: Option<Store>,
     /// Whose releases it believes.
     pub trust: Anchor,
     /// The root of the disk cache; none keeps everything in memory.

@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod jitter;
 pub mod metrics;
 pub mod pull;
+pub mod report;
 pub mod run;
 pub mod serve;
 pub mod watch;

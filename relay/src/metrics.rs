@@ -39,6 +39,7 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
         Shape::Counter,
         "Candidates that were given back because answers of Envoys failed.",
     ),
+    ("moorgate_relay_reports", Shape::Counter, "Reports written to the store, by result."),
     ("moorgate_relay_pinned", Shape::Gauge, "1 if the emergency pin beside the relay is in force."),
     ("moorgate_relay_streams", Shape::Gauge, "Open xDS streams."),
     ("moorgate_relay_connections", Shape::Counter, "Accepted connections."),

@@ -42,6 +42,8 @@ pub enum Pulled {
     Answered,
     /// There is a newer entry. It is verified; its snapshot is on the way.
     Entry(Box<VerifiedEntry>),
+    /// The seed holds a newer entry than what is remembered. It is verified, and a snapshot of it follows.
+    Seed(Box<VerifiedEntry>),
     /// A snapshot is there.
     Snapshot {
         /// The release that it belongs to.
@@ -82,6 +84,8 @@ pub enum Request {
 pub struct Puller {
     /// The same channel in each store; a later one is asked when an earlier one fails.
     pub readers: Vec<Reader>,
+    /// What came with the machine, if anything: looked at once, before the first poll.
+    pub seed: Option<Reader>,
     /// Who this relay is: it takes a candidate alone.
     pub identity: RelayIdentity,
     /// Whom the readers trust, and where that may change.
@@ -135,6 +139,16 @@ impl Puller {
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
         let mut progress = Progress::default();
         let mut folders = Folders::new();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = self.sow() => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(self.first_wait()) => {}
+        }
         loop {
             self.watch(&mut folders);
             // A store that does not answer must not hold up the end.
@@ -159,6 +173,63 @@ impl Puller {
                 },
             }
         }
+    }
+
+    /// Takes what came with the machine, if it is newer than what is remembered: verified like all else, and no store is
+    /// asked for it.
+    async fn sow(&mut self) {
+        let Some(seed) = self.seed.take() else { return };
+        let seeded = match tokio::time::timeout(POLL_DEADLINE, self.seeded(&seed)).await {
+            Ok(seeded) => seeded,
+            Err(_) => Err(Failure::deadline(&seed)),
+        };
+        match seeded {
+            Ok(position) => self.remembered = position.or(self.remembered),
+            Err(failure) => {
+                self.refused(failure.label, format!("the seed is of no use: {}", failure.message));
+            }
+        }
+    }
+
+    async fn seeded(&self, seed: &Reader) -> Result<Option<Position>, Failure> {
+        let Some(entry) = seed.newest(None).await?.entry else {
+            let message = format!("{} holds no release that verifies", place(seed.store()));
+            return Err(Failure { label: "seed", message });
+        };
+        let position = entry.position();
+        if self.remembered.is_some_and(|remembered| position.sequence < remembered.sequence) {
+            return Ok(None);
+        }
+        if let Some(remembered) =
+            self.remembered.filter(|one| one.sequence == position.sequence && *one != position)
+        {
+            let (channel, sequence) = (seed.channel().clone(), remembered.sequence);
+            return Err(ReadError::Equivocation { channel, sequence }.into());
+        }
+        let (mut here, mut failed) = (Vec::new(), None);
+        for release in self.wanted(&entry.entry.state, seed) {
+            match self.fetch(seed, &release).await {
+                Ok(snapshot) => here.push((release, snapshot)),
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        // Without a snapshot of it, an entry would only hide what is remembered.
+        if let Some(failure) = failed.filter(|_| here.is_empty()) {
+            return Err(failure);
+        }
+        if self.remembered != Some(position) {
+            self.tell(Pulled::Seed(Box::new(entry)));
+        }
+        for (release, snapshot) in here {
+            self.tell(Pulled::Snapshot { release: Box::new(release), snapshot });
+        }
+        Ok(Some(position))
+    }
+
+    /// Relays that start together, as after a power cut, do not ask together. A local disk has no such trouble.
+    fn first_wait(&self) -> Duration {
+        let local = self.readers.iter().all(|reader| reader.store().local_dir().is_some());
+        if local { Duration::ZERO } else { self.jitter.share_of(self.interval) }
     }
 
     /// On a local store a change shows at once: in the folders of heads and of the log.

@@ -11,7 +11,7 @@ use crate::serve::grpc::Limits;
 use crate::serve::hub::Hub;
 use crate::serve::listen::{Frontend, ListenError, Membership, TcpSocket, UnixSocket, socket_path};
 use crate::serve::tls::{Files, TlsError};
-use moorgate_snapshot::{Anchor, FleetName};
+use moorgate_snapshot::{Anchor, FleetName, KeyPair};
 use rustls::ServerConfig;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -36,6 +36,14 @@ pub enum RunError {
     /// The trust file.
     #[error("trust file {path}: {reason}")]
     Trust {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The key that signs reports.
+    #[error("report key {path}: {reason}")]
+    ReportKey {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -231,19 +239,28 @@ fn read_trust(path: &Path) -> Result<Anchor, RunError> {
     Anchor::parse(&bytes).map_err(|cause| error(cause.to_string()))
 }
 
+fn read_key(path: &Path) -> Result<Arc<KeyPair>, RunError> {
+    let error = |reason: String| RunError::ReportKey { path: path.to_owned(), reason };
+    let pem = crate::bind::file::read(path, MAX_TRUST).map_err(|cause| error(cause.to_string()))?;
+    KeyPair::from_pem(&pem).map(Arc::new).map_err(|cause| error(cause.to_string()))
+}
+
 fn start_fleets(
     config: &Config,
     trust: &Anchor,
     metrics: &Arc<Metrics>,
     life: &Life,
 ) -> Result<Vec<Fleet>, RunError> {
+    let report_key = config.report_key.as_deref().map(read_key).transpose()?;
     let start = |fleet: &FleetName| {
         let one = FleetConfig {
             fleet: fleet.clone(),
             channel: config.channel.clone(),
             identity: config.identity.clone(),
+            report_key: report_key.clone(),
             envoy_admins: config.envoy_admins.clone(),
             stores: config.stores.clone(),
+            seed: config.seed.clone(),
             trust: trust.clone(),
             cache: config.cache.clone(),
             sources: Sources { endpoints: config.endpoints.clone(), secrets: config.secrets.clone() },

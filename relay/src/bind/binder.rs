@@ -77,7 +77,7 @@ pub struct Report {
 pub struct SecretReport {
     /// The SDS name.
     pub name: Name,
-    /// `ok`, `expired`, `last-good` or `missing`.
+    /// `ok`, `expired`, `last-good`, `invalid` or `missing`.
     pub state: &'static str,
     /// When its first certificate ends, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -256,6 +256,7 @@ impl Binder {
             let served = self.secrets.served().get(&binding.name);
             let error = errors.get(&binding.name);
             let state = match (served, error) {
+                (None, Some(error)) if error.label() != "missing" => "invalid",
                 (None, _) => "missing",
                 (Some(_), Some(_)) => "last-good",
                 (Some(served), None) if served.not_after <= now => "expired",

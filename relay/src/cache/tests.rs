@@ -1,11 +1,11 @@
 use super::*;
 use moorgate_snapshot::{Record, Resource};
 
-fn fleet() -> FleetName {
+pub(super) fn fleet() -> FleetName {
     FleetName::gateway("shop", "edge")
 }
 
-fn snapshot(salt: u32, records: u32) -> Snapshot {
+pub(super) fn snapshot(salt: u32, records: u32) -> Snapshot {
     let record = |number: u32| {
         // Long enough that the pages do not lie inside the manifest.
         let text = format!("{salt} {number} ").repeat(300);
@@ -20,7 +20,7 @@ fn snapshot(salt: u32, records: u32) -> Snapshot {
     Snapshot::build((0..records).map(record).collect()).unwrap()
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut out = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

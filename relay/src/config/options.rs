@@ -72,6 +72,10 @@ pub struct Options {
     /// The folder that survives restarts. Without it, a restart without the store has nothing to serve.
     #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_CACHE")]
     pub cache: Option<PathBuf>,
+    /// A snapshot that came with the machine or image, for a start without store and cache: a folder laid out as a store,
+    /// such as a copy of the fleet's part of one.
+    #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_SEED")]
+    pub seed: Option<PathBuf>,
     /// The address of /livez, /readyz and /metrics.
     #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_HEALTH")]
     pub health: Option<String>,
@@ -112,6 +116,9 @@ pub struct Options {
     /// A label of this relay, by which a wave may select it, such as zone=eu-1; repeats.
     #[arg(long, value_name = "KEY=VALUE", env = "MOORGATE_RELAY_LABEL", value_delimiter = ',')]
     pub label: Vec<String>,
+    /// The key with the role report, file:PATH: what the relay runs is written to the store, signed, for status and waves.
+    #[arg(long, value_name = "KEY", env = "MOORGATE_RELAY_REPORT_KEY")]
+    pub report_key: Option<String>,
     /// Where an Envoy shows its statistics, http://ADDRESS:PORT or unix:PATH with {fleet} in it: while a step of a wave
     /// bakes, its share of 5xx decides whether the candidate stays; repeats.
     #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_ENVOY_ADMIN", value_delimiter = ',')]
@@ -153,6 +160,7 @@ impl Options {
             client_ca: self.client_ca.or(below.client_ca),
             member: list(self.member, below.member),
             cache: self.cache.or(below.cache),
+            seed: self.seed.or(below.seed),
             health: self.health.or(below.health),
             ready_acked: self.ready_acked || below.ready_acked,
             admin: self.admin.or(below.admin),
@@ -166,6 +174,7 @@ impl Options {
             max_streams: self.max_streams.or(below.max_streams),
             name: self.name.or(below.name),
             label: list(self.label, below.label),
+            report_key: self.report_key.or(below.report_key),
             envoy_admin: list(self.envoy_admin, below.envoy_admin),
             host: self.host,
             log_format: self.log_format.or(below.log_format),

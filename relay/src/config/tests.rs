@@ -85,6 +85,9 @@ fn a_relay_knows_who_it_is() {
     {
         assert!(named(&flags).is_err(), "{flags:?}");
     }
+    assert_eq!(named(&["--report-key", "file:/k"]).unwrap().report_key, Some("/k".into()));
+    let pasted = named(&["--report-key", "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK"]).unwrap_err().to_string();
+    assert!(pasted.contains("file:PATH") && !pasted.contains("MC4C"), "{pasted}");
     let host = |host: Option<&str>| {
         let options = Options { host: host.map(str::to_owned), ..options(&["--fleet", "a/b"]) };
         options.check().map(|config| (config.identity.name().to_string(), config.unfit_name))

@@ -18,8 +18,25 @@ pub enum Because {
     Wave,
     /// The channel's target is marked bad, or Envoys refused it here: this is the last good one.
     LastGood,
+    /// It came with the machine, and no store has said more yet.
+    Seed,
     /// What the channel asks for is not here yet: this is what was served before.
     Cache,
+}
+
+impl Because {
+    /// A stable word, as in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LocalPin => "local_pin",
+            Self::Pin => "pin",
+            Self::Target => "target",
+            Self::Wave => "wave",
+            Self::LastGood => "last_good",
+            Self::Cache => "cache",
+            Self::Seed => "seed",
+        }
+    }
 }
 
 /// What is to be served.

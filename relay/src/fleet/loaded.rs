@@ -52,7 +52,17 @@ pub(super) type Pages = Arc<Mutex<BTreeMap<Digest, Bytes>>>;
 pub(super) fn open_cache(config: &FleetConfig, metrics: &Metrics) -> Result<Option<SharedCache>, FleetError> {
     let Some(root) = &config.cache else { return Ok(None) };
     match Cache::open(root, &config.fleet) {
-        Ok(cache) => Ok(Some(Arc::new(Mutex::new(cache)))),
+        Ok(cache) => {
+            if cache.is_read_only() {
+                let fleet = config.fleet.to_string();
+                tracing::error!(
+                    fleet,
+                    "the disk cache takes no writes: what it holds is served, and nothing is kept"
+                );
+                metrics.set("moorgate_relay_cache_degraded", &[("fleet", &fleet)], 1.0);
+            }
+            Ok(Some(Arc::new(Mutex::new(cache))))
+        }
         Err(error @ CacheError::Locked { .. }) => Err(error.into()),
         Err(error) => {
             let fleet = config.fleet.to_string();

@@ -62,7 +62,8 @@ pub struct Store {
 }
 
 impl Status {
-    pub(super) fn new(fleet: FleetName, channel: Channel) -> Self {
+    /// Nothing is known yet.
+    pub fn new(fleet: FleetName, channel: Channel) -> Self {
         Self {
             fleet,
             channel,

@@ -16,6 +16,7 @@ use crate::canary::{Bake, Health, Watcher};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::pull::{Pulled, Puller, Request};
+use crate::report::Reporter;
 use crate::serve::hub::{Hub, Notice};
 use crate::serve::types;
 use moorgate_snapshot::{
@@ -50,6 +51,8 @@ struct Task {
     current: Option<(Digest, Because)>,
     fallback: Option<Digest>,
     retired: bool,
+    /// The newest entry is that of the seed.
+    seeded: bool,
     wanted: watch::Sender<Wanted>,
     bound: watch::Receiver<Bound>,
     puller: mpsc::Sender<Request>,
@@ -74,6 +77,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     };
     let puller = Puller {
         readers: config.stores.iter().map(reader).collect(),
+        seed: config.seed.as_ref().map(reader),
         identity: config.identity.clone(),
         anchor: anchor.clone(),
         interval: config.poll_interval,
@@ -85,8 +89,8 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         events,
     };
     let label = config.fleet.to_string();
-    let binder = Binder::new(label.clone(), config.sources, cache.clone(), Arc::clone(&metrics))
-        .timed_by(config.clock.clone(), config.jitter);
+    let binder = Binder::new(label.clone(), config.sources.clone(), cache.clone(), Arc::clone(&metrics))
+        .timed_by(config.clock.clone(), config.jitter.clone());
     let (wanted, wanted_in) = watch::channel(Wanted::default());
     let (bound_out, bound) = watch::channel(Binder::nothing());
     let (commands, commanded) = mpsc::channel(16);
@@ -99,6 +103,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     state.good.iter().for_each(|id| hub.mark_good(*id));
     let state_expiry = state.envelope.as_deref().and_then(remembered_expiry);
     note_trust(&metrics, &label, &anchor);
+    let reporter = reporter(&config, &hub, &status_in, &metrics);
     let task = Task {
         fleet: config.fleet,
         label,
@@ -117,6 +122,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         current: None,
         fallback: None,
         retired: false,
+        seeded: false,
         wanted,
         bound,
         puller: requests,
@@ -127,9 +133,31 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     life.spawn(puller.run(asked, life.stop.clone()));
     life.spawn(binder.run(wanted_in, bound_out, life.stop.clone()));
     life.spawn(watcher.run(life.stop.clone()));
+    if let Some(reporter) = reporter {
+        life.spawn(reporter.run(life.stop.clone()));
+    }
     let inputs = Inputs { pulled, notices, commands: commanded, health };
     life.spawn(task.run(inputs, life.stop.clone()));
     Ok(Fleet { hub, status: status_in, commands })
+}
+
+/// Reports go to the first store, as releases do.
+fn reporter(
+    config: &FleetConfig,
+    hub: &Arc<Hub>,
+    status: &watch::Receiver<Arc<Status>>,
+    metrics: &Arc<Metrics>,
+) -> Option<Reporter> {
+    Some(Reporter {
+        part: config.stores.first()?.fleet(&config.fleet),
+        key: config.report_key.clone()?,
+        identity: config.identity.clone(),
+        status: status.clone(),
+        hub: Arc::clone(hub),
+        clock: config.clock.clone(),
+        jitter: config.jitter.clone(),
+        metrics: Arc::clone(metrics),
+    })
 }
 
 /// What the task hears of.
@@ -180,7 +208,14 @@ impl Task {
                 self.next.store.answered = Some(self.clock.unix_now());
                 self.next.store.error = None;
             }
-            Pulled::Entry(entry) => self.on_entry(&entry),
+            Pulled::Entry(entry) => {
+                self.seeded = false;
+                self.on_entry(&entry);
+            }
+            Pulled::Seed(entry) => {
+                self.seeded = true;
+                self.on_entry(&entry);
+            }
             Pulled::Trust(anchor) => self.on_trust(&anchor),
             Pulled::Renewed { entry, expires } => self.on_renewed(entry, expires),
             Pulled::Snapshot { release, snapshot } => {
@@ -302,12 +337,8 @@ impl Task {
                 let _ = reply.send(result);
             }
             Command::Unpin(reply) => {
-                let result = match self.pin_path() {
-                    Some(path) if path.exists() => {
-                        std::fs::remove_file(path).map_err(|error| CommandError::Io(error.to_string()))
-                    }
-                    _ => Ok(()),
-                };
+                let removed = self.cache.as_ref().map_or(Ok(()), |cache| lock(cache).remove_pin());
+                let result = removed.map_err(|error| CommandError::Io(error.to_string()));
                 self.pin = None;
                 self.decide();
                 let _ = reply.send(result);

@@ -66,6 +66,8 @@ pub struct Held {
     pub acked: Option<Digest>,
     /// Responses that it refused.
     pub nacks: u64,
+    /// The snapshot of the response that it refused last and has not taken since.
+    pub refuses: Option<Digest>,
     /// Its last words on that.
     pub nack: Option<String>,
     /// Names in the refused response, some only.
@@ -81,6 +83,7 @@ pub struct Hub {
     /// How streams behave.
     pub settings: Arc<Settings>,
     views: watch::Sender<Option<Arc<View>>>,
+    changes: watch::Sender<()>,
     state: Mutex<State>,
     notices: mpsc::UnboundedSender<Notice>,
     metrics: Arc<Metrics>,
@@ -111,6 +114,7 @@ impl Hub {
             label,
             settings: Arc::new(settings),
             views: watch::Sender::new(None),
+            changes: watch::Sender::new(()),
             state: Mutex::default(),
             notices,
             metrics,
@@ -153,6 +157,11 @@ impl Hub {
         self.lock().clients.values().cloned().collect()
     }
 
+    /// Tells when a client comes, goes, takes or refuses something.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// Whether some connected client holds this snapshot whole.
     pub fn is_synced(&self, snapshot: &Digest) -> bool {
         self.lock().clients.values().any(|client| client.synced.as_ref() == Some(snapshot))
@@ -183,6 +192,7 @@ impl Hub {
             types: BTreeMap::new(),
         };
         state.clients.insert(id, client);
+        self.changes.send_replace(());
         self.show_streams(&state);
         drop(state);
         Session { hub: Arc::clone(self), id }
@@ -226,6 +236,7 @@ impl Session {
         client.cluster = clip(&node.cluster);
         client.node = clip(&node.id);
         let node = client.node.clone();
+        self.hub.changes.send_replace(());
         state.set_back.get(&node).copied()
     }
 
@@ -233,6 +244,9 @@ impl Session {
     pub fn report(&self, event: Event) {
         let mut state = self.hub.lock();
         let Some(client) = state.clients.get_mut(&self.id) else { return };
+        if !matches!(event, Event::Sent { .. }) {
+            self.hub.changes.send_replace(());
+        }
         match event {
             Event::Sent { type_url, snapshot, .. } => {
                 let kind = types::kind(&type_url).short;
@@ -240,9 +254,12 @@ impl Session {
                 self.hub.count("moorgate_relay_responses", kind);
             }
             Event::Acked { type_url, snapshot } => {
-                let kind = types::kind(&type_url).short;
-                client.types.entry(kind).or_default().acked = Some(snapshot);
-                self.hub.count("moorgate_relay_acks", kind);
+                let kind = types::kind(&type_url);
+                let held = client.types.entry(kind.short).or_default();
+                held.acked = Some(snapshot);
+                // Who takes another snapshot may still refuse the one before.
+                held.refuses = held.refuses.filter(|refused| !kind.bound && *refused != snapshot);
+                self.hub.count("moorgate_relay_acks", kind.short);
             }
             Event::Synced { snapshot } => {
                 client.synced = Some(snapshot);
@@ -255,6 +272,7 @@ impl Session {
                 let kind = types::kind(&type_url);
                 let held = client.types.entry(kind.short).or_default();
                 held.nacks += 1;
+                held.refuses = Some(snapshot);
                 held.nack = Some(text.clone());
                 held.refused = names;
                 self.hub.count("moorgate_relay_nacks", kind.short);
@@ -314,6 +332,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         let mut state = self.hub.lock();
         state.clients.remove(&self.id);
+        self.hub.changes.send_replace(());
         self.hub.show_streams(&state);
     }
 }

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod attacks;
+mod bucket;
 mod client;
+mod herd;
 mod publisher;
 mod relay;
+mod report;
 mod serve;
 mod waves;

@@ -46,10 +46,12 @@ impl Place {
     pub(crate) fn config(&self) -> Config {
         Config {
             stores: vec![self.publisher.store.clone()],
+            seed: None,
             fleets: vec![self.publisher.fleet.clone()],
             channel: Channel::stable(),
             identity: RelayIdentity::new("relay-1".parse().unwrap(), BTreeMap::new()).unwrap(),
             unfit_name: None,
+            report_key: None,
             envoy_admins: Vec::new(),
             trust: self.path("trust.pem"),
             listen: vec![Listen::Unix(format!("{}/{{fleet}}.sock", self.folder.path().display()))],
@@ -498,4 +500,82 @@ async fn a_stranger_s_release_is_refused_and_new_keys_are_taken_on_reload() {
     relay.reload().await;
     eventually("served", || serving(&relay) == Some(snapshot)).await;
     relay.stop().await;
+}
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// The store is out of reach, and what the folder of the seed holds came with the machine.
+fn seeded(place: &Place) -> Config {
+    let unreachable = place.path("unreachable");
+    std::fs::write(&unreachable, b"").unwrap();
+    let seed = Store::open(&format!("file://{}", place.path("seed").display())).unwrap();
+    let stores = vec![Store::open(&format!("file://{}", unreachable.display())).unwrap()];
+    Config { stores, seed: Some(seed), ..place.config() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f03_a_new_machine_without_store_and_cache_serves_its_seed() {
+    let mut place = Place::new();
+    let snapshot = place.publisher.publish(world("1")).await;
+    copy(&place.path("store"), &place.path("seed"));
+    // Without a seed: not ready, and it says why; nothing is served, not even an empty set.
+    let relay = Relay::start(Config { seed: None, ..seeded(&place) }).await.unwrap();
+    eventually("the store fails", || !error(&relay).is_empty()).await;
+    let (status, text) = http(&relay, &place, "GET", "/readyz").await;
+    assert!(status == 503 && text.contains("no verified snapshot yet: "), "{text}");
+    relay.stop().await;
+    let relay = Relay::start(seeded(&place)).await.unwrap();
+    eventually("served", || serving(&relay) == Some(snapshot)).await;
+    assert_eq!(http(&relay, &place, "GET", "/readyz").await.0, 200);
+    let (_, shown) = http(&relay, &place, "GET", "/snapshot").await;
+    assert!(shown.contains("\"because\":\"seed\""), "{shown}");
+    take(&mut place.envoy("e").await).await;
+    relay.stop().await;
+    // With the store back the same entry is the channel's word, and newer ones follow.
+    let relay = Relay::start(Config { stores: place.config().stores, ..seeded(&place) }).await.unwrap();
+    let because = || relay.fleets()[0].status.borrow().because.map(moorgate_relay::fleet::Because::as_str);
+    eventually("the store's word", || because() == Some("target")).await;
+    let second = place.publisher.publish(world("2")).await;
+    eventually("newer", || serving(&relay) == Some(second)).await;
+    relay.stop().await;
+    // The seed is older now than what the cache remembers: it never goes back.
+    let relay = Relay::start(seeded(&place)).await.unwrap();
+    eventually("the newer one", || serving(&relay) == Some(second)).await;
+    eventually("the store fails", || !error(&relay).is_empty()).await;
+    assert_eq!((serving(&relay), relay.fleets()[0].status.borrow().sequence), (Some(second), 2));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_is_not_believed_more_than_a_store() {
+    let mut place = Place::new();
+    let snapshot = place.publisher.publish(world("1")).await;
+    let fleet = place.path("seed/fleets/gateway/shop/edge");
+    for name in [layout::manifest(&snapshot), layout::entry(&Channel::stable(), 1)] {
+        let _ = std::fs::remove_dir_all(place.path("seed"));
+        copy(&place.path("store"), &place.path("seed"));
+        std::fs::remove_file(fleet.join("head/stable")).unwrap();
+        let path = fleet.join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let relay = Relay::start(Config { cache: None, ..seeded(&place) }).await.unwrap();
+        let refused = || relay.metrics().render().contains("moorgate_relay_polls_total");
+        eventually("the store was asked", refused).await;
+        assert_eq!(serving(&relay), None);
+        relay.stop().await;
+    }
 }

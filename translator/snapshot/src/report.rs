@@ -123,7 +123,7 @@ pub struct Nack {
 pub struct SecretReport {
     /// Its name.
     pub name: String,
-    /// `ok`, `missing`, `invalid` or `last_good`.
+    /// `ok`, `expired`, `missing`, `invalid` or `last_good`.
     pub state: String,
     /// When its certificate runs out.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]

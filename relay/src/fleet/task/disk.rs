@@ -18,11 +18,8 @@ impl Task {
         if !self.load(snapshot) {
             return Err(CommandError::NotCached(snapshot));
         }
-        if let Some(path) = self.pin_path() {
-            let beside = path.with_extension("new");
-            std::fs::write(&beside, format!("{snapshot}\n"))
-                .and_then(|()| std::fs::rename(&beside, &path))
-                .map_err(|error| CommandError::Io(error.to_string()))?;
+        if let Some(cache) = &self.cache {
+            lock(cache).save_pin(snapshot).map_err(|error| CommandError::Io(error.to_string()))?;
         }
         self.pin = Some(snapshot);
         Ok(())

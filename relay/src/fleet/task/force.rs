@@ -17,7 +17,10 @@ impl Task {
         match choose(effective, &state, pin, &mut |id| self.load(id)) {
             Choice::Nothing => {}
             Choice::Retired => self.retire(),
-            Choice::Serve(id, because) => self.change_to(id, because),
+            Choice::Serve(id, because) => {
+                let asked_for = matches!(because, Because::Target | Because::Wave | Because::Pin);
+                self.change_to(id, if self.seeded && asked_for { Because::Seed } else { because });
+            }
         }
         self.next.local_pin = self.pin;
         self.follow_wave();
