@@ -6,7 +6,7 @@ use moorgate_tests::program::{Outcome, moorgate, run, run_with_input};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "compile",
     "check",
     "diff",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 25] = [
     "log",
     "verify",
     "gc",
+    "store",
     "status",
     "wait",
     "trust",

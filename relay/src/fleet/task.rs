@@ -71,7 +71,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     let (requests, asked) = mpsc::channel(16);
     let remembered =
         state.entry.map(|digest| Position { sequence: state.sequence, digest }).filter(|p| p.sequence > 0);
-    let anchor = config.trust.resume(state.trust.as_ref());
+    let anchor = config.trust.clone().resume(state.trust.as_ref());
     let reader = |store: &moorgate_snapshot::Store| {
         Reader::new(store.fleet(&config.fleet), anchor.trust(), config.channel.clone())
     };

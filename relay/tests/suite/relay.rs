@@ -502,20 +502,6 @@ async fn a_stranger_s_release_is_refused_and_new_keys_are_taken_on_reload() {
     relay.stop().await;
 }
 
-/// Copies a folder.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
-    }
-}
-
 /// The store is out of reach, and what the folder of the seed holds came with the machine.
 fn seeded(place: &Place) -> Config {
     let unreachable = place.path("unreachable");

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use futures::future::{FutureExt as _, LocalBoxFuture, join_all};
 use moorgate::history::Records;
 use moorgate::publish::{Allow, Done, Meta, Offer, Publisher};
+use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::store::{Create, Fetched, Get, Promise, Verdict};
 use moorgate_snapshot::{
     Channel, Digest, FleetName, FleetStore, KeyPair, Reader, Record, Resource, Signer as _, Snapshot, Store,
@@ -268,6 +269,7 @@ fn offer(snapshot: &Snapshot) -> Offer<'_> {
         source: None,
         documents: BTreeMap::from([("origins".to_owned(), serde_json::json!({"route": "a.yaml:3"}))]),
         records: Records::default(),
+        provenance: Provenance::default(),
         writer: "suite".to_owned(),
         allow: Allow::default(),
         parent: None,

@@ -6,15 +6,15 @@
 
 mod cloud;
 mod error;
-mod probe;
 mod list;
+mod probe;
 mod settings;
 mod shared;
 mod url;
 
 pub use error::{Backend, StoreError};
-pub use probe::{Probe, Promise, Verdict};
 pub use list::Listed;
+pub use probe::{Probe, Promise, Verdict};
 pub use settings::Settings;
 
 use crate::fleet::FleetName;

@@ -44,8 +44,8 @@ pub(super) struct ExplainArgs {
     #[arg(long, default_value_t = Channel::stable())]
     channel: Channel,
     /// The store of snapshot: and channel:
-    #[arg(long, value_name = "URL", env = "MOORGATE_STORE")]
-    store: Option<String>,
+    #[arg(long, value_name = "URL", env = "MOORGATE_STORE", value_delimiter = ',')]
+    store: Vec<String>,
     /// Whom to trust for snapshot: and channel:
     #[arg(long, value_name = "FILE", env = "MOORGATE_TRUST")]
     trust: Option<PathBuf>,

@@ -1,8 +1,8 @@
 mod acts;
 mod aged;
 mod fault;
-mod mirrors;
 mod gc;
+mod mirrors;
 mod records;
 mod rollout;
 

@@ -86,7 +86,8 @@ pub(super) async fn read(
 }
 
 async fn reader(args: &ExplainArgs, fleet: &FleetName, channel: &Channel) -> Result<Reader, Failure> {
-    let missing = || Failure::new(Exit::Usage, anyhow!("which store? give --store URL or MOORGATE_STORE"));
-    let store = args.store.clone().ok_or_else(missing)?;
-    StoreArgs { store, trust: args.trust.clone() }.reader(fleet, channel).await
+    if args.store.is_empty() {
+        return Err(Failure::new(Exit::Usage, anyhow!("which store? give --store URL or MOORGATE_STORE")));
+    }
+    StoreArgs { store: args.store.clone(), trust: args.trust.clone() }.reader(fleet, channel).await
 }

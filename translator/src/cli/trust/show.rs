@@ -26,8 +26,8 @@ pub(super) struct Show {
     /// The file; without one, the store's chain is followed from --trust
     file: Option<PathBuf>,
     /// The store, such as file:///var/lib/moorgate
-    #[arg(long, value_name = "URL", env = "MOORGATE_STORE")]
-    store: Option<String>,
+    #[arg(long, value_name = "URL", env = "MOORGATE_STORE", value_delimiter = ',')]
+    store: Vec<String>,
     /// A document of the chain that you trust
     #[arg(long, value_name = "FILE", env = "MOORGATE_TRUST")]
     trust: Option<PathBuf>,
@@ -45,13 +45,13 @@ impl Show {
                 Err(_) => (Document::parse(&file).map_err(senseless)?, None),
             }
         } else {
-            let Some(store) = self.store else {
+            if self.store.is_empty() {
                 return Err(Failure::new(
                     Exit::Usage,
                     anyhow!("show what? give a file, or --store and --trust"),
                 ));
-            };
-            let args = StoreArgs { store, trust: self.trust };
+            }
+            let args = StoreArgs { store: self.store, trust: self.trust };
             let link = newest(&args).await?;
             let stored = args.open()?.trust_document(link.number()).await.map_err(store_failure)?;
             let envelope = stored.and_then(|stored| serde_json::from_slice(&stored).ok());

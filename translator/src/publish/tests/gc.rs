@@ -50,8 +50,14 @@ impl Fleet {
     async fn publish_over(&self, store: Aged, channel: &str, n: u32) -> Result<Outcome, PublishError> {
         let (key, snapshot) = (key(1), small(n));
         let reader = self.reader_over(store, channel);
-        let publisher =
-            Publisher { reader, signer: &key, meta: meta("ci"), dry_run: false, step_over: false };
+        let publisher = Publisher {
+            reader,
+            signer: &key,
+            meta: meta("ci"),
+            dry_run: false,
+            step_over: false,
+            mirrors: Vec::new(),
+        };
         let allow = Allow { shrink: true, other_writer: true, unrelated: true, ..Allow::default() };
         Box::pin(publisher.publish(&Offer { allow, ..offer(&snapshot) })).await
     }
@@ -64,16 +70,28 @@ impl Fleet {
     async fn pin_over(&self, store: Aged, n: u32) -> Result<Outcome, PublishError> {
         let key = key(1);
         let reader = self.reader_over(store, "stable");
-        let publisher =
-            Publisher { reader, signer: &key, meta: meta("on-call"), dry_run: false, step_over: false };
+        let publisher = Publisher {
+            reader,
+            signer: &key,
+            meta: meta("on-call"),
+            dry_run: false,
+            step_over: false,
+            mirrors: Vec::new(),
+        };
         Ok(Box::pin(publisher.pin(&small(n).id().to_string(), None)).await?.0)
     }
 
     async fn unpin(&self, n: u32) -> Result<Outcome, PublishError> {
         let key = key(1);
         let reader = self.reader("stable");
-        let publisher =
-            Publisher { reader, signer: &key, meta: meta("on-call"), dry_run: false, step_over: false };
+        let publisher = Publisher {
+            reader,
+            signer: &key,
+            meta: meta("on-call"),
+            dry_run: false,
+            step_over: false,
+            mirrors: Vec::new(),
+        };
         Ok(Box::pin(publisher.unpin(&small(n).id().to_string(), &[])).await?.0)
     }
 
