@@ -115,6 +115,13 @@ async fn delete(
                 None => outcome.spared.add(object.size),
             }
         }
+        // Manifests first: without them nobody can tell which pages are needed.
+        let roots = roots::find(store, trust, policy, lease.taken).await?;
+        let named = roots.snapshots.iter().chain(&roots.manifests).map(layout::manifest);
+        let named: BTreeSet<String> = named.collect();
+        for (object, stored) in deleted.iter().filter(|(object, _)| named.contains(&object.name)) {
+            store.create(&object.name, stored.clone()).await?;
+        }
         let needed_after = needed(store, trust, policy, lease.taken).await?;
         for (object, stored) in deleted {
             if needed_after.names.contains(&object.name) && !stored.is_empty() {
