@@ -135,7 +135,9 @@ impl Machine {
         wait::until(&format!("entry {sequence} at the relay"), || {
             self.relay.as_mut().context("no relay")?.check()?;
             let status = self.status()?;
-            if status["sequence"].as_u64() != Some(sequence) || status["snapshot"].is_null() {
+            // The entry comes first, its snapshot after it.
+            let in_force = ["target", "pin"].iter().any(|because| status["because"] == *because);
+            if status["sequence"].as_u64() != Some(sequence) || !in_force {
                 // It would look within a minute by itself.
                 self.reload()?;
                 bail!("{status}");

@@ -51,7 +51,7 @@ fn lost_key() -> Result<()> {
     machine.follow("lost-key.md")?;
     machine.serves(3)?;
     wait::until("the third document", || {
-        machine.serves(3)?;
+        machine.reload()?;
         ensure!(number(machine.metric("moorgate_relay_trust_document", FLEET)?) == 3);
         Ok(())
     })

@@ -86,6 +86,7 @@ fn trust(publisher: &Publisher) -> String {
     )
 }
 
+/// Faults 13, 23 and 24.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_entries_are_counted_by_reason_and_the_next_honest_one_is_taken() {
     let scene = Scene::new().await;
@@ -121,6 +122,7 @@ async fn forged_entries_are_counted_by_reason_and_the_next_honest_one_is_taken()
     relay.stop().await;
 }
 
+/// Faults 14 and 15.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_goes_back_or_forks_is_counted_and_served_over() {
     let scene = Scene::new().await;
@@ -136,6 +138,7 @@ async fn a_store_that_goes_back_or_forks_is_counted_and_served_over() {
     scene.relay.stop().await;
 }
 
+/// Faults 11 and 13.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_of_something_else_is_counted_and_not_served() {
     let mut scene = Scene::new().await;
@@ -152,6 +155,7 @@ async fn a_manifest_of_something_else_is_counted_and_not_served() {
     scene.relay.stop().await;
 }
 
+/// Fault 16.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_store_raises_an_alarm_until_a_renewal_comes() {
     let scene = Scene::new().await;

@@ -10,6 +10,7 @@ use anyhow::anyhow;
 use clap::Args;
 use moorgate_snapshot::channel::Release;
 use moorgate_snapshot::reader::ReadError;
+use moorgate_snapshot::trust::chain::ChainError;
 use moorgate_snapshot::{Channel, Digest, FleetName, Position, Reader, Slot, Tail};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -114,6 +115,7 @@ pub(super) async fn run(args: VerifyArgs) -> Result<Exit, Failure> {
     } else {
         let fleet: FleetName =
             args.target.parse().map_err(|error| Failure::new(Exit::Usage, anyhow::Error::from(error)))?;
+        chain_of_trust(&args.store, &mut steps).await?;
         let reader = args.store.reader(&fleet, &args.channel).await?;
         channel(&reader, args.depth, &mut steps).await?;
     }
@@ -139,6 +141,21 @@ pub(super) async fn run(args: VerifyArgs) -> Result<Exit, Failure> {
         })))?,
     }
     Ok(if holds { Exit::Fine } else { Exit::Integrity })
+}
+
+/// Whether the store's chain of trust goes on from the trust file, if that starts one.
+async fn chain_of_trust(args: &StoreArgs, steps: &mut Steps) -> Result<(), Failure> {
+    let Some(anchor) = args.anchor()?.filter(|anchor| anchor.number().is_some()) else { return Ok(()) };
+    let followed = anchor.follow(&args.open()?).await;
+    match followed.error {
+        Some(ChainError::Store(error)) => return Err(store_failure(error)),
+        Some(error) => steps.add("trust", Verdict::Broken, format!("{:#}", anyhow!(error))),
+        None => {
+            let number = followed.anchor.number().unwrap_or_default();
+            steps.add("trust", Verdict::Holds, format!("document {number} is the newest"));
+        }
+    }
+    Ok(())
 }
 
 async fn channel(reader: &Reader, depth: usize, steps: &mut Steps) -> Result<(), Failure> {
