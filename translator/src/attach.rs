@@ -20,9 +20,11 @@ mod precedence;
 mod rule;
 mod spec;
 mod table;
+mod takes;
 mod unsupported;
 
 pub use hostname::{covers, intersect};
+pub use takes::{Take, Takes};
 
 use crate::status::Statuses;
 use moorgate_model::{Diagnostics, Object, ir};
@@ -60,6 +62,8 @@ pub struct Attachment {
     pub diagnostics: Diagnostics,
     /// Conditions of every object of ours.
     pub statuses: Statuses,
+    /// Matches that take requests from routes of another namespace.
+    pub takes: Takes,
 }
 
 /// Binds routes to listeners and resolves every reference. Pure; the order of `objects` does not matter.
@@ -73,6 +77,6 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     listener::report(&index, &gateways, &mut statuses);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
     policy::report(&policies, &routes, &mut statuses);
-    let fleets = fleet::assemble(&gateways, &routes, &policies, objects, &mut diagnostics);
-    Attachment { fleets, diagnostics, statuses }
+    let (fleets, takes) = fleet::assemble(&gateways, &routes, &policies, objects, &mut diagnostics);
+    Attachment { fleets, diagnostics, statuses, takes }
 }

@@ -17,6 +17,7 @@ mod keygen;
 mod log;
 mod outcome;
 mod output;
+mod ownership;
 mod pin;
 mod plan;
 mod promote;
@@ -59,7 +60,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Explain(explain::ExplainArgs),
     Plan(plan::PlanArgs),
-    Publish(publish::PublishArgs),
+    Publish(Box<publish::PublishArgs>),
     Promote(promote::PromoteArgs),
     Pin(pin::PinArgs),
     Unpin(unpin::UnpinArgs),
@@ -115,7 +116,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Diff(args) => diff::run(args).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Plan(args) => plan::run(args).await,
-        Command::Publish(args) => publish::run(args).await,
+        Command::Publish(args) => publish::run(*args).await,
         Command::Promote(args) => promote::run(args).await,
         Command::Pin(args) => pin::run(args).await,
         Command::Unpin(args) => unpin::run(args).await,

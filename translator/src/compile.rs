@@ -3,18 +3,24 @@
 //! No network, no clock, no environment. The number of threads changes how fast, never what.
 
 mod blame;
+mod counts;
+mod last_good;
+mod limits;
 mod origins;
+mod takes;
 
 pub use blame::Blocked;
+pub use counts::Counts;
+pub use last_good::{Commits, Former, Kept, LastGood, Waiting, compile_last_good};
 
 use crate::load::Loaded;
+use crate::ownership::{self, Ownership};
 use crate::source::File;
 use crate::status::Statuses;
 use crate::{attach, load, validate, xds};
-use moorgate_model::diagnostic::semantic::SNAPSHOT_REFUSED;
-use moorgate_model::{Diagnostic, Diagnostics, Object, ir};
+use moorgate_model::{Diagnostics, Object, ObjectRef, ir};
 use moorgate_snapshot::{FleetName, Snapshot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What shapes a compile.
@@ -24,6 +30,8 @@ pub struct Options {
     pub validate: validate::Options,
     /// Whose Gateways are compiled, and which kinds the source holds completely.
     pub attach: attach::Options,
+    /// Who may define what; without it, whoever can write a file.
+    pub ownership: Option<Ownership>,
 }
 
 /// Everything that came of a source.
@@ -37,10 +45,16 @@ pub struct Compilation {
     pub statuses: Statuses,
     /// The objects, with defaults: where origins are looked up.
     pub objects: Vec<Object>,
-    /// Which fleets may not be published (DESIGN §8, whose mistake).
+    /// Which fleets may not be published (DESIGN §8, whose mistake): syntax and schema errors concern them.
     pub blocked: Blocked,
+    /// Which fleets errors of any class concern: `publish --strict` refuses them too.
+    pub erring: Blocked,
+    /// Fleets of Gateways of ours that have no snapshot: they break a limit, or their Gateway or its class is not valid.
+    pub refused: BTreeSet<FleetName>,
     /// Lines of Secrets, by file: never to be quoted.
     pub redacted: BTreeMap<Arc<str>, Vec<(u32, u32)>>,
+    /// Whose mistake an error is.
+    named: blame::Named,
 }
 
 /// One fleet.
@@ -52,46 +66,85 @@ pub struct CompiledFleet {
     pub snapshot: Snapshot,
     /// How many routes it has: the shrink guard compares them.
     pub routes: usize,
+    /// The same by namespace and by hostname.
+    pub counts: Counts,
 }
 
 /// Compiles all files.
 pub fn compile(files: &[File], options: &Options) -> Compilation {
-    let Loaded { objects, mut diagnostics, redacted } = load::load(files);
-    let named = blame::Named::new(&objects);
+    compile_objects(load::load(files), options)
+}
+
+/// Compiles objects that were loaded.
+pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
+    let Loaded { objects, mut diagnostics, redacted } = loaded;
+    let named = blame::Named::new(&objects, options);
     let (objects, found) = validate::validate(objects, &options.validate);
     diagnostics.append(found);
-    let blocked = named.blocked(&diagnostics);
+    let owned = options.ownership.as_ref();
+    let (objects, left_out) = match owned {
+        Some(ownership) => {
+            let verdict = ownership::check(ownership, objects);
+            diagnostics.append(verdict.diagnostics);
+            (verdict.objects, verdict.holds)
+        }
+        None => (objects, BTreeSet::new()),
+    };
     let attachment = attach::attach(&objects, &options.attach);
     diagnostics.append(attachment.diagnostics);
+    diagnostics.extend(takes::findings(&attachment.takes, &objects, owned));
     let mut fleets = BTreeMap::new();
     for (name, fleet) in attachment.fleets {
         match Snapshot::build(xds::records(&fleet)) {
             Ok(snapshot) => {
-                let routes = count_routes(&fleet);
-                fleets.insert(name, CompiledFleet { ir: fleet, snapshot, routes });
+                diagnostics.extend(limits::near(&name, &snapshot, &fleet, &objects));
+                let counts = Counts::of(&fleet);
+                fleets.insert(name, CompiledFleet { ir: fleet, snapshot, routes: counts.total(), counts });
             }
             Err(error) => {
-                diagnostics.push(Diagnostic::new(
-                    &SNAPSHOT_REFUSED,
-                    format!("fleet {name} cannot be a snapshot: {error}"),
-                ));
+                diagnostics.push(limits::refused(&name, &error, &fleet, &objects));
             }
         }
     }
     let diagnostics = diagnostics.finish();
-    Compilation { fleets, diagnostics, statuses: attachment.statuses, objects, blocked, redacted }
+    let blocked = named.blocked(&diagnostics, |found| {
+        takes::holds(found) || found.object.as_ref().is_some_and(|object| left_out.contains(object))
+    });
+    let erring = named.erring(&diagnostics);
+    let refused = named.ours().iter().filter(|fleet| !fleets.contains_key(fleet)).cloned().collect();
+    Compilation {
+        fleets,
+        diagnostics,
+        statuses: attachment.statuses,
+        objects,
+        blocked,
+        erring,
+        refused,
+        redacted,
+        named,
+    }
 }
 
 impl Compilation {
+    /// Whether an object may concern a fleet; what is not known to concern others may.
+    pub fn may_concern(&self, object: &ObjectRef, fleet: &FleetName) -> bool {
+        self.named.fleets_of(object).is_none_or(|fleets| fleets.contains(fleet))
+    }
+
+    /// Treats every warning as an error.
+    pub fn deny_warnings(&mut self) {
+        self.diagnostics.deny_warnings();
+        self.erring = self.named.erring(&self.diagnostics);
+    }
+
     /// Adds what reading the source found.
     pub fn add(&mut self, found: Diagnostics) {
         self.blocked.all |= found.has_errors();
+        self.erring.all |= found.has_errors();
         self.diagnostics.append(found);
         self.diagnostics = std::mem::take(&mut self.diagnostics).finish();
     }
 }
 
-fn count_routes(fleet: &ir::Fleet) -> usize {
-    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
-    chains.flat_map(|chain| &chain.routes.hosts).map(|host| host.routes.len()).sum()
-}
+#[cfg(test)]
+mod tests;

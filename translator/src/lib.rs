@@ -17,6 +17,7 @@ pub mod diff;
 pub mod explain;
 pub mod history;
 pub mod load;
+pub mod ownership;
 pub mod publish;
 pub mod report;
 pub mod source;

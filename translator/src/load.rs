@@ -20,6 +20,7 @@ mod text;
 mod yaml;
 
 pub use crate::source::Limits;
+pub(crate) use object::is_ours;
 
 use crate::source::File;
 use budget::Budget;
@@ -28,7 +29,7 @@ use fault::Fault;
 use moorgate_model::diagnostic::syntax::{
     BYTE_ORDER_MARK, CONFLICT_MARKERS, ENCODING, HOSTILE_CHARACTER, LFS_POINTER, NOT_TEXT, TOO_LARGE,
 };
-use moorgate_model::{Code, Diagnostics, Object, Position, Span};
+use moorgate_model::{Code, Diagnostics, Node, Object, Position, Span};
 use object::{Objects, Place};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,6 +63,37 @@ pub fn load_with(files: &[File], limits: &Limits) -> Loaded {
     }
     let Objects { list: objects, diagnostics, redacted, .. } = objects;
     Loaded { objects, diagnostics: diagnostics.finish(), redacted }
+}
+
+/// Reads a text that is one YAML document, such as a configuration file of our own.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub(crate) fn document(bytes: &[u8]) -> Result<Node, (Span, String)> {
+    let refuse = |problem: &NotText| {
+        let (_, span, message) = refusal(problem);
+        (span, message)
+    };
+    let (text, _) = decode(bytes).map_err(|problem| refuse(&problem))?;
+    let mut chunks = document::split(text).into_iter().filter(|chunk| !chunk.blank);
+    let one = |message: &str| (at(1, 1), message.to_string());
+    let chunk = chunks.next().ok_or_else(|| one("the file is empty"))?;
+    if chunks.next().is_some() {
+        return Err(one("the file holds more than one document"));
+    }
+    if chunk.conflict.is_some() || chunk.hostile.is_some() {
+        return Err(one("the file holds merge conflicts or characters that cannot be seen"));
+    }
+    let limits = Limits::DEFAULT;
+    let mut budget = Budget::new(&limits);
+    budget.next_document();
+    let mut parsed = yaml::parse(&chunk, &mut budget);
+    let fault = parsed.failure.into_iter().chain(parsed.faults).next();
+    match (fault, parsed.roots.pop()) {
+        (Some(fault), _) => Err((fault.span, fault.message)),
+        (None, Some(root)) if parsed.roots.is_empty() => Ok(root),
+        _ => Err(one("the file holds no single document")),
+    }
 }
 
 fn load_file(file: &File, budget: &mut Budget<'_>, objects: &mut Objects) {

@@ -67,6 +67,17 @@ pub struct Revision {
     pub shallow: bool,
 }
 
+/// Where a source lies: turns names of files into paths of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// What stands before the names of its files; empty with one source.
+    pub label: Arc<str>,
+    /// Its repository: the URL or, without one, the source as it was named.
+    pub repository: Arc<str>,
+    /// The folder of the repository that was read, empty for all of it or without a repository.
+    pub folder: Arc<str>,
+}
+
 /// What sources gave.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -74,6 +85,8 @@ pub struct Sources {
     pub files: Vec<File>,
     /// The commits of those sources that have one, in the order of the sources.
     pub revisions: Vec<Revision>,
+    /// Where each source lies, in their order.
+    pub roots: Vec<Root>,
     /// Files that cannot be read as configuration: links, devices, colliding names, spent budgets.
     pub diagnostics: Diagnostics,
 }
@@ -92,7 +105,7 @@ async fn read_with(
     let mut stdin = Some(stdin);
     let mut seen = BTreeSet::new();
     let mut gather = Gather::new(limits);
-    let mut revisions = Vec::new();
+    let (mut revisions, mut roots) = (Vec::new(), Vec::new());
     for spec in specs {
         let label = spec.label();
         if !seen.insert(label.clone()) {
@@ -112,9 +125,22 @@ async fn read_with(
             }
             SourceSpec::Git(git) => Some(read_git(git, &label, &mut gather).await?),
         };
+        roots.push(Root {
+            label: if specs.len() > 1 { label.as_str().into() } else { "".into() },
+            repository: repository_of(spec, revision.as_ref(), &label),
+            folder: revision.as_ref().map_or_else(|| "".into(), |revision| revision.folder.clone()),
+        });
         revisions.extend(revision);
     }
-    Ok(gather.finish(revisions))
+    Ok(Sources { roots, ..gather.finish(revisions) })
+}
+
+fn repository_of(spec: &SourceSpec, revision: Option<&Revision>, label: &str) -> Arc<str> {
+    match (revision.and_then(|revision| revision.repository.clone()), spec) {
+        (Some(url), _) => url,
+        (None, SourceSpec::Git(git)) => git.repository.as_str().into(),
+        (None, _) => label.into(),
+    }
 }
 
 async fn read_stdin(stdin: impl AsyncRead + Unpin, gather: &mut Gather) -> Result<(), SourceError> {

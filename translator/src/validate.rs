@@ -30,7 +30,7 @@ use moorgate_model::diagnostic::schema as codes;
 use moorgate_model::{
     Code, Diagnostic, Diagnostics, Entry, FieldPath, Node, Object, Segment, Severity, Span, Value,
 };
-use nearest::nearest;
+pub(crate) use nearest::nearest;
 use schema::Schema;
 use std::fmt;
 use std::str::FromStr;
@@ -132,7 +132,11 @@ impl Validator {
             return self.known(object, kind, false);
         }
         if &*group == POLICY_GROUP {
-            self.fill_namespace(&mut object);
+            // All kinds of the group live in namespaces. A policy in none would meet no target, and restrict nothing.
+            if !self.fill_namespace(&mut object) {
+                self.namespace_missing(&object);
+                return None;
+            }
         } else {
             self.doubtful_group(&object);
         }
@@ -149,13 +153,7 @@ impl Validator {
         if !kind.namespaced {
             object.reference.namespace = Arc::from("");
         } else if !self.fill_namespace(&mut object) {
-            self.report(
-                &object,
-                &codes::NAMESPACE_MISSING,
-                FieldPath::root().key("metadata").key("namespace"),
-                "Required value: the object names no namespace".into(),
-                Some("write metadata.namespace, or give one for all with --namespace".into()),
-            );
+            self.namespace_missing(&object);
             fine = false;
         }
         let label = !strict && matches!(&*object.reference.kind, "Namespace" | "Service");
@@ -175,6 +173,16 @@ impl Validator {
             object.version = Arc::clone(handled);
         }
         Some(object)
+    }
+
+    fn namespace_missing(&mut self, object: &Object) {
+        self.report(
+            object,
+            &codes::NAMESPACE_MISSING,
+            FieldPath::root().key("metadata").key("namespace"),
+            "Required value: the object names no namespace".into(),
+            Some("write metadata.namespace, or give one for all with --namespace".into()),
+        );
     }
 
     /// Gives an object the default namespace if it has none; false if there is none to give.

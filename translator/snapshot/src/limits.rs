@@ -82,11 +82,13 @@ pub struct Usage {
     pub manifest_bytes: u64,
     /// Bytes of the largest resource, its parts together.
     pub largest_resource: u64,
+    /// Bytes of the largest record: a whole resource or one part, such as a virtual host.
+    pub largest_record: u64,
 }
 
 impl Usage {
     /// Each limit beside what is used of it.
-    pub fn limits(&self) -> [LimitUse; 4] {
+    pub fn limits(&self) -> [LimitUse; 5] {
         [
             LimitUse { what: "records", used: self.records, limit: SNAPSHOT_RECORDS },
             LimitUse { what: "bytes of the snapshot", used: self.bytes, limit: SNAPSHOT_BYTES },
@@ -99,6 +101,11 @@ impl Usage {
                 what: "bytes of the largest resource",
                 used: self.largest_resource,
                 limit: RESOURCE_BYTES as u64,
+            },
+            LimitUse {
+                what: "bytes of the largest record",
+                used: self.largest_record,
+                limit: RECORD_BYTES as u64,
             },
         ]
     }

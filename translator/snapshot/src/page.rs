@@ -141,7 +141,7 @@ fn is_cut(record: &Record) -> bool {
 }
 
 /// About how many bytes the record takes in a page.
-fn weight(record: &Record) -> usize {
+pub(crate) fn weight(record: &Record) -> usize {
     match record {
         Record::Resource(resource) => {
             let refs: usize = resource.refs.iter().map(|reference| reference.name.len() + 8).sum();

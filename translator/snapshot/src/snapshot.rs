@@ -190,6 +190,7 @@ impl Snapshot {
             bytes: self.manifest.bytes(),
             manifest_bytes: self.manifest.raw().len() as u64,
             largest_resource: self.sizes().into_iter().map(|(_, size)| size as u64).max().unwrap_or(0),
+            largest_record: self.records().map(|record| page::weight(record) as u64).max().unwrap_or(0),
         }
     }
 

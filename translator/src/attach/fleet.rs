@@ -5,6 +5,7 @@ use super::listener::{Gateway, Listener};
 use super::parent::{Placement, Routes};
 use super::policy::Policies;
 use super::table::{self, Filled};
+use super::takes::Takes;
 use moorgate_model::ir::{Action, DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable};
 use moorgate_model::{Diagnostics, Object, ir};
 use moorgate_snapshot::FleetName;
@@ -17,14 +18,14 @@ pub(super) fn assemble(
     policies: &Policies,
     objects: &[Object],
     diagnostics: &mut Diagnostics,
-) -> BTreeMap<FleetName, Fleet> {
+) -> (BTreeMap<FleetName, Fleet>, Takes) {
     let mut fleets = BTreeMap::new();
-    let mut shadows = Vec::new();
+    let mut found = table::Found::default();
     for (&key, gateway) in gateways {
         let mut fleet = Fleet::default();
         if gateway.is_served() {
             for (port, listeners) in by_port(key, gateway, routes) {
-                let (name, mut listener) = listener(gateway, port, &listeners, policies, &mut shadows);
+                let (name, mut listener) = listener(gateway, port, &listeners, policies, &mut found);
                 for chain in &mut listener.chains {
                     close_refused(&mut chain.routes, &routes.clusters);
                 }
@@ -34,11 +35,11 @@ pub(super) fn assemble(
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
         fleets.insert(FleetName::gateway(key.0, key.1), fleet);
     }
-    if !shadows.is_empty() {
+    if !found.shadows.is_empty() {
         let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
-        diagnostics.extend(shadows.iter().filter_map(|shadow| table::describe(shadow, &by_name)));
+        diagnostics.extend(found.shadows.iter().filter_map(|shadow| table::describe(shadow, &by_name)));
     }
-    fleets
+    (fleets, found.takes)
 }
 
 fn by_port<'r>(
@@ -60,13 +61,13 @@ fn listener(
     port: u16,
     listeners: &[Filled<'_>],
     policies: &Policies,
-    shadows: &mut Vec<table::Shadow>,
+    found: &mut table::Found,
 ) -> (String, ir::Listener) {
     let plain = listeners.iter().any(|(listener, _)| listener.spec.protocol == "HTTP");
     let mut chains = Vec::new();
     if plain {
         let name = format!("http-{port}");
-        let routes = table::build(name.clone(), listeners, shadows);
+        let routes = table::build(name.clone(), listeners, found);
         let refuse = listeners.iter().any(|(listener, _)| listener.refuse);
         chains.push(FilterChain {
             name,
@@ -78,7 +79,7 @@ fn listener(
         });
     } else {
         for filled in listeners {
-            chains.push(tls_chain(gateway, port, *filled, shadows));
+            chains.push(tls_chain(gateway, port, *filled, found));
         }
         chains.sort_by(|a, b| a.name.cmp(&b.name));
     }
@@ -89,19 +90,14 @@ fn listener(
     (name, ir::Listener { port, chains })
 }
 
-fn tls_chain(
-    gateway: &Gateway<'_>,
-    port: u16,
-    filled: Filled<'_>,
-    shadows: &mut Vec<table::Shadow>,
-) -> FilterChain {
+fn tls_chain(gateway: &Gateway<'_>, port: u16, filled: Filled<'_>, found: &mut table::Found) -> FilterChain {
     let (listener, _) = filled;
     let name = listener.spec.name.clone();
     let hostname = &listener.spec.hostname;
     let routes = if listener.refuse {
         RouteTable::default()
     } else {
-        table::build(format!("https-{port}/{name}"), &[filled], shadows)
+        table::build(format!("https-{port}/{name}"), &[filled], found)
     };
     FilterChain {
         name,

@@ -10,11 +10,13 @@ use super::index::{Index, Key, metadata};
 use super::parent::Routes;
 use super::precedence::Age;
 use crate::status::{self, AncestorStatus, Condition, ParentReference, Status, Statuses};
+use crate::validate::nearest;
 use moorgate_model::diagnostic::policy::{
-    POLICY_CONFLICTED, POLICY_RESTRICTS, POLICY_TARGET_NOT_FOUND, POLICY_UNSUPPORTED,
+    POLICY_CONFLICTED, POLICY_RESTRICTS, POLICY_SECTION_NOT_FOUND, POLICY_TARGET_NOT_FOUND,
+    POLICY_UNSUPPORTED,
 };
 use moorgate_model::ir::UpstreamTls;
-use moorgate_model::{Diagnostics, FieldPath, Object, ObjectRef};
+use moorgate_model::{Diagnostics, FieldPath, Node, Object, ObjectRef};
 use moorgate_policies::{AnyPolicy, Context, Judgement, TrustBundle, Verdict};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -34,6 +36,8 @@ pub(super) struct Policies {
     denied_gateways: BTreeSet<ObjectRef>,
     /// TLS towards Services.
     upstream_tls: BTreeMap<ServiceTarget, UpstreamTls>,
+    /// Services of which no policy says anything that holds, but some policy was meant to.
+    refused_services: BTreeSet<ObjectRef>,
     /// Policies with what became of them, for their status.
     attached: Vec<Attached>,
 }
@@ -69,22 +73,38 @@ impl Policies {
         service: &str,
         port_name: &str,
     ) -> Option<UpstreamTls> {
-        if self.upstream_tls.is_empty() {
+        if self.upstream_tls.is_empty() && self.refused_services.is_empty() {
             return None;
         }
         let service = ObjectRef::new("", "Service", namespace, service);
+        let refused = self.refused_services.contains(&service);
         let port = self.upstream_tls.get(&(service.clone(), Some(port_name.to_owned())));
-        port.or_else(|| self.upstream_tls.get(&(service, None))).cloned()
+        let found = port.or_else(|| self.upstream_tls.get(&(service, None))).cloned();
+        found.or_else(|| refused.then(refused_tls))
     }
 }
 
-/// Kinds of Envoy Gateway that restrict access: without them requests would pass that must not.
+/// Whether an object of Envoy Gateway's group restricts access: without it requests would pass that must not. A kind that
+/// is not known, a field of another type, or a name that is nearly one that restricts may be meant so, and counts.
 fn restricts(object: &Object) -> bool {
+    let like = |node: &Node, wanted: &'static str| match node.as_mapping() {
+        Some(fields) => {
+            let mut keys = fields.entries().iter().map(|field| &*field.key);
+            keys.any(|key| key == wanted || nearest(key, [wanted]).is_some())
+        }
+        None => true,
+    };
+    if ["EnvoyProxy", "Backend", "HTTPRouteFilter"].contains(&&*object.reference.kind) {
+        return false;
+    }
+    let Some(spec) = object.root.get("spec") else { return true };
     match &*object.reference.kind {
-        "SecurityPolicy" | "EnvoyExtensionPolicy" => true,
-        "ClientTrafficPolicy" => object.at("spec.tls.clientValidation").is_some(),
-        "BackendTrafficPolicy" => object.at("spec.rateLimit").is_some(),
-        _ => false,
+        "ClientTrafficPolicy" => match spec.get("tls") {
+            Some(tls) => like(tls, "clientValidation"),
+            None => like(spec, "tls"),
+        },
+        "BackendTrafficPolicy" => like(spec, "rateLimit"),
+        _ => true,
     }
 }
 
@@ -123,12 +143,19 @@ fn attach_one(
     diagnostics.extend(outcome.diagnostics);
     let (targets, findings) = policy.targets(object);
     diagnostics.extend(findings);
+    policies.refused_services.extend(misnamed(object));
     let (mut taken, mut services) = (0, Vec::new());
     let total = targets.len();
     for target in targets {
         if !exists(index, &target.object, target.section.as_deref()) {
-            let message = format!("{} is not in this source", target.object);
-            diagnostics.push(object.diagnostic(&POLICY_TARGET_NOT_FOUND, target.field.clone(), message));
+            let port = target.section.as_deref().filter(|_| exists(index, &target.object, None));
+            let (code, message) = if let Some(port) = port {
+                policies.refused_services.insert(target.object.clone());
+                (&POLICY_SECTION_NOT_FOUND, format!("{} has no port named {port:?}", target.object))
+            } else {
+                (&POLICY_TARGET_NOT_FOUND, format!("{} is not in this source", target.object))
+            };
+            diagnostics.push(object.diagnostic(code, target.field.clone(), message));
         }
         let key = (target.object.clone(), target.section.map(String::from));
         match policies.upstream_tls.entry(key) {
@@ -153,6 +180,30 @@ fn attach_one(
         conflicted: total > 0 && taken == total,
         services,
     });
+}
+
+/// TLS with which no connection succeeds.
+fn refused_tls() -> UpstreamTls {
+    UpstreamTls {
+        hostname: String::new(),
+        ca_bundles: Vec::new(),
+        system_roots: false,
+        dns_names: Vec::new(),
+        uris: Vec::new(),
+        refuse: true,
+    }
+}
+
+/// Services that a policy names by another kind: they were meant, and must not be reached without it.
+fn misnamed(policy: &Object) -> Vec<ObjectRef> {
+    let targets = policy.at("spec.targetRefs").and_then(Node::as_sequence).unwrap_or_default();
+    let text =
+        |target: &Node, key: &str| target.get(key).and_then(Node::as_str).unwrap_or_default().to_owned();
+    let wrong = targets
+        .iter()
+        .filter(|target| text(target, "kind") != "Service" || !text(target, "group").is_empty());
+    let namespace = &policy.reference.namespace;
+    wrong.map(|target| ObjectRef::new("", "Service", namespace, &text(target, "name"))).collect()
 }
 
 fn exists(index: &Index<'_>, service: &ObjectRef, section: Option<&str>) -> bool {
@@ -187,15 +238,44 @@ fn unsupported(index: &Index<'_>, object: &Object, policies: &mut Policies, diag
     }
 }
 
+/// Closes what a policy targets; everything in its namespace if that cannot be told.
 fn deny(index: &Index<'_>, policy: &Object, policies: &mut Policies) {
-    for Target { object, section } in target::targets(index, policy) {
+    let namespace = &*policy.reference.namespace;
+    let Some(targets) = target::targets(index, policy) else {
+        return deny_namespace(index, namespace, policies);
+    };
+    for Target { object, section } in targets {
         match &*object.kind {
-            "HTTPRoute" => drop(policies.denied_routes.insert((object, section))),
+            "HTTPRoute" => {
+                let route = index.http_routes.get(&(&*object.namespace, &*object.name));
+                let rules = route.map_or(&[][..], |route| &route.value.spec.rules);
+                // A section that no rule has was meant to be one of them.
+                let section =
+                    section.filter(|name| rules.iter().any(|rule| rule.name.as_ref() == Some(name)));
+                policies.denied_routes.insert((object, section));
+            }
             // A section of a Gateway is one listener; closing the whole Gateway errs on the safe side.
             "Gateway" => drop(policies.denied_gateways.insert(object)),
-            _ => {}
+            "GatewayClass" => {
+                let of_class = |gateway: &&super::index::Indexed<'_, super::spec::Gateway>| {
+                    gateway.value.spec.gateway_class_name == *object.name
+                };
+                let gateways = index.gateways.values().filter(of_class);
+                policies.denied_gateways.extend(gateways.map(|gateway| gateway.object.reference.clone()));
+            }
+            // Routes of other kinds are not compiled, and Services are reached by routes only.
+            "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => {}
+            _ => deny_namespace(index, namespace, policies),
         }
     }
+}
+
+fn deny_namespace(index: &Index<'_>, namespace: &str, policies: &mut Policies) {
+    let inside = |object: &&Object| *object.reference.namespace == *namespace;
+    let routes = index.http_routes.values().map(|route| route.object).filter(inside);
+    policies.denied_routes.extend(routes.map(|route| (route.reference.clone(), None)));
+    let gateways = index.gateways.values().map(|gateway| gateway.object).filter(inside);
+    policies.denied_gateways.extend(gateways.map(|gateway| gateway.reference.clone()));
 }
 
 /// Writes the status of policies: one entry for each Gateway of ours that serves a target.

@@ -5,6 +5,7 @@ use super::hostname::{covers, specificity};
 use super::listener::Listener;
 use super::parent::Placement;
 use super::precedence::rank;
+use super::takes::{self, Takes};
 use moorgate_model::diagnostic::semantic::{CROSS_NAMESPACE_MATCH, SHADOWED_MATCH};
 use moorgate_model::ir::{Action, PathMatch, Route, RouteTable, ValueMatch, VirtualHost};
 use moorgate_model::{Diagnostic, FieldPath};
@@ -20,13 +21,22 @@ pub(super) struct Shadow {
     pub(super) host: String,
 }
 
+/// What building tables found.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Matches hidden behind equal ones.
+    pub(super) shadows: Vec<Shadow>,
+    /// Matches that take requests from another namespace.
+    pub(super) takes: Takes,
+}
+
 /// Builds one route table from the listeners that share it. Each hostname belongs to the most specific listener that
 /// names it (GEP-1713, listener isolation), so a listener's own hostname always gets a virtual host, if only to
 /// answer 404.
 ///
 /// A request is answered by one virtual host; routes of less specific hostnames are not tried behind it, as in the
 /// other implementations on Envoy, and because copying them would cost hosts times routes.
-pub(super) fn build(name: String, listeners: &[Filled<'_>], shadows: &mut Vec<Shadow>) -> RouteTable {
+pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -> RouteTable {
     let mut hosts: BTreeMap<&str, Vec<(&Placement, &Route, &Listener)>> = BTreeMap::new();
     for (listener, placements) in listeners {
         hosts.entry(&listener.spec.hostname).or_default();
@@ -41,7 +51,8 @@ pub(super) fn build(name: String, listeners: &[Filled<'_>], shadows: &mut Vec<Sh
     }
     let hosts = hosts.into_iter().map(|(host, mut routes)| {
         routes.sort_by_cached_key(|(placement, route, _)| rank(&placement.written, &placement.age, route));
-        find_shadows(host, &routes, shadows);
+        find_shadows(host, &routes, &mut found.shadows);
+        takes::find(host, &routes, &mut found.takes);
         let domain = if host.is_empty() { "*".to_owned() } else { host.to_ascii_lowercase() };
         let routes = routes.into_iter().map(|(_, route, listener)| finish(route, listener)).collect();
         VirtualHost { name: domain.clone(), domain, routes }

@@ -1,5 +1,6 @@
 //! What every command that compiles has in common: sources and how to read them.
 
+use super::ownership::OwnershipSource;
 use super::{Exit, Failure};
 use crate::compile::{self, Compilation, compile};
 use crate::report::{Excerpts, summary, text};
@@ -48,6 +49,9 @@ pub(super) struct Reading {
     /// The source holds all objects of this kind: a missing one is an error
     #[arg(long, value_name = "KIND")]
     pub closed: Vec<String>,
+    /// Hold objects against the ownership file of a protected revision: git:REV, git:REV:PATH or file:PATH
+    #[arg(long, value_name = "FILE", env = "MOORGATE_OWNERSHIP")]
+    pub ownership: Option<OwnershipSource>,
     /// Treat warnings as errors
     #[arg(long)]
     pub deny_warnings: bool,
@@ -89,13 +93,18 @@ impl Reading {
                 .map(|spec| spec.with_token(token.clone()))
         };
         let specs: Vec<SourceSpec> = sources.iter().map(parse).collect::<Result<_, _>>().map_err(failure)?;
+        let named = sources;
         let sources = source::read(&specs, &Limits::default()).await.map_err(failure)?;
-        let mut compilation = compile(&sources.files, &self.options());
+        let mut options = self.options();
+        if let Some(ownership) = &self.ownership {
+            options.ownership = Some(ownership.read(named, token, sources.roots.clone()).await?);
+        }
+        let mut compilation = compile(&sources.files, &options);
         compilation.add(sources.diagnostics.clone());
         if self.deny_warnings {
-            compilation.diagnostics.deny_warnings();
+            compilation.deny_warnings();
         }
-        Ok(Compiled { sources, compilation })
+        Ok(Compiled { sources, compilation, options })
     }
 }
 
@@ -111,6 +120,8 @@ pub(super) struct Compiled {
     pub sources: Sources,
     /// What came of them.
     pub compilation: Compilation,
+    /// How they were compiled.
+    pub options: compile::Options,
 }
 
 impl Compiled {

@@ -33,6 +33,7 @@ pub(super) fn parameters(reading: &Reading) -> BTreeMap<String, Value> {
         kinds.dedup();
         Value::from(kinds)
     };
+    let ownership = reading.ownership.as_ref().map(|file| ("ownership", json!(file.to_string())));
     let parameters = [
         ("path", json!(reading.path)),
         ("namespace", json!(reading.namespace)),
@@ -41,7 +42,7 @@ pub(super) fn parameters(reading: &Reading) -> BTreeMap<String, Value> {
         ("open", list(&reading.open)),
         ("closed", list(&reading.closed)),
     ];
-    parameters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    parameters.into_iter().chain(ownership).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn commit(revision: &Revision) -> Material {

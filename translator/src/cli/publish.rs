@@ -1,5 +1,6 @@
 //! `moorgate publish`
 
+mod last_good;
 mod planned;
 
 use super::access::{ActArgs, Actor, Format, StoreArgs, failure, warn};
@@ -10,17 +11,17 @@ use super::rollout::RolloutArgs;
 use super::table::columns;
 use super::wave::WaveArgs;
 use super::{Exit, Failure, provenance};
-use crate::compile::{Compilation, CompiledFleet};
+use crate::compile::{Compilation, CompiledFleet, Kept};
 use crate::history::Records;
 use crate::publish::{Allow, Done, Offer, Outcome, Parent};
 use crate::report::FORMAT_VERSION;
 use crate::source::{Revision, Sources};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::channel::Source;
 use moorgate_snapshot::{Channel, Digest, FleetName, Snapshot};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
@@ -35,8 +36,20 @@ pub(super) struct PublishArgs {
     /// Publish files that are not those of the commit
     #[arg(long)]
     allow_dirty: bool,
+    /// What becomes of objects with errors
+    #[arg(long, value_enum, default_value_t = OnError::Isolate)]
+    on_error: OnError,
     #[command(flatten)]
     release: Release,
+}
+
+/// What becomes of objects with errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnError {
+    /// They cost a rule or a listener, as the Gateway API says, or keep back the fleets that they concern
+    Isolate,
+    /// They stay as the newest release had them, where nothing gets more open by that
+    LastGood,
 }
 
 /// Where and how to publish.
@@ -53,7 +66,7 @@ struct Release {
     /// Why
     #[arg(long, default_value = "")]
     reason: String,
-    /// Publish nothing with errors, not even those that cost only a rule or listener
+    /// Keep back fleets that any error concerns, not only syntax and schema errors
     #[arg(long)]
     strict: bool,
     /// Publish only if this entry is still the newest; 0 for an unused channel
@@ -98,7 +111,8 @@ const EXAMPLES: &str = "Examples:
 
 SOURCE may be a file that `moorgate plan` wrote: exactly those bytes are published, if no channel has moved since.
 One entry a fleet. Syntax and schema errors keep back the fleets that they concern; other errors cost a rule or a
-listener, as the Gateway API says, unless --strict. A snapshot that is published already gives no entry.
+listener, as the Gateway API says, unless --strict. With --on-error last-good routes with errors stay as the newest
+release had them, where nothing gets more open by that. A snapshot that is published already gives no entry.
 With --wait, the wave is moved on as its steps bake and relays report that they are well; one that does harm is halted:
 the release before is pinned and the snapshot marked bad. Without, `moorgate step` moves it on.
 Exits 1 if errors kept a fleet back or relays refused it, 4 if a gate refused: somebody else was faster, an older commit,
@@ -108,6 +122,10 @@ too few routes; 7 if --wait ran out of time.";
 pub(super) struct Offered {
     /// The fleets to publish.
     pub(super) fleets: BTreeMap<FleetName, OfferedFleet>,
+    /// Fleets that are wanted and have no snapshot.
+    pub(super) refused: Vec<FleetName>,
+    /// Whether a file that cannot be read keeps everything back.
+    unreadable: bool,
     /// Whether these are all fleets of the source, so that others in the store have vanished from it.
     pub(super) complete: bool,
     /// What they were compiled from.
@@ -134,6 +152,10 @@ pub(super) struct OfferedFleet {
     pub(super) erring: bool,
     /// What a plan was made on.
     pub(super) planned: Option<Planned>,
+    /// Objects that are not as the source has them.
+    kept: Vec<Kept>,
+    /// Why it fails before anything is published.
+    failure: Option<(Exit, String)>,
 }
 
 /// What a plan says of a fleet beside its bytes.
@@ -153,23 +175,31 @@ impl Offered {
         input: &Input,
         wanted: impl Fn(&FleetName) -> bool,
     ) -> Self {
-        let erring = compilation.diagnostics.has_errors();
         let offer = |name: &FleetName, fleet: &CompiledFleet| OfferedFleet {
             snapshot: fleet.snapshot.clone(),
             routes: fleet.routes as u64,
-            documents: BTreeMap::new(),
+            documents: BTreeMap::from([(
+                "counts".to_owned(),
+                serde_json::to_value(fleet.counts.notable()).unwrap_or_default(),
+            )]),
             records: compilation.records(name, fleet),
             blocked: compilation.blocked.blocks(name),
-            erring,
+            erring: compilation.erring.blocks(name),
             planned: None,
+            kept: Vec::new(),
+            failure: None,
         };
         let fleets = compilation.fleets.iter().filter(|(name, _)| wanted(name));
         let fleets: BTreeMap<_, _> = fleets.map(|(name, fleet)| (name.clone(), offer(name, fleet))).collect();
         let paths =
             input.sources.iter().map(|text| PathBuf::from(text.strip_prefix("file://").unwrap_or(text)));
         Self {
-            complete: fleets.len() == compilation.fleets.len() && !compilation.blocked.all,
+            complete: fleets.len() == compilation.fleets.len()
+                && !compilation.blocked.all
+                && compilation.refused.is_empty(),
+            unreadable: compilation.blocked.all,
             fleets,
+            refused: compilation.refused.iter().filter(|name| wanted(name)).cloned().collect(),
             source: release_source(&sources.revisions),
             provenance: provenance::of(&input.reading, sources),
             repositories: paths.filter(|path| path.exists()).collect(),
@@ -214,10 +244,14 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
         return Box::pin(release(args.release, offered)).await;
     }
     let compiled = args.input.reading.compile(&args.input.sources).await?;
-    let offered = checked(&compiled, &args.input, &args.fleets, args.allow_dirty)?;
+    let mut offered = checked(&compiled, &args.input, &args.fleets, args.allow_dirty)?;
+    if args.on_error == OnError::LastGood {
+        Box::pin(last_good::apply(&args, &compiled, &mut offered)).await?;
+    }
+    let unreadable = offered.unreadable;
     let exit = Box::pin(release(args.release, offered)).await?;
     // A file that cannot be read may hold a whole fleet: what came of the others does not make that right.
-    Ok(if exit == Exit::Fine && compiled.compilation.blocked.all { Exit::No } else { exit })
+    Ok(if exit == Exit::Fine && unreadable { Exit::No } else { exit })
 }
 
 /// What a compile offers, if it may be published at all. Prints its diagnostics.
@@ -231,7 +265,7 @@ pub(super) fn checked(
     if let Some(fleet) = fleets.missing(&compiled.compilation) {
         return Err(Failure::new(Exit::Usage, anyhow::anyhow!("the source has no fleet {fleet}")));
     }
-    if compiled.compilation.fleets.is_empty() {
+    if compiled.compilation.fleets.is_empty() && compiled.compilation.refused.is_empty() {
         // A wrong folder or a render that failed, far more often than a wish.
         let message = "the source has no Gateway of ours: nothing is published";
         return Err(Failure::new(Exit::No, anyhow::anyhow!(message)));
@@ -250,7 +284,9 @@ async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
     let mut results = Vec::new();
     for (name, fleet) in &offered.fleets {
         let blocked = fleet.blocked || args.strict && fleet.erring;
-        let result = if blocked {
+        let result = if let Some((exit, why)) = &fleet.failure {
+            Err(Failure::new(*exit, anyhow::anyhow!(why.clone())))
+        } else if blocked {
             let kept = "errors in its configuration keep it back; moorgate check lists them";
             Err(Failure::new(Exit::No, anyhow::anyhow!(kept)))
         } else {
@@ -258,16 +294,24 @@ async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
         };
         results.push((name.clone(), result));
     }
+    for name in &offered.refused {
+        let why = anyhow::anyhow!("it could not be compiled; moorgate check says why");
+        results.push((name.clone(), Err(Failure::new(Exit::No, why))));
+    }
     if offered.complete {
         results.extend(vanished(&args, &actor, &offered).await?);
     }
     let (mut rows, mut values, mut worst, mut waits) = (Vec::new(), Vec::new(), Exit::Fine, Vec::new());
+    let mut kept = BTreeSet::new();
     for (name, result) in results {
         match result {
             Ok(outcome) => {
                 outcome.warnings.iter().for_each(|warning| warn(&format!("{name}: {warning}")));
                 rows.push(row(&outcome));
-                values.push(value(&outcome, None));
+                let of_fleet =
+                    offered.fleets.get(&name).map(|fleet| fleet.kept.as_slice()).unwrap_or_default();
+                values.push(last_good::with_kept(value(&outcome, None), of_fleet));
+                kept.extend(of_fleet.iter().map(last_good::sentence));
                 waits.extend(awaited(&args, &outcome).map(|snapshot| (values.len() - 1, name, snapshot)));
             }
             Err(failure) => {
@@ -282,6 +326,7 @@ async fn release(args: Release, offered: Offered) -> Result<Exit, Failure> {
             }
         }
     }
+    kept.iter().for_each(|sentence| warn(sentence));
     if args.output == Format::Text {
         print(&columns(&rows))?;
     }

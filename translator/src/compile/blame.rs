@@ -1,61 +1,243 @@
-//! Whose mistake: which fleets a syntax or schema error keeps from being published.
+//! Whose mistake: which fleets an error concerns, and which of them it keeps from being published.
 
-use moorgate_model::{Class, Diagnostics, Object, ObjectRef, Severity};
+use super::Options;
+use crate::attach::GATEWAY_GROUP;
+use moorgate_model::{Class, Diagnostic, Diagnostics, Node, Object, ObjectRef, Severity, Value};
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-/// Fleets that may not be published.
+/// Fleets that errors concern.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Blocked {
-    /// A file could not be read, or an object that could concern any fleet is invalid.
+    /// A file could not be read, or an object that could concern any fleet is wrong.
     pub all: bool,
-    /// Fleets that an invalid object names.
+    /// Fleets that an object with an error names.
     pub fleets: BTreeSet<FleetName>,
 }
 
 impl Blocked {
-    /// True if this fleet may not be published.
+    /// True if this fleet is concerned.
     pub fn blocks(&self, fleet: &FleetName) -> bool {
         self.all || self.fleets.contains(fleet)
     }
 }
 
 /// The fleets that each object names, noted before invalid objects are dropped.
-pub(super) struct Named(BTreeMap<ObjectRef, Vec<FleetName>>);
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// What is not here could concern any fleet.
+    fleets: BTreeMap<ObjectRef, BTreeSet<FleetName>>,
+    /// Gateways of classes that are ours, or whose class does not say whose it is.
+    ours: BTreeSet<FleetName>,
+}
 
 impl Named {
-    pub(super) fn new(objects: &[Object]) -> Self {
-        Self(objects.iter().filter_map(|object| Some((object.reference.clone(), named(object)?))).collect())
+    /// Notes what objects name; those without a namespace are in the default one, as validation will say.
+    pub(super) fn new(objects: &[Object], options: &Options) -> Self {
+        let namespace = options.validate.namespace.as_deref();
+        let (mut named, mut ours) = (BTreeMap::new(), BTreeSet::new());
+        let mut services: BTreeMap<ObjectRef, BTreeSet<FleetName>> = BTreeMap::new();
+        let mut classes: BTreeMap<ObjectRef, BTreeSet<FleetName>> = BTreeMap::new();
+        // Fleets that refer into a namespace.
+        let mut granted: BTreeMap<String, BTreeSet<FleetName>> = BTreeMap::new();
+        let reference = |object: &Object| with_namespace(&object.reference, namespace);
+        for object in objects {
+            let reference = reference(object);
+            match &*reference.kind {
+                "Gateway" => {
+                    let fleet = FleetName::gateway(&reference.namespace, &reference.name);
+                    if let Some(class) = text(&object.root, &["spec", "gatewayClassName"]) {
+                        let class = ObjectRef::new(GATEWAY_GROUP, "GatewayClass", "", class);
+                        classes.entry(class).or_default().insert(fleet.clone());
+                    }
+                    for namespace in certificate_namespaces(object) {
+                        granted.entry(namespace).or_default().insert(fleet.clone());
+                    }
+                    named.insert(reference, BTreeSet::from([fleet]));
+                }
+                "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => {
+                    let Some(fleets) = parents(object, &reference) else { continue };
+                    let mut backends = BTreeSet::new();
+                    collect_backends(&object.root, &reference.namespace, &mut backends);
+                    for service in backends {
+                        granted
+                            .entry(service.namespace.to_string())
+                            .or_default()
+                            .extend(fleets.iter().cloned());
+                        services.entry(service).or_default().extend(fleets.iter().cloned());
+                    }
+                    named.insert(reference, fleets);
+                }
+                _ => {}
+            }
+        }
+        for object in objects {
+            let reference = reference(object);
+            match &*reference.kind {
+                "Service" => {
+                    let fleets = services.get(&reference).cloned().unwrap_or_default();
+                    named.insert(reference, fleets);
+                }
+                "GatewayClass" => {
+                    let fleets = classes.get(&reference).cloned().unwrap_or_default();
+                    let controller = text(&object.root, &["spec", "controllerName"]);
+                    if controller.is_none_or(|name| name == options.attach.controller_name) {
+                        ours.extend(fleets.iter().cloned());
+                    }
+                    named.insert(reference, fleets);
+                }
+                "ReferenceGrant" => {
+                    let fleets = granted.get(&*reference.namespace).cloned().unwrap_or_default();
+                    named.insert(reference, fleets);
+                }
+                kind if kind.ends_with("Policy") => {
+                    if let Some(fleets) = targets(object, &reference, &named, &services) {
+                        named.insert(reference, fleets);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self { fleets: named, ours }
     }
 
-    /// Syntax and schema errors block the fleets that their object names; all, if it names none or could not be read.
-    pub(super) fn blocked(&self, diagnostics: &Diagnostics) -> Blocked {
+    /// Syntax and schema errors block the fleets that their object names; all, if it names none or could not be read. So
+    /// do other errors that `holds` picks: those whose isolation could let something pass.
+    pub(super) fn blocked(&self, diagnostics: &Diagnostics, holds: impl Fn(&Diagnostic) -> bool) -> Blocked {
+        self.concerned(diagnostics, |found| found.code.class != Class::Semantic || holds(found))
+    }
+
+    /// The fleets that errors of any class concern.
+    pub(super) fn erring(&self, diagnostics: &Diagnostics) -> Blocked {
+        self.concerned(diagnostics, |_| true)
+    }
+
+    /// The fleets that an object names; none if it could concern any.
+    pub(super) fn fleets_of(&self, object: &ObjectRef) -> Option<BTreeSet<FleetName>> {
+        self.fleets.get(object).cloned()
+    }
+
+    /// Fleets of Gateways of ours.
+    pub(super) fn ours(&self) -> &BTreeSet<FleetName> {
+        &self.ours
+    }
+
+    fn concerned(&self, diagnostics: &Diagnostics, counts: impl Fn(&Diagnostic) -> bool) -> Blocked {
         let mut blocked = Blocked::default();
         for diagnostic in diagnostics {
-            if diagnostic.severity != Severity::Error || diagnostic.code.class == Class::Semantic {
+            if diagnostic.severity != Severity::Error || !counts(diagnostic) {
                 continue;
             }
-            match diagnostic.object.as_ref().and_then(|object| self.0.get(object)) {
-                Some(fleets) if !fleets.is_empty() => blocked.fleets.extend(fleets.iter().cloned()),
-                _ => blocked.all = true,
+            match diagnostic.object.as_ref().and_then(|object| self.fleets.get(object)) {
+                Some(fleets) => blocked.fleets.extend(fleets.iter().cloned()),
+                None => blocked.all = true,
             }
         }
         blocked
     }
 }
 
-fn named(object: &Object) -> Option<Vec<FleetName>> {
-    let reference = &object.reference;
-    match &*reference.kind {
-        "Gateway" => Some(vec![FleetName::gateway(&reference.namespace, &reference.name)]),
-        "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => {
-            let parents = object.at("spec.parentRefs")?.as_sequence()?;
-            let fleet = |parent: &moorgate_model::Node| {
-                let text = |field: &str| parent.get(field).and_then(|node| node.as_str());
-                Some(FleetName::gateway(text("namespace").unwrap_or(&reference.namespace), text("name")?))
-            };
-            Some(parents.iter().filter_map(fleet).collect())
+/// The fleets that a route names; none if it cannot be told.
+pub(super) fn fleets_of_route(object: &Object) -> Option<BTreeSet<FleetName>> {
+    parents(object, &object.reference)
+}
+
+/// The namespaces of the Gateways and Services that a route names.
+pub(super) fn referred_namespaces(object: &Object) -> BTreeSet<String> {
+    let mut backends = BTreeSet::new();
+    collect_backends(&object.root, &object.reference.namespace, &mut backends);
+    let mut namespaces: BTreeSet<String> =
+        backends.into_iter().map(|service| service.namespace.to_string()).collect();
+    for fleet in parents(object, &object.reference).unwrap_or_default() {
+        if let FleetName::Gateway { namespace, .. } = fleet {
+            namespaces.insert(namespace);
         }
-        _ => None,
     }
+    namespaces
+}
+
+fn with_namespace(reference: &ObjectRef, namespace: Option<&str>) -> ObjectRef {
+    let mut reference = reference.clone();
+    if let Some(namespace) = namespace
+        && reference.namespace.is_empty()
+        && crate::validate::is_namespaced(&reference.group, &reference.kind) != Some(false)
+    {
+        reference.namespace = Arc::from(namespace);
+    }
+    reference
+}
+
+fn text<'a>(node: &'a Node, path: &[&str]) -> Option<&'a str> {
+    path.iter().try_fold(node, |node, key| node.get(key))?.as_str()
+}
+
+/// The Gateways that a route names; none if it cannot be told, or if it names none.
+fn parents(object: &Object, reference: &ObjectRef) -> Option<BTreeSet<FleetName>> {
+    let parents = object.at("spec.parentRefs")?.as_sequence()?;
+    let mut fleets = BTreeSet::new();
+    for parent in parents {
+        let namespace = text(parent, &["namespace"]).unwrap_or(&reference.namespace);
+        fleets.insert(FleetName::gateway(namespace, text(parent, &["name"])?));
+    }
+    (!fleets.is_empty()).then_some(fleets)
+}
+
+/// Other namespaces that the listeners of a Gateway take certificates from.
+fn certificate_namespaces(gateway: &Object) -> BTreeSet<String> {
+    let listeners = gateway.at("spec.listeners").and_then(Node::as_sequence).unwrap_or_default();
+    let refs =
+        listeners.iter().filter_map(|listener| listener.get("tls")?.get("certificateRefs")?.as_sequence());
+    refs.flatten().filter_map(|certificate| Some(text(certificate, &["namespace"])?.to_owned())).collect()
+}
+
+/// The Services that stand below `backendRefs` and `backendRef`, wherever these are.
+fn collect_backends(node: &Node, namespace: &str, found: &mut BTreeSet<ObjectRef>) {
+    match &node.value {
+        Value::Sequence(items) => items.iter().for_each(|item| collect_backends(item, namespace, found)),
+        Value::Mapping(fields) => {
+            for entry in fields.entries() {
+                let backends = match (&*entry.key, &entry.value.value) {
+                    ("backendRefs", Value::Sequence(items)) => items.as_slice(),
+                    ("backendRef", _) => std::slice::from_ref(&entry.value),
+                    _ => &[],
+                };
+                found.extend(backends.iter().filter_map(|backend| {
+                    let namespace = text(backend, &["namespace"]).unwrap_or(namespace);
+                    Some(ObjectRef::new("", "Service", namespace, text(backend, &["name"])?))
+                }));
+                collect_backends(&entry.value, namespace, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The fleets that the targets of a policy name; none if some target could concern any fleet.
+fn targets(
+    object: &Object,
+    reference: &ObjectRef,
+    named: &BTreeMap<ObjectRef, BTreeSet<FleetName>>,
+    services: &BTreeMap<ObjectRef, BTreeSet<FleetName>>,
+) -> Option<BTreeSet<FleetName>> {
+    let spec = object.root.get("spec")?;
+    if spec.get("targetSelectors").is_some() {
+        return None;
+    }
+    let many = match spec.get("targetRefs") {
+        Some(refs) => refs.as_sequence()?,
+        None => &[],
+    };
+    let mut fleets = BTreeSet::new();
+    for target in many.iter().chain(spec.get("targetRef")) {
+        let (kind, name) = (text(target, &["kind"])?, text(target, &["name"])?);
+        if kind == "Service" {
+            let service = ObjectRef::new("", "Service", &reference.namespace, name);
+            fleets.extend(services.get(&service).into_iter().flatten().cloned());
+        } else {
+            let target = ObjectRef::new(GATEWAY_GROUP, kind, &reference.namespace, name);
+            fleets.extend(named.get(&target)?.iter().cloned());
+        }
+    }
+    (!fleets.is_empty()).then_some(fleets)
 }

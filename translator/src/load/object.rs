@@ -406,7 +406,7 @@ fn is_core(fields: &Mapping, kind: &str) -> bool {
 }
 
 /// Kinds that are compiled or referred to. All others pass, however they are written.
-fn is_ours(reference: &ObjectRef) -> bool {
+pub(crate) fn is_ours(reference: &ObjectRef) -> bool {
     match &*reference.group {
         "" => matches!(
             &*reference.kind,

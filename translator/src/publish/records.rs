@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 /// All objects are written anew if more than one in so many of them changed.
 const SHARE: usize = 4;
+/// Documents of more bytes lie beside the statement, compressed, and unchanged ones are stored once.
+const INLINE: usize = 4 << 10;
 /// So many shifts of lines take about the room of one object.
 const SHIFTS: usize = 8;
 
@@ -53,13 +55,23 @@ impl Publisher<'_> {
         };
         let (named, wrote) = writer::write_document(store, CHANGE, &change).await?;
         self.reader.document(&named).await?;
-        let statement = Attestation {
+        let mut statement = Attestation {
             fleet: store.fleet().clone(),
             snapshot: offer.snapshot.id(),
             documents: BTreeMap::from([(RECORDS.to_owned(), base), (CHANGE.to_owned(), named)]),
-            inline: offer.documents.clone(),
+            inline: BTreeMap::new(),
             provenance: offer.provenance.clone(),
         };
+        for (name, document) in &offer.documents {
+            if document.to_string().len() <= INLINE {
+                statement.inline.insert(name.clone(), document.clone());
+                continue;
+            }
+            let (named, wrote) = writer::write_document(store, name, document).await?;
+            self.reader.document(&named).await?;
+            written = written.and(wrote);
+            statement.documents.insert(name.clone(), named);
+        }
         let (digest, signed) = writer::write_attestation(store, &statement, self.signer).await?;
         Ok((digest, written.and(wrote).and(signed)))
     }

@@ -24,8 +24,11 @@ crate::codes! { Semantic;
     POLICY_OPTION_IGNORED = "MG4008", Warning, "an option of a policy is not known",
         "Options are specific to an implementation, and this version knows none of that name. It has no effect.";
     POLICY_TARGET_KIND = "MG4009", Error, "a policy cannot target objects of this kind",
-        "Each kind of policy changes certain kinds of objects only. The reference has no effect; other targets of the \
-         policy do.";
+        "Each kind of policy changes certain kinds of objects only. Other targets of the policy are in effect; a Service of \
+         the name that is given is not reached, because it was probably meant.";
+    POLICY_SECTION_NOT_FOUND = "MG4010", Error, "a policy names a section that its target does not have",
+        "The Service exists, but has no port of that name, so nobody can say which port was meant. No connection is made \
+         to those of its ports that no other policy speaks of: without the policy they would be reached unverified.";
     POLICY_UNSUPPORTED = "MG4101", Warning, "a policy of this kind is not supported yet",
         "The kind is known, but this version does not compile it, and it restricts nothing. It has no effect.";
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",

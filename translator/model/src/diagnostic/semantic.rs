@@ -66,4 +66,22 @@ crate::codes! { Semantic;
     SNAPSHOT_REFUSED = "MG3027", Error, "a fleet cannot be made into a snapshot",
         "The configuration breaks a limit that translator and relay share (sizes, counts, duplicate names). Nothing \
          of this fleet is published; the message names the limit and what is largest.";
+    NEAR_LIMIT = "MG3028", Warning, "a fleet is near a limit",
+        "A snapshot of this fleet uses 80 % or more of a limit that translator and relay share. At 100 % the fleet is \
+         not published any more. The message says which limit, and which object takes most of it.";
+    OWNERSHIP_BREACH = "MG3029", Error, "a file defines what it may not define",
+        "The ownership file says which paths may define which namespaces, kinds and hostnames, and no entry of it allows \
+         this object. The object is left out; one that restricts access, or a route that a policy guards, instead keeps \
+         the fleets that it concerns from being published.";
+    REQUESTS_NOT_OWNED = "MG3030", Error, "a match takes requests from a namespace that it may not take from",
+        "The ownership file does not let this route take requests from the other namespace: no entry that allows the \
+         route has that namespace among its namespaces or in takesFrom. Which of the two was meant cannot be told, so \
+         the fleets that the route names are not published.";
+    TAKES_REQUESTS = "MG3031", Warning, "a match takes a part of the requests of another namespace",
+        "A route of another namespace on the same hostname also matches these requests, and would answer them without \
+         this match, which is more specific or earlier in the order of precedence. If that is meant, an ownership file \
+         can say so, and the warning ends.";
+    MATCHES_NOT_COMPARED = "MG3032", Warning, "too many matches on the same paths to tell who takes requests from whom",
+        "Routes of several namespaces share a hostname and have so many matches on the same paths that not all pairs were \
+         compared. With an ownership file this is an error in effect: the fleets that the route names are not published.";
 }

@@ -178,10 +178,13 @@ fn a_page_of_another_snapshot_is_refused() {
 #[test]
 fn use_of_limits_warns_from_eighty_percent() {
     let most = limits::RESOURCE_BYTES / limits::RECORD_BYTES;
-    let snapshot = Snapshot::build(large_parts(most / 2)).unwrap();
-    assert!(snapshot.usage().warnings().is_empty());
-    let snapshot = Snapshot::build(large_parts(most)).unwrap();
-    assert_eq!(snapshot.usage().warnings().len(), 1);
+    let near = |records: Vec<Record>| -> Vec<&str> {
+        let warnings = Snapshot::build(records).unwrap().usage().warnings();
+        warnings.into_iter().map(|limit| limit.what).collect()
+    };
+    assert!(near(vec![resource(ROUTES, "a", "", &vec![0; limits::RECORD_BYTES / 2])]).is_empty());
+    assert_eq!(near(large_parts(most / 2)), ["bytes of the largest record"]);
+    assert_eq!(near(large_parts(most)), ["bytes of the largest resource", "bytes of the largest record"]);
 }
 
 /// A resource of as many parts, each nearly as large as a record may be.

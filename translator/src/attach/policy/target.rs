@@ -46,11 +46,12 @@ struct Selector {
     match_labels: std::collections::BTreeMap<String, String>,
 }
 
-/// Everything that a policy targets, existing or not.
-pub(super) fn targets(index: &Index<'_>, policy: &Object) -> Vec<Target> {
-    let Some(spec) = policy.root.get("spec").and_then(|node: &Node| decode::<Spec>(node).ok()) else {
-        return Vec::new();
-    };
+/// Everything that a policy targets, existing or not; none if it does not say.
+pub(super) fn targets(index: &Index<'_>, policy: &Object) -> Option<Vec<Target>> {
+    let spec = policy.root.get("spec").and_then(|node: &Node| decode::<Spec>(node).ok())?;
+    if spec.one.is_none() && spec.many.is_empty() && spec.selectors.is_empty() {
+        return None;
+    }
     let namespace = &policy.reference.namespace;
     let named = spec.one.into_iter().chain(spec.many).map(|target| Target {
         object: gateway_object(&target.kind, namespace, &target.name),
@@ -66,5 +67,5 @@ pub(super) fn targets(index: &Index<'_>, policy: &Object) -> Vec<Target> {
             wanted.matches(&labels).then(|| Target { object: object.reference.clone(), section: None })
         })
     });
-    named.chain(selected).collect()
+    Some(named.chain(selected).collect())
 }

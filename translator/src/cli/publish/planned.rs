@@ -43,6 +43,8 @@ pub(super) fn read(args: &PublishArgs, path: &Path) -> Result<Offered, Failure> 
             },
             descends_from: fleet.descends_from,
         }),
+        kept: Vec::new(),
+        failure: None,
     };
     let all = plan.fleets.len();
     let wanted = plan.fleets.into_iter().filter(|(name, _)| args.fleets.wants(name));
@@ -51,6 +53,8 @@ pub(super) fn read(args: &PublishArgs, path: &Path) -> Result<Offered, Failure> 
     Ok(Offered {
         complete: plan.complete && fleets.len() == all,
         fleets,
+        refused: Vec::new(),
+        unreadable: false,
         source: plan.source,
         provenance: plan.provenance,
         repositories: Vec::new(),

@@ -1,5 +1,7 @@
 //! The release commands over a store on the local disk, as a script would call them.
 
+mod errors;
+
 use super::*;
 use crate::cli::{floor, hold, keygen, log, pin, promote, retire, rollback, status, step, unpin, verify};
 use clap::Parser;
@@ -43,18 +45,21 @@ fn snapshot(n: u8) -> Snapshot {
 }
 
 fn offered(n: u8, routes: u64) -> Offered {
-    let records = Records::default();
     let fleet = OfferedFleet {
         snapshot: snapshot(n),
         routes,
         documents: BTreeMap::new(),
-        records,
+        records: Records::default(),
         blocked: false,
         erring: false,
         planned: None,
+        kept: Vec::new(),
+        failure: None,
     };
     Offered {
         fleets: BTreeMap::from([(shop(), fleet)]),
+        refused: Vec::new(),
+        unreadable: false,
         complete: true,
         source: None,
         provenance: Provenance::default(),

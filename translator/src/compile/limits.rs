@@ -1,0 +1,94 @@
+//! Limits that translator and relay share, met here first: a fleet near one gets a warning, and a fleet over one fails
+//! alone, with the object that takes most of it.
+
+use moorgate_model::diagnostic::semantic::{NEAR_LIMIT, SNAPSHOT_REFUSED};
+use moorgate_model::ir::{self, Action, HeaderMutation, PathMatch, Route, ValueMatch};
+use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
+use moorgate_snapshot::{FleetName, Snapshot, SnapshotError};
+use std::collections::BTreeMap;
+
+/// Says that a fleet cannot be a snapshot.
+pub(super) fn refused(
+    name: &FleetName,
+    error: &SnapshotError,
+    fleet: &ir::Fleet,
+    objects: &[Object],
+) -> Diagnostic {
+    let message = format!("fleet {name} cannot be a snapshot: {error}");
+    let help = "split what is largest: over more hostnames, more routes of fewer matches, or another Gateway";
+    pointed(about(name, Diagnostic::new(&SNAPSHOT_REFUSED, message), objects), fleet, objects).help(help)
+}
+
+/// Says of which limits a snapshot uses 80 % or more.
+pub(super) fn near(
+    name: &FleetName,
+    snapshot: &Snapshot,
+    fleet: &ir::Fleet,
+    objects: &[Object],
+) -> Vec<Diagnostic> {
+    let say = |limit: moorgate_snapshot::limits::LimitUse| {
+        let message = format!("fleet {name} is near a limit: {limit}");
+        pointed(about(name, Diagnostic::new(&NEAR_LIMIT, message), objects), fleet, objects)
+    };
+    snapshot.usage().warnings().into_iter().map(say).collect()
+}
+
+/// The diagnostic at the fleet's Gateway.
+fn about(name: &FleetName, diagnostic: Diagnostic, objects: &[Object]) -> Diagnostic {
+    let FleetName::Gateway { namespace, name } = name else { return diagnostic };
+    let gateway = ObjectRef::new(crate::attach::GATEWAY_GROUP, "Gateway", namespace, name);
+    match objects.iter().find(|object| object.reference == gateway) {
+        Some(object) => {
+            let span = object.root.locate(&FieldPath::root());
+            diagnostic.about(gateway, FieldPath::root()).at(object.origin.file.clone(), span)
+        }
+        None => diagnostic,
+    }
+}
+
+/// Points at the object whose matches take most bytes, if the fleet has routes at all.
+fn pointed(diagnostic: Diagnostic, fleet: &ir::Fleet, objects: &[Object]) -> Diagnostic {
+    let mut sizes: BTreeMap<&ObjectRef, (usize, usize)> = BTreeMap::new();
+    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
+    for route in chains.flat_map(|chain| &chain.routes.hosts).flat_map(|host| &host.routes) {
+        let (bytes, routes) = sizes.entry(&route.origin.object).or_default();
+        *bytes += size(route);
+        *routes += 1;
+    }
+    // The first by name of equals.
+    let largest = sizes.into_iter().rev().max_by_key(|(_, (bytes, _))| *bytes);
+    let Some((reference, (_, routes))) = largest else { return diagnostic };
+    let Some(object) = objects.iter().find(|object| object.reference == *reference) else {
+        return diagnostic;
+    };
+    let message = format!("{reference} takes most of it: {routes} matches on its hostnames");
+    diagnostic.related(object.origin.file.clone(), object.origin.start, message)
+}
+
+/// The text of a route, in bytes: what grows with what was written.
+fn size(route: &Route) -> usize {
+    let (PathMatch::Exact(path) | PathMatch::Prefix(path) | PathMatch::Regex(path)) = &route.path;
+    let matched = route.headers.iter().chain(&route.query).map(|(name, value)| {
+        let (ValueMatch::Exact(value) | ValueMatch::Regex(value)) = value;
+        name.len() + value.len()
+    });
+    let backends = match &route.action {
+        Action::Forward(forward) => forward.backends.as_slice(),
+        Action::Redirect(_) | Action::Respond(_) => &[],
+    };
+    let of_backends = backends.iter().map(|backend| {
+        backend.cluster.as_ref().map_or(0, String::len)
+            + mutation(&backend.request_headers)
+            + mutation(&backend.response_headers)
+    });
+    path.len()
+        + matched.sum::<usize>()
+        + of_backends.sum::<usize>()
+        + mutation(&route.request_headers)
+        + mutation(&route.response_headers)
+}
+
+fn mutation(headers: &HeaderMutation) -> usize {
+    let pairs = headers.set.iter().chain(&headers.add).map(|(name, value)| name.len() + value.len());
+    pairs.sum::<usize>() + headers.remove.iter().map(String::len).sum::<usize>()
+}
