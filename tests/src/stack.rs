@@ -40,6 +40,8 @@ pub struct Stack {
     pub program: PathBuf,
     /// How it asks.
     pub protocol: Protocol,
+    /// What the relay is told besides.
+    pub relay_arguments: Vec<String>,
 }
 
 impl Stack {
@@ -58,10 +60,32 @@ impl Stack {
             admin: ports::free()?,
             program: program::envoy()?,
             protocol: Protocol::default(),
+            relay_arguments: Vec::new(),
             folder,
         };
         stack.keygen()?;
         Ok(stack)
+    }
+
+    /// Another relay and Envoy of the same fleet, with the store and the keys of the first.
+    pub fn beside(first: &Self) -> Result<Self> {
+        let stack = Self::new(&first.fleet)?;
+        for (own, shared) in
+            [(stack.store(), first.store()), (stack.key(), first.key()), (stack.trust(), first.trust())]
+        {
+            if own.is_dir() {
+                std::fs::remove_dir(&own)?;
+            } else {
+                std::fs::remove_file(&own)?;
+            }
+            std::os::unix::fs::symlink(shared, own)?;
+        }
+        Ok(stack)
+    }
+
+    /// The port of Envoy's admin address.
+    pub fn admin_port(&self) -> u16 {
+        self.admin
     }
 
     fn keygen(&self) -> Result<()> {
@@ -171,6 +195,7 @@ impl Stack {
         command.arg("--secrets").arg(self.folder().join("secrets"));
         command.arg("--admin").arg(format!("unix:{}", self.folder().join("admin.sock").display()));
         command.args(["--poll-interval", "1s"]);
+        command.args(&self.relay_arguments);
         Ok(command)
     }
 

@@ -268,6 +268,7 @@ fn nack(report: &Report, snapshot: &Digest) -> Option<String> {
 /// a step by labels that selects nobody is not, and neither is the last one before an Envoy has acknowledged the candidate.
 pub fn judge(candidate: &Candidate, channel: &Channel, reports: &Reports, now: OffsetDateTime) -> Verdict {
     let snapshot = &candidate.release.snapshot;
+    let bounded = candidate.baking().is_some_and(|step| step.max_error_percent.is_some());
     let mut progress = Progress::default();
     let mut reporting = 0;
     for reported in reports.following(channel, now, GONE_AFTER) {
@@ -286,7 +287,14 @@ pub fn judge(candidate: &Candidate, channel: &Channel, reports: &Reports, now: O
             return Verdict::Halt(format!("{name}: {}", refusal(report, snapshot).unwrap_or_default()));
         }
         progress.expected += 1;
-        progress.add(reported, standing(reported, snapshot, now));
+        let standing = match standing(reported, snapshot, now) {
+            // Unknown is not healthy: too few answers, or a relay that was not told where its Envoys count them.
+            Standing::Live if bounded && report.healthy.is_none() => {
+                Standing::Behind("it is not known how its Envoys answer".to_owned())
+            }
+            standing => standing,
+        };
+        progress.add(reported, standing);
     }
     let refused = progress.refused.len();
     let tolerated = (progress.expected * TOLERATED_PERCENT / 100).max(1);

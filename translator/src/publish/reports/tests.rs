@@ -136,6 +136,16 @@ fn a_share_that_selects_nobody_passes() {
 }
 
 #[test]
+fn unknown_health_is_not_health_where_a_step_has_a_bound() {
+    let unknown = || change("u", |relay| relay.report.healthy = None);
+    let mut wave = candidate(&["zone=eu-1"], 1);
+    assert_eq!(word(&wave, vec![unknown()]), "ready 1");
+    wave.steps[0].max_error_percent = Some(2);
+    assert_eq!(word(&wave, vec![unknown()]), "pending: u: it is not known how its Envoys answer");
+    assert_eq!(word(&wave, vec![relay("a")]), "ready 1");
+}
+
+#[test]
 fn harm_halts_and_one_of_many_has_no_veto() {
     let wave = candidate(&["zone=eu-1"], 1);
     let well = |count: usize| (0..count).map(|n| relay(&format!("w{n}")));
