@@ -21,7 +21,7 @@ const ZONES: [&str; 3] = ["canary", "east", "west"];
 struct Zones {
     stacks: Vec<Stack>,
     port: u16,
-    _backend: Backend,
+    backend: Backend,
 }
 
 impl Zones {
@@ -32,11 +32,11 @@ impl Zones {
         for _ in &ZONES[1..] {
             stacks.push(Stack::beside(&stacks[0])?);
         }
-        let mut zones = Self { stacks, port, _backend: backend };
+        let mut zones = Self { stacks, port, backend: backend };
         zones.write("shop", None)?;
         zones.stacks[0].publish(&zones.source())?;
         for (stack, zone) in zones.stacks.iter_mut().zip(ZONES) {
-            stack.set_endpoints("shop", "shop", &[zones._backend.address()])?;
+            stack.set_endpoints("shop", "shop", &[zones.backend.address()])?;
             let key = format!("file:{}", stack.key().display());
             let envoy = format!("http://127.0.0.1:{}", stack.admin_port());
             let label = format!("zone={zone}");
