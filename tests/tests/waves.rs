@@ -32,7 +32,7 @@ impl Zones {
         for _ in &ZONES[1..] {
             stacks.push(Stack::beside(&stacks[0])?);
         }
-        let mut zones = Self { stacks, port, backend: backend };
+        let mut zones = Self { stacks, port, backend };
         zones.write("shop", None)?;
         zones.stacks[0].publish(&zones.source())?;
         for (stack, zone) in zones.stacks.iter_mut().zip(ZONES) {
