@@ -339,7 +339,9 @@ impl FleetStore {
     /// back and compared with what was to be written. `Ok(true)`: it is there, once, and ours.
     pub async fn commit(&self, name: &str, bytes: &Bytes, limit: usize) -> Result<bool, StoreError> {
         let mut pause = PAUSE;
-        let mut last = None;
+        // What failed when the object may have been placed: from then on, being denied proves nothing.
+        let mut doubt = None;
+        let mut others = None;
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(pause).await;
@@ -347,18 +349,22 @@ impl FleetStore {
             }
             match self.create(name, bytes.clone()).await {
                 Ok(Create::Created) => return Ok(true),
-                Ok(Create::Conflict) => last = Some(StoreError::Broken(self.describe(name))),
-                Err(error @ StoreError::Denied { .. }) => return Err(error),
-                Err(error) => last = Some(error),
+                Ok(Create::Conflict) => doubt = Some(StoreError::Broken(self.describe(name))),
+                Err(error @ StoreError::Denied { .. }) if doubt.is_none() => return Err(error),
+                Err(StoreError::Denied { .. }) => {}
+                Err(error) => doubt = Some(error),
             }
             match self.get(name, limit).await {
-                Ok(Some(found)) => return Ok(found == *bytes),
+                Ok(Some(found)) if found == *bytes => return Ok(true),
+                // Somebody else's, if it is the same twice: what differs may have changed on the way.
+                Ok(Some(found)) if others.as_ref() == Some(&found) => return Ok(false),
+                Ok(Some(found)) => others = Some(found),
                 Err(StoreError::TooLarge { .. }) => return Ok(false),
-                Ok(None) => {}
-                Err(error) => last = Some(error),
+                Ok(None) | Err(StoreError::Denied { .. }) => {}
+                Err(error) => doubt = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| StoreError::Broken(self.describe(name))))
+        Err(doubt.unwrap_or_else(|| StoreError::Broken(self.describe(name))))
     }
 
     /// The names below a folder, relative to it and sorted, at most `most`. An error midway is an error of the whole.

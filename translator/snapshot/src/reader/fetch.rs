@@ -44,23 +44,49 @@ impl Reader {
                 },
             }
         }
-        if let Some(name) = release.bundle.filter(|_| missing.len() >= BUNDLE_FROM) {
-            let bundled = self.bundle(&name).await;
-            missing.retain(|page| {
-                let found = bundled.get(&page.digest).and_then(|raw| read_page(raw.clone(), page).ok());
-                found.map(|found| pages.insert(page.digest, found)).is_none()
-            });
+        let (early, late) = match release.bundle {
+            Some(bundle) if missing.len() >= BUNDLE_FROM => (Some(bundle), None),
+            bundle => (None, bundle),
+        };
+        if let Some(name) = early {
+            self.unbundle(&name, &mut missing, &mut pages).await;
         }
-        // Owned names: a future that borrows them would not be `Send` for every lifetime, as spawned tasks must be.
-        let missing: Vec<PageRef> = missing.into_iter().cloned().collect();
-        let fetched: Vec<Page> = futures::stream::iter(missing)
-            .map(|page| async move { self.page(&page).await })
-            .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await?;
+        let fetched = match (self.pages(&missing).await, late) {
+            // What is damaged or gone may lie in the bundle, which was not worth its bytes before.
+            (Err(ReadError::Damaged { .. } | ReadError::Missing(_)), Some(name)) => {
+                self.unbundle(&name, &mut missing, &mut pages).await;
+                self.pages(&missing).await?
+            }
+            (fetched, _) => fetched?,
+        };
         pages.extend(fetched.into_iter().map(|page| (page.digest(), page)));
         let ordered = manifest.pages().iter().filter_map(|page| pages.remove(&page.digest)).collect();
         Snapshot::from_pages(manifest, ordered).map_err(refused)
+    }
+
+    /// Takes from a bundle what it holds of the pages that are missing.
+    async fn unbundle(
+        &self,
+        name: &BundleRef,
+        missing: &mut Vec<&PageRef>,
+        pages: &mut BTreeMap<Digest, Page>,
+    ) {
+        let bundled = self.bundle(name).await;
+        missing.retain(|page| {
+            let found = bundled.get(&page.digest).and_then(|raw| read_page(raw.clone(), page).ok());
+            found.map(|found| pages.insert(page.digest, found)).is_none()
+        });
+    }
+
+    /// Fetches pages side by side.
+    async fn pages(&self, missing: &[&PageRef]) -> Result<Vec<Page>, ReadError> {
+        // Owned names: a future that borrows them would not be `Send` for every lifetime, as spawned tasks must be.
+        let missing: Vec<PageRef> = missing.iter().copied().cloned().collect();
+        futures::stream::iter(missing)
+            .map(|page| async move { self.page(&page).await })
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
     }
 
     /// Fetches and verifies a manifest.

@@ -2,6 +2,7 @@
 
 use super::{ReadError, Reader, Slot};
 use crate::entry::{Action, Entry, EntryError, VerifiedEntry};
+use crate::limits;
 
 /// How many entries by such keys may follow one another: the reader has to go through all of them.
 const CHAIN: usize = 64;
@@ -30,6 +31,12 @@ impl Reader {
             let Some(place) = current.previous else { return refused("nothing was published before") };
             let before = match self.plain_slot(place.sequence).await? {
                 Slot::Entry(before) if before.digest == place.digest => *before,
+                // It is there, a few slots before one that is taken, and not shown: that is no verdict.
+                Slot::Empty
+                    if place.sequence > 0 && place.sequence + limits::VOID_RUN >= current.sequence =>
+                {
+                    return Err(ReadError::Missing(self.describe_slot(place.sequence)));
+                }
                 _ => return refused("the entry before it does not verify"),
             };
             if let Err(why) = current.only_pins(&before.entry) {

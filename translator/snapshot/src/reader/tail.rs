@@ -23,6 +23,14 @@ pub enum Slot {
     Entry(Box<VerifiedEntry>),
 }
 
+/// An entry as it lies in the store.
+#[derive(PartialEq, Eq)]
+enum Stored {
+    Nothing,
+    TooLarge,
+    Bytes(Bytes),
+}
+
 /// A slot that does not verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Void {
@@ -144,7 +152,11 @@ impl Reader {
         };
         let fleet = self.store.fleet();
         let checked = match Entry::verify_envelope(head.entry, &self.trust, fleet, &self.channel, None) {
-            Ok(entry) => Box::pin(self.check_rights(entry)).await?,
+            // A head may name anything: what it lacks makes it useless, and holds nobody up.
+            Ok(entry) => match Box::pin(self.check_rights(entry)).await {
+                Err(ReadError::Missing(path)) => Err(EntryError::Malformed(format!("{path}: missing"))),
+                checked => checked?,
+            },
             Err(error) => Err(error),
         };
         Ok(checked.map(|entry| {
@@ -164,6 +176,7 @@ impl Reader {
         let remembered_at = remembered.map_or(0, |one| one.sequence);
         let hint = hint.filter(|hint| hint.entry.sequence >= remembered_at);
         let known = hint.as_ref().map_or(remembered_at, |hint| hint.entry.sequence);
+        let first = self.trust.minimum_sequence(self.store.fleet(), &self.channel).max(1);
         let start = if known == 0 { self.first_slot().await? } else { known };
         let last = self.last_slot(start).await?;
         let mut voids = Vec::new();
@@ -181,7 +194,12 @@ impl Reader {
             match self.slot(sequence).await? {
                 Slot::Entry(entry) => newest = Some(*entry),
                 Slot::Void(error) => voids.push(Void { sequence, error }),
-                // The slots behind were removed, or the log never reached what is remembered.
+                // The log never reached what is remembered.
+                Slot::Empty if remembered.is_some() => break,
+                // A slot below one that is taken was taken too: it is hidden, or removed though nothing newer holds.
+                Slot::Empty if sequence >= first => {
+                    return Err(ReadError::Missing(self.describe_slot(sequence)));
+                }
                 Slot::Empty => break,
             }
             sequence -= 1;
@@ -295,18 +313,37 @@ impl Reader {
         if self.voided(sequence).is_some() {
             return Ok(Slot::Void(EntryError::Voided(sequence)));
         }
-        let name = layout::entry(&self.channel, sequence);
-        let stored = match self.store.get(&name, limits::ENTRY_BYTES).await {
-            Ok(Some(stored)) => stored,
-            Ok(None) => return Ok(Slot::Empty),
-            Err(StoreError::TooLarge { limit, .. }) => return Ok(Slot::Void(EntryError::TooLarge(limit))),
-            Err(error) => return Err(error.into()),
-        };
         let fleet = self.store.fleet();
-        Ok(match Entry::verify(&stored, &self.trust, fleet, &self.channel, Some(sequence)) {
-            Ok(entry) => Slot::Entry(Box::new(entry)),
-            Err(error) => Slot::Void(error),
-        })
+        let stored = self.stored_entry(sequence).await?;
+        let error = match &stored {
+            Stored::Nothing => return Ok(Slot::Empty),
+            Stored::TooLarge => EntryError::TooLarge(limits::ENTRY_BYTES),
+            Stored::Bytes(bytes) => {
+                match Entry::verify(bytes, &self.trust, fleet, &self.channel, Some(sequence)) {
+                    Ok(entry) => return Ok(Slot::Entry(Box::new(entry))),
+                    Err(error) => error,
+                }
+            }
+        };
+        // A void slot is stepped over, and with it whatever it decided: the damage must not lie on the way.
+        if self.stored_entry(sequence).await? != stored {
+            let reason = "it reads differently each time".to_owned();
+            return Err(ReadError::Damaged { path: self.describe_slot(sequence), reason });
+        }
+        Ok(Slot::Void(error))
+    }
+
+    pub(super) fn describe_slot(&self, sequence: u64) -> String {
+        self.store.describe(&layout::entry(&self.channel, sequence))
+    }
+
+    async fn stored_entry(&self, sequence: u64) -> Result<Stored, ReadError> {
+        match self.store.get(&layout::entry(&self.channel, sequence), limits::ENTRY_BYTES).await {
+            Ok(Some(bytes)) => Ok(Stored::Bytes(bytes)),
+            Ok(None) => Ok(Stored::Nothing),
+            Err(StoreError::TooLarge { .. }) => Ok(Stored::TooLarge),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The slots from `newest` downwards, at most `most`, until one is empty.
