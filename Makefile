@@ -6,8 +6,11 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # One selection of packages for every build, so that cargo unifies features once and builds each crate once.
 WORKSPACE := --workspace --locked
 KEEP ?= 0
+SEED ?= 1
+STEPS ?= 30
+SECONDS ?= 600
 
-.PHONY: help build tools demo test test-radosgw lint generated bench clean
+.PHONY: help build tools simulate soak weaken demo test test-radosgw lint generated bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +20,15 @@ build: ## The binaries, for tests: target/debug/moorgate, target/debug/moorgate-
 
 tools: ## Envoy (three minors), cargo-deny, moto and azurite, pinned by digest, into target/tools
 	@tests/tools/install $(TARGET)/tools
+
+simulate: ## One seeded run of publishers, relays and a failing store, with its trace: SEED=N STEPS=N
+	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seed $(SEED) --steps $(STEPS)
+
+soak: ## Fresh seeds of that for SECONDS; names each that fails
+	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seconds $(SECONDS) --steps $(STEPS)
+
+weaken: ## Switches off one defence after the other, in a copy, and shows that its test fails
+	$(CARGO) run --quiet $(WORKSPACE) --bin weaken
 
 demo: build tools ## From a git commit to an answered request on a real Envoy; KEEP=1 leaves it running
 	@KEEP=$(KEEP) MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/demo

@@ -1,0 +1,116 @@
+//! What happens to requests: latency, and each fault so many times in a thousand.
+
+use super::chance::Chance;
+use super::world::World;
+use crate::fault_store::{Decide, Fault, Kind, Operation, Verdict};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How bad it is for one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sky {
+    /// Nothing fails.
+    Clear,
+    /// Few requests fail.
+    Rain,
+    /// A third of all requests fails.
+    Storm,
+}
+
+impl Sky {
+    /// One by chance.
+    pub fn roll(chance: &mut Chance) -> Self {
+        chance.weighted(&[(Self::Clear, 2), (Self::Rain, 5), (Self::Storm, 2)]).unwrap_or(Self::Clear)
+    }
+
+    fn permille(self) -> u64 {
+        match self {
+            Self::Clear => 0,
+            Self::Rain => 60,
+            Self::Storm => 330,
+        }
+    }
+}
+
+const GET: &[(Fault, u64)] = &[
+    (Fault::Error, 20),
+    (Fault::SlowDown, 10),
+    (Fault::Denied, 4),
+    (Fault::Stall, 3),
+    (Fault::Cut, 10),
+    (Fault::Broken, 10),
+    (Fault::Flip, 15),
+    (Fault::Stale, 15),
+    (Fault::CrashBefore, 3),
+    (Fault::CrashAfter, 2),
+];
+const CREATE: &[(Fault, u64)] = &[
+    (Fault::Error, 15),
+    (Fault::SlowDown, 10),
+    (Fault::Denied, 3),
+    (Fault::FalseConflict, 12),
+    (Fault::OwnConflict, 15),
+    (Fault::Lost, 15),
+    (Fault::Stall, 2),
+    (Fault::Damage, 12),
+    (Fault::CrashBefore, 4),
+    (Fault::CrashAfter, 5),
+];
+const PUT: &[(Fault, u64)] = &[
+    (Fault::Error, 20),
+    (Fault::Denied, 3),
+    (Fault::Lost, 15),
+    (Fault::Stall, 2),
+    (Fault::CrashBefore, 5),
+    (Fault::CrashAfter, 5),
+];
+const LIST: &[(Fault, u64)] = &[
+    (Fault::Error, 20),
+    (Fault::Denied, 5),
+    (Fault::Stall, 3),
+    (Fault::Broken, 30),
+    (Fault::CrashBefore, 5),
+    (Fault::CrashAfter, 5),
+];
+const DELETE: &[(Fault, u64)] =
+    &[(Fault::Error, 20), (Fault::Lost, 20), (Fault::CrashBefore, 10), (Fault::CrashAfter, 10)];
+
+/// Decides for one client.
+pub(super) fn decide(world: Arc<World>, who: String, sky: Sky, mut chance: Chance) -> Decide {
+    Box::new(move |operation| {
+        if world.bucket.is_calm() {
+            return Verdict { wait: Duration::from_millis(20), fault: None };
+        }
+        let wait = if chance.permille(30) { chance.millis(200..6_000) } else { chance.millis(1..60) };
+        let fault = if world.down.load(Ordering::SeqCst) {
+            Some(Fault::Error)
+        } else if chance.permille(sky.permille()) {
+            chance.weighted(table(operation.kind)).filter(|fault| fits(*fault, operation))
+        } else {
+            None
+        };
+        if let Some(fault) = fault {
+            world.count(&format!("fault {fault:?}"));
+        }
+        let fault_words = fault.map(|fault| format!(" {fault:?}")).unwrap_or_default();
+        world.say(&who, format!("{:?} {}{fault_words}", operation.kind, operation.path));
+        Verdict { wait, fault }
+    })
+}
+
+fn table(kind: Kind) -> &'static [(Fault, u64)] {
+    match kind {
+        Kind::Get => GET,
+        Kind::Put => PUT,
+        Kind::Create => CREATE,
+        Kind::List => LIST,
+        Kind::Delete => DELETE,
+    }
+}
+
+/// Transport checks what small signed objects hold; a damaged entry that is reported as stored would be a void slot, and
+/// no protocol over such a store can promise more than that. So damage on the way in is for what is read back.
+fn fits(fault: Fault, operation: Operation<'_>) -> bool {
+    fault != Fault::Damage || !operation.path.contains("/log/")
+}
