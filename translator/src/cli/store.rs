@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 
 /// Look after a store
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate store probe --store s3://bucket/prefix
+  moorgate store mirror --store s3://bucket/prefix --store gs://bucket/prefix --trust ci.pub")]
 pub(super) struct StoreCommand {
     #[command(subcommand)]
     action: Action,

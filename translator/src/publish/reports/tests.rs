@@ -141,7 +141,8 @@ fn unknown_health_is_not_health_where_a_step_has_a_bound() {
     let mut wave = candidate(&["zone=eu-1"], 1);
     assert_eq!(word(&wave, vec![unknown()]), "ready 1");
     wave.steps[0].max_error_percent = Some(2);
-    assert_eq!(word(&wave, vec![unknown()]), "pending: u: it is not known how its Envoys answer");
+    let found = word(&wave, vec![unknown()]);
+    assert!(found.starts_with("pending: u: it is not known how its Envoys answer"), "{found}");
     assert_eq!(word(&wave, vec![relay("a")]), "ready 1");
 }
 

@@ -37,7 +37,8 @@ pub(crate) struct FaultStore {
     /// Puts that still work; then the process is taken to be dead.
     puts_left: AtomicU64,
     /// Creates of log entries wait until two are about to happen.
-    gate: Option<Barrier>,
+    /// Where the first two writers of a log meet. Whoever loses looks again later, and alone.
+    gate: Option<(Barrier, AtomicU64)>,
 }
 
 impl FaultStore {
@@ -54,7 +55,7 @@ impl FaultStore {
     }
 
     pub(crate) fn racing(self) -> Self {
-        Self { gate: Some(Barrier::new(2)), ..self }
+        Self { gate: Some((Barrier::new(2), AtomicU64::new(0))), ..self }
     }
 
     fn roll(&self) -> Fault {
@@ -93,7 +94,9 @@ impl fmt::Display for FaultStore {
 #[async_trait::async_trait]
 impl ObjectStore for FaultStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        if let Some(gate) = self.gate.as_ref().filter(|_| location.as_ref().contains("/log/")) {
+        if let Some((gate, met)) = self.gate.as_ref().filter(|_| location.as_ref().contains("/log/"))
+            && met.fetch_add(1, Ordering::SeqCst) < 2
+        {
             gate.wait().await;
         }
         self.alive()?;
