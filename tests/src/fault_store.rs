@@ -82,6 +82,8 @@ pub enum Fault {
     Damage,
     /// What was there before: an older head, a name that was not taken yet.
     Stale,
+    /// What was there some minutes ago: newer slots of a log are not, and neither is the head.
+    Past,
     /// The caller dies before the request leaves.
     CrashBefore,
     /// The caller dies when the request is done.
@@ -217,6 +219,7 @@ impl FaultStore {
         let fault = self.meet(Kind::Get, path.as_ref()).await?;
         let found = match fault {
             Some(Fault::Stale) => self.bucket.stale(path.as_ref()),
+            Some(Fault::Past) => self.bucket.past(path.as_ref()),
             _ => self.bucket.get(path.as_ref()),
         };
         if fault == Some(Fault::CrashAfter) {

@@ -64,13 +64,21 @@ impl Bench {
 
     /// A client to which this happens once, at the first request that fits.
     fn once(&self, fault: Fault, fits: impl Fn(Operation<'_>) -> bool + Send + 'static) -> Arc<FaultStore> {
-        let mut over = false;
+        self.at(0, fault, fits)
+    }
+
+    /// The same, after so many requests that fit.
+    fn at(
+        &self,
+        after: u32,
+        fault: Fault,
+        fits: impl Fn(Operation<'_>) -> bool + Send + 'static,
+    ) -> Arc<FaultStore> {
+        let mut seen = 0;
         FaultStore::new(&self.world.bucket, move |operation| {
-            if over || !fits(operation) {
-                return Verdict::default();
-            }
-            over = true;
-            fault.into()
+            let fits = fits(operation);
+            seen += u32::from(fits);
+            if fits && seen == after + 1 { fault.into() } else { Verdict::default() }
         })
     }
 

@@ -81,6 +81,7 @@ fn every_seed_holds_every_promise() {
         "fault Flip",
         "fault Damage",
         "fault Stale",
+        "fault Past",
         "fault CrashBefore",
         "fault CrashAfter",
     ] {

@@ -15,6 +15,9 @@ use tokio::time::Instant;
 /// So long after its creation a caching proxy may still say that an object is not there.
 const STALE: Duration = Duration::from_secs(30);
 
+/// So far behind is a copy that is behind.
+const PAST: Duration = Duration::from_mins(3);
+
 /// A change of what is stored.
 #[derive(Debug, Clone)]
 pub enum Change<'a> {
@@ -163,6 +166,14 @@ impl Bucket {
                 Some((meta, before.clone()))
             }
         }
+    }
+
+    /// What a copy shows that is minutes behind: no young slot of a log, and no head.
+    pub(super) fn past(&self, path: &str) -> Option<(ObjectMeta, Bytes)> {
+        let (objects, _) = &*lock(&self.objects);
+        let object = objects.get(path)?;
+        let young = path.contains("/log/") && object.written.elapsed() < PAST;
+        (!young && !path.contains("/head/")).then(|| (meta(path, object), object.bytes.clone()))
     }
 
     pub(super) fn list(&self, prefix: &str) -> Vec<ObjectMeta> {
