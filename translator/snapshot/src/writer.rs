@@ -109,12 +109,21 @@ pub async fn write_document(
     name: &str,
     document: &impl Serialize,
 ) -> Result<(DocumentRef, Written), WriteError> {
-    let raw = serde_json::to_vec(document).map_err(|error| WriteError::Encoding(error.to_string()))?;
-    check(&format!("document {name}"), raw.len(), limits::DOCUMENT_BYTES)?;
-    let raw = Bytes::from(raw);
-    let reference = DocumentRef { digest: Digest::of(&raw), size: raw.len() as u64 };
+    let (reference, raw) = encode_document(name, document)?;
     let written = write_blob(store, layout::document(&reference.digest), &raw).await?;
     Ok((reference, written))
+}
+
+/// What an attestation would call a document.
+pub fn refer(name: &str, document: &impl Serialize) -> Result<DocumentRef, WriteError> {
+    encode_document(name, document).map(|(reference, _)| reference)
+}
+
+fn encode_document(name: &str, document: &impl Serialize) -> Result<(DocumentRef, Bytes), WriteError> {
+    let raw = serde_json::to_vec(document).map_err(|error| WriteError::Encoding(error.to_string()))?;
+    check(&format!("document {name}"), raw.len(), limits::DOCUMENT_BYTES)?;
+    let reference = DocumentRef { digest: Digest::of(&raw), size: raw.len() as u64 };
+    Ok((reference, raw.into()))
 }
 
 /// Signs and writes a statement; the documents that it names must be there. Returns its digest.

@@ -5,6 +5,7 @@ use crate::history::{Book, CHAIN, CHANGE, Change, Previous, RECORDS, Records};
 use moorgate_snapshot::attestation::{Attestation, DocumentRef};
 use moorgate_snapshot::writer::{self, Written};
 use moorgate_snapshot::{Digest, Release};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// All objects are written anew if more than one in so many of them changed.
@@ -22,6 +23,8 @@ struct Parent {
     base: DocumentRef,
     /// Its own change, and how many there are on the way to it.
     change: (DocumentRef, u32),
+    /// All its documents that lie apart, by name.
+    documents: BTreeMap<String, DocumentRef>,
 }
 
 impl Publisher<'_> {
@@ -67,13 +70,31 @@ impl Publisher<'_> {
                 statement.inline.insert(name.clone(), document.clone());
                 continue;
             }
-            let (named, wrote) = writer::write_document(store, name, document).await?;
-            self.reader.document(&named).await?;
-            written = written.and(wrote);
+            let there = parent.as_ref().and_then(|parent| parent.documents.get(name));
+            let named = if let Some(named) = self.still_there(there, name, document).await? {
+                named
+            } else {
+                let (named, wrote) = writer::write_document(store, name, document).await?;
+                self.reader.document(&named).await?;
+                written = written.and(wrote);
+                named
+            };
             statement.documents.insert(name.clone(), named);
         }
         let (digest, signed) = writer::write_attestation(store, &statement, self.signer).await?;
         Ok((digest, written.and(wrote).and(signed)))
+    }
+
+    /// The document of the release before if it is the same and holds: it is not sent again.
+    async fn still_there(
+        &self,
+        there: Option<&DocumentRef>,
+        name: &str,
+        document: &Value,
+    ) -> Result<Option<DocumentRef>, PublishError> {
+        let wanted = writer::refer(name, document)?;
+        let same = there == Some(&wanted);
+        Ok((same && self.reader.document(&wanted).await.is_ok()).then_some(wanted))
     }
 
     /// The records of the release before; none if they cannot be read, and then this release stands for itself.
@@ -100,6 +121,7 @@ impl Publisher<'_> {
             records,
             base: document(RECORDS)?,
             change: (document(CHANGE)?, change.depth),
+            documents: attestation.documents.clone(),
         })
     }
 }

@@ -36,7 +36,6 @@ pub(crate) struct FaultStore {
     seed: Mutex<u64>,
     /// Puts that still work; then the process is taken to be dead.
     puts_left: AtomicU64,
-    /// Creates of log entries wait until two are about to happen.
     /// Where the first two writers of a log meet. Whoever loses looks again later, and alone.
     gate: Option<(Barrier, AtomicU64)>,
 }
@@ -52,6 +51,11 @@ impl FaultStore {
 
     pub(crate) fn dying_after(self, puts: u64) -> Self {
         Self { puts_left: AtomicU64::new(puts), ..self }
+    }
+
+    /// Puts that still work.
+    pub(crate) fn puts_left(&self) -> u64 {
+        self.puts_left.load(Ordering::SeqCst)
     }
 
     pub(crate) fn racing(self) -> Self {

@@ -71,6 +71,23 @@ async fn a_small_change_writes_four_objects_before_its_entry() {
     assert_eq!(bench.count().await, before + 5, "the entry; the head is one object all the time");
 }
 
+/// Also where a document is too large for the statement: what did not change is not even offered to the store.
+#[tokio::test]
+async fn a_large_document_that_did_not_change_is_not_sent_again() {
+    let bench = Bench::new();
+    let documents = || BTreeMap::from([("counts".to_owned(), serde_json::json!("x".repeat(5_000)))]);
+    let [one, two] = [1, 2].map(snapshot);
+    let first = Offer { documents: documents(), records: records(1), ..offer(&one) };
+    Box::pin(bench.publisher("ci").publish(&first)).await.unwrap();
+    let store = Arc::new(FaultStore::new(bench.inner.clone()).dying_after(100));
+    let second = Offer { documents: documents(), records: records(2), ..offer(&two) };
+    let outcome = Box::pin(bench.publisher_over(store.clone(), "ci").publish(&second)).await.unwrap();
+    assert_eq!(100 - store.puts_left(), 6, "page, manifest, change, statement, entry, head");
+    let release = outcome.entry.state.target.unwrap();
+    let attestation = Book::new(bench.reader("stable")).attestation(&release).await.unwrap().unwrap();
+    assert!(attestation.documents.contains_key("counts"));
+}
+
 #[tokio::test]
 async fn lost_records_cost_a_row_and_no_release() {
     let bench = Bench::new();
