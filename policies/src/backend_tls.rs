@@ -131,6 +131,7 @@ in plain text or otherwise.";
                 system_roots: well_known.is_some(),
                 dns_names: names("Hostname").map(|name| name.hostname.clone()).collect(),
                 uris: names("URI").map(|name| name.uri.clone()).collect(),
+                client_certificate: None,
                 refuse: false,
             }),
         }
@@ -144,6 +145,7 @@ in plain text or otherwise.";
                 system_roots: false,
                 dns_names: Vec::new(),
                 uris: Vec::new(),
+                client_certificate: None,
                 refuse: true,
             }),
         }

@@ -104,13 +104,13 @@ fn answering(case: &Case, admin: u16, certificate: &Certificate) -> serde_json::
 /// What `explain` says, in the words of [`heard`], and the route behind it.
 fn said(fleet: &ir::Fleet, request: &Request) -> (String, Option<ir::RouteOrigin>) {
     match explain(fleet, request) {
-        Answer::NoListener | Answer::Refused { .. } => ("closed".to_owned(), None),
+        Answer::NoListener | Answer::Refused { .. } | Answer::Carried { .. } => ("closed".to_owned(), None),
         Answer::Early { status, .. } => (status.to_string(), None),
         Answer::NotFound(_) => ("404".to_owned(), None),
         Answer::Found(trace, route) => {
             let host = trace.host.unwrap();
             let index = host.routes.iter().position(|candidate| std::ptr::eq(candidate, route)).unwrap();
-            (name(&trace.chain.routes.name, &host.name, index), Some(route.origin.clone()))
+            (name(&trace.chain.routes().unwrap().name, &host.name, index), Some(route.origin.clone()))
         }
     }
 }
@@ -118,7 +118,8 @@ fn said(fleet: &ir::Fleet, request: &Request) -> (String, Option<ir::RouteOrigin
 /// What a named route asks for.
 fn conditions(fleet: &ir::Fleet, route: &str) -> String {
     let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
-    let hosts = chains.flat_map(|chain| chain.routes.hosts.iter().map(|host| (&chain.routes.name, host)));
+    let tables = chains.filter_map(|chain| chain.routes());
+    let hosts = tables.flat_map(|table| table.hosts.iter().map(|host| (&table.name, host)));
     let mut routes = hosts.flat_map(|(table, host)| {
         host.routes.iter().enumerate().map(move |(index, route)| (name(table, &host.name, index), route))
     });

@@ -114,7 +114,7 @@ fn expected(fleet: &ir::Fleet, port: u16, request: &Request) -> Result<String> {
     let explained =
         Explained::parse(&request.method, &format!("{scheme}://{host}:{port}{}", request.path), &headers)?;
     Ok(match explain(fleet, &explained) {
-        Answer::NoListener | Answer::Refused { .. } => "refused".into(),
+        Answer::NoListener | Answer::Refused { .. } | Answer::Carried { .. } => "refused".into(),
         Answer::Early { status, .. } => format!("status {status}"),
         Answer::NotFound(_) => "status 404".into(),
         Answer::Found(_, route) if direct_status(route) == Some(500) => "status 500".into(),

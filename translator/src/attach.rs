@@ -1,7 +1,7 @@
 //! Who is bound to whom: objects to the intermediate representation, and the verdict on each object.
 //!
 //! ```text
-//! objects ─▶ index ─▶ listener (per Gateway) ─▶ parent (routes to listeners) ─▶ rule, backend, filter ─▶ table ─▶ ir
+//! objects ─▶ index ─▶ listener (per Gateway) ─▶ parent (routes to listeners) ─▶ kind: rule, backend ─▶ table ─▶ ir
 //!                                   every broken reference: diagnostic ─▶ status
 //! ```
 //! All references across namespaces go through [`grant`]. What cannot be resolved becomes a value that answers 500,
@@ -13,6 +13,7 @@ mod fleet;
 mod grant;
 mod hostname;
 mod index;
+mod kind;
 mod listener;
 mod parent;
 mod policy;

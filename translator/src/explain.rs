@@ -10,7 +10,9 @@ mod request;
 pub use matching::Mismatch;
 pub use request::{Request, RequestError};
 
-use moorgate_model::ir::{Action, FilterChain, Fleet, Listener, Route, RouteTable, VirtualHost};
+use moorgate_model::ir::{
+    Action, FilterChain, Fleet, Listener, Route, RouteTable, Serves, Stream, Transport, VirtualHost,
+};
 use normalize::Normalized;
 
 /// What happens to a request at one fleet.
@@ -22,6 +24,15 @@ pub enum Answer<'f> {
     Refused {
         /// The listener's name.
         listener: &'f str,
+    },
+    /// The bytes go to backends as they are, whatever is asked in them.
+    Carried {
+        /// The listener's name.
+        listener: &'f str,
+        /// The filter chain.
+        chain: &'f FilterChain,
+        /// The backends.
+        stream: &'f Stream,
     },
     /// Envoy answers by itself before any route is looked at (400 or 307).
     Early {
@@ -52,11 +63,26 @@ pub struct Trace<'f> {
 
 /// Follows a request through a fleet.
 pub fn explain<'f>(fleet: &'f Fleet, request: &Request) -> Answer<'f> {
-    let Some((name, listener)) = fleet.listeners.iter().find(|(_, listener)| listener.port == request.port)
+    let transport = if request.scheme == "udp" { Transport::Udp } else { Transport::Tcp };
+    let Some((name, listener)) = fleet
+        .listeners
+        .iter()
+        .find(|(_, listener)| listener.port == request.port && listener.transport == transport)
     else {
         return Answer::NoListener;
     };
     let Some(chain) = chain(listener, request) else { return Answer::Refused { listener: name } };
+    let routes = match &chain.serves {
+        Serves::Http(routes) => routes,
+        Serves::Stream(stream) if stream.backends.iter().any(|backend| backend.cluster.is_some()) => {
+            return Answer::Carried { listener: name, chain, stream };
+        }
+        Serves::Stream(_) | Serves::Refuse => return Answer::Refused { listener: name },
+    };
+    // Only the bytes of a request meet routes.
+    if !matches!(request.scheme.as_str(), "http" | "https") {
+        return Answer::Early { listener: name, status: 400 };
+    }
     // Backends may take `x_user` for `x-user`, so Envoy refuses the former before anything else.
     if request.headers.iter().any(|(name, _)| name.contains('_')) {
         return Answer::Early { listener: name, status: 400 };
@@ -66,7 +92,7 @@ pub fn explain<'f>(fleet: &'f Fleet, request: &Request) -> Answer<'f> {
         Normalized::Redirect => return Answer::Early { listener: name, status: 307 },
         Normalized::Reject => return Answer::Early { listener: name, status: 400 },
     };
-    let host = host(&chain.routes, &request.host);
+    let host = host(routes, &request.host);
     let mut trace = Trace { listener: name, chain, host, losers: Vec::new() };
     let mut winner = None;
     for route in host.into_iter().flat_map(|host| &host.routes) {
@@ -90,17 +116,19 @@ pub fn direct_status(route: &Route) -> Option<u16> {
     }
 }
 
-/// The chain for a connection: plain text meets plain text, TLS the most specific server name.
+/// The chain for a connection: plain text meets plain text, TLS the most specific server name. What only carries bytes
+/// does not look whether they are TLS.
 fn chain<'f>(listener: &'f Listener, request: &Request) -> Option<&'f FilterChain> {
-    let tls = request.scheme == "https";
+    let tls = matches!(request.scheme.as_str(), "https" | "tls");
     let fits = |chain: &&FilterChain| match chain.server_names.as_slice() {
         [] => true,
-        names => names.iter().any(|name| crate::attach::covers(name, &request.server_name)),
+        names => tls && names.iter().any(|name| crate::attach::covers(name, &request.server_name)),
     };
     let best = listener.chains.iter().filter(fits).max_by_key(|chain| {
         chain.server_names.iter().map(|name| (!name.starts_with('*'), name.len())).max()
     })?;
-    (best.tls.is_some() == tls && !best.refuse).then_some(best)
+    let carries = best.tls.is_none() && best.stream().is_some();
+    ((best.tls.is_some() == tls || carries) && !best.refuses()).then_some(best)
 }
 
 /// Envoy's choice of virtual host: exact, then the longest wildcard, then `*`. `example.com.` is the same name.

@@ -81,7 +81,8 @@ pub struct Item {
 pub struct Part {
     /// The line where it starts, counted from the line of its object.
     pub line: u32,
-    /// What finds it from Envoy's side: of a rule [`mark`]s of its matches, of a listener [`chain_mark`]s.
+    /// What finds it from Envoy's side: of a rule [`mark`]s of its matches or
+    /// [`stream_mark`]s, of a listener [`chain_mark`]s.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub makes: Vec<String>,
 }
@@ -107,6 +108,11 @@ pub fn mark(bytes: &[u8]) -> String {
 /// What stands in [`Part::makes`] for a listener: Envoy's listener, the filter chain in it, and the Gateway's listener.
 pub fn chain_mark(envoy_listener: &str, chain: &str, listener: &str) -> String {
     format!("{envoy_listener}/{chain}/{listener}")
+}
+
+/// What stands in [`Part::makes`] for a rule that carries bytes: Envoy's listener and the filter chain in it.
+pub fn stream_mark(envoy_listener: &str, chain: &str) -> String {
+    format!("stream/{envoy_listener}/{chain}")
 }
 
 impl Item {

@@ -36,7 +36,18 @@ pub enum Status {
         conditions: Vec<Condition>,
     },
     /// Gateway.
+    #[serde(rename_all = "camelCase")]
     Gateway {
+        /// `Accepted` and `Programmed`, and where it uses such, `ResolvedRefs` and `InsecureFrontendValidationMode`.
+        conditions: Vec<Condition>,
+        /// One for each listener of its own.
+        listeners: Vec<ListenerStatus>,
+        /// How many ListenerSets are attached, if it speaks of any or any speaks of it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        attached_listener_sets: Option<usize>,
+    },
+    /// ListenerSet whose Gateway is ours.
+    ListenerSet {
         /// `Accepted` and `Programmed`.
         conditions: Vec<Condition>,
         /// One for each listener.

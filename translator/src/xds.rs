@@ -3,7 +3,7 @@
 //! ```text
 //! ir::Fleet ──▶ envoy-types ──▶ canonical bytes ──▶ Record
 //!   listener, tls, access_log    sorted maps         cluster, listener, route table in parts, binding
-//!   route, header, rewrite
+//!   route, header, rewrite, stream
 //!   cluster
 //! ```
 //! [`records()`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
@@ -26,6 +26,7 @@ mod listener;
 mod read;
 mod rewrite;
 mod route;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -94,11 +95,11 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
     let mut tables = BTreeMap::new();
     for (name, listener) in &fleet.listeners {
         let (message, refs) = listener::lower(name, listener);
-        bindings.secrets(&refs);
+        bindings.objects(&refs);
         let bytes = canonical::encode(&message);
         resources.push(resource(&types.listener, name, "", bytes, refs));
-        for chain in listener.chains.iter().filter(|chain| !chain.refuse) {
-            tables.insert(chain.routes.name.as_str(), &chain.routes);
+        for routes in listener.chains.iter().filter_map(ir::FilterChain::routes) {
+            tables.insert(routes.name.as_str(), routes);
         }
     }
     for (name, table) in tables {

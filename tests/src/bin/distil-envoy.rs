@@ -150,6 +150,8 @@ const ROOTS: &[&str] = &[
     "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
     "envoy.extensions.matching.common_inputs.network.v3.ServerNameInput",
     "envoy.extensions.matching.common_inputs.network.v3.SourceIPInput",
+    "envoy.extensions.matching.common_inputs.network.v3.SourcePortInput",
+    "envoy.extensions.matching.input_matchers.consistent_hashing.v3.ConsistentHashing",
     "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
     "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig",
     "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",

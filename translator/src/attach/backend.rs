@@ -3,6 +3,7 @@
 use super::GATEWAY_GROUP;
 use super::grant::{From, To, permit};
 use super::index::Index;
+use super::kind::Building;
 use super::policy::Policies;
 use super::spec::{BackendRef, ServicePort};
 use moorgate_model::diagnostic::semantic::{
@@ -12,7 +13,37 @@ use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, EndpointSource};
 use moorgate_model::{Diagnostic, FieldPath, Object};
 use std::collections::BTreeMap;
 
-/// The cluster's name, or the diagnostic; makes the cluster when it is first asked for.
+/// What a backend is used for: it decides the variant of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Requests.
+    Requests,
+    /// Bytes of connections.
+    Stream,
+    /// Bytes of connections that no policy changes: the client's own TLS goes through.
+    Passthrough,
+    /// Datagrams.
+    Datagrams,
+}
+
+impl Use {
+    /// The transport of the Service port.
+    fn transport(self) -> &'static str {
+        if self == Self::Datagrams { "UDP" } else { "TCP" }
+    }
+
+    /// The end of the cluster's name.
+    fn variant(self) -> &'static str {
+        match self {
+            Self::Requests => "",
+            Self::Stream => "+tcp",
+            Self::Passthrough => "+passthrough",
+            Self::Datagrams => "+udp",
+        }
+    }
+}
+
+/// As [`resolve_for`], for requests.
 pub(super) fn resolve(
     index: &Index<'_>,
     route: &Object,
@@ -21,6 +52,17 @@ pub(super) fn resolve(
     policies: &Policies,
     clusters: &mut BTreeMap<String, Cluster>,
 ) -> Result<String, Diagnostic> {
+    resolve_for(Use::Requests, &mut Building { index, policies, clusters }, route, at, backend)
+}
+
+/// The cluster's name, or the diagnostic; makes the cluster when it is first asked for.
+pub(super) fn resolve_for(
+    usage: Use,
+    cx: &mut Building<'_, '_>,
+    route: &Object,
+    at: &FieldPath,
+    backend: &BackendRef,
+) -> Result<String, Diagnostic> {
     if !backend.group.is_empty() || backend.kind != "Service" {
         let message = format!("a backend cannot be a {} of group {:?}", backend.kind, backend.group);
         return Err(route.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use a Service"));
@@ -28,7 +70,7 @@ pub(super) fn resolve(
     let from =
         From { group: GATEWAY_GROUP, kind: &route.reference.kind, namespace: &route.reference.namespace };
     let to = To { group: "", kind: "Service", namespace: backend.namespace.as_deref(), name: &backend.name };
-    let Some(service) = permit(index, from, to) else {
+    let Some(service) = permit(cx.index, from, to) else {
         let namespace = backend.namespace.as_deref().unwrap_or_default();
         let message =
             format!("Service {namespace}/{} may not be used from {}", backend.name, route.reference);
@@ -36,14 +78,19 @@ pub(super) fn resolve(
         return Err(route.diagnostic(&REF_NOT_PERMITTED, at.clone(), message).help(help));
     };
     let number = backend.port.unwrap_or_default();
-    let name = format!("{}/{}/{number}", service.namespace, service.name);
-    if clusters.contains_key(&name) {
+    let base = format!("{}/{}/{number}", service.namespace, service.name);
+    let name = format!("{base}{}", usage.variant());
+    if cx.clusters.contains_key(&name) {
         return Ok(name);
     }
-    let port = service_port(index, route, at, &service.namespace, &service.name, number)?;
-    let protocol = match port.app_protocol.as_deref() {
-        Some("kubernetes.io/h2c" | "grpc" | "http2" | "h2c") => AppProtocol::Http2,
-        _ => AppProtocol::Http1,
+    let wanted =
+        Wanted { namespace: &service.namespace, name: &service.name, number, transport: usage.transport() };
+    let port = service_port(cx.index, route, at, &wanted)?;
+    let protocol = match (usage, port.app_protocol.as_deref()) {
+        (Use::Datagrams, _) => AppProtocol::Udp,
+        (Use::Stream | Use::Passthrough, _) => AppProtocol::Tcp,
+        (Use::Requests, Some("kubernetes.io/h2c" | "grpc" | "http2" | "h2c")) => AppProtocol::Http2,
+        (Use::Requests, _) => AppProtocol::Http1,
     };
     let source = EndpointSource {
         namespace: service.namespace.clone(),
@@ -55,9 +102,24 @@ pub(super) fn resolve(
         hostname: None,
         addresses: Vec::new(),
     };
-    let tls = policies.upstream_tls(&service.namespace, &service.name, &port.name);
-    clusters.insert(name.clone(), Cluster { protocol, tls, eds_name: name.clone(), sources: vec![source] });
+    let tls = match usage {
+        Use::Passthrough | Use::Datagrams => None,
+        Use::Requests | Use::Stream => {
+            cx.policies.upstream_tls(&service.namespace, &service.name, &port.name)
+        }
+    };
+    // A port number may stand for TCP and for UDP, with endpoints of their own.
+    let eds_name = if usage == Use::Datagrams { name.clone() } else { base };
+    cx.clusters.insert(name.clone(), Cluster { protocol, tls, eds_name, sources: vec![source] });
     Ok(name)
+}
+
+/// A Service port that is looked for.
+struct Wanted<'w> {
+    namespace: &'w str,
+    name: &'w str,
+    number: u16,
+    transport: &'w str,
 }
 
 /// The Service's port; with Services open, one that is not in the source is taken as it is written.
@@ -65,10 +127,9 @@ fn service_port(
     index: &Index<'_>,
     route: &Object,
     at: &FieldPath,
-    namespace: &str,
-    name: &str,
-    number: u16,
+    wanted: &Wanted<'_>,
 ) -> Result<ServicePort, Diagnostic> {
+    let Wanted { namespace, name, number, transport } = *wanted;
     let Some(service) = index.services.get(&(namespace, name)) else {
         if index.is_open("Service") {
             return Ok(ServicePort { name: String::new(), port: number, protocol: None, app_protocol: None });
@@ -87,10 +148,10 @@ fn service_port(
         return Err(route.diagnostic(&EXTERNAL_NAME_REFUSED, at.key("name"), message));
     }
     let serves =
-        |port: &&ServicePort| port.port == number && port.protocol.as_deref().unwrap_or("TCP") == "TCP";
+        |port: &&ServicePort| port.port == number && port.protocol.as_deref().unwrap_or("TCP") == transport;
     let Some(port) = service.value.spec.ports.iter().find(serves) else {
         let ports: Vec<_> = service.value.spec.ports.iter().map(|port| port.port.to_string()).collect();
-        let message = format!("Service {namespace}/{name} has no TCP port {number}");
+        let message = format!("Service {namespace}/{name} has no {transport} port {number}");
         let place = service.object.root.locate(&FieldPath::parse("spec.ports")).start;
         return Err(route
             .diagnostic(&BACKEND_NOT_FOUND, at.key("port"), message)

@@ -1,12 +1,17 @@
 //! Fleets: the listeners of a Gateway, put together by port.
 
+mod stream;
+
 use super::index::Key;
+use super::kind::Mode;
 use super::listener::{Gateway, Listener};
 use super::parent::{Placement, Routes};
 use super::policy::Policies;
 use super::table::{self, Filled};
 use super::takes::Takes;
-use moorgate_model::ir::{Action, DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable};
+use moorgate_model::ir::{
+    Action, DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable, Serves, Transport,
+};
 use moorgate_model::{Diagnostics, Object, ir};
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,10 +29,15 @@ pub(super) fn assemble(
     for (&key, gateway) in gateways {
         let mut fleet = Fleet::default();
         if gateway.is_served() {
-            for (port, listeners) in by_port(key, gateway, routes) {
-                let (name, mut listener) = listener(gateway, port, &listeners, policies, &mut found);
+            let denied = policies.denies_gateway(&gateway.object.reference);
+            for ((port, transport), listeners) in by_port(key, gateway, routes) {
+                let (name, chains) = chains(port, &listeners, &mut found);
+                let mut listener = ir::Listener { port, transport, chains };
                 for chain in &mut listener.chains {
-                    close_refused(&mut chain.routes, &routes.clusters);
+                    if denied {
+                        deny(chain);
+                    }
+                    close_refused(chain, &routes.clusters);
                 }
                 fleet.listeners.insert(name, listener);
             }
@@ -46,72 +56,87 @@ fn by_port<'r>(
     key: Key<'r>,
     gateway: &'r Gateway<'_>,
     routes: &'r Routes<'_>,
-) -> BTreeMap<u16, Vec<Filled<'r>>> {
-    let mut ports: BTreeMap<u16, Vec<Filled<'r>>> = BTreeMap::new();
-    for (position, listener) in gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.accepted)
-    {
-        let placements: &[Placement] = routes.placements.get(&(key, position)).map_or(&[], Vec::as_slice);
-        ports.entry(listener.spec.port).or_default().push((listener, placements));
+) -> BTreeMap<(u16, Transport), Vec<Filled<'r>>> {
+    let mut ports: BTreeMap<(u16, Transport), Vec<Filled<'r>>> = BTreeMap::new();
+    for listener in gateway.listeners.iter().filter(|listener| listener.accepted) {
+        let placements = routes.placements.get(&(key, listener.position));
+        let placements: &[Placement] = placements.map_or(&[], Vec::as_slice);
+        let transport = if listener.mode == Some(Mode::Udp) { Transport::Udp } else { Transport::Tcp };
+        ports.entry((listener.spec.port, transport)).or_default().push((listener, placements));
     }
     ports
 }
 
-fn listener(
-    gateway: &Gateway<'_>,
-    port: u16,
-    listeners: &[Filled<'_>],
-    policies: &Policies,
-    found: &mut table::Found,
-) -> (String, ir::Listener) {
-    let plain = listeners.iter().any(|(listener, _)| listener.spec.protocol == "HTTP");
-    let mut chains = Vec::new();
-    if plain {
-        let name = format!("http-{port}");
-        let routes = table::build(name.clone(), listeners, found);
-        let refuse = listeners.iter().any(|(listener, _)| listener.refuse);
-        chains.push(FilterChain {
-            name,
-            server_names: Vec::new(),
-            refuse,
-            tls: None,
-            origins: listeners.iter().map(|(listener, _)| origin(gateway, listener)).collect(),
-            routes,
-        });
-    } else {
-        for filled in listeners {
-            chains.push(tls_chain(gateway, port, *filled, found));
+/// The name of a port's Envoy listener, and its chains. All that begins with TLS is `https`, whatever is inside, so that
+/// a listener more on a port never renames it: Envoy cannot give an address to a second listener while a first has it.
+fn chains(port: u16, listeners: &[Filled<'_>], found: &mut table::Found) -> (String, Vec<FilterChain>) {
+    // Conflicts are out: what shares a port is of one sort.
+    let first = listeners.first().map(|(listener, _)| *listener);
+    let plain = first.is_some_and(|listener| listener.spec.protocol == "HTTP");
+    match first.and_then(|listener| listener.mode) {
+        Some(Mode::Tcp) => {
+            let name = format!("tcp-{port}");
+            (name.clone(), stream::whole_port(&name, listeners))
         }
-        chains.sort_by(|a, b| a.name.cmp(&b.name));
+        Some(Mode::Udp) => {
+            let name = format!("udp-{port}");
+            (name.clone(), stream::whole_port(&name, listeners))
+        }
+        Some(Mode::Http) if plain => {
+            let name = format!("http-{port}");
+            (name.clone(), vec![plain_chain(name, listeners, found)])
+        }
+        Some(Mode::Http | Mode::Terminate | Mode::Passthrough) | None => {
+            let mut chains = Vec::new();
+            for filled in listeners {
+                match filled.0.mode {
+                    Some(Mode::Http) => chains.push(https_chain(port, *filled, found)),
+                    _ => chains.extend(stream::by_server_name(*filled, listeners)),
+                }
+            }
+            chains.sort_by(|a, b| a.name.cmp(&b.name));
+            (format!("https-{port}"), chains)
+        }
     }
-    if policies.denies_gateway(&gateway.object.reference) {
-        chains.iter_mut().for_each(|chain| answer_500(&mut chain.routes));
-    }
-    let name = format!("{}-{port}", if plain { "http" } else { "https" });
-    (name, ir::Listener { port, chains })
 }
 
-fn tls_chain(gateway: &Gateway<'_>, port: u16, filled: Filled<'_>, found: &mut table::Found) -> FilterChain {
-    let (listener, _) = filled;
-    let name = listener.spec.name.clone();
-    let hostname = &listener.spec.hostname;
-    let routes = if listener.refuse {
-        RouteTable::default()
-    } else {
-        table::build(format!("https-{port}/{name}"), &[filled], found)
-    };
+fn plain_chain(name: String, listeners: &[Filled<'_>], found: &mut table::Found) -> FilterChain {
+    let routes = table::build(name.clone(), listeners, found);
+    let refuse = listeners.iter().any(|(listener, _)| listener.refuse);
     FilterChain {
         name,
-        server_names: if hostname.is_empty() { Vec::new() } else { vec![hostname.to_ascii_lowercase()] },
-        refuse: listener.refuse,
-        tls: (!listener.refuse).then(|| DownstreamTls { secrets: listener.secrets.clone() }),
-        origins: vec![origin(gateway, listener)],
-        routes,
+        server_names: Vec::new(),
+        tls: None,
+        origins: listeners.iter().map(|(listener, _)| origin(listener)).collect(),
+        serves: if refuse { Serves::Refuse } else { Serves::Http(routes) },
     }
 }
 
-fn origin(gateway: &Gateway<'_>, listener: &Listener) -> ListenerOrigin {
+fn https_chain(port: u16, filled: Filled<'_>, found: &mut table::Found) -> FilterChain {
+    let (listener, _) = filled;
+    let name = listener.full_name();
+    let serves = if listener.refuse {
+        Serves::Refuse
+    } else {
+        Serves::Http(table::build(format!("https-{port}/{name}"), &[filled], found))
+    };
+    let server_names = server_names(&listener.spec.hostname);
+    FilterChain { name, server_names, tls: tls(listener), origins: vec![origin(listener)], serves }
+}
+
+/// TLS that ends at a listener; none where connections are refused, or go on as they are.
+fn tls(listener: &Listener<'_>) -> Option<DownstreamTls> {
+    let secrets = listener.secrets.clone();
+    (!listener.refuse && !secrets.is_empty()).then_some(DownstreamTls { secrets, clients: None })
+}
+
+fn server_names(hostname: &str) -> Vec<String> {
+    if hostname.is_empty() { Vec::new() } else { vec![hostname.to_ascii_lowercase()] }
+}
+
+fn origin(listener: &Listener<'_>) -> ListenerOrigin {
     ListenerOrigin {
-        gateway: gateway.object.reference.clone(),
+        owner: listener.owner.reference.clone(),
         listener: listener.spec.name.clone(),
         index: listener.index,
         hostname: listener.spec.hostname.clone(),
@@ -119,19 +144,37 @@ fn origin(gateway: &Gateway<'_>, listener: &Listener) -> ListenerOrigin {
 }
 
 /// A policy that restricts this Gateway could not be compiled: nothing may pass.
+fn deny(chain: &mut FilterChain) {
+    match &mut chain.serves {
+        Serves::Http(routes) => answer_500(routes),
+        Serves::Stream(stream) => stream.backends.clear(),
+        Serves::Refuse => {}
+    }
+}
+
 fn answer_500(routes: &mut RouteTable) {
     for route in routes.hosts.iter_mut().flat_map(|host| &mut host.routes) {
         route.action = Action::Respond(ir::Respond { status: 500 });
     }
 }
 
-/// A backend whose TLS policy could not be compiled answers 500, neither plain text nor unverified.
-fn close_refused(routes: &mut RouteTable, clusters: &BTreeMap<String, ir::Cluster>) {
+/// A backend whose TLS policy could not be compiled answers 500, or closes, neither plain text nor unverified.
+fn close_refused(chain: &mut FilterChain, clusters: &BTreeMap<String, ir::Cluster>) {
     let refused =
         |name: &String| clusters.get(name).and_then(|found| found.tls.as_ref()).is_some_and(|tls| tls.refuse);
     if !clusters.keys().any(refused) {
         return;
     }
+    let routes = match &mut chain.serves {
+        Serves::Http(routes) => routes,
+        Serves::Stream(stream) => {
+            for backend in &mut stream.backends {
+                backend.cluster = backend.cluster.take().filter(|name| !refused(name));
+            }
+            return;
+        }
+        Serves::Refuse => return,
+    };
     for route in routes.hosts.iter_mut().flat_map(|host| &mut host.routes) {
         route.mirrors.retain(|mirror| !refused(&mirror.cluster));
         let Action::Forward(forward) = &mut route.action else { continue };
@@ -146,9 +189,19 @@ fn close_refused(routes: &mut RouteTable, clusters: &BTreeMap<String, ir::Cluste
 
 /// The clusters that a fleet's routes name: nothing that is not needed goes to its Envoys.
 fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap<String, ir::Cluster> {
-    let routes =
-        fleet.listeners.values().flat_map(|listener| &listener.chains).flat_map(|chain| &chain.routes.hosts);
-    let names: BTreeSet<&str> = routes.flat_map(|host| &host.routes).flat_map(cluster_names).collect();
+    let mut names: BTreeSet<&str> = BTreeSet::new();
+    for chain in fleet.listeners.values().flat_map(|listener| &listener.chains) {
+        match &chain.serves {
+            Serves::Http(routes) => {
+                let routes = routes.hosts.iter().flat_map(|host| &host.routes);
+                names.extend(routes.flat_map(cluster_names));
+            }
+            Serves::Stream(stream) => {
+                names.extend(stream.backends.iter().filter_map(|backend| backend.cluster.as_deref()));
+            }
+            Serves::Refuse => {}
+        }
+    }
     names.into_iter().filter_map(|name| Some((name.to_owned(), all.get(name)?.clone()))).collect()
 }
 

@@ -1,6 +1,9 @@
 //! All objects that decide anything, decoded and findable by name.
 
-use super::spec::{Gateway, GatewayClass, HttpRoute, Metadata, Namespace, ReferenceGrant, Service};
+use super::spec::{
+    Gateway, GatewayClass, HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Service, TcpRoute,
+    TlsRoute, UdpRoute,
+};
 use super::{GATEWAY_GROUP, Options};
 use moorgate_model::diagnostic::schema::TYPE_MISMATCH;
 use moorgate_model::node::decode;
@@ -26,7 +29,12 @@ pub(super) struct Index<'a> {
     pub(super) gateways: BTreeMap<Key<'a>, Indexed<'a, Gateway>>,
     /// Keys of `gateways` by namespace and name, so that a key can be found from text of any lifetime.
     gateway_keys: BTreeMap<&'a str, BTreeMap<&'a str, Key<'a>>>,
+    pub(super) listener_sets: BTreeMap<Key<'a>, Indexed<'a, ListenerSet>>,
+    set_keys: BTreeMap<&'a str, BTreeMap<&'a str, Key<'a>>>,
     pub(super) http_routes: BTreeMap<Key<'a>, Indexed<'a, HttpRoute>>,
+    pub(super) tls_routes: BTreeMap<Key<'a>, Indexed<'a, TlsRoute>>,
+    pub(super) tcp_routes: BTreeMap<Key<'a>, Indexed<'a, TcpRoute>>,
+    pub(super) udp_routes: BTreeMap<Key<'a>, Indexed<'a, UdpRoute>>,
     pub(super) services: BTreeMap<Key<'a>, Indexed<'a, Service>>,
     pub(super) secrets: BTreeMap<Key<'a>, &'a Object>,
     pub(super) config_maps: BTreeMap<Key<'a>, &'a Object>,
@@ -53,7 +61,12 @@ impl<'a> Index<'a> {
             classes: BTreeMap::new(),
             gateways: BTreeMap::new(),
             gateway_keys: BTreeMap::new(),
+            listener_sets: BTreeMap::new(),
+            set_keys: BTreeMap::new(),
             http_routes: BTreeMap::new(),
+            tls_routes: BTreeMap::new(),
+            tcp_routes: BTreeMap::new(),
+            udp_routes: BTreeMap::new(),
             services: BTreeMap::new(),
             secrets: BTreeMap::new(),
             config_maps: BTreeMap::new(),
@@ -81,11 +94,14 @@ impl<'a> Index<'a> {
                     self.gateways.insert(key, Indexed { object, value });
                 }
             }
-            (GATEWAY_GROUP, "HTTPRoute") => {
-                if let Some(value) = typed(object, diagnostics) {
-                    self.http_routes.insert(key, Indexed { object, value });
-                }
+            (GATEWAY_GROUP, "ListenerSet") => {
+                self.set_keys.entry(key.0).or_default().insert(key.1, key);
+                insert(&mut self.listener_sets, object, diagnostics);
             }
+            (GATEWAY_GROUP, "HTTPRoute") => insert(&mut self.http_routes, object, diagnostics),
+            (GATEWAY_GROUP, "TLSRoute") => insert(&mut self.tls_routes, object, diagnostics),
+            (GATEWAY_GROUP, "TCPRoute") => insert(&mut self.tcp_routes, object, diagnostics),
+            (GATEWAY_GROUP, "UDPRoute") => insert(&mut self.udp_routes, object, diagnostics),
             (GATEWAY_GROUP, "ReferenceGrant") => {
                 if let Some(value) = typed(object, diagnostics) {
                     self.grants.entry(&reference.namespace).or_default().push(value);
@@ -94,11 +110,7 @@ impl<'a> Index<'a> {
             (GATEWAY_GROUP | "gateway.networking.x-k8s.io" | "gateway.envoyproxy.io", _) => {
                 self.others.push(object);
             }
-            ("", "Service") => {
-                if let Some(value) = typed(object, diagnostics) {
-                    self.services.insert(key, Indexed { object, value });
-                }
-            }
+            ("", "Service") => insert(&mut self.services, object, diagnostics),
             ("", "Namespace") => {
                 if let Some(Namespace { metadata }) = typed(object, diagnostics) {
                     self.namespaces.insert(&reference.name, metadata.labels);
@@ -113,6 +125,20 @@ impl<'a> Index<'a> {
     /// The key of a Gateway in this source.
     pub(super) fn gateway_key(&self, namespace: &str, name: &str) -> Option<Key<'a>> {
         self.gateway_keys.get(namespace)?.get(name).copied()
+    }
+
+    /// All routes, of whatever kind.
+    pub(super) fn routes(&self) -> impl Iterator<Item = &'a Object> {
+        let http = self.http_routes.values().map(|route| route.object);
+        let tls = self.tls_routes.values().map(|route| route.object);
+        let tcp = self.tcp_routes.values().map(|route| route.object);
+        let udp = self.udp_routes.values().map(|route| route.object);
+        http.chain(tls).chain(tcp).chain(udp)
+    }
+
+    /// A ListenerSet of this source.
+    pub(super) fn listener_set(&self, namespace: &str, name: &str) -> Option<&Indexed<'a, ListenerSet>> {
+        self.listener_sets.get(self.set_keys.get(namespace)?.get(name)?)
     }
 
     /// True if the source does not hold all objects of this kind.
@@ -130,6 +156,16 @@ impl<'a> Index<'a> {
     /// The grants that lie in a namespace: only there do they count.
     pub(super) fn grants(&self, namespace: &str) -> &[ReferenceGrant] {
         self.grants.get(namespace).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn insert<'a, T: DeserializeOwned>(
+    all: &mut BTreeMap<Key<'a>, Indexed<'a, T>>,
+    object: &'a Object,
+    diagnostics: &mut Diagnostics,
+) {
+    if let Some(value) = typed(object, diagnostics) {
+        all.insert((&object.reference.namespace, &object.reference.name), Indexed { object, value });
     }
 }
 

@@ -1,19 +1,19 @@
 //! Routes to listeners: which parents take a route, and for which hostnames.
 
 use super::index::{Index, Indexed, Key};
-use super::listener::Gateway;
+use super::kind::{Building, Built, Mode, RouteKind, Rules};
+use super::listener::{Gateway, Listener};
 use super::policy::Policies;
 use super::precedence::Age;
-use super::spec::{self, From, HttpRoute, ParentRef};
-use super::{GATEWAY_GROUP, hostname, rule};
+use super::spec::{self, From, ParentRef};
+use super::{GATEWAY_GROUP, hostname};
 use crate::status::{self, ParentReference, ParentStatus, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{
     NO_MATCHING_HOSTNAME, NO_MATCHING_PARENT, NOT_ALLOWED_BY_LISTENERS, PARENT_NOT_FOUND,
     PARENT_NOT_SUPPORTED, UNSUPPORTED_VALUE,
 };
-use moorgate_model::{Diagnostic, Diagnostics, FieldPath, ir};
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ir};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A route at one hostname of one listener.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Placement {
     /// The hostname as the route wrote it: decides precedence.
     pub(super) written: String,
     pub(super) age: Age,
-    pub(super) routes: Rc<Vec<ir::Route>>,
+    pub(super) rules: Rules,
 }
 
 /// Everything that is attached, and the clusters that it needs.
@@ -37,7 +37,7 @@ pub(super) struct Routes<'a> {
     pub(super) ancestors: BTreeMap<(String, String), Vec<Key<'a>>>,
 }
 
-/// Attaches every HTTPRoute.
+/// Attaches every route of every kind.
 pub(super) fn attach<'a>(
     index: &Index<'a>,
     gateways: &mut BTreeMap<Key<'a>, Gateway<'a>>,
@@ -45,149 +45,177 @@ pub(super) fn attach<'a>(
     diagnostics: &mut Diagnostics,
     statuses: &mut Statuses,
 ) -> Routes<'a> {
-    let mut out = Routes::default();
-    for route in index.http_routes.values() {
-        attach_one(index, gateways, policies, route, &mut out, diagnostics, statuses);
-    }
-    out
+    let mut attaching =
+        Attaching { index, gateways, policies, diagnostics, statuses, out: Routes::default() };
+    attaching.all(&index.http_routes);
+    attaching.all(&index.tls_routes);
+    attaching.all(&index.tcp_routes);
+    attaching.all(&index.udp_routes);
+    attaching.out
 }
 
-#[allow(clippy::too_many_arguments)] // one loop body, split off for its length
-fn attach_one<'a>(
-    index: &Index<'a>,
-    gateways: &mut BTreeMap<Key<'a>, Gateway<'a>>,
-    policies: &Policies,
-    route: &Indexed<'a, HttpRoute>,
-    out: &mut Routes<'a>,
-    diagnostics: &mut Diagnostics,
-    statuses: &mut Statuses,
-) {
-    let reference = &route.object.reference;
-    let metadata = &route.value.metadata;
-    let age = Age::new(metadata.creation_timestamp.as_deref(), &reference.namespace, &reference.name);
-    let mut built = None;
-    let mut parents = Vec::new();
-    for (position, parent) in route.value.spec.parent_refs.iter().enumerate() {
-        let at = FieldPath::root().key("spec").key("parentRefs").index(position);
-        let Some((key, gateway)) = find(index, gateways, route, parent, &at, diagnostics) else { continue };
-        let attached = match_listeners(index, gateway, route, parent, &at);
-        let (rules, findings) = built.get_or_insert_with(|| {
-            let built = rule::build(index, route, policies, &mut out.clusters);
-            (Rc::new(built.routes), built.findings)
-        });
-        parents.push(parent_status(
-            statuses.controller_name(),
-            parent,
-            attached.as_ref().err(),
-            findings,
-            metadata.generation,
-        ));
-        match attached {
-            Err(finding) => diagnostics.push(finding),
-            Ok(placed) => {
-                for (listener, host, written) in placed {
-                    let placements = out.placements.entry((key, listener)).or_default();
-                    // Two parentRefs may meet the same listener: it counts and serves the route once.
-                    let mut own =
-                        placements.iter().rev().take_while(|other| Rc::ptr_eq(&other.routes, rules));
-                    if own.any(|other| other.host == host) {
-                        continue;
-                    }
-                    placements.push(Placement { host, written, age: age.clone(), routes: Rc::clone(rules) });
-                }
-                note_ancestors(&mut out.ancestors, rules, key);
-            }
+struct Attaching<'x, 'a> {
+    index: &'x Index<'a>,
+    gateways: &'x mut BTreeMap<Key<'a>, Gateway<'a>>,
+    policies: &'x Policies,
+    diagnostics: &'x mut Diagnostics,
+    statuses: &'x mut Statuses,
+    out: Routes<'a>,
+}
+
+impl<'a> Attaching<'_, 'a> {
+    fn all<K: RouteKind>(&mut self, routes: &BTreeMap<Key<'a>, Indexed<'a, K>>) {
+        for route in routes.values() {
+            self.one(route);
         }
     }
-    if let Some((_, findings)) = built {
-        diagnostics.extend(findings);
+
+    fn one<K: RouteKind>(&mut self, route: &Indexed<'a, K>) {
+        // A route is read once for each mode of the listeners that take it.
+        let mut built: BTreeMap<Mode, Built> = BTreeMap::new();
+        let mut parents = Vec::new();
+        for (position, parent) in route.value.parent_refs().iter().enumerate() {
+            let at = FieldPath::root().key("spec").key("parentRefs").index(position);
+            let Some((key, owner)) = self.find(route.object, parent, &at) else { continue };
+            let Some(gateway) = self.gateways.get_mut(&key) else { continue };
+            let attached = match_listeners(self.index, gateway, owner, route, parent, &at);
+            let modes: BTreeSet<Mode> = match &attached {
+                Ok(placed) => placed.iter().map(|placed| placed.mode).collect(),
+                Err(_) => BTreeSet::from([K::MODE]),
+            };
+            for &mode in &modes {
+                let (index, policies, clusters) = (self.index, self.policies, &mut self.out.clusters);
+                built
+                    .entry(mode)
+                    .or_insert_with(|| K::build(&mut Building { index, policies, clusters }, route, mode));
+            }
+            let findings: Vec<&Diagnostic> =
+                modes.iter().filter_map(|mode| built.get(mode)).flat_map(|built| &built.findings).collect();
+            parents.push(parent_status(
+                self.statuses.controller_name(),
+                parent,
+                attached.as_ref().err(),
+                &findings,
+                route.value.metadata().generation,
+            ));
+            match attached {
+                Err(finding) => self.diagnostics.push(finding),
+                Ok(placed) => self.place(route, key, placed, &built),
+            }
+        }
+        for built in built.into_values() {
+            self.diagnostics.extend(built.findings);
+        }
+        if route.value.default_gateways().is_some() {
+            let field = FieldPath::parse("spec.useDefaultGateways");
+            let message = "useDefaultGateways is not supported";
+            self.diagnostics.push(route.object.diagnostic(&UNSUPPORTED_VALUE, field, message));
+        }
+        if !parents.is_empty() {
+            self.statuses.set(route.object.reference.clone(), Status::Route { parents });
+        }
     }
-    if route.value.spec.use_default_gateways.is_some() {
-        let field = FieldPath::parse("spec.useDefaultGateways");
-        diagnostics.push(route.object.diagnostic(
-            &UNSUPPORTED_VALUE,
-            field,
-            "useDefaultGateways is not supported",
-        ));
+
+    fn place<K: RouteKind>(
+        &mut self,
+        route: &Indexed<'a, K>,
+        gateway: Key<'a>,
+        placed: Vec<Placed>,
+        built: &BTreeMap<Mode, Built>,
+    ) {
+        let reference = &route.object.reference;
+        let created = route.value.metadata().creation_timestamp.as_deref();
+        let age = Age::new(created, &reference.namespace, &reference.name);
+        for Placed { listener, mode, host, written } in placed {
+            let Some(Built { rules, .. }) = built.get(&mode) else { continue };
+            let placements = self.out.placements.entry((gateway, listener)).or_default();
+            // Two parentRefs may meet the same listener: it counts and serves the route once.
+            let mut own = placements.iter().rev().take_while(|other| other.rules.same(rules));
+            if !own.any(|other| other.host == host) {
+                placements.push(Placement { host, written, age: age.clone(), rules: rules.clone() });
+            }
+            note_ancestors(&mut self.out.ancestors, rules, gateway);
+        }
     }
-    if !parents.is_empty() {
-        statuses.set(reference.clone(), Status::Route { parents });
+
+    /// The Gateway of ours that a parent reference means, and the object whose listeners it means: the Gateway itself
+    /// or a ListenerSet of it. Others are passed over, and missing ones named.
+    fn find(&mut self, route: &Object, parent: &ParentRef, at: &FieldPath) -> Option<(Key<'a>, &'a Object)> {
+        let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
+        let kind = parent.kind.as_deref().unwrap_or("Gateway");
+        let namespace = parent.namespace.as_deref().unwrap_or(&route.reference.namespace);
+        let found = match (group, kind) {
+            (GATEWAY_GROUP, "Gateway") => self.index.gateway_key(namespace, &parent.name).map(|key| {
+                let object = self.gateways.get(&key).map(|gateway| gateway.object);
+                (key, object)
+            }),
+            (GATEWAY_GROUP, "ListenerSet") => self.index.listener_set(namespace, &parent.name).map(|set| {
+                let key = super::listener::gateway_of(self.index, set);
+                (key.unwrap_or(("", "")), Some(set.object))
+            }),
+            _ => {
+                let message = format!("a parent of kind {kind} is not supported");
+                self.diagnostics.push(route.diagnostic(&PARENT_NOT_SUPPORTED, at.key("kind"), message));
+                return None;
+            }
+        };
+        if found.is_none() && !self.index.is_open(kind) {
+            let message = format!("{kind} {namespace}/{} is not in this source", parent.name);
+            self.diagnostics.push(route.diagnostic(&PARENT_NOT_FOUND, at.key("name"), message));
+        }
+        let (key, object) = found?;
+        self.gateways.contains_key(&key).then_some((key, object?))
     }
 }
 
 fn note_ancestors<'a>(
     ancestors: &mut BTreeMap<(String, String), Vec<Key<'a>>>,
-    routes: &[ir::Route],
+    rules: &Rules,
     gateway: Key<'a>,
 ) {
-    for route in routes {
-        let ir::Action::Forward(forward) = &route.action else { continue };
-        for cluster in forward.backends.iter().filter_map(|backend| backend.cluster.as_deref()) {
-            let mut parts = cluster.split('/');
-            let (Some(namespace), Some(name)) = (parts.next(), parts.next()) else { continue };
-            let gateways = ancestors.entry((namespace.to_owned(), name.to_owned())).or_default();
-            if !gateways.contains(&gateway) {
-                gateways.push(gateway);
-            }
+    for cluster in rules.clusters() {
+        let mut parts = cluster.split('/');
+        let (Some(namespace), Some(name)) = (parts.next(), parts.next()) else { continue };
+        let gateways = ancestors.entry((namespace.to_owned(), name.to_owned())).or_default();
+        if !gateways.contains(&gateway) {
+            gateways.push(gateway);
         }
     }
 }
 
-/// The Gateway of ours that a parent reference names; others are passed over, and missing ones named.
-fn find<'g, 'a>(
-    index: &Index<'a>,
-    gateways: &'g mut BTreeMap<Key<'a>, Gateway<'a>>,
-    route: &Indexed<'a, HttpRoute>,
-    parent: &ParentRef,
-    at: &FieldPath,
-    diagnostics: &mut Diagnostics,
-) -> Option<(Key<'a>, &'g mut Gateway<'a>)> {
-    let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
-    let kind = parent.kind.as_deref().unwrap_or("Gateway");
-    if (group, kind) != (GATEWAY_GROUP, "Gateway") {
-        let message = format!("a parent of kind {kind} is not supported");
-        diagnostics.push(route.object.diagnostic(&PARENT_NOT_SUPPORTED, at.key("kind"), message));
-        return None;
-    }
-    let namespace = parent.namespace.as_deref().unwrap_or(&route.object.reference.namespace);
-    let Some(key) = index.gateway_key(namespace, &parent.name) else {
-        if !index.is_open("Gateway") {
-            let message = format!("Gateway {namespace}/{} is not in this source", parent.name);
-            diagnostics.push(route.object.diagnostic(&PARENT_NOT_FOUND, at.key("name"), message));
-        }
-        return None;
-    };
-    gateways.get_mut(&key).map(|gateway| (key, gateway))
+/// A hostname of a listener at which a route is placed.
+struct Placed {
+    listener: usize,
+    mode: Mode,
+    host: String,
+    written: String,
 }
-
-type Placed = Vec<(usize, String, String)>;
 
 /// The listeners that take the route, with the hostnames; or why none does.
-fn match_listeners(
+fn match_listeners<K: RouteKind>(
     index: &Index<'_>,
     gateway: &mut Gateway<'_>,
-    route: &Indexed<'_, HttpRoute>,
+    owner: &Object,
+    route: &Indexed<'_, K>,
     parent: &ParentRef,
     at: &FieldPath,
-) -> Result<Placed, Diagnostic> {
+) -> Result<Vec<Placed>, Diagnostic> {
     let object = route.object;
-    let gateway_namespace = gateway.object.reference.namespace.clone();
-    let named: Vec<usize> = gateway
-        .listeners
-        .iter()
-        .enumerate()
-        .filter(|(_, listener)| parent.section_name.as_ref().is_none_or(|name| *name == listener.spec.name))
-        .filter(|(_, listener)| parent.port.is_none_or(|port| port == listener.spec.port))
-        .map(|(position, _)| position)
+    let own = || gateway.listeners.iter().filter(|listener| listener.owner.reference == owner.reference);
+    let named: Vec<usize> = own()
+        .filter(|listener| parent.section_name.as_ref().is_none_or(|name| *name == listener.spec.name))
+        .filter(|listener| parent.port.is_none_or(|port| port == listener.spec.port))
+        .map(|listener| listener.position)
         .collect();
     if named.is_empty() {
-        let names: Vec<_> = gateway.listeners.iter().map(|listener| listener.spec.name.as_str()).collect();
+        let names: Vec<_> = own().map(|listener| listener.spec.name.as_str()).collect();
         let what = match (&parent.section_name, parent.port) {
-            (Some(name), Some(port)) => format!("named {name:?} on port {port}"),
-            (Some(name), None) => format!("named {name:?}"),
-            (None, port) => format!("on port {}", port.unwrap_or_default()),
+            (Some(name), Some(port)) => format!(" named {name:?} on port {port}"),
+            (Some(name), None) => format!(" named {name:?}"),
+            (None, Some(port)) => format!(" on port {port}"),
+            (None, None) => String::new(),
         };
-        let message = format!("{} has no listener {what}", gateway.object.reference);
+        let message = format!("{} has no listener{what}", owner.reference);
         let field = if parent.section_name.is_some() { at.key("sectionName") } else { at.key("port") };
         return Err(object
             .diagnostic(&NO_MATCHING_PARENT, field, message)
@@ -196,53 +224,48 @@ fn match_listeners(
     let allowed: Vec<usize> = named
         .into_iter()
         .filter(|&position| {
-            gateway
-                .listeners
-                .get(position)
-                .is_some_and(|listener| allows(index, &gateway_namespace, listener, route))
+            gateway.listeners.get(position).is_some_and(|listener| allows::<K>(index, listener, object))
         })
         .collect();
     if allowed.is_empty() {
-        let message = format!("no listener of {} allows {}", gateway.object.reference, object.reference);
-        let help =
-            "see allowedRoutes of the listeners: by default only routes of the Gateway's namespace attach";
+        let message = format!("no listener of {} allows {}", owner.reference, object.reference);
+        let kind = &owner.reference.kind;
+        let help = format!(
+            "see allowedRoutes of the listeners: by default only routes of the {kind}'s namespace attach"
+        );
         return Err(object.diagnostic(&NOT_ALLOWED_BY_LISTENERS, at.clone(), message).help(help));
     }
-    let mut placed = Placed::new();
+    let mut placed = Vec::new();
     for position in allowed {
         let Some(listener) = gateway.listeners.get_mut(position) else { continue };
-        let hosts = hosts(&listener.spec.hostname, &route.value.spec.hostnames);
+        let Some(mode) = listener.mode else { continue };
+        let hosts = hosts(&listener.spec.hostname, route.value.hostnames());
         if !hosts.is_empty() {
-            listener.attached += 1;
+            listener.attached.insert(object.reference.clone());
         }
-        placed.extend(hosts.into_iter().map(|(host, written)| (position, host, written)));
+        let place = |(host, written)| Placed { listener: position, mode, host, written };
+        placed.extend(hosts.into_iter().map(place));
     }
     if placed.is_empty() {
-        let message = format!(
-            "none of {} fits a listener of {}",
-            route.value.spec.hostnames.join(", "),
-            gateway.object.reference
-        );
+        let hostnames = route.value.hostnames().join(", ");
+        let message = format!("none of {hostnames} fits a listener of {}", owner.reference);
         return Err(object.diagnostic(&NO_MATCHING_HOSTNAME, FieldPath::parse("spec.hostnames"), message));
     }
     Ok(placed)
 }
 
-fn allows(
-    index: &Index<'_>,
-    gateway_namespace: &str,
-    listener: &super::listener::Listener,
-    route: &Indexed<'_, HttpRoute>,
-) -> bool {
-    let namespace = &*route.object.reference.namespace;
+/// Whether a listener admits a route, by its kind and its namespace; `Same` is the namespace in which the listener
+/// was written.
+fn allows<K: RouteKind>(index: &Index<'_>, listener: &Listener<'_>, route: &Object) -> bool {
+    let namespace = &*route.reference.namespace;
     let spec::NamespacesFrom { from, selector } = &listener.spec.allowed_routes.namespaces;
     let namespace_allowed = match from {
         From::All => true,
-        From::Same => namespace == gateway_namespace,
+        From::Same => *namespace == *listener.owner.reference.namespace,
         From::Selector => selector.matches(&index.namespace_labels(namespace)),
         From::None => false,
     };
-    listener.accepted && namespace_allowed && listener.kinds.contains(&"HTTPRoute")
+    listener.accepted && namespace_allowed && listener.kinds.contains(&K::KIND)
 }
 
 /// Where listener and route meet: each hostname once, with the most specific one that the route wrote for it.
@@ -266,14 +289,16 @@ fn parent_status(
     controller_name: &str,
     parent: &ParentRef,
     refusal: Option<&Diagnostic>,
-    findings: &[Diagnostic],
+    findings: &[&Diagnostic],
     generation: Option<i64>,
 ) -> ParentStatus {
+    let decide =
+        |kind, good| status::decide(kind, good, findings.iter().copied(), status::of_route, generation);
     let mut conditions = vec![
         status::decide("Accepted", "Accepted", refusal, status::of_route, generation),
-        status::decide("ResolvedRefs", "ResolvedRefs", findings, status::of_route, generation),
+        decide("ResolvedRefs", "ResolvedRefs"),
     ];
-    let partial = status::decide("PartiallyInvalid", "Valid", findings, status::of_route, generation);
+    let partial = decide("PartiallyInvalid", "Valid");
     if partial.reason != "Valid" {
         conditions.push(partial);
     }

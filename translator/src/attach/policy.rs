@@ -190,6 +190,7 @@ fn refused_tls() -> UpstreamTls {
         system_roots: false,
         dns_names: Vec::new(),
         uris: Vec::new(),
+        client_certificate: None,
         refuse: true,
     }
 }
@@ -263,18 +264,20 @@ fn deny(index: &Index<'_>, policy: &Object, policies: &mut Policies) {
                 let gateways = index.gateways.values().filter(of_class);
                 policies.denied_gateways.extend(gateways.map(|gateway| gateway.object.reference.clone()));
             }
+            // The API has one rule in these, so a section is all of it.
+            "TLSRoute" | "TCPRoute" | "UDPRoute" => drop(policies.denied_routes.insert((object, None))),
             // Routes of other kinds are not compiled, and Services are reached by routes only.
-            "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => {}
+            "GRPCRoute" => {}
             _ => deny_namespace(index, namespace, policies),
         }
     }
 }
 
 fn deny_namespace(index: &Index<'_>, namespace: &str, policies: &mut Policies) {
-    let inside = |object: &&Object| *object.reference.namespace == *namespace;
-    let routes = index.http_routes.values().map(|route| route.object).filter(inside);
+    let inside = |object: &Object| *object.reference.namespace == *namespace;
+    let routes = index.routes().filter(|object| inside(object));
     policies.denied_routes.extend(routes.map(|route| (route.reference.clone(), None)));
-    let gateways = index.gateways.values().map(|gateway| gateway.object).filter(inside);
+    let gateways = index.gateways.values().map(|gateway| gateway.object).filter(|object| inside(object));
     policies.denied_gateways.extend(gateways.map(|gateway| gateway.reference.clone()));
 }
 

@@ -4,17 +4,21 @@
 //! field that is required there is plain here.
 
 mod gateway;
+mod listener_set;
 mod route;
 mod service;
+mod stream;
 
 pub(super) use gateway::{
     CertificateRef, From, Gateway, GatewayClass, GatewaySpec, LabelSelector, Listener, NamespacesFrom,
 };
+pub(super) use listener_set::ListenerSet;
 pub(super) use route::{
     BackendRef, CorsFilter, Filter, Fraction, HeaderFilter, HttpRoute, HttpRouteRule, Matcher, ParentRef,
     PathModifier, RedirectFilter, RouteMatch,
 };
 pub(super) use service::{Namespace, ReferenceGrant, Service, ServicePort};
+pub(super) use stream::{StreamRoute, TcpRoute, TlsRoute, UdpRoute};
 
 use serde::Deserialize;
 

@@ -12,7 +12,7 @@ use moorgate_model::{Diagnostic, FieldPath};
 use std::collections::BTreeMap;
 
 /// A listener with what is attached to it.
-pub(super) type Filled<'l> = (&'l Listener, &'l [Placement]);
+pub(super) type Filled<'l> = (&'l Listener<'l>, &'l [Placement]);
 
 /// A match that is hidden behind an equal one, for the caller to report with both places.
 pub(super) struct Shadow {
@@ -37,14 +37,12 @@ pub(super) struct Found {
 /// A request is answered by one virtual host; routes of less specific hostnames are not tried behind it, as in the
 /// other implementations on Envoy, and because copying them would cost hosts times routes.
 pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -> RouteTable {
-    let mut hosts: BTreeMap<&str, Vec<(&Placement, &Route, &Listener)>> = BTreeMap::new();
+    let mut hosts: BTreeMap<&str, Vec<(&Placement, &Route, &Listener<'_>)>> = BTreeMap::new();
     for (listener, placements) in listeners {
         hosts.entry(&listener.spec.hostname).or_default();
         for placement in *placements {
-            if owner(listeners, &placement.host)
-                .is_some_and(|owner| owner.index == listener.index && owner.spec.name == listener.spec.name)
-            {
-                let routes = placement.routes.iter().map(|route| (placement, route, *listener));
+            if owner(listeners, &placement.host).is_some_and(|owner| owner.position == listener.position) {
+                let routes = placement.rules.http().iter().map(|route| (placement, route, *listener));
                 hosts.entry(&placement.host).or_default().extend(routes);
             }
         }
@@ -63,7 +61,7 @@ pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -
 }
 
 /// The listener that a hostname belongs to.
-fn owner<'l>(listeners: &[Filled<'l>], host: &str) -> Option<&'l Listener> {
+pub(super) fn owner<'l>(listeners: &[Filled<'l>], host: &str) -> Option<&'l Listener<'l>> {
     let covering = listeners
         .iter()
         .map(|(listener, _)| *listener)
@@ -72,7 +70,7 @@ fn owner<'l>(listeners: &[Filled<'l>], host: &str) -> Option<&'l Listener> {
 }
 
 /// What depends on the listener is filled in.
-fn finish(route: &Route, listener: &Listener) -> Route {
+fn finish(route: &Route, listener: &Listener<'_>) -> Route {
     let mut route = route.clone();
     if let Action::Redirect(redirect) = &mut route.action {
         redirect.port = redirect_port(redirect, &listener.spec.protocol, listener.spec.port);
@@ -83,7 +81,7 @@ fn finish(route: &Route, listener: &Listener) -> Route {
 type Conditions<'r> =
     (&'r PathMatch, &'r Option<String>, &'r [(String, ValueMatch)], &'r [(String, ValueMatch)]);
 
-fn find_shadows(host: &str, routes: &[(&Placement, &Route, &Listener)], shadows: &mut Vec<Shadow>) {
+fn find_shadows(host: &str, routes: &[(&Placement, &Route, &Listener<'_>)], shadows: &mut Vec<Shadow>) {
     let mut seen: BTreeMap<Conditions<'_>, &Route> = BTreeMap::new();
     for (_, route, _) in routes {
         let conditions = (&route.path, &route.method, route.headers.as_slice(), route.query.as_slice());

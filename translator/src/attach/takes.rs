@@ -39,7 +39,7 @@ pub struct Takes {
     pub unfinished: BTreeMap<String, RouteOrigin>,
 }
 
-type Row<'r> = (&'r Placement, &'r Route, &'r Listener);
+type Row<'r> = (&'r Placement, &'r Route, &'r Listener<'r>);
 /// Positions in the order of precedence, by namespace.
 type Bucket<'r> = BTreeMap<&'r str, Vec<usize>>;
 

@@ -11,7 +11,7 @@ use crate::report::FORMAT_VERSION;
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use moorgate_model::diagnostic::catalogue;
-use moorgate_model::ir::{Action, Forward, PathMatch, Route};
+use moorgate_model::ir::{Action, FilterChain, Forward, PathMatch, Route, Stream};
 use moorgate_model::{FieldPath, ObjectRef};
 use moorgate_snapshot::{Channel, FleetName};
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   moorgate explain gateways/ GET https://shop.example.com/cart -H 'x-user: a'
   moorgate explain . POST http://shop.example.com:8080/ --rev main --path gateways
+  moorgate explain . CONNECT tls://db.example.com:5432
   moorgate explain channel:shop/edge@stable GET https://shop.example.com/cart
   moorgate explain MG3006
 
@@ -98,8 +99,11 @@ struct Said {
 
 impl Said {
     fn add(&mut self, args: &ExplainArgs, places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) {
-        self.answered |=
-            matches!(answer, Answer::Found(_, route) if !matches!(route.action, Action::Respond(_)));
+        self.answered |= match answer {
+            Answer::Found(_, route) => !matches!(route.action, Action::Respond(_)),
+            Answer::Carried { .. } => true,
+            Answer::NoListener | Answer::Refused { .. } | Answer::Early { .. } | Answer::NotFound(_) => false,
+        };
         match args.output {
             Output::Text => self.text.push_str(&describe(places, fleet, answer)),
             Output::Json => self.values.push(value(places, fleet, answer)),
@@ -168,6 +172,20 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
                 "  listener {listener}: the path is not normal, Envoy answers {status} before it looks at routes"
             )
         }
+        Answer::Carried { listener, chain, stream } => {
+            describe_chain(places, listener, chain, &mut out);
+            let origin = &stream.origin;
+            let at = places.of(&origin.object, "rules", origin.rule);
+            let _ = writeln!(
+                out,
+                "  route {} rule {}: bytes go on as they are  ({at})",
+                origin.object, origin.rule
+            );
+            for (cluster, percent) in carried(stream) {
+                let _ = writeln!(out, "  backend {cluster}: {percent:.1} %");
+            }
+            Ok(())
+        }
         Answer::NotFound(trace) => {
             describe_trace(places, trace, &mut out);
             writeln!(out, "  answer: 404, no route matches")
@@ -188,12 +206,15 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
     out
 }
 
-fn describe_trace(places: &Places<'_>, trace: &Trace<'_>, out: &mut String) {
-    for origin in &trace.chain.origins {
-        let at = places.of(&origin.gateway, "listeners", origin.index);
-        let _ =
-            writeln!(out, "  listener {}: {} of {}  ({at})", trace.listener, origin.listener, origin.gateway);
+fn describe_chain(places: &Places<'_>, listener: &str, chain: &FilterChain, out: &mut String) {
+    for origin in &chain.origins {
+        let at = places.of(&origin.owner, "listeners", origin.index);
+        let _ = writeln!(out, "  listener {listener}: {} of {}  ({at})", origin.listener, origin.owner);
     }
+}
+
+fn describe_trace(places: &Places<'_>, trace: &Trace<'_>, out: &mut String) {
+    describe_chain(places, trace.listener, trace.chain, out);
     let host = trace.host.map_or("(none)", |host| host.domain.as_str());
     let _ = writeln!(out, "  host {host}");
 }
@@ -229,12 +250,25 @@ fn path(path: &PathMatch) -> String {
 }
 
 fn shares(forward: &Forward) -> impl Iterator<Item = (&str, f64)> {
-    let total: f64 = forward.backends.iter().map(|backend| f64::from(backend.weight)).sum();
-    let share = move |weight: u32| 100.0 * f64::from(weight) / total;
-    forward
+    let backends = forward
         .backends
         .iter()
-        .map(move |backend| (backend.cluster.as_deref().unwrap_or("(invalid: 500)"), share(backend.weight)))
+        .map(|backend| (backend.cluster.as_deref().unwrap_or("(invalid: 500)"), f64::from(backend.weight)));
+    percent(backends)
+}
+
+fn carried(stream: &Stream) -> impl Iterator<Item = (&str, f64)> {
+    let backends = stream.backends.iter().map(|backend| {
+        (backend.cluster.as_deref().unwrap_or("(invalid: closed)"), f64::from(backend.weight))
+    });
+    percent(backends)
+}
+
+fn percent<'a>(
+    weights: impl Iterator<Item = (&'a str, f64)> + Clone,
+) -> impl Iterator<Item = (&'a str, f64)> {
+    let total: f64 = weights.clone().map(|(_, weight)| weight).sum();
+    weights.map(move |(name, weight)| (name, 100.0 * weight / total))
 }
 
 fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
@@ -256,6 +290,16 @@ fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
     let mut out = match answer {
         Answer::NoListener => json!({ "answer": "no-listener" }),
         Answer::Refused { listener } => json!({ "answer": "refused", "listener": listener }),
+        Answer::Carried { listener, chain, stream } => {
+            let origin = &stream.origin;
+            let place = places.of(&origin.object, "rules", origin.rule);
+            let backends: Vec<Value> =
+                carried(stream).map(|(name, share)| json!({ "cluster": name, "percent": share })).collect();
+            json!({
+                "answer": "carried", "listener": listener, "chain": chain.name, "backends": backends,
+                "route": { "object": origin.object, "rule": origin.rule, "rule_name": origin.rule_name, "place": place },
+            })
+        }
         Answer::Early { listener, status } => {
             json!({ "answer": "early", "listener": listener, "status": status })
         }

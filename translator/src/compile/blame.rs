@@ -39,6 +39,15 @@ impl Named {
         let (mut named, mut ours) = (BTreeMap::new(), BTreeSet::new());
         let mut services: BTreeMap<ObjectRef, BTreeSet<FleetName>> = BTreeMap::new();
         let mut classes: BTreeMap<ObjectRef, BTreeSet<FleetName>> = BTreeMap::new();
+        let sets: Sets = objects
+            .iter()
+            .filter(|object| &*object.reference.kind == "ListenerSet")
+            .filter_map(|set| {
+                let reference = with_namespace(&set.reference, namespace);
+                let fleet = set_fleet(set, &reference)?;
+                Some((reference, fleet))
+            })
+            .collect();
         // Fleets that refer into a namespace.
         let mut granted: BTreeMap<String, BTreeSet<FleetName>> = BTreeMap::new();
         let reference = |object: &Object| with_namespace(&object.reference, namespace);
@@ -56,8 +65,15 @@ impl Named {
                     }
                     named.insert(reference, BTreeSet::from([fleet]));
                 }
+                "ListenerSet" => {
+                    let Some(fleet) = sets.get(&reference) else { continue };
+                    for namespace in certificate_namespaces(object) {
+                        granted.entry(namespace).or_default().insert(fleet.clone());
+                    }
+                    named.insert(reference, BTreeSet::from([fleet.clone()]));
+                }
                 "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => {
-                    let Some(fleets) = parents(object, &reference) else { continue };
+                    let Some(fleets) = parents(object, &reference, &sets) else { continue };
                     let mut backends = BTreeSet::new();
                     collect_backends(&object.root, &reference.namespace, &mut backends);
                     for service in backends {
@@ -139,22 +155,41 @@ impl Named {
 }
 
 /// The fleets that a route names; none if it cannot be told.
-pub(super) fn fleets_of_route(object: &Object) -> Option<BTreeSet<FleetName>> {
-    parents(object, &object.reference)
+pub(super) fn fleets_of_route(object: &Object, sets: &Sets) -> Option<BTreeSet<FleetName>> {
+    parents(object, &object.reference, sets)
 }
 
-/// The namespaces of the Gateways and Services that a route names.
-pub(super) fn referred_namespaces(object: &Object) -> BTreeSet<String> {
+/// The Gateways of ListenerSets.
+pub(super) type Sets = BTreeMap<ObjectRef, FleetName>;
+
+/// The ListenerSets among objects.
+pub(super) fn sets<'o>(objects: impl Iterator<Item = &'o Object>) -> Sets {
+    let sets = objects.filter(|object| &*object.reference.kind == "ListenerSet");
+    sets.filter_map(|set| Some((set.reference.clone(), set_fleet(set, &set.reference)?))).collect()
+}
+
+/// The namespaces of the Gateways, ListenerSets and Services that a route names.
+pub(super) fn referred_namespaces(object: &Object, sets: &Sets) -> BTreeSet<String> {
     let mut backends = BTreeSet::new();
     collect_backends(&object.root, &object.reference.namespace, &mut backends);
     let mut namespaces: BTreeSet<String> =
         backends.into_iter().map(|service| service.namespace.to_string()).collect();
-    for fleet in parents(object, &object.reference).unwrap_or_default() {
+    // A ListenerSet lies in another namespace than its Gateway, perhaps, and decides as much.
+    let named = object.at("spec.parentRefs").and_then(Node::as_sequence).unwrap_or_default();
+    namespaces.extend(named.iter().filter_map(|parent| Some(text(parent, &["namespace"])?.to_owned())));
+    for fleet in parents(object, &object.reference, sets).unwrap_or_default() {
         if let FleetName::Gateway { namespace, .. } = fleet {
             namespaces.insert(namespace);
         }
     }
     namespaces
+}
+
+/// The Gateway that a ListenerSet names, if it can be told.
+fn set_fleet(set: &Object, reference: &ObjectRef) -> Option<FleetName> {
+    let parent = set.at("spec.parentRef")?;
+    let namespace = text(parent, &["namespace"]).unwrap_or(&reference.namespace);
+    Some(FleetName::gateway(namespace, text(parent, &["name"])?))
 }
 
 fn with_namespace(reference: &ObjectRef, namespace: Option<&str>) -> ObjectRef {
@@ -172,18 +207,24 @@ fn text<'a>(node: &'a Node, path: &[&str]) -> Option<&'a str> {
     path.iter().try_fold(node, |node, key| node.get(key))?.as_str()
 }
 
-/// The Gateways that a route names; none if it cannot be told, or if it names none.
-fn parents(object: &Object, reference: &ObjectRef) -> Option<BTreeSet<FleetName>> {
+/// The Gateways that a route names, itself or by a ListenerSet; none if it cannot be told, or if it names none.
+fn parents(object: &Object, reference: &ObjectRef, sets: &Sets) -> Option<BTreeSet<FleetName>> {
     let parents = object.at("spec.parentRefs")?.as_sequence()?;
     let mut fleets = BTreeSet::new();
     for parent in parents {
         let namespace = text(parent, &["namespace"]).unwrap_or(&reference.namespace);
-        fleets.insert(FleetName::gateway(namespace, text(parent, &["name"])?));
+        let name = text(parent, &["name"])?;
+        fleets.insert(match text(parent, &["kind"]) {
+            Some("ListenerSet") => {
+                sets.get(&ObjectRef::new(GATEWAY_GROUP, "ListenerSet", namespace, name))?.clone()
+            }
+            _ => FleetName::gateway(namespace, name),
+        });
     }
     (!fleets.is_empty()).then_some(fleets)
 }
 
-/// Other namespaces that the listeners of a Gateway take certificates from.
+/// Other namespaces that the listeners of a Gateway or ListenerSet take certificates from.
 fn certificate_namespaces(gateway: &Object) -> BTreeSet<String> {
     let listeners = gateway.at("spec.listeners").and_then(Node::as_sequence).unwrap_or_default();
     let refs =

@@ -12,7 +12,8 @@ const NOTABLE: u64 = 16;
 pub struct Counts {
     /// By the namespace of the route object.
     pub namespaces: BTreeMap<String, u64>,
-    /// By hostname as Envoy has it: in lower case, `*` for all. Hostnames without routes are left out.
+    /// By hostname as Envoy has it: in lower case, `*` for all; for TCP and UDP the Envoy listener's name. Hostnames
+    /// without routes are left out.
     pub hostnames: BTreeMap<String, u64>,
 }
 
@@ -20,18 +21,32 @@ impl Counts {
     /// Counts the routes of a fleet.
     pub fn of(fleet: &ir::Fleet) -> Self {
         let mut counts = Self::default();
-        let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
-        for host in chains.flat_map(|chain| &chain.routes.hosts).filter(|host| !host.routes.is_empty()) {
-            *counts.hostnames.entry(host.domain.clone()).or_default() += host.routes.len() as u64;
-            for route in &host.routes {
-                let namespace = &*route.origin.object.namespace;
-                match counts.namespaces.get_mut(namespace) {
-                    Some(count) => *count += 1,
-                    None => drop(counts.namespaces.insert(namespace.to_owned(), 1)),
+        for (name, chain) in fleet
+            .listeners
+            .iter()
+            .flat_map(|(name, listener)| listener.chains.iter().map(move |chain| (name, chain)))
+        {
+            if let Some(stream) = chain.stream() {
+                let hostname = chain.server_names.first().unwrap_or(name);
+                *counts.hostnames.entry(hostname.clone()).or_default() += 1;
+                counts.of_namespace(&stream.origin.object.namespace);
+            }
+            let hosts = chain.routes().into_iter().flat_map(|routes| &routes.hosts);
+            for host in hosts.filter(|host| !host.routes.is_empty()) {
+                *counts.hostnames.entry(host.domain.clone()).or_default() += host.routes.len() as u64;
+                for route in &host.routes {
+                    counts.of_namespace(&route.origin.object.namespace);
                 }
             }
         }
         counts
+    }
+
+    fn of_namespace(&mut self, namespace: &str) {
+        match self.namespaces.get_mut(namespace) {
+            Some(count) => *count += 1,
+            None => drop(self.namespaces.insert(namespace.to_owned(), 1)),
+        }
     }
 
     /// Those that the shrink guard may look at: it asks what has twenty routes or more, and lets four fifths of them pass,

@@ -10,7 +10,7 @@
 //!   stricter one cannot be told. Their fleets wait; what is live stays.
 //! - A kept route that would meet another Gateway or other policies than it was released with makes its fleets wait.
 
-use super::blame::{fleets_of_route, referred_namespaces};
+use super::blame::{fleets_of_route, referred_namespaces, sets};
 use super::{Compilation, Options, compile_objects};
 use crate::load::{self, Loaded, is_ours};
 use crate::source::File;
@@ -269,8 +269,14 @@ impl Work<'_> {
             let fleet = FleetName::gateway(&reference.namespace, &reference.name);
             waiting.add(Some(BTreeSet::from([fleet])), &why);
         }
+        let former = self.former.0.values().map(|(object, _)| object);
+        let sets = sets(former.chain(objects));
+        for (set, fleet) in sets.iter().filter(|(set, _)| self.frozen.contains(&set.namespace)) {
+            let why = format!("namespace {} stays as released, and with it its ListenerSets", set.namespace);
+            waiting.add(Some(BTreeSet::from([fleet.clone()])), &why);
+        }
         for object in self.swaps.values().flatten() {
-            let differs = referred_namespaces(object).into_iter().find(|namespace| {
+            let differs = referred_namespaces(object, &sets).into_iter().find(|namespace| {
                 !self.frozen.contains(namespace.as_str())
                     && guards_of(objects, namespace) != self.former_guards(namespace)
             });
@@ -280,7 +286,7 @@ impl Work<'_> {
                      changed since",
                     object.reference
                 );
-                waiting.add(fleets_of_route(object), &why);
+                waiting.add(fleets_of_route(object, &sets), &why);
             }
         }
         self.waiting.all = self.waiting.all.take().or(waiting.all);
@@ -312,7 +318,7 @@ fn guards_of<'a>(
 ) -> BTreeMap<ObjectRef, String> {
     let guard = |object: &&Object| {
         let ObjectRef { kind, namespace: its, .. } = &object.reference;
-        **its == *namespace && (kind.ends_with("Policy") || &**kind == "Gateway")
+        **its == *namespace && (kind.ends_with("Policy") || matches!(&**kind, "Gateway" | "ListenerSet"))
     };
     objects.into_iter().filter(guard).map(|object| (object.reference.clone(), text(object))).collect()
 }

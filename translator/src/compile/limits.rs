@@ -2,7 +2,7 @@
 //! alone, with the object that takes most of it.
 
 use moorgate_model::diagnostic::semantic::{NEAR_LIMIT, SNAPSHOT_REFUSED};
-use moorgate_model::ir::{self, Action, HeaderMutation, PathMatch, Route, ValueMatch};
+use moorgate_model::ir::{self, Action, FilterChain, HeaderMutation, PathMatch, Route, Stream, ValueMatch};
 use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
 use moorgate_snapshot::{FleetName, Snapshot, SnapshotError};
 use std::collections::BTreeMap;
@@ -49,11 +49,15 @@ fn about(name: &FleetName, diagnostic: Diagnostic, objects: &[Object]) -> Diagno
 /// Points at the object whose matches take most bytes, if the fleet has routes at all.
 fn pointed(diagnostic: Diagnostic, fleet: &ir::Fleet, objects: &[Object]) -> Diagnostic {
     let mut sizes: BTreeMap<&ObjectRef, (usize, usize)> = BTreeMap::new();
-    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
-    for route in chains.flat_map(|chain| &chain.routes.hosts).flat_map(|host| &host.routes) {
-        let (bytes, routes) = sizes.entry(&route.origin.object).or_default();
-        *bytes += size(route);
-        *routes += 1;
+    for chain in fleet.listeners.values().flat_map(|listener| &listener.chains) {
+        let hosts = chain.routes().into_iter().flat_map(|routes| &routes.hosts);
+        let requests = hosts.flat_map(|host| &host.routes).map(|route| (&route.origin.object, size(route)));
+        let streams = chain.stream().map(|stream| (&stream.origin.object, stream_size(chain, stream)));
+        for (object, size) in requests.chain(streams) {
+            let (bytes, routes) = sizes.entry(object).or_default();
+            *bytes += size;
+            *routes += 1;
+        }
     }
     // The first by name of equals.
     let largest = sizes.into_iter().rev().max_by_key(|(_, (bytes, _))| *bytes);
@@ -86,6 +90,12 @@ fn size(route: &Route) -> usize {
         + of_backends.sum::<usize>()
         + mutation(&route.request_headers)
         + mutation(&route.response_headers)
+}
+
+/// The text of a chain that carries bytes.
+fn stream_size(chain: &FilterChain, stream: &Stream) -> usize {
+    let clusters = stream.backends.iter().filter_map(|backend| backend.cluster.as_ref());
+    chain.server_names.iter().chain(clusters).map(String::len).sum()
 }
 
 fn mutation(headers: &HeaderMutation) -> usize {

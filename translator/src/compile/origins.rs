@@ -25,6 +25,7 @@ impl Compilation {
         let bytes = resources(fleet);
         listeners(&fleet.ir, &bytes, &mut made, &mut marks);
         routes(&fleet.ir, &bytes, &mut made, &mut marks);
+        streams(&fleet.ir, &bytes, &mut made, &mut marks);
         let services = services(&fleet.ir, &objects, &bytes);
         made.extend(services);
         let gateways: BTreeSet<&ObjectRef> =
@@ -33,7 +34,8 @@ impl Compilation {
             .iter()
             .filter_map(|gateway| objects.get(gateway)?.at("spec.gatewayClassName")?.as_str())
             .collect();
-        let mine = |(object, status)| Some((object, of_fleet(&gateways, &classes, object, status)?));
+        let parents = parents(&gateways, &objects);
+        let mine = |(object, status)| Some((object, of_fleet(&parents, &classes, object, status)?));
         let statuses: BTreeMap<&ObjectRef, Status> = self.statuses.iter().filter_map(mine).collect();
         let names: BTreeSet<&ObjectRef> =
             made.keys().chain(statuses.keys()).chain(&gateways).copied().collect();
@@ -76,8 +78,8 @@ fn listeners<'c>(
         for chain in &listener.chains {
             for origin in &chain.origins {
                 let lowered = bytes.get(&(xds::LISTENER_TYPE, name.as_str())).copied().unwrap_or_default();
-                made.entry(&origin.gateway).or_default().push(Digest::of(lowered));
-                let parts = marks.entry(&origin.gateway).or_default();
+                made.entry(&origin.owner).or_default().push(Digest::of(lowered));
+                let parts = marks.entry(&origin.owner).or_default();
                 let mark = history::chain_mark(name, &chain.name, &origin.listener);
                 parts.entry(origin.index).or_default().insert(mark);
             }
@@ -94,10 +96,8 @@ fn routes<'c>(
 ) {
     let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
     // Several chains may share a table: it counts once.
-    let tables: BTreeMap<&str, &ir::RouteTable> = chains
-        .filter(|chain| !chain.refuse)
-        .map(|chain| (chain.routes.name.as_str(), &chain.routes))
-        .collect();
+    let tables: BTreeMap<&str, &ir::RouteTable> =
+        chains.filter_map(ir::FilterChain::routes).map(|routes| (routes.name.as_str(), routes)).collect();
     for (table, host) in
         tables.iter().flat_map(|(name, table)| table.hosts.iter().map(move |host| (name, host)))
     {
@@ -109,6 +109,29 @@ fn routes<'c>(
             let origin = &route.origin;
             made.entry(&origin.object).or_default().push(Digest::of_parts(pieces));
             let mark = history::mark(&xds::match_bytes(route));
+            marks.entry(&origin.object).or_default().entry(origin.rule).or_default().insert(mark);
+        }
+    }
+}
+
+/// A route object whose rule carries bytes makes the chains that do, and with them what their clusters are.
+fn streams<'c>(
+    fleet: &'c ir::Fleet,
+    bytes: &BTreeMap<(&str, &str), &[u8]>,
+    made: &mut Made<'c>,
+    marks: &mut Marks<'c>,
+) {
+    for (name, listener) in &fleet.listeners {
+        for chain in &listener.chains {
+            let Some(stream) = chain.stream() else { continue };
+            let place = format!("{name}\0{}\0{:?}\0{:?}", chain.name, chain.server_names, stream.backends);
+            let clusters = stream.backends.iter().filter_map(|backend| backend.cluster.as_deref());
+            let clusters =
+                clusters.map(|name| bytes.get(&(xds::CLUSTER_TYPE, name)).copied().unwrap_or_default());
+            let pieces = [place.as_bytes()].into_iter().chain(clusters);
+            let origin = &stream.origin;
+            made.entry(&origin.object).or_default().push(Digest::of_parts(pieces));
+            let mark = history::stream_mark(name, &chain.name);
             marks.entry(&origin.object).or_default().entry(origin.rule).or_default().insert(mark);
         }
     }
@@ -152,23 +175,40 @@ fn is_gateway_of(fleet: &FleetName, object: &ObjectRef, made: &Made<'_>) -> bool
         }
 }
 
-/// What a status says about these Gateways, if it does: what other fleets make of a route is not for this one's store.
+/// Gateways with the ListenerSets that name them.
+fn parents<'c>(
+    gateways: &BTreeSet<&'c ObjectRef>,
+    objects: &BTreeMap<&'c ObjectRef, &Object>,
+) -> BTreeSet<&'c ObjectRef> {
+    let names_one = |(reference, object): &(&&ObjectRef, &&Object)| {
+        let text = |field: &str| object.at(field).and_then(|node| node.as_str());
+        let namespace = text("spec.parentRef.namespace").unwrap_or(&reference.namespace);
+        let name = text("spec.parentRef.name").unwrap_or_default();
+        &*reference.kind == "ListenerSet"
+            && gateways.iter().any(|gateway| (&*gateway.namespace, &*gateway.name) == (namespace, name))
+    };
+    let sets = objects.iter().filter(names_one).map(|(reference, _)| *reference);
+    gateways.iter().copied().chain(sets).collect()
+}
+
+/// What a status says about these parents, if it does: what other fleets make of a route is not for this one's store.
 fn of_fleet(
-    gateways: &BTreeSet<&ObjectRef>,
+    parents: &BTreeSet<&ObjectRef>,
     classes: &BTreeSet<&str>,
     object: &ObjectRef,
     status: &Status,
 ) -> Option<Status> {
     let mine = |parent: &ParentReference| {
         let namespace = parent.namespace.as_deref().unwrap_or(&object.namespace);
-        gateways
-            .iter()
-            .any(|gateway| (&*gateway.namespace, &*gateway.name) == (namespace, parent.name.as_str()))
+        parents.iter().any(|known| {
+            (&*known.kind, &*known.namespace, &*known.name)
+                == (parent.kind.as_str(), namespace, parent.name.as_str())
+        })
     };
     let mut status = status.clone();
     let says = match &mut status {
         Status::Class { .. } => classes.contains(&*object.name),
-        Status::Gateway { .. } => gateways.contains(object),
+        Status::Gateway { .. } | Status::ListenerSet { .. } => parents.contains(object),
         Status::Route { parents } => {
             parents.retain(|parent| mine(&parent.parent_ref));
             !parents.is_empty()
@@ -188,7 +228,10 @@ fn item(
     status: Option<Value>,
 ) -> Item {
     let line = object.origin.start.line;
-    let list = if &*object.reference.kind == "Gateway" { "listeners" } else { "rules" };
+    let list = match &*object.reference.kind {
+        "Gateway" | "ListenerSet" => "listeners",
+        _ => "rules",
+    };
     let list = FieldPath::root().key("spec").key(list);
     let count = object.root.at(&list).and_then(|node| node.as_sequence()).map_or(0, <[_]>::len);
     let part = |index: usize| Part {

@@ -7,7 +7,7 @@ use thiserror::Error;
 pub struct Request {
     /// The method, as sent.
     pub method: String,
-    /// `http` or `https`.
+    /// `http` or `https`; `tcp`, `tls` or `udp` for bytes of any kind.
     pub scheme: String,
     /// The name that the connection asks for (SNI), lower case.
     pub server_name: String,
@@ -25,7 +25,9 @@ pub struct Request {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RequestError {
     /// The URL has no scheme, host or valid port.
-    #[error("{0:?} is no URL of the form http://host[:port]/path or https://host[:port]/path")]
+    #[error(
+        "{0:?} is no URL of the form http://host[:port]/path, https://host[:port]/path, or tcp://host:port (also tls, udp)"
+    )]
     Url(String),
     /// A header is not `name: value`.
     #[error("{0:?} is no header: write 'name: value'")]
@@ -41,7 +43,7 @@ impl Request {
         let error = || RequestError::Url(url.to_owned());
         let (scheme, rest) = url.split_once("://").ok_or_else(error)?;
         let scheme = scheme.to_ascii_lowercase();
-        if scheme != "http" && scheme != "https" {
+        if !["http", "https", "tcp", "tls", "udp"].contains(&scheme.as_str()) {
             return Err(error());
         }
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -50,7 +52,12 @@ impl Request {
         let path = path.split('#').next().unwrap_or_default();
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let (host, port) = split_port(authority).ok_or_else(error)?;
-        let port = port.unwrap_or(if scheme == "https" { 443 } else { 80 });
+        let usual = match scheme.as_str() {
+            "http" => Some(80),
+            "https" | "tls" => Some(443),
+            _ => None,
+        };
+        let port = port.or(usual).ok_or_else(error)?;
         if host.is_empty() {
             return Err(error());
         }
@@ -124,7 +131,8 @@ mod tests {
         assert_eq!(request.header("x-a").collect::<Vec<_>>(), ["b", "c"]);
         assert_eq!(request.header("x-forwarded-proto").collect::<Vec<_>>(), ["https"]);
         assert_eq!(Request::parse("GET", "http://[::1]:81", &[]).unwrap().port, 81);
-        for url in ["example.com/", "ftp://a/", "http:///x", "http://a:99999/"] {
+        assert_eq!(Request::parse("CONNECT", "udp://a:53", &[]).unwrap().port, 53);
+        for url in ["example.com/", "ftp://a/", "http:///x", "http://a:99999/", "tcp://a"] {
             assert!(Request::parse("GET", url, &[]).is_err(), "{url}");
         }
     }

@@ -1,6 +1,6 @@
 //! Who wrote what Envoy has: from records to the origins of routes and listeners.
 
-use super::{Records, chain_mark, object};
+use super::{Records, chain_mark, object, stream_mark};
 use crate::xds::Origins;
 use moorgate_model::ObjectRef;
 use moorgate_model::ir::{ListenerOrigin, RouteOrigin};
@@ -50,14 +50,25 @@ impl Origins for Written<'_> {
         let prefix = chain_mark(listener, chain, "");
         let mut origins = Vec::new();
         for (key, item) in &self.records.objects {
-            let Some(gateway) = object(key).filter(|object| &*object.kind == "Gateway") else { continue };
+            let listens = |object: &ObjectRef| matches!(&*object.kind, "Gateway" | "ListenerSet");
+            let Some(owner) = object(key).filter(listens) else { continue };
             for (index, part) in item.parts.iter().enumerate() {
-                origins.extend(part.makes.iter().filter_map(|made| made.strip_prefix(&prefix)).map(|name| {
-                    let (gateway, listener) = (gateway.clone(), name.to_owned());
-                    ListenerOrigin { gateway, listener, index, hostname: String::new() }
+                let made = part.makes.iter().filter_map(|made| made.strip_prefix(&prefix));
+                // A listener's name has no slash: with one this is a chain whose name only begins alike.
+                origins.extend(made.filter(|name| !name.contains('/')).map(|name| {
+                    let (owner, listener) = (owner.clone(), name.to_owned());
+                    ListenerOrigin { owner, listener, index, hostname: String::new() }
                 }));
             }
         }
         origins
+    }
+
+    fn stream(&self, listener: &str, chain: &str) -> RouteOrigin {
+        let mark = stream_mark(listener, chain);
+        let found =
+            self.records.objects.iter().find_map(|(key, item)| Some((object(key)?, item.part_of(&mark)?)));
+        let (object, rule) = found.unwrap_or_else(|| (ObjectRef::new("", "", "", ""), 0));
+        RouteOrigin { object, rule, rule_name: None, matched: 0 }
     }
 }

@@ -161,7 +161,7 @@ fn refusal(entry: &Entry, object: &Object) -> Option<Refusal> {
     refuse(2, field, format!("{what}: files of {} may claim these hostnames: {list}", entry.name))
 }
 
-/// The hostnames that a route or Gateway claims, with their fields; empty for all.
+/// The hostnames that a route, Gateway or ListenerSet claims, with their fields; empty for all.
 fn claims(object: &Object) -> Vec<(FieldPath, String)> {
     let spec = FieldPath::root().key("spec");
     let hostname = |node: Option<&Node>| node.and_then(Node::as_str).unwrap_or_default().to_owned();
@@ -174,7 +174,7 @@ fn claims(object: &Object) -> Vec<(FieldPath, String)> {
             }
             names.iter().enumerate().map(|(index, name)| (at.index(index), hostname(Some(name)))).collect()
         }
-        "Gateway" => {
+        "Gateway" | "ListenerSet" => {
             let at = spec.key("listeners");
             let listeners = object.root.at(&at).and_then(Node::as_sequence).unwrap_or_default();
             let claim = |(index, listener): (usize, &Node)| {

@@ -37,6 +37,24 @@ const REQUEST: &[(&str, &str)] = &[
     ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
 ];
 
+/// What a line says about a connection whose bytes went to a backend.
+const STREAM: &[(&str, &str)] = &[
+    ("start_time", "%START_TIME%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("downstream_transport_failure_reason", "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"),
+    ("duration", "%DURATION%"),
+    ("filter_chain", "%FILTER_CHAIN_NAME%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+];
+
 /// What a line says about a connection that met no filter chain.
 const CONNECTION: &[(&str, &str)] = &[
     ("start_time", "%START_TIME%"),
@@ -52,6 +70,11 @@ const CONNECTION: &[(&str, &str)] = &[
 /// The log of requests.
 pub(super) fn requests() -> AccessLog {
     log(REQUEST, None)
+}
+
+/// The log of connections that carry anything but HTTP.
+pub(super) fn connections() -> AccessLog {
+    log(STREAM, None)
 }
 
 /// The log of connections whose server name no filter chain is for: they leave no trace elsewhere.

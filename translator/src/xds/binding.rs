@@ -1,6 +1,6 @@
 //! Bindings: where the values behind EDS and SDS names come from.
 
-use super::cluster;
+use super::{cluster, tls};
 use moorgate_model::ir::{self, AddressFamily, Cluster};
 use moorgate_snapshot::record::{
     Binding, BindingKind, BindingSource, EndpointSource, Family, Record, Reference,
@@ -24,12 +24,12 @@ impl Bindings {
         }
         let sources = self.endpoints.entry(cluster.eds_name.as_str().into()).or_default();
         sources.extend(cluster.sources.iter().map(source));
-        let bundle = cluster.tls.as_ref().and_then(|tls| tls.ca_bundles.first());
-        self.objects.extend(bundle.map(|name| (BindingKind::TrustBundle, name.as_str().into())));
+        let objects = cluster.tls.iter().flat_map(tls::upstream_references);
+        self.objects.extend(objects.map(|reference| (reference.kind, reference.name)));
     }
 
-    /// The secrets that a listener refers to.
-    pub(super) fn secrets(&mut self, refs: &[Reference]) {
+    /// The secrets and trust bundles that a listener refers to.
+    pub(super) fn objects(&mut self, refs: &[Reference]) {
         self.objects.extend(refs.iter().map(|reference| (reference.kind, reference.name.clone())));
     }
 

@@ -61,10 +61,10 @@ pub(super) fn lower(name: &str, cluster: &Cluster) -> (pb::Cluster, Vec<Referenc
         ignore_health_on_host_removal: true,
         ..Default::default()
     };
-    out.typed_extension_protocol_options.insert(
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(),
-        value::any(&protocol(cluster.protocol)),
-    );
+    if let Some(options) = protocol(cluster.protocol) {
+        out.typed_extension_protocol_options
+            .insert("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), value::any(&options));
+    }
     if refuses(cluster) {
         // Nothing to connect to: neither plain text nor unverified TLS can pass.
         out.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
@@ -78,16 +78,13 @@ pub(super) fn lower(name: &str, cluster: &Cluster) -> (pb::Cluster, Vec<Referenc
     let mut refs = vec![Reference { kind: BindingKind::Endpoints, name: cluster.eds_name.as_str().into() }];
     if let Some(tls) = &cluster.tls {
         out.transport_socket = Some(tls::upstream(tls, cluster.protocol));
-        refs.extend(
-            tls.ca_bundles
-                .first()
-                .map(|bundle| Reference { kind: BindingKind::TrustBundle, name: bundle.as_str().into() }),
-        );
+        refs.extend(tls::upstream_references(tls));
     }
     (out, refs)
 }
 
-fn protocol(protocol: AppProtocol) -> HttpProtocolOptions {
+/// How HTTP is spoken to the backend, if it is.
+fn protocol(protocol: AppProtocol) -> Option<HttpProtocolOptions> {
     let config = match protocol {
         AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
         AppProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
@@ -95,11 +92,12 @@ fn protocol(protocol: AppProtocol) -> HttpProtocolOptions {
             initial_connection_window_size: value::number(CONNECTION_WINDOW_BYTES),
             ..Default::default()
         }),
+        AppProtocol::Tcp | AppProtocol::Udp => return None,
     };
-    HttpProtocolOptions {
+    Some(HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(config),
         })),
         ..Default::default()
-    }
+    })
 }

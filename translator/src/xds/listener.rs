@@ -1,7 +1,7 @@
 //! Listeners, after Envoy's guide for edge proxies.
 
 use super::cluster::{BUFFER_BYTES, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
-use super::{access_log, route, tls, value};
+use super::{access_log, route, stream, tls, value};
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use envoy_types::pb::envoy::config::core::v3::{
     Address, CidrRange, Http2ProtocolOptions, HttpProtocolOptions, SocketAddress, address,
@@ -22,8 +22,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
-use moorgate_model::ir::{FilterChain, Listener};
-use moorgate_snapshot::record::{BindingKind, Reference};
+use moorgate_model::ir::{FilterChain, Listener, RouteTable, Serves, Transport};
+use moorgate_snapshot::record::Reference;
 use prost::{Message, Name};
 
 /// All IPv4 addresses. `::` with IPv4 mapped would serve both families, but Envoy cannot bind it where the kernel has
@@ -41,6 +41,9 @@ const ROUTES_TIMEOUT_SECONDS: i64 = 0;
 
 /// The listener and the names that it needs.
 pub(super) fn lower(name: &str, listener: &Listener) -> (pb::Listener, Vec<Reference>) {
+    if listener.transport == Transport::Udp {
+        return (stream::udp(name, BIND_ADDRESS, listener), Vec::new());
+    }
     let inspects = listener.chains.iter().any(|chain| chain.tls.is_some() || !chain.server_names.is_empty());
     let inspector = ListenerFilter {
         name: "envoy.filters.listener.tls_inspector".into(),
@@ -63,20 +66,28 @@ pub(super) fn lower(name: &str, listener: &Listener) -> (pb::Listener, Vec<Refer
         access_log: if inspects { vec![access_log::unmatched_connections()] } else { Vec::new() },
         ..Default::default()
     };
-    let tls = listener.chains.iter().filter(|chain| !chain.refuse).filter_map(|chain| chain.tls.as_ref());
-    let refs = tls.flat_map(|tls| &tls.secrets);
-    let refs = refs.map(|name| Reference { kind: BindingKind::Secret, name: name.as_str().into() });
-    (out, refs.collect())
+    let tls = listener.chains.iter().filter(|chain| !chain.refuses()).filter_map(|chain| chain.tls.as_ref());
+    (out, tls.flat_map(tls::references).collect())
 }
 
 fn filter_chain(listener: &str, chain: &FilterChain) -> pb::FilterChain {
-    let (filter, socket) = if chain.refuse {
+    let socket = chain.tls.as_ref().map(|tls| match chain.serves {
+        Serves::Stream(_) => tls::downstream(tls, &[]),
+        Serves::Http(_) | Serves::Refuse => tls::downstream(tls, &tls::HTTP_PROTOCOLS),
+    });
+    let (filter, socket) = match &chain.serves {
+        Serves::Http(routes) => {
+            let manager = connection_manager(listener, routes);
+            (network_filter("envoy.filters.network.http_connection_manager", &manager), socket)
+        }
+        Serves::Stream(found) if !found.backends.is_empty() => {
+            let proxy = stream::tcp_proxy(listener, found);
+            (network_filter("envoy.filters.network.tcp_proxy", &proxy), socket)
+        }
         // Without an answer to write, this filter closes the connection as soon as it is open.
-        (network_filter("envoy.filters.network.direct_response", &DirectResponse::default()), None)
-    } else {
-        let manager = connection_manager(listener, chain);
-        let filter = network_filter("envoy.filters.network.http_connection_manager", &manager);
-        (filter, chain.tls.as_ref().map(tls::downstream))
+        Serves::Stream(_) | Serves::Refuse => {
+            (network_filter("envoy.filters.network.direct_response", &DirectResponse::default()), None)
+        }
     };
     pb::FilterChain {
         name: chain.name.clone(),
@@ -108,7 +119,7 @@ fn nobody() -> InternalAddressConfig {
     InternalAddressConfig { unix_sockets: false, cidr_ranges: vec![range] }
 }
 
-fn connection_manager(listener: &str, chain: &FilterChain) -> HttpConnectionManager {
+fn connection_manager(listener: &str, routes: &RouteTable) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: listener.to_owned(),
         http_filters: vec![
@@ -144,7 +155,7 @@ fn connection_manager(listener: &str, chain: &FilterChain) -> HttpConnectionMana
         strip_trailing_host_dot: true,
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(value::ads(ROUTES_TIMEOUT_SECONDS)),
-            route_config_name: chain.routes.name.clone(),
+            route_config_name: routes.name.clone(),
         })),
         ..Default::default()
     }

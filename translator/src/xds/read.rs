@@ -1,10 +1,11 @@
 //! Reads back what [`super::records()`] wrote, as far as requests are decided by it: so that a snapshot explains itself
 //! without the sources. What only shapes a request on its way (time limits, header changes) is left out.
 
-use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError, canonical, route};
+use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError, canonical, route, stream};
 use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
 use envoy_types::pb::envoy::config::listener::v3 as listener_pb;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -13,10 +14,15 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier as TcpClusters;
+use envoy_types::pb::envoy::extensions::filters::udp::udp_proxy::v3::UdpProxyConfig;
+use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use moorgate_model::ir::{
     Action, DownstreamTls, FilterChain, Fleet, Forward, HeaderMutation, Listener, ListenerOrigin, PathMatch,
-    Redirect, Respond, Route, RouteOrigin, RouteTable, ValueMatch, VirtualHost, WeightedBackend,
+    Redirect, Respond, Route, RouteOrigin, RouteTable, Serves, Stream, StreamBackend, Transport, ValueMatch,
+    VirtualHost, WeightedBackend,
 };
 use moorgate_snapshot::{Record, Resource};
 use prost::Message;
@@ -28,6 +34,8 @@ pub trait Origins {
     fn route(&self, name: &str, matched: &[u8]) -> RouteOrigin;
     /// The Gateway listeners that a filter chain serves.
     fn chain(&self, listener: &str, chain: &str) -> Vec<ListenerOrigin>;
+    /// The rule whose backends a filter chain, or a listener of datagrams, sends bytes to.
+    fn stream(&self, listener: &str, chain: &str) -> RouteOrigin;
 }
 
 /// The listeners and routes of a snapshot. Clusters are left out: routes name them.
@@ -55,10 +63,16 @@ pub fn fleet<'r>(
     }
     let mut fleet = Fleet::default();
     for found in listeners {
-        let chains =
-            found.filter_chains.iter().map(|chain| self::chain(&found.name, chain, &tables, origins));
-        let chains = chains.collect::<Result<_, _>>()?;
-        fleet.listeners.insert(found.name.clone(), Listener { port: port(&found), chains });
+        let (port, transport) = address(&found);
+        let chains = match transport {
+            Transport::Udp => vec![datagrams(&found, origins)?],
+            Transport::Tcp => {
+                let chains =
+                    found.filter_chains.iter().map(|chain| self::chain(&found.name, chain, &tables, origins));
+                chains.collect::<Result<_, _>>()?
+            }
+        };
+        fleet.listeners.insert(found.name.clone(), Listener { port, transport, chains });
     }
     Ok(fleet)
 }
@@ -68,15 +82,23 @@ fn decode<M: Message + Default>(resource: &Resource) -> Result<M, XdsError> {
         .map_err(|source| XdsError::Decode { type_url: resource.type_url.to_string(), source })
 }
 
-fn port(listener: &listener_pb::Listener) -> u16 {
-    let address = listener.address.as_ref().and_then(|address| address.address.as_ref());
-    match address {
-        Some(address::Address::SocketAddress(socket)) => match socket.port_specifier {
-            Some(socket_address::PortSpecifier::PortValue(port)) => u16::try_from(port).unwrap_or(0),
-            _ => 0,
-        },
+fn address(listener: &listener_pb::Listener) -> (u16, Transport) {
+    let Some(address::Address::SocketAddress(socket)) =
+        listener.address.as_ref().and_then(|address| address.address.as_ref())
+    else {
+        return (0, Transport::Tcp);
+    };
+    let port = match socket.port_specifier {
+        Some(socket_address::PortSpecifier::PortValue(port)) => u16::try_from(port).unwrap_or(0),
         _ => 0,
-    }
+    };
+    let udp = socket.protocol() == socket_address::Protocol::Udp;
+    (port, if udp { Transport::Udp } else { Transport::Tcp })
+}
+
+/// The message in an `Any`.
+pub(super) fn unpack<M: Message + Default>(any: &Any) -> Result<M, XdsError> {
+    M::decode(&*any.value).map_err(|source| XdsError::Decode { type_url: any.type_url.clone(), source })
 }
 
 fn chain(
@@ -85,30 +107,67 @@ fn chain(
     tables: &BTreeMap<&str, Vec<VirtualHost>>,
     origins: &dyn Origins,
 ) -> Result<FilterChain, XdsError> {
-    let manager = chain.filters.iter().find_map(|filter| match &filter.config_type {
-        Some(ConfigType::TypedConfig(any)) if any.type_url.ends_with(".HttpConnectionManager") => Some(any),
-        _ => None,
-    });
-    let name = match manager {
-        Some(any) => {
-            let manager = HttpConnectionManager::decode(&*any.value)
-                .map_err(|source| XdsError::Decode { type_url: any.type_url.clone(), source })?;
-            match manager.route_specifier {
-                Some(RouteSpecifier::Rds(rds)) => rds.route_config_name,
-                _ => String::new(),
-            }
-        }
-        None => String::new(),
+    let of_type = |name: &str| {
+        chain.filters.iter().find_map(|filter| match &filter.config_type {
+            Some(ConfigType::TypedConfig(any)) if any.type_url.ends_with(name) => Some(any),
+            _ => None,
+        })
+    };
+    let serves = if let Some(any) = of_type(".HttpConnectionManager") {
+        let name = match unpack::<HttpConnectionManager>(any)?.route_specifier {
+            Some(RouteSpecifier::Rds(rds)) => rds.route_config_name,
+            _ => String::new(),
+        };
+        Serves::Http(RouteTable { hosts: tables.get(name.as_str()).cloned().unwrap_or_default(), name })
+    } else if let Some(any) = of_type(".TcpProxy") {
+        let backends = tcp_backends(unpack::<TcpProxy>(any)?.cluster_specifier);
+        Serves::Stream(Stream { origin: origins.stream(listener, &chain.name), backends })
+    } else {
+        Serves::Refuse
     };
     let server_names = chain.filter_chain_match.as_ref().map(|found| found.server_names.clone());
     Ok(FilterChain {
         name: chain.name.clone(),
         server_names: server_names.unwrap_or_default(),
-        refuse: manager.is_none(),
         // Which certificates does not matter here.
-        tls: chain.transport_socket.as_ref().map(|_| DownstreamTls { secrets: Vec::new() }),
+        tls: chain.transport_socket.as_ref().map(|_| DownstreamTls { secrets: Vec::new(), clients: None }),
         origins: origins.chain(listener, &chain.name),
-        routes: RouteTable { hosts: tables.get(name.as_str()).cloned().unwrap_or_default(), name },
+        serves,
+    })
+}
+
+fn stream_backend(name: &str, weight: u32) -> StreamBackend {
+    StreamBackend { cluster: (name != route::NO_CLUSTER).then(|| name.to_owned()), weight }
+}
+
+fn tcp_backends(found: Option<TcpClusters>) -> Vec<StreamBackend> {
+    match found {
+        Some(TcpClusters::Cluster(name)) => vec![stream_backend(&name, 1)],
+        Some(TcpClusters::WeightedClusters(weighted)) => {
+            weighted.clusters.iter().map(|one| stream_backend(&one.name, one.weight)).collect()
+        }
+        None => Vec::new(),
+    }
+}
+
+/// The one chain of a listener of datagrams.
+fn datagrams(listener: &listener_pb::Listener, origins: &dyn Origins) -> Result<FilterChain, XdsError> {
+    let filter = listener.listener_filters.iter().find_map(|filter| match &filter.config_type {
+        Some(ListenerFilterConfig::TypedConfig(any)) => Some(any),
+        _ => None,
+    });
+    let backends = filter.map(unpack::<UdpProxyConfig>).transpose()?.map(stream::shares).transpose()?;
+    let name = listener.name.clone();
+    let backends = backends.unwrap_or_default();
+    let backends = backends.into_iter().map(|(name, weight)| stream_backend(&name, weight)).collect();
+    let stream = Stream { origin: origins.stream(&name, &name), backends };
+    let refuses = stream.backends.iter().all(|backend| backend.cluster.is_none());
+    Ok(FilterChain {
+        server_names: Vec::new(),
+        tls: None,
+        origins: origins.chain(&name, &name),
+        serves: if refuses { Serves::Refuse } else { Serves::Stream(stream) },
+        name,
     })
 }
 

@@ -73,7 +73,7 @@ fn parts_in_order_are_the_table() {
     );
     let joined: Vec<u8> = parts.iter().flat_map(|part| part.bytes.iter().copied()).collect();
     let table = RouteConfiguration::decode(&*joined).unwrap();
-    let hosts = &fleet.listeners["http-80"].chains[0].routes.hosts;
+    let hosts = &fleet.listeners["http-80"].chains[0].routes().unwrap().hosts;
     let whole = RouteConfiguration {
         virtual_hosts: hosts.iter().map(route::host).collect(),
         ..route::head("http-80")
@@ -139,7 +139,7 @@ fn listeners_do_not_change_with_routes() {
     let before = records(&fleet());
     let mut changed = fleet();
     for chain in changed.listeners.values_mut().flat_map(|listener| &mut listener.chains) {
-        for host in &mut chain.routes.hosts {
+        for host in chain.routes_mut().into_iter().flat_map(|routes| &mut routes.hosts) {
             host.routes.clear();
             host.routes.push(route("new", PathMatch::Prefix("/new".into()), Action::Forward(forward())));
         }
@@ -161,7 +161,7 @@ fn listeners_do_not_change_with_routes() {
 fn only_route(forward: moorgate_model::ir::Forward) -> Value {
     let mut one = fleet();
     one.listeners.remove("https-443");
-    let hosts = &mut one.listeners.get_mut("http-80").unwrap().chains[0].routes.hosts;
+    let hosts = &mut one.listeners.get_mut("http-80").unwrap().chains[0].routes_mut().unwrap().hosts;
     hosts.truncate(1);
     hosts[0].routes = vec![route("one", PathMatch::Prefix(String::new()), Action::Forward(forward))];
     let mut all = json::resources(&records(&one)).unwrap();

@@ -12,8 +12,10 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_paramete
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
     SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
+    certificate_validation_context::TrustChainVerification,
 };
-use moorgate_model::ir::{AppProtocol, DownstreamTls, UpstreamTls};
+use moorgate_model::ir::{AppProtocol, ClientValidation, DownstreamTls, UpstreamTls};
+use moorgate_snapshot::record::{BindingKind, Reference};
 use prost::{Message, Name};
 
 /// How long Envoy waits for a secret before it goes on without: one missing secret must not hold up its neighbours
@@ -44,33 +46,82 @@ fn socket<M: Message + Name>(context: &M) -> TransportSocket {
     }
 }
 
-pub(super) fn downstream(tls: &DownstreamTls) -> TransportSocket {
-    socket(&DownstreamTlsContext {
+/// What an HTTPS listener speaks, the best first.
+pub(super) const HTTP_PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
+
+/// TLS towards clients; without protocols none is negotiated, as behind it there may be anything.
+pub(super) fn downstream(tls: &DownstreamTls, protocols: &[&str]) -> TransportSocket {
+    let mut context = DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(parameters()),
             tls_certificate_sds_secret_configs: tls.secrets.iter().map(|name| secret(name)).collect(),
-            alpn_protocols: vec!["h2".into(), "http/1.1".into()],
+            alpn_protocols: protocols.iter().map(|name| (*name).to_owned()).collect(),
+            validation_context_type: tls.clients.as_ref().map(clients),
             ..Default::default()
         }),
+        ..Default::default()
+    };
+    if let Some(clients) = &tls.clients {
+        context.require_client_certificate = value::truth(!clients.optional);
+    }
+    socket(&context)
+}
+
+/// The names that a listener's TLS needs.
+pub(super) fn references(tls: &DownstreamTls) -> impl Iterator<Item = Reference> {
+    let secrets = tls.secrets.iter().map(|name| (BindingKind::Secret, name));
+    let bundles = tls.clients.iter().map(|clients| (BindingKind::TrustBundle, &clients.ca_bundle));
+    secrets.chain(bundles).map(|(kind, name)| Reference { kind, name: name.as_str().into() })
+}
+
+/// Certificates of clients must be signed by the bundle. If they are optional, Envoy still asks for one and takes
+/// whatever comes, also none.
+fn clients(clients: &ClientValidation) -> ValidationContextType {
+    let trust = if clients.optional {
+        TrustChainVerification::AcceptUntrusted
+    } else {
+        TrustChainVerification::VerifyTrustChain
+    };
+    ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+        default_validation_context: Some(CertificateValidationContext {
+            trust_chain_verification: trust.into(),
+            ..Default::default()
+        }),
+        validation_context_sds_secret_config: Some(secret(&clients.ca_bundle)),
         ..Default::default()
     })
 }
 
 pub(super) fn upstream(tls: &UpstreamTls, protocol: AppProtocol) -> TransportSocket {
     let alpn = match protocol {
-        AppProtocol::Http1 => "http/1.1",
-        AppProtocol::Http2 => "h2",
+        AppProtocol::Http1 => Some("http/1.1"),
+        AppProtocol::Http2 => Some("h2"),
+        // What is spoken inside is not known.
+        AppProtocol::Tcp | AppProtocol::Udp => None,
     };
     socket(&UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(parameters()),
-            alpn_protocols: vec![alpn.into()],
+            tls_certificate_sds_secret_configs: tls
+                .client_certificate
+                .iter()
+                .map(|name| secret(name))
+                .collect(),
+            alpn_protocols: alpn.into_iter().map(str::to_owned).collect(),
             validation_context_type: Some(validation(tls)),
             ..Default::default()
         }),
         sni: tls.hostname.clone(),
         ..Default::default()
     })
+}
+
+/// The names that TLS towards a backend needs.
+pub(super) fn upstream_references(tls: &UpstreamTls) -> impl Iterator<Item = Reference> {
+    // One bundle at most: Envoy takes one source of roots.
+    let bundle = tls.ca_bundles.first().map(|name| (BindingKind::TrustBundle, name));
+    let certificate = tls.client_certificate.iter().map(|name| (BindingKind::Secret, name));
+    bundle.into_iter().chain(certificate).map(|(kind, name)| Reference { kind, name: name.as_str().into() })
 }
 
 /// The certificate must carry the hostname, or one of the alternative names if there are any; then the hostname is

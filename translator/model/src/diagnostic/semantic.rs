@@ -8,7 +8,7 @@ crate::codes! { Semantic;
         "The route is not attached there. The Gateway may be compiled from another source; if not, check the \
          parent's namespace and name.";
     NO_MATCHING_PARENT = "MG3003", Error, "a parent reference meets no listener",
-        "The Gateway exists, but no listener has the section name or port that the parent reference asks for.";
+        "The Gateway or ListenerSet exists, but no listener has the section name or port that the parent reference asks for.";
     NOT_ALLOWED_BY_LISTENERS = "MG3004", Error, "no listener allows this route",
         "Listeners admit routes by namespace and kind (allowedRoutes). By default only routes of the Gateway's own \
          namespace attach. The route is absent from the configuration of that Gateway.";
@@ -32,8 +32,9 @@ crate::codes! { Semantic;
     UNSUPPORTED_PROTOCOL = "MG3012", Error, "a listener's protocol is not supported",
         "The listener is not accepted; others of the Gateway work.";
     LISTENER_CONFLICT = "MG3013", Error, "listeners conflict",
-        "Two listeners of one Gateway share port and hostname, or a port with protocols that cannot share it. \
-         Neither is served, because nobody can say which was meant.";
+        "Two listeners share port and hostname, or a port with protocols that cannot share it. Of two of one Gateway \
+         neither is served, because nobody can say which was meant. One of a ListenerSet loses to those of the Gateway \
+         and of older ListenerSets.";
     CROSS_NAMESPACE_MATCH = "MG3014", Warning, "a match takes requests that another namespace also claims",
         "Two routes of different namespaces match the same requests. The older wins if both have creation times, \
          else the first by namespace and name. Say who owns the hostname, or make the matches differ.";
@@ -43,7 +44,7 @@ crate::codes! { Semantic;
         "Envoy matches with RE2: no look-around, no back-references, and a bound on the compiled size. \
          Envoy would refuse the whole route table, so this match is left out: no request meets it.";
     PARENT_NOT_SUPPORTED = "MG3017", Error, "a parent of this kind is not supported",
-        "Routes attach to Gateways. A Service as parent (GAMMA, mesh) is out of scope.";
+        "Routes attach to Gateways and ListenerSets. A Service as parent (GAMMA, mesh) is out of scope.";
     INVALID_PARAMETERS = "MG3018", Error, "parameters cannot be used",
         "parametersRef names an object that is missing or of a kind that this version does not know.";
     UNSUPPORTED_ADDRESS = "MG3019", Error, "an address cannot be used",
@@ -60,9 +61,9 @@ crate::codes! { Semantic;
     FORMATTER_ESCAPED = "MG3024", Warning, "a percent sign in a header value is sent as it stands",
         "Envoy would read %...% as a formatter. The value is escaped, so that the backend sees the text as written.";
     TLS_REQUIRED = "MG3025", Error, "a listener needs a certificate",
-        "HTTPS terminates TLS, so the listener needs at least one certificateRef. It refuses connections.";
+        "The listener terminates TLS, so it needs at least one certificateRef. It refuses connections.";
     ROUTE_KIND_UNSUPPORTED = "MG3026", Error, "routes of this kind are not supported yet",
-        "The kind is part of the Gateway API, but this version compiles HTTPRoute only. The object is not attached.";
+        "The kind is part of the Gateway API, but this version does not compile it. The object is not attached.";
     SNAPSHOT_REFUSED = "MG3027", Error, "a fleet cannot be made into a snapshot",
         "The configuration breaks a limit that translator and relay share (sizes, counts, duplicate names). Nothing \
          of this fleet is published; the message names the limit and what is largest.";
@@ -84,4 +85,7 @@ crate::codes! { Semantic;
     MATCHES_NOT_COMPARED = "MG3032", Warning, "too many matches on the same paths to tell who takes requests from whom",
         "Routes of several namespaces share a hostname and have so many matches on the same paths that not all pairs were \
          compared. With an ownership file this is an error in effect: the fleets that the route names are not published.";
+    SET_NOT_ALLOWED = "MG3040", Error, "a Gateway does not allow this ListenerSet",
+        "A Gateway says in allowedListeners from which namespaces ListenerSets may add listeners to it; by default from \
+         none. The listeners of the set are not served, and routes that name the set are not attached.";
 }

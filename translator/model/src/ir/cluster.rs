@@ -15,13 +15,17 @@ pub struct Cluster {
     pub sources: Vec<EndpointSource>,
 }
 
-/// What a backend speaks (Service `appProtocol`, GRPCRoute).
+/// What a backend speaks (the kind of the route, Service `appProtocol`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AppProtocol {
     /// HTTP/1.1, WebSocket upgrades allowed.
     Http1,
     /// HTTP/2 with prior knowledge or by ALPN.
     Http2,
+    /// Bytes of a connection, as they come (TCPRoute, TLSRoute).
+    Tcp,
+    /// Datagrams (UDPRoute).
+    Udp,
 }
 
 /// The relay resolves this from EndpointSlices, DNS, files or the store.
@@ -79,6 +83,8 @@ pub struct UpstreamTls {
     pub dns_names: Vec<String>,
     /// URIs of which one must be in the certificate.
     pub uris: Vec<String>,
+    /// The SDS name of the certificate that is shown to the backend (Gateway `tls.backend`), `namespace/secret`.
+    pub client_certificate: Option<String>,
     /// The policy was invalid: no connection may succeed.
     pub refuse: bool,
 }

@@ -12,24 +12,27 @@ use base64::Engine as _;
 use moorgate_model::diagnostic::semantic::{
     CERTIFICATE_NAMES, INVALID_CERTIFICATE, INVALID_KIND, REF_NOT_PERMITTED, TLS_REQUIRED,
 };
-use moorgate_model::{FieldPath, Object};
+use moorgate_model::{Diagnostic, FieldPath, Object};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// Resolves all certificate references; the listener refuses connections if none is left.
-pub(super) fn resolve(index: &Index<'_>, gateway: &Object, listener: &mut Listener) {
+pub(super) fn resolve(index: &Index<'_>, listener: &mut Listener<'_>) {
+    let gateway = listener.owner;
     let at = field(listener.index).key("tls");
     let references = listener.spec.tls.as_ref().map(|tls| tls.certificate_refs.clone()).unwrap_or_default();
     if references.is_empty() {
-        let message = format!("HTTPS listener {:?} has no certificate", listener.spec.name);
+        let message =
+            format!("{} listener {:?} has no certificate", listener.spec.protocol, listener.spec.name);
         listener
             .findings
             .push(gateway.diagnostic(&TLS_REQUIRED, at.clone(), message).help("add tls.certificateRefs"));
     }
     for (position, reference) in references.iter().enumerate() {
         let at = at.key("certificateRefs").index(position);
-        if let Some(name) = certificate(index, gateway, &at, reference, listener)
+        if let Some(name) =
+            secret(index, gateway, &at, reference, Some(&listener.spec.hostname), &mut listener.findings)
             && !listener.secrets.contains(&name)
         {
             listener.secrets.push(name);
@@ -38,29 +41,31 @@ pub(super) fn resolve(index: &Index<'_>, gateway: &Object, listener: &mut Listen
     listener.refuse |= listener.secrets.is_empty();
 }
 
-fn certificate(
+/// The SDS name of a Secret that an object may use, if nothing that is known of it is wrong. A certificate that does not
+/// cover `hostname` is named and served.
+pub(super) fn secret(
     index: &Index<'_>,
-    gateway: &Object,
+    owner: &Object,
     at: &FieldPath,
     reference: &spec::CertificateRef,
-    listener: &mut Listener,
+    hostname: Option<&str>,
+    findings: &mut Vec<Diagnostic>,
 ) -> Option<String> {
     if !reference.group.is_empty() || reference.kind != "Secret" {
         let message = format!("a certificate cannot be a {} of group {:?}", reference.kind, reference.group);
-        listener
-            .findings
-            .push(gateway.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use kind Secret"));
+        findings.push(owner.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use kind Secret"));
         return None;
     }
-    let from = From { group: GATEWAY_GROUP, kind: "Gateway", namespace: &gateway.reference.namespace };
+    let from =
+        From { group: GATEWAY_GROUP, kind: &owner.reference.kind, namespace: &owner.reference.namespace };
     let to =
         To { group: "", kind: "Secret", namespace: reference.namespace.as_deref(), name: &reference.name };
     let Some(permitted) = permit(index, from, to) else {
         let namespace = reference.namespace.as_deref().unwrap_or_default();
         let message =
-            format!("Secret {namespace}/{} may not be used from {}", reference.name, gateway.reference);
-        listener.findings.push(
-            gateway
+            format!("Secret {namespace}/{} may not be used from {}", reference.name, owner.reference);
+        findings.push(
+            owner
                 .diagnostic(&REF_NOT_PERMITTED, at.clone(), message)
                 .help(format!("add a ReferenceGrant in namespace {namespace}")),
         );
@@ -71,30 +76,28 @@ fn certificate(
         None if index.is_open("Secret") => Some(name),
         None => {
             let message = format!("Secret {name} is not in this source");
-            listener.findings.push(gateway.diagnostic(&INVALID_CERTIFICATE, at.clone(), message));
+            findings.push(owner.diagnostic(&INVALID_CERTIFICATE, at.clone(), message));
             None
         }
         Some(secret) => match read(secret) {
             Err(problem) => {
                 let message = format!("Secret {name} is no usable certificate: {problem}");
                 let place = secret.root.span.start;
-                listener.findings.push(
-                    gateway.diagnostic(&INVALID_CERTIFICATE, at.clone(), message).related(
-                        secret.origin.file.clone(),
-                        place,
-                        "the Secret is here",
-                    ),
-                );
+                findings.push(owner.diagnostic(&INVALID_CERTIFICATE, at.clone(), message).related(
+                    secret.origin.file.clone(),
+                    place,
+                    "the Secret is here",
+                ));
                 None
             }
             Ok(names) => {
-                let hostname = &listener.spec.hostname;
+                let hostname = hostname.unwrap_or_default();
                 if !hostname.is_empty() && !names.iter().any(|pattern| certifies(pattern, hostname)) {
                     let message = format!(
                         "the certificate of Secret {name} is for {}, not for {hostname:?}",
                         names.join(", ")
                     );
-                    listener.findings.push(gateway.diagnostic(&CERTIFICATE_NAMES, at.clone(), message));
+                    findings.push(owner.diagnostic(&CERTIFICATE_NAMES, at.clone(), message));
                 }
                 Some(name)
             }

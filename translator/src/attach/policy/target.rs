@@ -60,8 +60,7 @@ pub(super) fn targets(index: &Index<'_>, policy: &Object) -> Option<Vec<Target>>
     let selected = spec.selectors.iter().flat_map(|selector| {
         let wanted = LabelSelector::of_labels(selector.selector.match_labels.clone());
         let gateways = index.gateways.values().map(|gateway| gateway.object);
-        let routes = index.http_routes.values().map(|route| route.object);
-        gateways.chain(routes).filter_map(move |object| {
+        gateways.chain(index.routes()).filter_map(move |object| {
             let fits = *object.reference.kind == *selector.kind && object.reference.namespace == *namespace;
             let labels = fits.then(|| metadata(object)).flatten()?.labels;
             wanted.matches(&labels).then(|| Target { object: object.reference.clone(), section: None })

@@ -38,6 +38,7 @@ pub(in crate::attach) struct GatewaySpec {
     pub(in crate::attach) addresses: Vec<Address>,
     pub(in crate::attach) infrastructure: Option<Infrastructure>,
     pub(in crate::attach) tls: Option<GatewayTls>,
+    pub(in crate::attach) allowed_listeners: Option<AllowedListeners>,
     pub(in crate::attach) default_scope: Option<String>,
 }
 
@@ -62,7 +63,20 @@ pub(in crate::attach) struct GatewayTls {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct BackendClientTls {
-    pub(in crate::attach) client_certificate_ref: Option<serde::de::IgnoredAny>,
+    pub(in crate::attach) client_certificate_ref: Option<CertificateRef>,
+}
+
+/// Which ListenerSets may attach; by default none.
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct AllowedListeners {
+    pub(in crate::attach) namespaces: Option<ListenerNamespaces>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct ListenerNamespaces {
+    pub(in crate::attach) from: Option<From>,
+    #[serde(default)]
+    pub(in crate::attach) selector: LabelSelector,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -83,6 +97,7 @@ pub(in crate::attach) struct Listener {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct ListenerTls {
+    pub(in crate::attach) mode: Option<String>,
     #[serde(default)]
     pub(in crate::attach) certificate_refs: Vec<CertificateRef>,
     #[serde(default)]

@@ -19,7 +19,7 @@ pub(in crate::attach) struct HttpRouteSpec {
     pub(in crate::attach) hostnames: Vec<String>,
     #[serde(default)]
     pub(in crate::attach) rules: Vec<HttpRouteRule>,
-    pub(in crate::attach) use_default_gateways: Option<IgnoredAny>,
+    pub(in crate::attach) use_default_gateways: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -151,7 +151,7 @@ spec:
                 way.chain
                     .origins
                     .iter()
-                    .map(|origin| (origin.gateway.clone(), origin.index))
+                    .map(|origin| (origin.owner.clone(), origin.index))
                     .collect::<Vec<_>>()
             };
             assert_eq!(listener(&way), listener(&stored_way));

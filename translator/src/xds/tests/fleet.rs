@@ -4,8 +4,8 @@ use moorgate_model::ObjectRef;
 use moorgate_model::ir::{
     Action, AddressFamily, AppProtocol, Cluster, Cors, DownstreamTls, EndpointSource, FilterChain, Fleet,
     Forward, HeaderMutation, HostRewrite, Listener, Mirror, PathMatch, PathRewrite, Redirect, Respond, Retry,
-    Route, RouteOrigin, RouteTable, StaticEndpoint, Timeouts, UpstreamTls, ValueMatch, VirtualHost,
-    WeightedBackend,
+    Route, RouteOrigin, RouteTable, Serves, StaticEndpoint, Timeouts, Transport, UpstreamTls, ValueMatch,
+    VirtualHost, WeightedBackend,
 };
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ pub(super) fn tls() -> UpstreamTls {
         system_roots: false,
         dns_names: Vec::new(),
         uris: Vec::new(),
+        client_certificate: None,
         refuse: false,
     }
 }
@@ -169,11 +170,12 @@ fn chain(name: &str, server_names: &[&str], secrets: &[&str], hosts: Vec<Virtual
     FilterChain {
         name: name.into(),
         server_names: server_names.iter().map(|name| (*name).to_owned()).collect(),
-        refuse: false,
-        tls: (!secrets.is_empty())
-            .then(|| DownstreamTls { secrets: secrets.iter().map(|name| (*name).to_owned()).collect() }),
+        tls: (!secrets.is_empty()).then(|| DownstreamTls {
+            secrets: secrets.iter().map(|name| (*name).to_owned()).collect(),
+            clients: None,
+        }),
         origins: Vec::new(),
-        routes: RouteTable { name: name.into(), hosts },
+        serves: Serves::Http(RouteTable { name: name.into(), hosts }),
     }
 }
 
@@ -199,9 +201,11 @@ pub(super) fn fleet() -> Fleet {
         &[],
         vec![host("*", routes()), host("*.example.com", Vec::new()), host("a.example.com", routes())],
     );
-    fleet.listeners.insert("http-80".into(), Listener { port: 80, chains: vec![plain] });
+    fleet
+        .listeners
+        .insert("http-80".into(), Listener { port: 80, transport: Transport::Tcp, chains: vec![plain] });
     let mut refused = chain("c", &["gone.example.com"], &[], Vec::new());
-    refused.refuse = true;
+    refused.serves = Serves::Refuse;
     let chains = vec![
         chain(
             "a",
@@ -212,6 +216,6 @@ pub(super) fn fleet() -> Fleet {
         chain("b", &[], &["shop/cert"], vec![host("b.example.com", routes())]),
         refused,
     ];
-    fleet.listeners.insert("https-443".into(), Listener { port: 443, chains });
+    fleet.listeners.insert("https-443".into(), Listener { port: 443, transport: Transport::Tcp, chains });
     fleet
 }
