@@ -1,21 +1,26 @@
-//! The simulation: publishers, relays, a bucket that fails, an intruder and rot, under one virtual clock, from one seed.
+//! The simulation: publishers, relays, gc, a bucket and its mirror that fail, an intruder and rot, under one virtual clock,
+//! from one seed.
 //!
 //! ```text
-//! publishers ─▶ FaultStore ─▶ Bucket ◀─ FaultStore ◀─ relays ◀─ Envoys
-//!                  ▲            ▲  ▲                    │
-//!               weather         │  intruder, rot        │
-//!                            Monitor ◀──────────────────┘  every change, every view
+//! publishers, gc, renewer, custodian ─▶ FaultStore ─▶ Bucket ◀─ FaultStore ◀─ relays ◀─ Envoys
+//!        │                                 ▲           ▲  ▲        │            │
+//!        └────────▶ FaultStore ─▶ mirror   weather     │  intruder, rot         │
+//!                                                   Monitor ◀──────────────────┘  every change, every view
 //! ```
 //! All of it runs on one thread under tokio's paused clock, so that a minute costs nothing and a seed gives the same run
-//! again, to the last request. What is real: the publisher, the store's retries, the verifier, the relay's fleet with its
-//! puller and its disk cache. What is not: sockets, processes, the disk below the cache.
+//! again, to the last request. What is real: the publisher, gc, mirroring, renewal, the chain of trust, the store's retries,
+//! the verifier, the relay's fleet with its puller, its disk cache and its reports. What is not: sockets, processes, the disk below the cache.
 
 pub mod chance;
+mod collectors;
 mod intruder;
+pub mod keys;
 pub mod monitor;
 pub mod pool;
 pub mod publishers;
+mod reach;
 pub mod relays;
+mod upkeep;
 mod weather;
 pub mod world;
 
@@ -31,6 +36,8 @@ use world::World;
 /// When the faults have ended, every relay must have what the channel says after two polls (each at most a fifth late)
 /// and one back-off of a minute; a little is for the requests of a fetch.
 const CONVERGE: Duration = Duration::from_secs(60 + 2 * 6 + 2);
+/// One that fell over to a mirror which nobody brought up to date asks the first store again after this time.
+const PROBE: Duration = Duration::from_mins(1);
 /// What acts take at most when nothing fails any more.
 const FINISH: Duration = Duration::from_mins(10);
 
@@ -86,16 +93,7 @@ pub fn run(plan: Plan) -> anyhow::Result<Report> {
 
 async fn drive(world: &Arc<World>, mut chance: Chance) {
     let (over, harmless) = (CancellationToken::new(), CancellationToken::new());
-    let mut relays = Vec::new();
-    for (name, channel, cached) in [
-        ("relay-a", Channel::stable(), true),
-        ("relay-b", Channel::stable(), true),
-        ("relay-c", publishers::other(), true),
-        ("relay-d", Channel::stable(), false),
-    ] {
-        let relay = relays::RelayActor::new(world, name, channel, cached, chance.fork());
-        relays.push(tokio::spawn(relay.run(over.clone())));
-    }
+    let relays = start_relays(world, &mut chance, &over);
     let mut acting = Vec::new();
     for name in ["ci-1", "ci-2", "ci-3"] {
         let publisher = publishers::publisher(Arc::clone(world), name.to_owned(), chance.fork());
@@ -103,11 +101,12 @@ async fn drive(world: &Arc<World>, mut chance: Chance) {
     }
     let intruder = tokio::spawn(intruder::intruder(Arc::clone(world), chance.fork(), harmless.clone()));
     let outages = tokio::spawn(outages(Arc::clone(world), chance.fork(), harmless.clone()));
+    let mut beside = start_upkeep(world, &mut chance, &harmless);
     world.spent.notified().await;
     // Whoever has begun comes to an end, in weather as before; then all is well.
     tokio::time::sleep(chance.millis(0..30_000)).await;
     harmless.cancel();
-    world.bucket.end_faults();
+    world.end_faults();
     world.say("all", "the faults end");
     let finish = async {
         for one in acting {
@@ -115,15 +114,61 @@ async fn drive(world: &Arc<World>, mut chance: Chance) {
         }
         ended(world, "the intruder", intruder.await);
         ended(world, "the outages", outages.await);
+        while let Some(result) = beside.join_next().await {
+            ended(world, "upkeep", result);
+        }
     };
     if tokio::time::timeout(FINISH, finish).await.is_err() {
         world.judge(|monitor| monitor.violations.push("an act does not come to its end".to_owned()));
     }
-    tokio::time::sleep(CONVERGE).await;
+    collectors::last(world).await;
+    let mirrored = chance.permille(500);
+    upkeep::last(world, mirrored).await;
+    world.renewed.store(mirrored, std::sync::atomic::Ordering::SeqCst);
+    tokio::time::sleep(if mirrored { CONVERGE } else { CONVERGE + PROBE }).await;
+    let now = world.unix();
+    world.judge(|monitor| monitor.settled(now));
     over.cancel();
     for relay in relays {
         ended(world, "a relay", relay.await);
     }
+}
+
+/// Relays of every kind: of both channels, with and without a disk, a mirror, and a key for reports that counts or not.
+fn start_relays(
+    world: &Arc<World>,
+    chance: &mut Chance,
+    over: &CancellationToken,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let (trusted, stranger) = (&world.keys.reporter, &world.keys.stranger);
+    let kinds = [
+        ("relay-a", Channel::stable(), true, true, Some(trusted)),
+        ("relay-b", Channel::stable(), true, false, Some(trusted)),
+        ("relay-c", publishers::other(), true, true, Some(stranger)),
+        ("relay-d", Channel::stable(), false, true, None),
+    ];
+    let start = |(name, channel, cached, mirrored, key): (_, _, _, _, Option<&Arc<_>>)| {
+        let kind = relays::Kind { name, channel, cached, mirrored, report_key: key.cloned() };
+        tokio::spawn(relays::RelayActor::new(world, kind, chance.fork()).run(over.clone()))
+    };
+    kinds.into_iter().map(start).collect()
+}
+
+/// Those who clean up, renew, and change whom to trust, and the nights.
+fn start_upkeep(
+    world: &Arc<World>,
+    chance: &mut Chance,
+    stop: &CancellationToken,
+) -> tokio::task::JoinSet<()> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for name in ["gc-1", "gc-2"] {
+        let gc = collectors::collector(Arc::clone(world), name.to_owned(), chance.fork(), stop.clone());
+        tasks.spawn(gc);
+    }
+    tasks.spawn(collectors::nights(Arc::clone(world), chance.fork(), stop.clone()));
+    tasks.spawn_local(upkeep::renewer(Arc::clone(world), chance.fork(), stop.clone()));
+    tasks.spawn(keys::custodian(Arc::clone(world), chance.fork(), stop.clone()));
+    tasks
 }
 
 /// A task that panicked is a promise broken too.

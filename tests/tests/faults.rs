@@ -7,6 +7,8 @@
 
 #[path = "faults/content.rs"]
 mod content;
+#[path = "faults/gc.rs"]
+mod gc;
 #[path = "faults/publishing.rs"]
 mod publishing;
 #[path = "faults/serving.rs"]

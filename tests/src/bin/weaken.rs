@@ -37,6 +37,8 @@ struct Defence {
     name: String,
     faults: Vec<u8>,
     #[serde(default)]
+    tests: Vec<String>,
+    #[serde(default)]
     simulation: bool,
     edits: Vec<Edit>,
 }
@@ -100,6 +102,8 @@ fn trials<'a>(programs: &'a Programs, defence: &Defence) -> Vec<(&'a Path, Strin
         (programs.faults.as_path(), format!("fault {number:02}"), vec![test])
     };
     let mut trials: Vec<_> = defence.faults.iter().map(fault).collect();
+    let named = |test: &String| (programs.faults.as_path(), "test".to_owned(), vec![test.clone()]);
+    trials.extend(defence.tests.iter().map(named));
     if defence.simulation {
         let test = "every_seed_holds_every_promise".to_owned();
         trials.push((programs.simulation.as_path(), "simulation".to_owned(), vec![test]));

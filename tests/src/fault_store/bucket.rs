@@ -105,6 +105,11 @@ impl Bucket {
         lock(&self.objects).0.get(path).map(|object| object.bytes.clone())
     }
 
+    /// When an object was written last, by the bucket's clock, in seconds since 1970.
+    pub fn modified(&self, path: &str) -> Option<i64> {
+        lock(&self.objects).0.get(path).map(|object| object.modified)
+    }
+
     /// The names of all objects.
     pub fn names(&self) -> Vec<String> {
         lock(&self.objects).0.keys().cloned().collect()

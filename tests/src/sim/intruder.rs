@@ -52,8 +52,8 @@ fn spoil_slot(world: &World, channel: &Channel, chance: &mut Chance) -> bool {
     let (free, newest) = world.judge(|monitor| (monitor.free(channel), monitor.newest(channel).cloned()));
     let (what, bytes) = match (chance.below(4), newest) {
         (0, Some(newest)) => ("a replay", Bytes::from(newest.envelope.encode())),
-        (1, Some(newest)) => ("a stranger's entry", signed(&newest, free, &world.stranger, |_| {})),
-        (2, Some(newest)) => ("a pin of nothing", signed(&newest, free, &world.on_call, pin_of_nothing)),
+        (1, Some(newest)) => ("a stranger's entry", signed(&newest, free, &*world.keys.stranger, |_| {})),
+        (2, Some(newest)) => ("a pin of nothing", signed(&newest, free, &world.keys.on_call, pin_of_nothing)),
         _ => ("garbage", Bytes::from_static(b"{\"payloadType\":")),
     };
     let path = format!("{}/{}", World::fleet().prefix(), layout::entry(channel, free));
@@ -101,11 +101,16 @@ fn spoil_head(world: &World, channel: &Channel, chance: &mut Chance) {
     }
 }
 
+/// A log and the chain of trust stand for themselves, heads are spoilt anyhow, and a lease that says nothing holds until
+/// somebody looks.
+fn may_rot(name: &str) -> bool {
+    slot(name).is_none() && !["/head/", "/gc/", "trust/"].iter().any(|part| name.contains(part))
+}
+
 /// One stored object is not what it was any more.
 fn rot(world: &World, chance: &mut Chance) -> Option<Damaged> {
     let names = world.bucket.names();
-    let blobs: Vec<String> =
-        names.into_iter().filter(|name| slot(name).is_none() && !name.contains("/head/")).collect();
+    let blobs: Vec<String> = names.into_iter().filter(|name| may_rot(name)).collect();
     let path = chance.pick(&blobs)?.clone();
     let before = world.bucket.peek(&path)?;
     let mut bytes = before.to_vec();

@@ -3,7 +3,8 @@
 //! - one entry a slot, for ever, each naming the valid one before it;
 //! - an entry names only what is wholly there, bit for bit what was compiled;
 //! - an act is told the truth: committed is in the log, refused is not, and nothing is there twice;
-//! - nothing is removed that an entry still reaches;
+//! - nothing stays removed that an entry or a report still reaches, by the judge's own reckoning ([`super::reach`]);
+//! - a mirror says what the first store says, and names only what it has;
 //! - a relay serves only what a valid entry named, bit for bit, and never goes back in the log.
 
 use super::pool::{self, pool};
@@ -12,9 +13,7 @@ use super::world::World;
 use crate::fault_store::{Bucket, Change, FaultStore};
 use futures::FutureExt as _;
 use moorgate_relay::serve::view::View;
-use moorgate_snapshot::{
-    Action, Channel, Digest, Effective, Entry, Reader, Release, Trust, VerifiedEntry, layout,
-};
+use moorgate_snapshot::{Action, Channel, Digest, Effective, Entry, Reader, Release, Trust, VerifiedEntry};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -33,10 +32,20 @@ pub enum Told {
 pub struct Monitor {
     /// What is not as it must be.
     pub violations: Vec<String>,
+    /// What it saw happen, to be counted.
+    pub(super) counts: Vec<&'static str>,
+    pub(super) bucket: Arc<Bucket>,
     calm: Arc<FaultStore>,
+    calm_mirror: Arc<FaultStore>,
     trust: Arc<Trust>,
     /// Valid entries by channel and slot.
-    entries: BTreeMap<Channel, BTreeMap<u64, VerifiedEntry>>,
+    pub(super) entries: BTreeMap<Channel, BTreeMap<u64, VerifiedEntry>>,
+    /// When each of them was written, by the store's clock.
+    pub(super) written: BTreeMap<(Channel, u64), i64>,
+    /// Objects that were removed and not written since.
+    pub(super) removed: BTreeSet<String>,
+    /// Those of them that are needed, and by whom.
+    pub(super) holes: BTreeMap<String, String>,
     /// The highest slot that is taken, valid or void.
     taken: BTreeMap<Channel, u64>,
     nonces: BTreeMap<String, (Channel, u64)>,
@@ -46,13 +55,19 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// A judge of this bucket.
-    pub fn new(bucket: &Arc<Bucket>, trust: &Arc<Trust>) -> Self {
+    /// A judge of this bucket and its mirror.
+    pub fn new(bucket: &Arc<Bucket>, mirror: &Arc<Bucket>, trust: Arc<Trust>) -> Self {
         Self {
             violations: Vec::new(),
+            counts: Vec::new(),
+            bucket: Arc::clone(bucket),
             calm: FaultStore::calm(bucket),
-            trust: Arc::clone(trust),
+            calm_mirror: FaultStore::calm(mirror),
+            trust,
             entries: BTreeMap::new(),
+            written: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            holes: BTreeMap::new(),
             taken: BTreeMap::new(),
             nonces: BTreeMap::new(),
             forged: BTreeSet::new(),
@@ -60,7 +75,12 @@ impl Monitor {
         }
     }
 
-    fn violated(&mut self, words: String) {
+    /// The chain of trust went on.
+    pub(super) fn trusts(&mut self, trust: Arc<Trust>) {
+        self.trust = trust;
+    }
+
+    pub(super) fn violated(&mut self, words: String) {
         self.violations.push(words);
     }
 
@@ -100,10 +120,14 @@ impl Monitor {
         })
     }
 
-    /// A change of what is stored.
-    pub fn changed(&mut self, change: &Change<'_>) {
+    /// A change of what is stored, and when.
+    pub fn changed(&mut self, change: &Change<'_>, now: i64) {
         match change {
             Change::Put { path, bytes, before } => {
+                self.put_back(path);
+                if path.contains("/status/") {
+                    self.counts.push("report");
+                }
                 let Some((channel, sequence)) = slot(path) else { return };
                 if let Some(before) = before {
                     if before != bytes {
@@ -115,10 +139,14 @@ impl Monitor {
                 }
                 self.taken.insert(channel.clone(), sequence);
                 if !self.forged.contains(*path) {
+                    self.written.insert((channel.clone(), sequence), now);
                     self.placed(&channel, sequence, bytes);
                 }
             }
-            Change::Deleted { path } => self.deleted(path),
+            Change::Deleted { path } if slot(path).is_some() => {
+                self.violated(format!("{path}: an entry was removed"));
+            }
+            Change::Deleted { path } => self.deleted(path, now),
         }
     }
 
@@ -150,17 +178,25 @@ impl Monitor {
         let plain = entry.entry.action == Action::Publish;
         let read = |release: &Release| {
             let bundle = release.bundle.filter(|_| !plain);
-            self.whole(channel, &Release { bundle, ..release.clone() })
+            self.whole(&self.calm, channel, &Release { bundle, ..release.clone() })
         };
-        if let Some(Err(why)) = brought.map(read) {
+        let gone = brought.map(|release| self.gone(&release.snapshot)).unwrap_or_default();
+        if gone.is_empty()
+            && let Some(Err(why)) = brought.map(read)
+        {
             self.violated(format!("entry {sequence} of {channel} names what is not there: {why}"));
+        }
+        // What gc took in the moment before the commit has to come back.
+        for name in gone {
+            self.counts.push("hole at a commit");
+            self.holes.insert(name, format!("entry {sequence} of {channel}"));
         }
         self.entries.entry(channel.clone()).or_default().insert(sequence, entry);
     }
 
-    /// Whether a release is in the bucket, and what was compiled.
-    fn whole(&self, channel: &Channel, release: &Release) -> Result<(), String> {
-        let store = self.calm.store().fleet(&World::fleet());
+    /// Whether a release is in a store, and what was compiled.
+    fn whole(&self, calm: &Arc<FaultStore>, channel: &Channel, release: &Release) -> Result<(), String> {
+        let store = calm.store().fleet(&World::fleet());
         let reader = Reader::new(store, Arc::clone(&self.trust), channel.clone());
         let read = ready(reader.fetch(release, &|_| None)).map_err(|error| error.to_string())?;
         match pool::number(&release.snapshot) {
@@ -169,24 +205,23 @@ impl Monitor {
         }
     }
 
-    /// What the newest entries name stays; older ones may lose their pages, and no entry is ever removed.
-    fn deleted(&mut self, path: &str) {
-        let name = path.strip_prefix(&format!("{}/", World::fleet().prefix())).unwrap_or(path);
-        if slot(path).is_some() {
-            return self.violated(format!("{path}: an entry was removed"));
+    /// A change of what the mirror holds: its log is a copy, and the newest entry names what is there.
+    pub fn mirrored(&mut self, change: &Change<'_>) {
+        let Change::Put { path, bytes, before } = change else {
+            return self.violated("something was removed from the mirror".to_owned());
+        };
+        let Some((channel, sequence)) = slot(path) else { return };
+        if before.is_some_and(|before| before != *bytes) || self.bucket.peek(path).as_ref() != Some(bytes) {
+            return self.violated(format!("slot {sequence} of {channel} is another one in the mirror"));
         }
-        let releases: Vec<Release> = self
-            .entries
-            .values()
-            .flat_map(|slots| slots.values().rev().take(20))
-            .flat_map(|entry| entry.entry.state.releases().cloned().collect::<Vec<_>>())
-            .collect();
+        self.counts.push("mirrored entry");
+        let newest = self.newest(&channel).filter(|newest| newest.entry.sequence == sequence);
+        let releases: Vec<Release> =
+            newest.map(|newest| newest.entry.state.releases().cloned().collect()).unwrap_or_default();
         for release in releases {
-            let Some(number) = pool::number(&release.snapshot) else { continue };
-            let snapshot = &pool()[number].snapshot;
-            let page = snapshot.pages().iter().any(|page| layout::page(&page.digest()) == name);
-            if page || layout::manifest(&snapshot.id()) == name {
-                return self.violated(format!("{path}: removed, and release {} needs it", release.sequence));
+            let plain = Release { bundle: None, ..release };
+            if let Err(why) = self.whole(&self.calm_mirror, &channel, &plain) {
+                self.violated(format!("entry {sequence} of {channel} in the mirror: {why}"));
             }
         }
     }
@@ -216,6 +251,14 @@ impl Monitor {
         if sequence > 0 && !self.entries.get(channel).is_some_and(|slots| slots.contains_key(&sequence)) {
             self.violated(format!("{relay} believes entry {sequence} of {channel}, which is none"));
         }
+    }
+
+    /// Whether a relay whose clock is right thinks that its newest entry has run out, when a head was renewed just now.
+    pub(super) fn fresh(&mut self, relay: &str, channel: &Channel, expired: bool) {
+        if expired && self.newest(channel).is_some() {
+            self.violated(format!("{relay} calls what was just renewed expired"));
+        }
+        self.counts.push("renewal seen");
     }
 
     /// A relay that has lost its memory may start anywhere.
@@ -252,6 +295,25 @@ impl Monitor {
             .collect();
         if served != pool()[number].content {
             self.violated(format!("{relay} serves other bytes than those of {}", id.short()));
+        }
+    }
+
+    /// All that the newest entries name is there, bit for bit, when gc has had its time too.
+    pub(super) fn settled(&mut self, now: i64) {
+        self.nothing_missing(now);
+        let newest: Vec<(Channel, VerifiedEntry)> = self
+            .entries
+            .iter()
+            .filter_map(|(channel, slots)| Some((channel.clone(), slots.values().next_back()?.clone())))
+            .collect();
+        for (channel, entry) in newest {
+            for release in entry.entry.state.releases() {
+                let plain = Release { bundle: None, ..release.clone() };
+                if let Err(why) = self.whole(&self.calm, &channel, &plain) {
+                    let sequence = entry.entry.sequence;
+                    self.violated(format!("entry {sequence} of {channel} at the end: {why}"));
+                }
+            }
         }
     }
 

@@ -2,10 +2,11 @@
 //! die at any request.
 
 use super::chance::Chance;
+use super::collectors;
 use super::monitor::Told;
 use super::pool::{COUNT, pool};
 use super::weather::Sky;
-use super::world::World;
+use super::world::{Place, World};
 use crate::fault_store::FaultStore;
 use moorgate::history::Records;
 use moorgate::publish::{Allow, Done, Meta, Offer, Outcome, PublishError, Publisher};
@@ -77,7 +78,8 @@ pub(super) async fn publisher(world: Arc<World>, name: String, mut chance: Chanc
         }
         let channel = channel(&mut chance);
         let act = choose(&world, &channel, &mut chance);
-        let client = world.client(&name, Sky::roll(&mut chance), chance.fork());
+        let client = world.client(&name, Place::First, Sky::roll(&mut chance), chance.fork());
+        let mirror = world.client(&name, Place::Mirror, Sky::roll(&mut chance), chance.fork());
         let meta = late_or_early(&world, &name, &mut chance);
         let nonce = meta.nonce.clone();
         world.say(&name, format!("{act:?} in {channel} as {nonce}"));
@@ -86,8 +88,13 @@ pub(super) async fn publisher(world: Arc<World>, name: String, mut chance: Chanc
         let result = tokio::select! {
             biased;
             () = client.crashed() => None,
-            result = carry_out(&world, &client, &channel, &act, meta, step_over) => Some(result),
+            () = mirror.crashed() => None,
+            result = carry_out_with(&world, (&client, Some(&mirror)), &channel, &act, meta, step_over) => Some(result),
         };
+        if let Some(Ok(Outcome { mirrors, .. })) = &result {
+            let behind = mirrors.iter().any(|mirror| mirror.result.is_err());
+            world.count(if behind { "mirror behind" } else { "mirror up to date" });
+        }
         world.acting.fetch_sub(1, Ordering::SeqCst);
         let (told, words) = tell(result);
         world.say(&name, format!("{nonce}: {words}"));
@@ -110,7 +117,9 @@ pub fn other() -> Channel {
 }
 
 fn choose(world: &World, channel: &Channel, chance: &mut Chance) -> Act {
-    let number = usize::try_from(chance.below(COUNT as u64)).unwrap_or_default();
+    let any = usize::try_from(chance.below(COUNT as u64)).unwrap_or_default();
+    let condemned = collectors::condemned(world, chance).filter(|_| chance.permille(400));
+    let number = condemned.unwrap_or(any);
     let released: Vec<String> = world.judge(|monitor| {
         let of = |entry: &moorgate_snapshot::VerifiedEntry| {
             entry.entry.state.releases().map(|release| release.snapshot.to_string()).collect::<Vec<_>>()
@@ -173,7 +182,7 @@ pub fn meta(world: &World, name: &str, off: i64) -> Meta {
     }
 }
 
-/// Carries out an act with the real publisher.
+/// Carries out an act with the real publisher, in one store.
 pub async fn carry_out(
     world: &Arc<World>,
     client: &Arc<FaultStore>,
@@ -182,13 +191,27 @@ pub async fn carry_out(
     meta: Meta,
     step_over: bool,
 ) -> Result<Outcome, PublishError> {
+    carry_out_with(world, (client, None), channel, act, meta, step_over).await
+}
+
+/// The same, with a mirror perhaps.
+async fn carry_out_with(
+    world: &Arc<World>,
+    (client, mirror): (&Arc<FaultStore>, Option<&Arc<FaultStore>>),
+    channel: &Channel,
+    act: &Act,
+    meta: Meta,
+    step_over: bool,
+) -> Result<Outcome, PublishError> {
     // Whoever pins is on call, and holds no other key.
     let signer = match act {
-        Act::Pin(_) | Act::Unpin(_) | Act::Rollback => &world.on_call,
-        _ => &world.publisher,
+        Act::Pin(_) | Act::Unpin(_) | Act::Rollback => &world.keys.on_call,
+        _ => world.publisher(),
     };
+    let _acts = world.keys.act(signer);
     let reader = world.reader(client, channel);
-    let publisher = Publisher { reader, signer, meta, dry_run: false, step_over, mirrors: Vec::new() };
+    let mirrors = mirror.map(|mirror| mirror.store().fleet(&World::fleet())).into_iter().collect();
+    let publisher = Publisher { reader, signer, meta, dry_run: false, step_over, mirrors };
     let of_pin = |result: Result<(Outcome, _), PublishError>| result.map(|(outcome, _)| outcome);
     match act {
         Act::Publish(number) | Act::Wave(number) => {

@@ -4,7 +4,7 @@
 use super::chance::Chance;
 use super::pool::{self, pool};
 use super::weather::Sky;
-use super::world::World;
+use super::world::{Place, World};
 use crate::fault_store::FaultStore;
 use moorgate_relay::bind::binder::Sources;
 use moorgate_relay::clock::Clock;
@@ -16,8 +16,7 @@ use moorgate_relay::serve::proto::Node;
 use moorgate_relay::serve::stream::{Event, Protocol, Settings};
 use moorgate_relay::serve::types;
 use moorgate_relay::serve::view::View;
-use moorgate_snapshot::trust::chain::Anchor;
-use moorgate_snapshot::{Channel, Digest, RelayIdentity};
+use moorgate_snapshot::{Channel, Digest, KeyPair, RelayIdentity};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -26,8 +25,25 @@ use tokio::time::Instant;
 
 /// The time between polls.
 pub(super) const POLL: Duration = Duration::from_secs(5);
+/// How often a relay's status is looked at. Nobody waits for its changes beside the relay's own reports: of several that
+/// wait, tokio wakes one or the other first, by a chance that no seed decides.
+const LOOK: Duration = Duration::from_millis(100);
 /// A year, in seconds.
 const YEAR: i64 = 365 * 24 * 3600;
+
+/// What a relay of a run has.
+pub(super) struct Kind {
+    /// Its name.
+    pub name: &'static str,
+    /// The channel that it follows.
+    pub channel: Channel,
+    /// A disk.
+    pub cached: bool,
+    /// A second store to fall over to.
+    pub mirrored: bool,
+    /// A key for its reports, which may be one that nobody trusts.
+    pub report_key: Option<Arc<KeyPair>>,
+}
 
 /// One relay of a run.
 pub(super) struct RelayActor {
@@ -35,6 +51,8 @@ pub(super) struct RelayActor {
     name: String,
     channel: Channel,
     cache: Option<PathBuf>,
+    mirrored: bool,
+    report_key: Option<Arc<KeyPair>>,
     chance: Chance,
     /// How wrong its clock is, in seconds.
     off: Arc<AtomicI64>,
@@ -51,6 +69,8 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// Its client of the store.
     pub client: Arc<FaultStore>,
+    /// Its client of the mirror.
+    mirror: Option<Arc<FaultStore>>,
     life: Life,
     ended: tokio::sync::mpsc::Receiver<()>,
 }
@@ -67,6 +87,10 @@ pub struct Setup {
     pub clock: Clock,
     /// Spreads its polls.
     pub seed: u64,
+    /// Where it pulls from when the store fails.
+    pub mirror: Option<Arc<FaultStore>>,
+    /// What signs its reports.
+    pub report_key: Option<Arc<KeyPair>>,
 }
 
 impl Setup {
@@ -79,6 +103,8 @@ impl Setup {
             cache: cached.then(|| world.folder.join(name)),
             clock: Clock::new(move || clock.upgrade().map_or(0, |world| world.unix())),
             seed: 1,
+            mirror: None,
+            report_key: None,
         }
     }
 }
@@ -101,11 +127,11 @@ impl Running {
             fleet: World::fleet(),
             channel: setup.channel,
             identity: identity(&setup.name),
-            report_key: None,
+            report_key: setup.report_key,
             envoy_admins: Vec::new(),
-            stores: vec![client.store()],
+            stores: [client].into_iter().chain(&setup.mirror).map(FaultStore::store).collect(),
             seed: None,
-            trust: Anchor::Fixed(Arc::clone(&world.trust)),
+            trust: world.keys.anchor(),
             cache: setup.cache,
             sources: Sources::default(),
             poll_interval: POLL,
@@ -119,7 +145,7 @@ impl Running {
         let fleet = Fleet::start(config, Arc::clone(&metrics), &life).expect("a fleet");
         let envoy = fleet.hub.connect("simulated".into(), Protocol::Delta);
         envoy.meet(&Node { id: setup.name, ..Node::default() });
-        Self { fleet, envoy, metrics, client: Arc::clone(client), life, ended }
+        Self { fleet, envoy, metrics, client: Arc::clone(client), mirror: setup.mirror, life, ended }
     }
 
     /// The number of the snapshot that is served.
@@ -146,6 +172,21 @@ impl Running {
     }
 }
 
+/// Resolves when a request to one of these stores says that its caller died.
+async fn crashed(client: &FaultStore, mirror: Option<&FaultStore>) {
+    let mirror = async {
+        match mirror {
+            Some(mirror) => mirror.crashed().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = client.crashed() => {}
+        () = mirror => {}
+    }
+}
+
 /// Why one life of a relay ends.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
@@ -156,18 +197,14 @@ enum End {
 
 impl RelayActor {
     /// A relay of this channel; without a cache it forgets everything when it ends.
-    pub(super) fn new(
-        world: &Arc<World>,
-        name: &str,
-        channel: Channel,
-        cached: bool,
-        chance: Chance,
-    ) -> Self {
+    pub(super) fn new(world: &Arc<World>, of: Kind, chance: Chance) -> Self {
         Self {
-            cache: cached.then(|| world.folder.join(name)),
+            cache: of.cached.then(|| world.folder.join(of.name)),
             world: Arc::clone(world),
-            name: name.to_owned(),
-            channel,
+            name: of.name.to_owned(),
+            channel: of.channel,
+            mirrored: of.mirrored,
+            report_key: of.report_key,
             chance,
             off: Arc::default(),
             started: 0,
@@ -182,6 +219,9 @@ impl RelayActor {
             if end == End::Over {
                 let status = running.fleet.status.borrow().clone();
                 let served = running.fleet.hub.view().map(|view| view.config.id);
+                if self.off.load(Ordering::SeqCst) == 0 && self.world.renewed.load(Ordering::SeqCst) {
+                    self.world.judge(|monitor| monitor.fresh(&self.name, &self.channel, status.expired));
+                }
                 self.world.say(&self.name, format!("at {} with {served:?}", status.sequence));
                 let (name, channel) = (self.name.clone(), self.channel.clone());
                 self.world.judge(|monitor| monitor.converged(&name, &channel, status.sequence, served));
@@ -202,7 +242,9 @@ impl RelayActor {
             self.world.judge(|monitor| monitor.forgets(&name));
         }
         let sky = if self.world.bucket.is_calm() { Sky::Clear } else { Sky::roll(&mut self.chance) };
-        let client = self.world.client(&self.name, sky, self.chance.fork());
+        let client = self.world.client(&self.name, Place::First, sky, self.chance.fork());
+        let mirror_sky = if sky == Sky::Storm { Sky::Rain } else { sky };
+        let mirror = self.world.client(&self.name, Place::Mirror, mirror_sky, self.chance.fork());
         let (world, off) = (Arc::downgrade(&self.world), Arc::clone(&self.off));
         let now = move || world.upgrade().map_or(0, |world| world.unix()) + off.load(Ordering::SeqCst);
         let setup = Setup {
@@ -211,6 +253,8 @@ impl RelayActor {
             cache: self.cache.clone(),
             clock: Clock::new(now),
             seed: self.chance.number(),
+            mirror: self.mirrored.then_some(mirror),
+            report_key: self.report_key.clone(),
         };
         let running = Running::start(&self.world, &client, setup);
         self.world.say(&self.name, format!("start {} under {sky:?}", self.started));
@@ -220,8 +264,10 @@ impl RelayActor {
     /// One life: looks at every change of what is served and known, and has the Envoy answer.
     async fn live(&mut self, running: &mut Running, over: &tokio_util::sync::CancellationToken) -> End {
         let mut views = running.fleet.hub.views();
+        let (client, mirror) = (Arc::clone(&running.client), running.mirror.clone());
         let until = Instant::now() + self.chance.millis(20_000..400_000);
         let mut answer: Option<(Instant, Arc<View>)> = None;
+        let mut look = Instant::now() + LOOK;
         let mut last = None;
         loop {
             let calm = self.world.bucket.is_calm();
@@ -229,8 +275,12 @@ impl RelayActor {
             tokio::select! {
                 biased;
                 () = over.cancelled() => return End::Over,
-                () = running.client.crashed() => return End::Crashed,
-                _ = running.fleet.status.changed() => {
+                () = crashed(&client, mirror.as_deref()) => return End::Crashed,
+                () = tokio::time::sleep_until(look) => {
+                    look = Instant::now() + LOOK;
+                    if !running.fleet.status.has_changed().unwrap_or(false) {
+                        continue;
+                    }
                     let sequence = running.fleet.status.borrow_and_update().sequence;
                     let (name, channel) = (&self.name, &self.channel);
                     self.world.judge(|monitor| monitor.shows(name, channel, sequence));
@@ -252,7 +302,7 @@ impl RelayActor {
                 }
                 () = tokio::time::sleep_until(until), if !calm && Instant::now() < until => return End::Stopped,
             }
-            if self.chance.permille(20) {
+            if !calm && self.chance.permille(20) {
                 self.turn_clock();
             }
         }

@@ -1,10 +1,11 @@
 //! What all actors of a run share: the bucket, the time, the keys, the trace, and the judge.
 
 use super::chance::Chance;
+use super::keys::Keys;
 use super::monitor::Monitor;
 use super::weather;
 use crate::fault_store::{Bucket, FaultStore};
-use moorgate_snapshot::{Channel, Digest, FleetName, KeyPair, Reader, Signer as _, Trust};
+use moorgate_snapshot::{Channel, Digest, FleetName, KeyPair, Reader, Trust};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -33,60 +34,93 @@ pub struct Trace {
 pub struct World {
     /// What is truly stored.
     pub bucket: Arc<Bucket>,
-    /// Who may publish.
-    pub publisher: KeyPair,
-    /// Who may only pin.
-    pub on_call: KeyPair,
-    /// Whom nobody trusts.
-    pub stranger: KeyPair,
-    /// What relays and publishers trust.
-    pub trust: Arc<Trust>,
+    /// What is truly stored in the mirror.
+    pub mirror: Arc<Bucket>,
+    /// Who may do what, and the chain of trust that says so.
+    pub keys: Keys,
     /// The caches of relays.
     pub folder: PathBuf,
-    /// The store answers nobody.
+    /// The first store answers nobody.
     pub down: AtomicBool,
     /// Acts that are being carried out.
     pub acting: AtomicU64,
+    /// Runs of gc that are at work.
+    pub collecting: AtomicU64,
+    /// At the end: the heads were renewed, and the mirror has them.
+    pub renewed: AtomicBool,
     /// Told when all steps are taken.
     pub spent: Notify,
     /// The judge.
     monitor: Mutex<Monitor>,
     trace: Mutex<Trace>,
     start: Instant,
+    /// Seconds that have passed beside: nights, in which nothing happens.
+    nights: Arc<AtomicI64>,
     steps: AtomicI64,
     nonces: AtomicU64,
 }
 
+/// Which store a client speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Where releases are committed.
+    First,
+    /// Its mirror.
+    Mirror,
+}
+
 impl World {
-    /// A world with an empty bucket and so many steps to take.
+    /// A world with an empty bucket, an empty mirror, and so many steps to take.
     pub fn new(steps: u32, keep_trace: bool, folder: PathBuf) -> Arc<Self> {
-        let [publisher, on_call, stranger] = [1, 2, 3].map(key);
-        let start = Instant::now();
-        let bucket = Arc::new(Bucket::new(move || unix(start)));
-        let trust = Arc::new(trust(&publisher, &on_call));
+        let (start, nights) = (Instant::now(), Arc::new(AtomicI64::new(0)));
+        let bucket = || {
+            let nights = Arc::clone(&nights);
+            Arc::new(Bucket::new(move || unix(start) + nights.load(Ordering::SeqCst)))
+        };
+        let (first, mirror) = (bucket(), bucket());
+        let keys = Keys::new(&first);
         let world = Arc::new(Self {
-            monitor: Mutex::new(Monitor::new(&bucket, &trust)),
-            bucket,
-            publisher,
-            on_call,
-            stranger,
-            trust,
+            monitor: Mutex::new(Monitor::new(&first, &mirror, keys.trust())),
+            bucket: first,
+            mirror,
+            keys,
             folder,
             down: AtomicBool::new(false),
             acting: AtomicU64::new(0),
+            collecting: AtomicU64::new(0),
+            renewed: AtomicBool::new(false),
             spent: Notify::new(),
             trace: Mutex::new(Trace { keep: keep_trace, ..Trace::default() }),
             start,
+            nights,
             steps: AtomicI64::new(steps.into()),
             nonces: AtomicU64::new(0),
         });
         let watching = Arc::downgrade(&world);
         world.bucket.watch(move |change| {
             if let Some(world) = watching.upgrade() {
-                world.judge(|monitor| monitor.changed(change));
+                let now = world.unix();
+                world.judge(|monitor| monitor.changed(change, now));
+            }
+        });
+        let watching = Arc::downgrade(&world);
+        world.mirror.watch(move |change| {
+            if let Some(world) = watching.upgrade() {
+                world.judge(|monitor| monitor.mirrored(change));
             }
         });
         world
+    }
+
+    /// The faults end, in both stores.
+    pub fn end_faults(&self) {
+        self.bucket.end_faults();
+        self.mirror.end_faults();
+    }
+
+    /// So many seconds pass at once for every clock, and nothing happens meanwhile.
+    pub fn sleep(&self, seconds: i64) {
+        self.nights.fetch_add(seconds, Ordering::SeqCst);
     }
 
     /// The fleet of all runs.
@@ -105,7 +139,17 @@ impl World {
 
     /// Seconds since 1970, as a right clock shows them.
     pub fn unix(&self) -> i64 {
-        unix(self.start)
+        unix(self.start) + self.nights.load(Ordering::SeqCst)
+    }
+
+    /// What everybody trusts who has followed the chain.
+    pub fn trust(&self) -> Arc<Trust> {
+        self.keys.trust()
+    }
+
+    /// Who publishes now.
+    pub fn publisher(&self) -> &KeyPair {
+        self.keys.publisher()
     }
 
     /// A nonce that nobody has had.
@@ -114,13 +158,23 @@ impl World {
     }
 
     /// A client for an actor, in this weather.
-    pub fn client(self: &Arc<Self>, who: &str, sky: weather::Sky, chance: Chance) -> Arc<FaultStore> {
-        FaultStore::new(&self.bucket, weather::decide(Arc::clone(self), who.to_owned(), sky, chance))
+    pub fn client(
+        self: &Arc<Self>,
+        who: &str,
+        place: Place,
+        sky: weather::Sky,
+        chance: Chance,
+    ) -> Arc<FaultStore> {
+        let bucket = match place {
+            Place::First => &self.bucket,
+            Place::Mirror => &self.mirror,
+        };
+        FaultStore::new(bucket, weather::decide(Arc::clone(self), who.to_owned(), place, sky, chance))
     }
 
     /// A reader over a client.
     pub fn reader(&self, client: &Arc<FaultStore>, channel: &Channel) -> Reader {
-        Reader::new(client.store().fleet(&Self::fleet()), Arc::clone(&self.trust), channel.clone())
+        Reader::new(client.store().fleet(&Self::fleet()), self.trust(), channel.clone())
     }
 
     /// Notes what happened.
@@ -146,7 +200,9 @@ impl World {
         let before = monitor.violations.len();
         let seen = look(&mut monitor);
         let new = monitor.violations.get(before..).unwrap_or_default().to_vec();
+        let seen_too = std::mem::take(&mut monitor.counts);
         drop(monitor);
+        seen_too.into_iter().for_each(|what| self.count(what));
         for violation in new {
             self.say("JUDGE", violation);
         }
@@ -165,18 +221,4 @@ fn unix(start: Instant) -> i64 {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn key(seed: u8) -> KeyPair {
-    #[allow(clippy::expect_used, reason = "the seed is given")]
-    KeyPair::generate(&[seed; 32]).expect("a key").0
-}
-
-/// One key publishes, one only pins.
-fn trust(publisher: &KeyPair, on_call: &KeyPair) -> Trust {
-    let entry =
-        |key: &KeyPair, role: &str| serde_json::json!({"public": key.public().to_pem(), "roles": [role]});
-    let file = serde_json::json!({"format": 1, "keys": [entry(publisher, "publish"), entry(on_call, "pin")]});
-    #[allow(clippy::expect_used, reason = "the file is written here")]
-    Trust::parse(file.to_string().as_bytes()).expect("a trust file")
 }

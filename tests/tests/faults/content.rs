@@ -147,7 +147,7 @@ async fn fault_24_an_entry_from_the_future() {
     let relay = bench.serving(&bench.calm()).await;
     let change =
         |entry: &mut moorgate_snapshot::Entry| entry.features_required = vec!["sealed-pages".to_owned()];
-    let forged = bench.continued(1, &bench.world.publisher, change).await;
+    let forged = bench.continued(1, bench.world.publisher(), change).await;
     bench.forge(2, forged);
     let asked = relay.client.requests();
     pass(66).await;
@@ -180,7 +180,7 @@ async fn fault_25_resources_that_nobody_knows() {
         let target = entry.state.target.as_mut().unwrap();
         (target.snapshot, target.sequence, target.bundle) = (id, 2, None);
     };
-    let entry = bench.continued(1, &bench.world.publisher, change).await;
+    let entry = bench.continued(1, bench.world.publisher(), change).await;
     bench.forge(2, entry);
     let relay = bench.serving(&bench.calm()).await;
     let view = relay.fleet.hub.view().unwrap();

@@ -118,7 +118,7 @@ async fn fault_09_gc_deletes_nothing_after_half_a_list() {
     let store = client.store().fleet(&World::fleet());
     let collect = async |nonce: &str| {
         let mode = Mode::Apply { nonce: nonce.to_owned() };
-        gc::collect(&store, &bench.world.trust, &Policy::default(), &mode).await
+        gc::collect(&store, &bench.world.trust(), &Policy::default(), &mode).await
     };
     let objects =
         || bench.world.bucket.names().into_iter().filter(|name| !name.contains("/gc/")).collect::<Vec<_>>();
@@ -274,7 +274,7 @@ async fn offer(
 ) -> Result<Outcome, PublishError> {
     let publisher = Publisher {
         reader: bench.world.reader(&bench.calm(), &Channel::stable()),
-        signer: &bench.world.publisher,
+        signer: bench.world.publisher(),
         meta: meta(&bench.world, "ci", 0),
         dry_run: false,
         step_over: false,

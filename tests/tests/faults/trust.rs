@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 async fn fault_13_entries_that_nobody_signed() {
     let bench = Bench::new();
     bench.publish(1).await;
-    let stranger = bench.continued(1, &bench.world.stranger, |_| {}).await;
-    let good = bench.continued(1, &bench.world.publisher, |entry| entry.author = "mallory".into()).await;
+    let stranger = bench.continued(1, &*bench.world.keys.stranger, |_| {}).await;
+    let good = bench.continued(1, bench.world.publisher(), |entry| entry.author = "mallory".into()).await;
     let mut tampered = moorgate_snapshot::envelope::Envelope::decode(&good, 1 << 20).unwrap();
     let text = String::from_utf8(tampered.payload.clone()).unwrap().replace("mallory", "bob-bob");
     tampered.payload = text.into_bytes();
@@ -64,7 +64,7 @@ async fn fault_14_replays() {
 async fn fault_15_two_entries_for_one_slot() {
     let bench = Bench::new();
     bench.publish(1).await;
-    let other = bench.continued(1, &bench.world.publisher, |entry| entry.author = "another".into()).await;
+    let other = bench.continued(1, bench.world.publisher(), |entry| entry.author = "another".into()).await;
     bench.publish(3).await;
     let relay = bench.serving(&bench.calm()).await;
     bench.world.bucket.tamper(&entry_path(2), Some(other.clone().into()));
@@ -99,7 +99,7 @@ async fn fault_30_a_refusal_in_a_wave() {
         entry.action = Action::Publish;
         entry.state.candidate = Some(Candidate { release, step: 1, steps: vec![step], since: None });
     };
-    let entry = bench.continued(1, &bench.world.publisher, candidate).await;
+    let entry = bench.continued(1, bench.world.publisher(), candidate).await;
     bench.world.bucket.put(&entry_path(2), &entry.into(), true).unwrap();
     pass(66).await;
     assert_eq!((canary.served(), other.served()), (Some(3), Some(1)));

@@ -12,6 +12,8 @@
 //! A publisher that needs a condemned object writes it again and takes the mark away ([`guard()`]). No store has a
 //! conditional delete, so that between gc's last look and the delete a moment remains. Both look again: gc after it has
 //! deleted, and puts back what an entry names by then; the publisher after its commit. Whoever comes second sees it.
+//! Should one of them die at just that moment: a copy of what is deleted lies in `gc/removed` for the delay, and every later
+//! run puts back from there what is needed by then.
 
 mod guard;
 mod lease;
@@ -176,6 +178,14 @@ mod place {
     pub(super) const LEASE: &str = "gc/lease";
     /// Written at each run: its age is the store's clock, and that it is there says that gc runs here.
     pub(super) const CLOCK: &str = "gc/clock";
+
+    /// Copies of what was deleted, for the delay: the name of the object follows.
+    pub(super) const REMOVED: &str = "gc/removed";
+
+    /// The copy of an object.
+    pub(super) fn removed(object: &str) -> String {
+        format!("{REMOVED}/{object}")
+    }
 
     /// The mark of an object.
     pub(super) fn mark(object: &str) -> String {

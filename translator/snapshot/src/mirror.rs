@@ -9,13 +9,14 @@
 use crate::bundle;
 use crate::channel::{ChannelState, Release};
 use crate::digest::Digest;
-use crate::entry::VerifiedEntry;
+use crate::entry::{Entry, VerifiedEntry};
+use crate::envelope::Envelope;
 use crate::head::Head;
 use crate::layout::{self, Channel};
 use crate::limits;
 use crate::manifest::PageRef;
 use crate::reader::{ReadError, Reader, Slot};
-use crate::store::{FleetStore, StoreError};
+use crate::store::{FleetStore, Store, StoreError};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeSet;
@@ -105,8 +106,10 @@ pub async fn mirror(from: &Reader, to: &FleetStore) -> Result<Mirrored, MirrorEr
         copy.learn(&entry.entry.state).await;
     }
     copy.trust().await?;
+    // Behind the newest entry there may be slots that do not verify.
+    let newest_at = newest.entry.as_ref().map(|entry| entry.entry.sequence);
     for sequence in first..=source_end {
-        copy.slot(sequence, sequence == source_end).await?;
+        copy.slot(sequence, Some(sequence) == newest_at).await?;
     }
     if let Some(newest) = &newest.entry {
         copy.head(newest).await?;
@@ -147,10 +150,23 @@ impl Copy<'_> {
         let there = Self::raw(self.to, sequence).await.map_err(MirrorError::Mirror)?;
         let here = Self::raw(self.from, sequence).await.map_err(MirrorError::Source)?;
         // A slot that was removed in the first store is old, and cannot be compared.
-        if here.is_some() && here != there {
-            return Err(self.contradicts(sequence));
+        if here.is_none() || here == there {
+            return Ok(());
         }
-        Ok(())
+        // The damage must not lie on the way.
+        let again = Self::twice(self.to, sequence).await.map_err(MirrorError::Mirror)?;
+        let same = Self::twice(self.from, sequence).await.map_err(MirrorError::Source)? == again;
+        if same { Ok(()) } else { Err(self.contradicts(sequence)) }
+    }
+
+    /// What lies in a slot, if it reads the same twice: nothing vouches for the bytes of one that does not verify.
+    async fn twice(reader: &Reader, sequence: u64) -> Result<Option<Bytes>, ReadError> {
+        let first = Self::raw(reader, sequence).await?;
+        if Self::raw(reader, sequence).await? == first {
+            return Ok(first);
+        }
+        let path = reader.store().describe(&layout::entry(reader.channel(), sequence));
+        Err(ReadError::Damaged { path, reason: "it reads differently each time".to_owned() })
     }
 
     fn contradicts(&self, sequence: u64) -> MirrorError {
@@ -175,12 +191,12 @@ impl Copy<'_> {
     async fn trust(&self) -> Result<(), MirrorError> {
         let (from, to) = (self.from.store().whole(), self.to.store().whole());
         for number in 1..=limits::TRUST_HOPS as u64 {
-            let here =
-                from.trust_document(number).await.map_err(|error| MirrorError::Source(error.into()))?;
+            let here = document(from, number).await.map_err(MirrorError::Source)?;
             let Some(here) = here else { break };
             let failed = |error: StoreError| MirrorError::Mirror(error.into());
             let same = match to.trust_document(number).await.map_err(failed)? {
-                Some(there) => there == here,
+                Some(there) if there == here => true,
+                Some(_) => document(to, number).await.map_err(MirrorError::Mirror)?.as_ref() == Some(&here),
                 None => to.commit_trust_document(number, &here).await.map_err(failed)?,
             };
             if !same {
@@ -192,16 +208,20 @@ impl Copy<'_> {
 
     /// Copies a slot, after what it names. What the newest entry names must be there.
     async fn slot(&mut self, sequence: u64, is_newest: bool) -> Result<(), MirrorError> {
-        let Some(raw) = Self::raw(self.from, sequence).await.map_err(MirrorError::Source)? else {
+        let Some(raw) = Self::twice(self.from, sequence).await.map_err(MirrorError::Source)? else {
             return Ok(());
         };
-        // A slot that does not verify is copied too: a reader steps over it in both.
-        if let Slot::Entry(entry) = self.from.slot(sequence).await.map_err(MirrorError::Source)? {
-            for release in entry.entry.state.releases() {
-                match self.release(release).await {
-                    Err(MirrorError::Source(ReadError::Missing(_))) if !is_newest => self.done.gone += 1,
-                    other => other?,
-                }
+        // A slot that does not verify is copied too: a reader steps over it in both. What it names comes along if it is
+        // there, for what this trust file does not know may be what another one serves.
+        let (state, verified) = match self.from.slot(sequence).await.map_err(MirrorError::Source)? {
+            Slot::Entry(entry) => (entry.entry.state, true),
+            Slot::Void(_) | Slot::Empty => (unverified(&raw), false),
+        };
+        for release in state.releases() {
+            match self.release(release).await {
+                Err(MirrorError::Source(ReadError::Missing(_))) if !is_newest => self.done.gone += 1,
+                Err(MirrorError::Source(error)) if !verified && error.is_integrity() => self.done.gone += 1,
+                other => other?,
             }
         }
         let name = layout::entry(self.to.channel(), sequence);
@@ -310,6 +330,23 @@ impl Copy<'_> {
         }
         self.to.store().overwrite(&name, head).await.map_err(|error| MirrorError::Mirror(error.into()))
     }
+}
+
+/// A document of the chain of trust, if it reads the same twice: what is copied is not verified here.
+async fn document(store: &Store, number: u64) -> Result<Option<Bytes>, ReadError> {
+    let first = store.trust_document(number).await?;
+    if store.trust_document(number).await? == first {
+        return Ok(first);
+    }
+    let reason = "it reads differently each time".to_owned();
+    Err(ReadError::Damaged { path: store.describe_trust_document(number), reason })
+}
+
+/// What a slot says that does not verify; nothing if it cannot be read.
+fn unverified(raw: &[u8]) -> ChannelState {
+    let envelope = Envelope::decode(raw, limits::ENTRY_BYTES).ok();
+    let entry = envelope.and_then(|envelope| serde_json::from_slice::<Entry>(&envelope.payload).ok());
+    entry.map(|entry| entry.state).unwrap_or_default()
 }
 
 /// Copies an object that its digest verifies; returns its stored bytes.

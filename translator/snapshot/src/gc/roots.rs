@@ -12,6 +12,7 @@ use crate::reader::{Reader, Slot};
 use crate::report::Report;
 use crate::store::FleetStore;
 use crate::trust::Trust;
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -165,10 +166,12 @@ async fn unverified(reader: &Reader, sequence: u64) -> Result<ChannelState, GcEr
 /// Heads name entries that may have been lost from the log: they keep what they say, whoever signed them.
 async fn of_heads(store: &FleetStore, roots: &mut Roots) -> Result<(), GcError> {
     for object in store.objects("head", 10_000).await? {
-        let stored = store.get(&format!("head/{}", object.name), limits::HEAD_BYTES).await?;
-        let payload = stored.and_then(|stored| Some(Head::decode(&stored).ok()?.entry.payload));
-        if let Some(entry) = payload.and_then(|payload| serde_json::from_slice::<Entry>(&payload).ok()) {
-            roots.state(&entry.state);
+        let path = format!("head/{}", object.name);
+        let Some(stored) = store.get(&path, limits::HEAD_BYTES).await? else { continue };
+        let payload = Head::decode(&stored).map(|head| head.entry.payload).ok();
+        match payload.and_then(|payload| serde_json::from_slice::<Entry>(&payload).ok()) {
+            Some(entry) => roots.state(&entry.state),
+            None => again(store, &path, limits::HEAD_BYTES, &stored).await?,
         }
     }
     Ok(())
@@ -188,15 +191,28 @@ async fn of_reports(
         }
         let path = format!("{}/{}", layout::REPORTS, object.name);
         let relay = object.name.strip_suffix(".json").and_then(|name| name.parse().ok());
-        if let (Some(relay), Some(stored)) = (relay, store.get(&path, limits::REPORT_BYTES).await?)
-            && let Ok(found) = Report::read(&stored, trust, store.fleet(), &relay)
-        {
+        let (Some(relay), Some(stored)) = (relay, store.get(&path, limits::REPORT_BYTES).await?) else {
+            continue;
+        };
+        let found = Report::read(&stored, trust, store.fleet(), &relay);
+        if found.as_ref().map_or(true, |found| found.untrusted.is_some()) {
+            again(store, &path, limits::REPORT_BYTES, &stored).await?;
+        }
+        if let Ok(found) = found {
             let report = found.report;
             roots.snapshots.extend(report.snapshot);
             roots.snapshots.extend(report.envoys.iter().filter_map(|envoy| envoy.acked));
         }
     }
     Ok(())
+}
+
+/// What nothing vouches for must read the same again: what was only damaged on the way here may name what is needed.
+async fn again(store: &FleetStore, path: &str, limit: usize, stored: &Bytes) -> Result<(), GcError> {
+    if store.get(path, limit).await?.as_ref() == Some(stored) {
+        return Ok(());
+    }
+    Err(GcError::Unclear { path: store.describe(path), reason: "it reads differently each time".to_owned() })
 }
 
 fn unclear(store: &FleetStore, channel: &Channel, reason: &str) -> GcError {

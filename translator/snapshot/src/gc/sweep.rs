@@ -18,6 +18,12 @@ use std::sync::Arc;
 const PARALLEL: usize = 16;
 /// Objects between two looks at lease and roots; so many are held in memory.
 const BATCH: usize = 64;
+/// A page or a manifest as it is stored, in bytes.
+const STORED: usize = limits::stored(if limits::PAGE_BYTES > limits::MANIFEST_BYTES {
+    limits::PAGE_BYTES
+} else {
+    limits::MANIFEST_BYTES
+});
 
 /// Names of objects that must stay.
 struct Needed {
@@ -39,6 +45,10 @@ pub(super) async fn run(
     policy: &Policy,
     lease: Option<&Lease>,
 ) -> Result<Outcome, GcError> {
+    let back = match lease {
+        Some(lease) => look_again(store, trust, policy, lease).await?,
+        None => 0,
+    };
     // The order matters: what is written after the list is not in it, and what was listed is older than the roots.
     let listed = list(store).await?;
     let marks = marks(store).await?;
@@ -50,6 +60,11 @@ pub(super) async fn run(
     let needed = needed(store, trust, policy, now).await?;
     let mut outcome =
         Outcome { snapshots: needed.snapshots, warnings: needed.warnings.clone(), ..Outcome::default() };
+    if back > 0 {
+        outcome
+            .warnings
+            .push(format!("{back} objects were needed again when a run before deleted them: they are back"));
+    }
     let mut doomed = Vec::new();
     let mut condemned = Vec::new();
     for object in listed.values() {
@@ -115,10 +130,7 @@ async fn delete(
                 None => outcome.spared.add(object.size),
             }
         }
-        // Manifests first: without them nobody can tell which pages are needed.
-        let roots = roots::find(store, trust, policy, lease.taken).await?;
-        let named = roots.snapshots.iter().chain(&roots.manifests).map(layout::manifest);
-        let named: BTreeSet<String> = named.collect();
+        let named = manifests(&roots::find(store, trust, policy, lease.taken).await?);
         for (object, stored) in deleted.iter().filter(|(object, _)| named.contains(&object.name)) {
             store.create(&object.name, stored.clone()).await?;
         }
@@ -136,20 +148,68 @@ async fn delete(
     Ok(())
 }
 
+/// Looks once more at what earlier runs deleted, and puts back what is needed by now: a run may have died before it looked
+/// again itself, a publisher after its commit and before it looked. How many objects came back.
+async fn look_again(
+    store: &FleetStore,
+    trust: &Arc<Trust>,
+    policy: &Policy,
+    lease: &Lease,
+) -> Result<u64, GcError> {
+    let copies = store.objects(place::REMOVED, OBJECTS).await?;
+    if copies.is_empty() {
+        return Ok(0);
+    }
+    let named = manifests(&roots::find(store, trust, policy, lease.taken).await?);
+    let mut back = 0;
+    for copy in copies.iter().filter(|copy| named.contains(&copy.name)) {
+        back += put_back(store, &copy.name).await?;
+    }
+    let needed = needed(store, trust, policy, lease.taken).await?;
+    for copy in copies {
+        if needed.names.contains(&copy.name) {
+            back += put_back(store, &copy.name).await?;
+        }
+        if lease.taken - copy.modified >= seconds(policy.delay) {
+            store.delete(&place::removed(&copy.name)).await?;
+        }
+    }
+    Ok(back)
+}
+
+/// Writes a deleted object again, from its copy. 0 if it is there.
+async fn put_back(store: &FleetStore, name: &str) -> Result<u64, GcError> {
+    if store.stat(name).await?.is_some() {
+        return Ok(0);
+    }
+    let Some(stored) = store.get(&place::removed(name), STORED).await? else { return Ok(0) };
+    store.create(name, stored).await?;
+    Ok(1)
+}
+
+/// The manifests that roots name. They come back first: without them nobody can tell which pages are needed.
+fn manifests(roots: &Roots) -> BTreeSet<String> {
+    roots.snapshots.iter().chain(&roots.manifests).map(layout::manifest).collect()
+}
+
 /// Deletes an object and gives its bytes, or none if somebody needs it. A bundle's bytes are not kept: one that is gone
 /// costs requests only.
 async fn delete_one(store: &FleetStore, needed: &Needed, object: &Doomed) -> Result<Option<Bytes>, GcError> {
     let stored = if object.name.starts_with("bundles/") {
         Bytes::new()
     } else {
-        let limit = limits::stored(limits::PAGE_BYTES.max(limits::MANIFEST_BYTES));
-        store.get(&object.name, limit).await?.unwrap_or_default()
+        store.get(&object.name, STORED).await?.unwrap_or_default()
     };
+    // Before the last look, so that the delete follows it closely.
+    if !stored.is_empty() {
+        store.overwrite(&place::removed(&object.name), stored.clone()).await?;
+    }
     // Who needs it writes it again and takes the mark away.
     let marked = store.get(&place::mark(&object.name), NOTE_BYTES).await?.is_some();
     let stat = store.stat(&object.name).await?;
     let untouched = stat.is_some_and(|stat| stat.modified == object.modified);
     if needed.names.contains(&object.name) || !marked || !untouched {
+        store.delete(&place::removed(&object.name)).await?;
         return Ok(None);
     }
     store.delete(&object.name).await?;
