@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! --endpoints DIR ─▶ catalog ─┐
+//! --kubernetes    ─▶ live    ─┤
 //! DNS names       ─▶ dns     ─┼─▶ endpoints (EDS) ─┐
 //! fixed addresses            ─┘                    ├─▶ TypeSet, one a fleet
-//! --secrets DIR   ─▶ secrets (SDS) ────────────────┘
+//! --kubernetes    ─▶ live    ─┬─▶ secrets (SDS) ───┘
+//! --secrets DIR   ─▶ files   ─┘
 //! ```
 //! Values change by themselves, so none of them is in a snapshot. A source that vanishes keeps its last value; a name
 //! that no source has ever known is pending for a moment, so that Envoy is not told "empty" before sources were read.
@@ -14,4 +16,7 @@ pub mod catalog;
 pub mod dns;
 pub mod endpoints;
 pub mod file;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+pub mod live;
 pub mod secrets;

@@ -29,6 +29,15 @@ pub enum Listen {
     Tcp(SocketAddr),
 }
 
+/// Which Kubernetes API server is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kubernetes {
+    /// That of the cluster which this is a pod of.
+    Pod,
+    /// That of this kubeconfig's present context.
+    Kubeconfig(PathBuf),
+}
+
 /// A relay's configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -68,6 +77,8 @@ pub struct Config {
     pub endpoints: Option<PathBuf>,
     /// The folder of secrets.
     pub secrets: Option<PathBuf>,
+    /// The API server that endpoints and secrets come from.
+    pub kubernetes: Option<Kubernetes>,
     /// The time between polls.
     pub poll_interval: Duration,
     /// How streams behave.
@@ -176,12 +187,25 @@ impl Options {
             admin: self.admin.map(|text| unix_path("admin", &text)).transpose()?,
             endpoints: self.endpoints,
             secrets: self.secrets,
+            kubernetes: kubernetes(self.kubernetes, self.kubeconfig)?,
             poll_interval,
             settings,
             max_request: self.max_request.unwrap_or(32 << 20),
             max_streams: self.max_streams.unwrap_or(20_000),
             drain: time("drain", self.drain, Duration::from_secs(5))?,
         })
+    }
+}
+
+fn kubernetes(asked: bool, kubeconfig: Option<PathBuf>) -> Result<Option<Kubernetes>, ConfigError> {
+    match (asked, kubeconfig) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => Err(ConfigError::Together("--kubeconfig goes with --kubernetes")),
+        (true, _) if !cfg!(feature = "kubernetes") => {
+            Err(ConfigError::Together("--kubernetes: this relay was built without the feature kubernetes"))
+        }
+        (true, None) => Ok(Some(Kubernetes::Pod)),
+        (true, Some(file)) => Ok(Some(Kubernetes::Kubeconfig(file))),
     }
 }
 

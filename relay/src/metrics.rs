@@ -57,6 +57,15 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ),
     ("moorgate_relay_secret_not_after_seconds", Shape::Gauge, "When a served certificate ends, Unix time."),
     ("moorgate_relay_secret_state", Shape::Gauge, "1 for the state that each secret is in."),
+    ("moorgate_relay_watches", Shape::Gauge, "Watches on the Kubernetes API server, by kind and state."),
+    (
+        "moorgate_relay_watch_age_seconds",
+        Shape::Gauge,
+        "Seconds since the watch was heard that is silent longest, by kind.",
+    ),
+    ("moorgate_relay_watch_lists", Shape::Counter, "Times that a watch read everything anew, by kind."),
+    ("moorgate_relay_watch_events", Shape::Counter, "Events of watches, by kind."),
+    ("moorgate_relay_watch_errors", Shape::Counter, "Failures of watches, by kind and reason."),
     ("moorgate_relay_cache_errors", Shape::Counter, "Failures of the disk cache, by operation."),
     ("moorgate_relay_cache_degraded", Shape::Gauge, "1 if the disk cache cannot be written."),
 ];

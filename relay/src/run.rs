@@ -2,6 +2,7 @@
 
 use crate::admin::Admin;
 use crate::bind::binder::Sources;
+use crate::bind::live::Live;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::fleet::{Fleet, FleetConfig, FleetError, Life};
@@ -57,6 +58,9 @@ pub enum RunError {
         /// Why.
         source: FleetError,
     },
+    /// The Kubernetes API server.
+    #[error("--kubernetes: {0}")]
+    Kubernetes(String),
     /// A socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -97,7 +101,8 @@ impl Relay {
         let stop = life.stop.clone();
         // Whatever fails below, tasks that were started end with the guard.
         let guard = stop.clone().drop_guard();
-        let fleets = Arc::new(start_fleets(&config, &trust, &metrics, &life)?);
+        let live = start_live(&config, &metrics, &life).await?;
+        let fleets = Arc::new(start_fleets(&config, &trust, live.as_ref(), (&metrics, &life))?);
         let drain = stop.child_token();
         let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
         let limits = Limits {
@@ -245,11 +250,31 @@ fn read_key(path: &Path) -> Result<Arc<KeyPair>, RunError> {
     KeyPair::from_pem(&pem).map(Arc::new).map_err(|cause| error(cause.to_string()))
 }
 
+/// Watches the API server, if one is to be asked. It need not answer now.
+#[cfg(feature = "kubernetes")]
+async fn start_live(config: &Config, metrics: &Arc<Metrics>, life: &Life) -> Result<Option<Live>, RunError> {
+    use crate::bind::kubernetes::{self, Api};
+    use crate::config::Kubernetes;
+    let kubeconfig = match &config.kubernetes {
+        None => return Ok(None),
+        Some(Kubernetes::Pod) => None,
+        Some(Kubernetes::Kubeconfig(file)) => Some(file.as_path()),
+    };
+    let api = Api::connect(kubeconfig).await.map_err(|error| RunError::Kubernetes(error.to_string()))?;
+    Ok(Some(kubernetes::start(api, Arc::clone(metrics), Jitter::default(), life)))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+#[expect(clippy::unused_async, reason = "with the feature it waits")]
+async fn start_live(_: &Config, _: &Arc<Metrics>, _: &Life) -> Result<Option<Live>, RunError> {
+    Ok(None)
+}
+
 fn start_fleets(
     config: &Config,
     trust: &Anchor,
-    metrics: &Arc<Metrics>,
-    life: &Life,
+    live: Option<&Live>,
+    (metrics, life): (&Arc<Metrics>, &Life),
 ) -> Result<Vec<Fleet>, RunError> {
     let report_key = config.report_key.as_deref().map(read_key).transpose()?;
     let start = |fleet: &FleetName| {
@@ -263,7 +288,11 @@ fn start_fleets(
             seed: config.seed.clone(),
             trust: trust.clone(),
             cache: config.cache.clone(),
-            sources: Sources { endpoints: config.endpoints.clone(), secrets: config.secrets.clone() },
+            sources: Sources {
+                endpoints: config.endpoints.clone(),
+                secrets: config.secrets.clone(),
+                live: live.cloned(),
+            },
             poll_interval: config.poll_interval,
             settings: config.settings.clone(),
             clock: Clock::default(),

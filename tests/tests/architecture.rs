@@ -48,14 +48,15 @@ fn direct(metadata: &Metadata, package: &str) -> BTreeSet<String> {
     normal.map(|dependency| dependency.name.clone()).collect()
 }
 
+/// A name stands for a family: `kube` for `kube-client` too.
+fn is_of_family(name: &str, family: &str) -> bool {
+    name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with('-'))
+}
+
 fn assert_free_of(metadata: &Metadata, package: &str, forbidden: &[&str]) {
     let linked = linked(metadata, package);
-    // A forbidden name stands for a family: `kube` for `kube-client` too.
-    let of_family = |name: &str, family: &str| {
-        name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with('-'))
-    };
     for family in forbidden {
-        let found: Vec<_> = linked.iter().filter(|name| of_family(name, family)).collect();
+        let found: Vec<_> = linked.iter().filter(|name| is_of_family(name, family)).collect();
         assert!(found.is_empty(), "{package} must not link {family}: {found:?}");
     }
 }
@@ -91,15 +92,36 @@ fn policies_know_the_model_and_envoys_types_only() {
 
 #[test]
 fn the_relay_knows_the_snapshot_contract_only() {
-    let metadata = metadata();
-    let ours: Vec<_> = linked(&metadata, "moorgate-relay")
-        .into_iter()
-        .filter(|name| name == "moorgate" || name.starts_with("moorgate-"))
-        .collect();
-    assert_eq!(ours, ["moorgate-snapshot"]);
+    let linked = linked_alone("moorgate-relay", &[]);
+    let ours: Vec<_> = linked.iter().filter(|name| is_of_family(name, "moorgate")).collect();
+    assert_eq!(ours, ["moorgate-relay", "moorgate-snapshot"]);
     let configuration =
-        ["envoy-types", "git2", "libgit2-sys", "cel", "k8s-openapi", "gateway-api", "clap_complete"];
-    assert_free_of(&metadata, "moorgate-relay", &configuration);
+        ["envoy-types", "git2", "libgit2-sys", "cel", "kube", "k8s-openapi", "gateway-api", "clap_complete"];
+    let found = |linked: &BTreeSet<String>| {
+        let of_family = |name: &&String| configuration.iter().any(|family| is_of_family(name, family));
+        linked.iter().filter(of_family).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(found(&linked), [""; 0], "moorgate-relay must not link these without being asked");
+    // That the list above can fail, and that the feature brings the client and nothing else of it.
+    let with_client = found(&linked_alone("moorgate-relay", &["kubernetes"]));
+    assert!(with_client.iter().any(|name| name == "kube-client"), "{with_client:?}");
+    assert!(with_client.iter().all(|name| is_of_family(name, "kube") || name == "k8s-openapi"));
+}
+
+/// Every package that is linked into this one, itself included, if it is built alone: no other package of the workspace
+/// turns on features of it.
+fn linked_alone(package: &str, features: &[&str]) -> BTreeSet<String> {
+    let arguments =
+        ["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(arguments)
+        .args(["--package", package, "--features", &features.join(",")])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! The task that keeps a fleet's endpoints and secrets current.
 
+mod due;
+
 use super::catalog::Catalog;
 use super::dns::{self, Resolved};
-use super::endpoints::{self, Resolution};
-use super::secrets::{SecretError, Secrets};
+use super::endpoints::{self, Known, Resolution};
+use super::live::{Live, Ticks, Wants, Watches};
+use super::secrets::{Reloaded, Secrets, Source};
 use crate::cache::SharedCache;
 use crate::clock::Clock;
 use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::serve::view::{Name, TypeSet, Value};
 use crate::watch::Folders;
-use moorgate_snapshot::{Binding, BindingKind};
+use due::{Due, Resolve};
+use moorgate_snapshot::{Binding, BindingKind, BindingSource};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -33,6 +37,8 @@ pub struct Sources {
     pub endpoints: Option<PathBuf>,
     /// The folder of secrets.
     pub secrets: Option<PathBuf>,
+    /// A cluster that is watched.
+    pub live: Option<Live>,
 }
 
 /// What is asked for.
@@ -70,6 +76,9 @@ pub struct Report {
     pub kept: usize,
     /// Secrets and trust bundles.
     pub secrets: Vec<SecretReport>,
+    /// The watches on a cluster, of all fleets of this relay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watches: Option<Watches>,
 }
 
 /// One secret, without its content.
@@ -77,7 +86,7 @@ pub struct Report {
 pub struct SecretReport {
     /// The SDS name.
     pub name: Name,
-    /// `ok`, `expired`, `last-good`, `invalid` or `missing`.
+    /// `ok`, `expired`, `last-good`, `invalid`, `unread`, `pending` or `missing`.
     pub state: &'static str,
     /// When its first certificate ends, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,7 +103,10 @@ pub struct Binder {
     catalog: Catalog,
     secrets: Secrets,
     /// The last endpoints by name, of this run or of an earlier one.
-    last: BTreeMap<Name, (Vec<u8>, usize)>,
+    last: BTreeMap<Name, Last>,
+    /// The change of the cluster up to which `last` is true.
+    seen: u64,
+    report: Report,
     endpoint_set: Arc<TypeSet>,
     secret_set: Arc<TypeSet>,
     cache: Option<SharedCache>,
@@ -102,6 +114,21 @@ pub struct Binder {
     clock: Clock,
     jitter: Jitter,
     told: BTreeMap<String, String>,
+}
+
+/// An endpoint set as it was resolved last.
+#[derive(Debug, Clone)]
+struct Last {
+    value: Arc<Value>,
+    endpoints: usize,
+    /// It comes from the disk: no source has told it in this run.
+    kept: bool,
+}
+
+impl Last {
+    fn new(bytes: Vec<u8>, endpoints: usize, kept: bool) -> Self {
+        Self { value: Arc::new(Value::new(vec![bytes.into()], Vec::new())), endpoints, kept }
+    }
 }
 
 impl Binder {
@@ -115,7 +142,13 @@ impl Binder {
             sources,
             catalog: Catalog::default(),
             secrets: Secrets::default(),
-            last: kept.unwrap_or_default().into_iter().map(|(name, bytes)| (name, (bytes, 0))).collect(),
+            last: kept
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, bytes)| (name, Last::new(bytes, 0, true)))
+                .collect(),
+            seen: 0,
+            report: Report::default(),
             endpoint_set: nothing(),
             secret_set: nothing(),
             cache,
@@ -151,22 +184,25 @@ impl Binder {
             tokio::spawn(resolve_names(names.subscribe(), resolved_out, self.jitter.clone(), stop.clone()));
         let mut folders = Folders::new();
         let reads = self.sources.endpoints.is_some() || self.sources.secrets.is_some();
+        let mut ticks = self.sources.live.as_ref().map(Live::ticks);
+        let (mut due, mut looked) = (Due::everything(), Ticks::default());
         let mut saved: Option<tokio::time::Instant> = None;
         loop {
             let question = wanted.borrow_and_update().clone();
-            let hosts = endpoints::names(question.bindings.iter());
-            names.send_if_modified(|names| {
-                let changed = *names != hosts;
-                *names = hosts;
-                changed
-            });
+            self.ask(&question, &names);
+            if let Some(ticks) = &mut ticks {
+                let now = *ticks.borrow_and_update();
+                due = due.with_changes(looked, now);
+                looked = now;
+            }
             for folder in [&self.sources.endpoints, &self.sources.secrets].into_iter().flatten() {
                 folders.watch(folder, true);
             }
             let addresses = resolved.borrow_and_update().clone();
             let save = saved.is_none_or(|saved| saved.elapsed() >= SAVE);
+            let began = tokio::time::Instant::now();
             let work = move || {
-                let (bound, wrote) = self.bind(&question, &addresses, save);
+                let (bound, wrote) = self.bind(&question, &addresses, save, due);
                 (self, bound, wrote)
             };
             // Reading folders may take its time; without any there is nothing to wait for.
@@ -181,31 +217,56 @@ impl Binder {
             }
             let _ = answers.send_replace(bound);
             let pause = if save { RESCAN } else { SAVE };
-            tokio::select! {
+            let took = began.elapsed();
+            due = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                changed = wanted.changed() => if changed.is_err() { break },
-                _ = resolved.changed() => {}
-                () = folders.changed() => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(pause) => {}
-            }
+                changed = wanted.changed() => if changed.is_err() { break } else { Due::everything() },
+                _ = resolved.changed() => Due::resolving(),
+                () = folders.changed() => {
+                    tokio::time::sleep(SETTLE).await;
+                    Due::everything()
+                }
+                () = due::rung(ticks.as_mut(), took) => Due::nothing(),
+                () = tokio::time::sleep(pause) => Due::everything(),
+            };
         }
         resolver.abort();
     }
 
-    /// Reads files and answers; whether the endpoints were written to disk.
-    fn bind(&mut self, question: &Wanted, resolved: &Resolved, save: bool) -> (Bound, bool) {
-        let mut report = Report::default();
-        self.read_endpoint_files();
-        self.bind_endpoints(question, resolved, &mut report);
-        self.bind_secrets(question, &mut report);
+    /// Tells the resolver of names and the watches of the cluster what is wanted.
+    fn ask(&self, question: &Wanted, names: &watch::Sender<BTreeSet<(String, u16)>>) {
+        let hosts = endpoints::names(question.bindings.iter());
+        names.send_if_modified(|names| {
+            let changed = *names != hosts;
+            *names = hosts;
+            changed
+        });
+        // Before the first question nothing is known of what is wanted: watches of other fleets go on meanwhile.
+        if let Some(live) = self.sources.live.as_ref().filter(|_| question.generation > 0) {
+            live.want(&self.fleet, Wants::of(question.bindings.iter()));
+        }
+    }
+
+    /// Reads what is due and answers; whether the endpoints were written to disk.
+    fn bind(&mut self, question: &Wanted, resolved: &Resolved, save: bool, due: Due) -> (Bound, bool) {
+        if due.files {
+            self.read_endpoint_files();
+        }
+        if due.endpoints != Resolve::Nothing {
+            self.bind_endpoints(question, resolved, due.endpoints);
+        }
+        if due.secrets {
+            self.bind_secrets(question);
+        }
+        self.report.watches = self.sources.live.as_ref().map(Live::watches);
         let wrote = save && self.save();
-        self.show(&report);
+        self.show(&self.report);
         let bound = Bound {
             generation: question.generation,
             endpoints: Arc::clone(&self.endpoint_set),
             secrets: Arc::clone(&self.secret_set),
-            report: Arc::new(report),
+            report: Arc::new(self.report.clone()),
         };
         (bound, wrote)
     }
@@ -216,48 +277,63 @@ impl Binder {
         self.tell_once("endpoints", errors, "an endpoint file is of no use: what it told before stays");
     }
 
-    fn bind_endpoints(&mut self, question: &Wanted, resolved: &Resolved, report: &mut Report) {
+    fn bind_endpoints(&mut self, question: &Wanted, resolved: &Resolved, due: Resolve) {
+        let live = self.sources.live.as_ref();
+        // Read before the sources are: what changes meanwhile is looked at again.
+        let now = live.map_or(0, |live| live.ticks().borrow().endpoints);
         let catalog = self.sources.endpoints.as_ref().map(|_| &self.catalog);
+        let sources = Known { catalog, live, resolved };
         let mut known = BTreeMap::new();
         let mut pending = BTreeSet::new();
         for binding in question.bindings.iter().filter(|binding| binding.kind == BindingKind::Endpoints) {
             let name = Arc::clone(&binding.name);
-            match endpoints::resolve(binding, catalog, resolved) {
-                Resolution::Ready { bytes, endpoints } => drop(known.insert(name, (bytes, endpoints))),
-                Resolution::Unsynced => match self.last.remove(&name) {
-                    Some(last) => {
-                        report.kept += 1;
-                        known.insert(name, last);
-                    }
-                    None => drop(pending.insert(name)),
-                },
+            let last = self.last.remove(&name);
+            if let Some(last) = last.as_ref().filter(|last| due == Resolve::Changed && !last.kept)
+                && !changed(binding, live, self.seen)
+            {
+                known.insert(name, last.clone());
+                continue;
+            }
+            match (endpoints::resolve(binding, sources), last) {
+                (Resolution::Ready { bytes, endpoints }, _) => {
+                    known.insert(name, Last::new(bytes, endpoints, false));
+                }
+                (Resolution::Unsynced, Some(last)) => {
+                    known.insert(name, Last { kept: true, ..last });
+                }
+                (Resolution::Unsynced, None) => drop(pending.insert(name)),
             }
         }
-        report.endpoint_sets = known.len();
-        report.endpoints = known.values().map(|(_, endpoints)| endpoints).sum();
-        report.pending = pending.iter().map(Arc::clone).collect();
-        let value = |bytes: &Vec<u8>| Arc::new(Value::new(vec![bytes.clone().into()], Vec::new()));
-        let values = known.iter().map(|(name, (bytes, _))| (Arc::clone(name), value(bytes))).collect();
+        self.report.endpoint_sets = known.len();
+        self.report.endpoints = known.values().map(|last| last.endpoints).sum();
+        self.report.kept = known.values().filter(|last| last.kept).count();
+        self.report.pending = pending.iter().map(Arc::clone).collect();
+        let values = known.iter().map(|(name, last)| (Arc::clone(name), Arc::clone(&last.value))).collect();
         self.endpoint_set = TypeSet::following(&self.endpoint_set, values, pending);
         if question.generation > 0 {
             self.last = known;
+            self.seen = now;
         }
     }
 
-    fn bind_secrets(&mut self, question: &Wanted, report: &mut Report) {
+    fn bind_secrets(&mut self, question: &Wanted) {
         let wanted = || question.bindings.iter().filter(|binding| binding.kind != BindingKind::Endpoints);
-        let errors: BTreeMap<Name, SecretError> = match &self.sources.secrets {
-            Some(folder) => self.secrets.reload(folder, wanted()).into_iter().collect(),
-            None => BTreeMap::new(),
-        };
+        let source = Source { folder: self.sources.secrets.as_deref(), live: self.sources.live.as_ref() };
+        let Reloaded { errors, pending } = self.secrets.reload(source, wanted());
         let now = self.clock.unix_now();
         let mut values = BTreeMap::new();
+        let mut reports = Vec::new();
         for binding in wanted() {
             let served = self.secrets.served().get(&binding.name);
             let error = errors.get(&binding.name);
             let state = match (served, error) {
-                (None, Some(error)) if error.label() != "missing" => "invalid",
-                (None, _) => "missing",
+                (None, None) if pending.contains(&binding.name) => "pending",
+                (None, None) => "missing",
+                (None, Some(error)) => match error.label() {
+                    "missing" => "missing",
+                    "unreadable" => "unread",
+                    _ => "invalid",
+                },
                 (Some(_), Some(_)) => "last-good",
                 (Some(served), None) if served.not_after <= now => "expired",
                 (Some(_), None) => "ok",
@@ -266,14 +342,18 @@ impl Binder {
                 let value = Value::new(vec![served.bytes.clone()], Vec::new());
                 values.insert(Arc::clone(&binding.name), Arc::new(value));
             }
-            report.secrets.push(SecretReport {
+            reports.push(SecretReport {
                 name: Arc::clone(&binding.name),
                 state,
                 not_after: served.map(|served| served.not_after),
                 error: error.map(ToString::to_string),
             });
         }
-        self.secret_set = TypeSet::following(&self.secret_set, values, BTreeSet::new());
+        self.report.secrets = reports;
+        self.secret_set = TypeSet::following(&self.secret_set, values, pending);
+        if self.sources.secrets.is_none() && self.sources.live.is_none() {
+            return;
+        }
         let errors = errors.iter().map(|(name, error)| format!("{name}: {error}")).collect();
         self.tell_once(
             "secrets",
@@ -304,7 +384,7 @@ impl Binder {
     fn save(&mut self) -> bool {
         let Some(cache) = &self.cache else { return false };
         let sets: BTreeMap<Name, Vec<u8>> =
-            self.last.iter().map(|(name, (bytes, _))| (Arc::clone(name), bytes.clone())).collect();
+            self.last.iter().map(|(name, last)| (Arc::clone(name), last.value.chunks().concat())).collect();
         if sets.is_empty() {
             return false;
         }
@@ -342,6 +422,12 @@ impl Binder {
             .collect();
         metrics.replace("moorgate_relay_secret_state", fleet, &states);
     }
+}
+
+/// Whether a Service of a binding changed in the cluster after this count.
+fn changed(binding: &Binding, live: Option<&Live>, seen: u64) -> bool {
+    let (Some(live), BindingSource::Endpoints(sources)) = (live, &binding.source) else { return false };
+    sources.iter().any(|source| live.changed(&source.namespace, &source.service) > seen)
 }
 
 /// Resolves names when they change and from time to time, apart from the files: DNS may be slow.

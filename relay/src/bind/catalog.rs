@@ -1,4 +1,4 @@
-//! Endpoints from files: EndpointSlices as Kubernetes writes them, and static sets.
+//! Endpoints: EndpointSlices as Kubernetes writes them, and static sets; here from files.
 //!
 //! A static set names a Service of the configuration and its addresses:
 //! ```yaml
@@ -11,6 +11,8 @@
 //! ```
 
 mod parse;
+
+pub use parse::{Unreadable, slice};
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -139,22 +141,23 @@ impl Catalog {
         port: u16,
     ) -> Option<Vec<Endpoint>> {
         let key = (namespace.to_owned(), service.to_owned());
-        let mut known = false;
-        let mut out: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
-        for sets in self.files.values().filter_map(|services| services.get(&key)) {
-            known = true;
-            for set in sets.iter().filter(|set| set.port.fits(port_name, port)) {
-                for endpoint in &set.endpoints {
-                    // An address may stand in two slices while it moves between them; the healthier word counts.
-                    let best = out.entry(endpoint.address).or_insert_with(|| endpoint.clone());
-                    if endpoint.health < best.health {
-                        *best = endpoint.clone();
-                    }
-                }
-            }
-        }
-        known.then(|| out.into_values().collect())
+        let mut files = self.files.values().filter_map(|services| services.get(&key)).peekable();
+        files.peek()?;
+        Some(merged(files.flatten(), port_name, port))
     }
+}
+
+/// The endpoints of one port in all sets of a Service, sorted by address.
+pub fn merged<'s>(sets: impl Iterator<Item = &'s PortSet>, port_name: &str, port: u16) -> Vec<Endpoint> {
+    let mut out: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+    for endpoint in sets.filter(|set| set.port.fits(port_name, port)).flat_map(|set| &set.endpoints) {
+        // An address may stand in two slices while it moves between them; the healthier word counts.
+        let best = out.entry(endpoint.address).or_insert_with(|| endpoint.clone());
+        if endpoint.health < best.health {
+            *best = endpoint.clone();
+        }
+    }
+    out.into_values().collect()
 }
 
 impl Port {

@@ -2,6 +2,7 @@
 
 use super::catalog::{Catalog, Endpoint, Health};
 use super::dns::Resolved;
+use super::live::Live;
 use crate::serve::proto::{
     Address, ClusterLoadAssignment, Endpoint as EnvoyEndpoint, HealthStatus, LbEndpoint, Locality,
     LocalityLbEndpoints, SocketAddress, UInt32Value,
@@ -25,12 +26,23 @@ pub enum Resolution {
     Unsynced,
 }
 
+/// What the sources know now.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'k> {
+    /// Files, if there are to be any. What they say of a Service counts before what a cluster says.
+    pub catalog: Option<&'k Catalog>,
+    /// A cluster, if one is asked.
+    pub live: Option<&'k Live>,
+    /// Names.
+    pub resolved: &'k Resolved,
+}
+
 /// Resolves one binding from what the sources know now. Equal inputs give equal bytes, on every relay.
-pub fn resolve(binding: &Binding, catalog: Option<&Catalog>, resolved: &Resolved) -> Resolution {
+pub fn resolve(binding: &Binding, known: Known<'_>) -> Resolution {
     let BindingSource::Endpoints(sources) = &binding.source else { return Resolution::Unsynced };
     let mut weighted = Vec::with_capacity(sources.len());
     for source in sources {
-        let Some(endpoints) = of_source(source, catalog, resolved) else { return Resolution::Unsynced };
+        let Some(endpoints) = known.of_source(source) else { return Resolution::Unsynced };
         weighted.push((source.weight.max(1), endpoints));
     }
     let endpoints = weighted.iter().map(|(_, endpoints)| endpoints.len()).sum();
@@ -50,30 +62,41 @@ pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<(Strin
         .collect()
 }
 
-/// `None` if nothing was read that could know.
-fn of_source(
-    source: &EndpointSource,
-    catalog: Option<&Catalog>,
-    resolved: &Resolved,
-) -> Option<Vec<Endpoint>> {
-    let plain =
-        |address: SocketAddr| Endpoint { address, zone: String::new(), health: Health::Healthy, weight: 1 };
-    let mut out: Vec<Endpoint> = if !source.addresses.is_empty() {
-        source.addresses.iter().filter_map(|text| text.parse().ok()).map(plain).collect()
-    } else if !source.hostname.is_empty() {
-        resolved.get(&source.hostname, source.port)?.iter().copied().map(plain).collect()
-    } else {
-        let catalog = catalog.filter(|catalog| catalog.synced())?;
-        catalog
-            .endpoints(&source.namespace, &source.service, &source.port_name, source.port)
-            .unwrap_or_default()
-    };
-    out.retain(|endpoint| match source.family {
-        Family::Any => true,
-        Family::V4 => endpoint.address.is_ipv4(),
-        Family::V6 => endpoint.address.is_ipv6(),
-    });
-    Some(out)
+impl Known<'_> {
+    /// `None` if nothing was read that could know.
+    fn of_source(self, source: &EndpointSource) -> Option<Vec<Endpoint>> {
+        let plain = |address: SocketAddr| Endpoint {
+            address,
+            zone: String::new(),
+            health: Health::Healthy,
+            weight: 1,
+        };
+        let mut out: Vec<Endpoint> = if !source.addresses.is_empty() {
+            source.addresses.iter().filter_map(|text| text.parse().ok()).map(plain).collect()
+        } else if !source.hostname.is_empty() {
+            self.resolved.get(&source.hostname, source.port)?.iter().copied().map(plain).collect()
+        } else {
+            self.of_service(source)?
+        };
+        out.retain(|endpoint| match source.family {
+            Family::Any => true,
+            Family::V4 => endpoint.address.is_ipv4(),
+            Family::V6 => endpoint.address.is_ipv6(),
+        });
+        Some(out)
+    }
+
+    fn of_service(self, source: &EndpointSource) -> Option<Vec<Endpoint>> {
+        let (namespace, service) = (&source.namespace, &source.service);
+        let told = self
+            .catalog
+            .and_then(|files| files.endpoints(namespace, service, &source.port_name, source.port));
+        match (told, self.live) {
+            (Some(told), _) => Some(told),
+            (None, Some(live)) => live.endpoints(namespace, service, &source.port_name, source.port),
+            (None, None) => self.catalog?.synced().then(Vec::new),
+        }
+    }
 }
 
 /// Health and weight by address and source.
@@ -154,6 +177,10 @@ mod tests {
         Binding { kind, name: "shop/cart/8080".into(), source: BindingSource::Endpoints(sources) }
     }
 
+    fn alone(binding: &Binding) -> Resolution {
+        resolve(binding, Known { catalog: None, live: None, resolved: &Resolved::default() })
+    }
+
     fn decode(resolution: &Resolution) -> ClusterLoadAssignment {
         let Resolution::Ready { bytes, .. } = resolution else { panic!("unsynced") };
         ClusterLoadAssignment::decode(bytes.as_slice()).unwrap()
@@ -165,17 +192,58 @@ mod tests {
         let binding = binding(vec![source(1, &[])]);
         let mut catalog = Catalog::default();
         let resolved = Resolved::default();
-        assert_eq!(resolve(&binding, None, &resolved), Resolution::Unsynced);
-        assert_eq!(resolve(&binding, Some(&catalog), &resolved), Resolution::Unsynced);
+        let none = Known { catalog: None, live: None, resolved: &resolved };
+        assert_eq!(resolve(&binding, none), Resolution::Unsynced);
+        let unread = Known { catalog: Some(&catalog), ..none };
+        assert_eq!(resolve(&binding, unread), Resolution::Unsynced);
         assert!(catalog.reload(folder.path()).is_empty());
-        let assignment = decode(&resolve(&binding, Some(&catalog), &resolved));
+        let assignment = decode(&resolve(&binding, Known { catalog: Some(&catalog), ..none }));
         assert_eq!((assignment.cluster_name.as_str(), assignment.endpoints.len()), ("shop/cart/8080", 0));
+    }
+
+    #[test]
+    fn a_cluster_is_asked_where_no_file_speaks_of_the_service() {
+        let slice = |service: &str, address: &str| {
+            let object = serde_json::json!({
+                "metadata": { "name": service, "labels": { "kubernetes.io/service-name": service } },
+                "addressType": "IPv4",
+                "ports": [{ "name": "http", "port": 3000 }, { "name": "other", "port": 9 }],
+                "endpoints": [{ "addresses": [address], "zone": "eu-1a", "conditions": { "ready": true } }],
+            });
+            crate::bind::catalog::slice(object).unwrap().unwrap()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut catalog = Catalog::default();
+        let (live, resolved) = (Live::default(), Resolved::default());
+        let ask = |catalog: &Catalog| {
+            let known = Known { catalog: Some(catalog), live: Some(&live), resolved: &resolved };
+            resolve(&binding(vec![source(1, &[])]), known)
+        };
+        let first = |resolution: &Resolution| {
+            let locality = decode(resolution).endpoints.remove(0);
+            let socket =
+                locality.lb_endpoints[0].endpoint.clone().unwrap().address.unwrap().socket_address.unwrap();
+            (locality.locality.map(|locality| locality.zone), socket.address, socket.port_value)
+        };
+        assert!(catalog.reload(folder.path()).is_empty());
+        assert_eq!(ask(&catalog), Resolution::Unsynced, "the files are read, the cluster is not");
+        live.begin(&crate::bind::live::Subject::Slices("shop".into()));
+        live.list(&"shop".into(), vec![slice("cart", "10.0.0.1"), slice("pay", "10.0.0.2")]).unwrap();
+        assert_eq!(first(&ask(&catalog)), (Some("eu-1a".into()), "10.0.0.1".into(), Some(3000)));
+        let sets = r#"{"endpoints":[{"service":"shop/cart","addresses":["127.0.0.1:7"]}]}"#;
+        std::fs::write(folder.path().join("sets.json"), sets).unwrap();
+        assert!(catalog.reload(folder.path()).is_empty());
+        assert_eq!(first(&ask(&catalog)), (None, "127.0.0.1".into(), Some(7)));
+        live.list(&"shop".into(), Vec::new()).unwrap();
+        std::fs::remove_file(folder.path().join("sets.json")).unwrap();
+        assert!(catalog.reload(folder.path()).is_empty());
+        assert!(decode(&ask(&catalog)).endpoints.is_empty());
     }
 
     #[test]
     fn sources_share_by_weight_whatever_their_size() {
         let sources = vec![source(3, &["10.0.0.1:1"]), source(1, &["10.0.0.2:1", "10.0.0.3:1"])];
-        let assignment = decode(&resolve(&binding(sources), None, &Resolved::default()));
+        let assignment = decode(&alone(&binding(sources)));
         let weights: Vec<_> = assignment.endpoints[0]
             .lb_endpoints
             .iter()
@@ -186,12 +254,11 @@ mod tests {
 
     #[test]
     fn the_order_of_addresses_does_not_matter_and_families_are_kept_apart() {
-        let bytes =
-            |addresses: &[&str]| resolve(&binding(vec![source(1, addresses)]), None, &Resolved::default());
+        let bytes = |addresses: &[&str]| alone(&binding(vec![source(1, addresses)]));
         assert_eq!(bytes(&["10.0.0.1:1", "10.0.0.2:1"]), bytes(&["10.0.0.2:1", "10.0.0.1:1"]));
         let mut only_v6 = source(1, &["10.0.0.1:1", "[2001:db8::1]:1"]);
         only_v6.family = Family::V6;
-        let assignment = decode(&resolve(&binding(vec![only_v6]), None, &Resolved::default()));
+        let assignment = decode(&alone(&binding(vec![only_v6])));
         assert_eq!(assignment.endpoints[0].lb_endpoints.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Bindings of secrets and trust bundles to SDS resources, from mounted files.
+//! Bindings of secrets and trust bundles to SDS resources, from mounted files or from a cluster.
 //!
 //! `DIR/<namespace>/<name>/{tls.crt,tls.key}` is a pair, `DIR/<namespace>/<name>/ca.crt` a bundle: the layout in which
 //! Kubernetes mounts Secrets and ConfigMaps. Each pair is checked before Envoy sees it. A bad one keeps the last good
@@ -8,11 +8,12 @@ mod pair;
 
 pub use pair::SecretError;
 
+use super::live::{Answer, Live, Object, Pem};
 use crate::serve::proto::{CertificateValidationContext, DataSource, Secret, TlsCertificate};
 use bytes::Bytes;
-use moorgate_snapshot::{Binding, BindingKind, BindingSource};
+use moorgate_snapshot::{Binding, BindingKind, BindingSource, Digest};
 use prost::Message as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ pub struct Served {
     pub bytes: Bytes,
     /// When its first certificate ends, in seconds since 1970.
     pub not_after: i64,
+    /// Of what it was made: the same is not checked again.
+    made_of: Digest,
 }
 
 impl std::fmt::Debug for Served {
@@ -35,6 +38,24 @@ impl std::fmt::Debug for Served {
     }
 }
 
+/// Where secrets are read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Source<'s> {
+    /// Mounted files. What they hold counts before what a cluster says.
+    pub folder: Option<&'s Path>,
+    /// A cluster.
+    pub live: Option<&'s Live>,
+}
+
+/// What came of reading.
+#[derive(Debug, Default)]
+pub struct Reloaded {
+    /// What is wrong, by SDS name.
+    pub errors: BTreeMap<Arc<str>, SecretError>,
+    /// Names of which nothing is known yet.
+    pub pending: BTreeSet<Arc<str>>,
+}
+
 /// All secrets that are or were good.
 #[derive(Debug, Default)]
 pub struct Secrets {
@@ -42,34 +63,70 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Reads the files of every binding again and returns what is wrong, by SDS name. A missing or bad one keeps its
-    /// last good value; a name that no binding asks for is dropped.
+    /// Reads the object of every binding again. A missing or bad one keeps its last good value; a name that no binding
+    /// asks for is dropped.
     pub fn reload<'b>(
         &mut self,
-        folder: &Path,
+        source: Source<'_>,
         bindings: impl Iterator<Item = &'b Binding>,
-    ) -> Vec<(Arc<str>, SecretError)> {
-        let mut errors = Vec::new();
+    ) -> Reloaded {
+        let mut out = Reloaded::default();
         let mut served = BTreeMap::new();
         for binding in bindings {
-            let BindingSource::Object { namespace, name, .. } = &binding.source else { continue };
-            match path(folder, namespace, name).and_then(|path| read(binding, &path)) {
-                Ok(value) => drop(served.insert(binding.name.clone(), value)),
-                Err(error) => {
-                    if let Some(last) = self.served.remove(&binding.name) {
-                        served.insert(binding.name.clone(), last);
+            let name = &binding.name;
+            let last = self.served.remove(name);
+            let value = match source.read(binding) {
+                None => {
+                    if last.is_none() {
+                        out.pending.insert(Arc::clone(name));
                     }
-                    errors.push((binding.name.clone(), error));
+                    last
                 }
-            }
+                Some(read) => match read.and_then(|pem| serve(binding, &pem, last.as_ref())) {
+                    Ok(value) => Some(value),
+                    Err(error) => {
+                        out.errors.insert(Arc::clone(name), error);
+                        last
+                    }
+                },
+            };
+            served.extend(value.map(|value| (Arc::clone(name), value)));
         }
         self.served = served;
-        errors
+        out
     }
 
     /// All values, by SDS name.
     pub fn served(&self) -> &BTreeMap<Arc<str>, Served> {
         &self.served
+    }
+}
+
+impl Source<'_> {
+    /// The entries behind a binding; `None` if they may come yet.
+    fn read(self, binding: &Binding) -> Option<Result<Pem, SecretError>> {
+        let BindingSource::Object { namespace, name, .. } = &binding.source else {
+            return Some(Err(SecretError::Unaskable));
+        };
+        let file = self
+            .folder
+            .map(|folder| path(folder, namespace, name).and_then(|folder| files(binding.kind, &folder)));
+        match (file, self.live) {
+            (Some(Err(error)), Some(live)) if error.label() == "missing" => told(live, binding),
+            (None, Some(live)) => told(live, binding),
+            (Some(read), _) => Some(read),
+            (None, None) => Some(Err(SecretError::Absent)),
+        }
+    }
+}
+
+fn told(live: &Live, binding: &Binding) -> Option<Result<Pem, SecretError>> {
+    let Some(object) = Object::of(&binding.source) else { return Some(Err(SecretError::Unaskable)) };
+    match live.object(&object) {
+        Answer::Pending => None,
+        Answer::Absent => Some(Err(SecretError::Absent)),
+        Answer::Failed(reason) => Some(Err(SecretError::Untold(reason))),
+        Answer::Found(pem) => Some(Ok(Pem::clone(&pem))),
     }
 }
 
@@ -83,41 +140,51 @@ fn path(folder: &Path, namespace: &str, name: &str) -> Result<PathBuf, SecretErr
     }
 }
 
-fn read(binding: &Binding, folder: &Path) -> Result<Served, SecretError> {
+fn files(kind: BindingKind, folder: &Path) -> Result<Pem, SecretError> {
     let file = |name: &str| {
         let path = folder.join(name);
-        super::file::read(&path, MAX_BYTES).map_err(|source| SecretError::Io { path, source })
+        super::file::read(&path, MAX_BYTES).map(Some).map_err(|source| SecretError::Io { path, source })
     };
-    let inline = |bytes: Vec<u8>| Some(DataSource { inline_bytes: Some(bytes.into()) });
-    let (secret, not_after) = match binding.kind {
+    match kind {
+        BindingKind::TrustBundle => Ok(Pem { bundle: file("ca.crt")?, ..Pem::default() }),
+        BindingKind::Secret | BindingKind::Endpoints => {
+            Ok(Pem { chain: file("tls.crt")?, key: file("tls.key")?, bundle: None })
+        }
+    }
+}
+
+/// The resource of a binding, checked; the last one if it was made of the same.
+fn serve(binding: &Binding, pem: &Pem, last: Option<&Served>) -> Result<Served, SecretError> {
+    fn entry<'p>(entry: Option<&'p Vec<u8>>, name: &'static str) -> Result<&'p [u8], SecretError> {
+        entry.map(Vec::as_slice).ok_or(SecretError::Incomplete(name))
+    }
+    let inline = |bytes: &[u8]| Some(DataSource { inline_bytes: Some(bytes.to_vec().into()) });
+    let mut secret =
+        Secret { name: binding.name.to_string(), tls_certificate: None, validation_context: None };
+    let (made_of, not_after) = match binding.kind {
         BindingKind::TrustBundle => {
-            let bundle = file("ca.crt")?;
-            let not_after = pair::check_bundle(&bundle)?;
-            let context = CertificateValidationContext { trusted_ca: inline(bundle) };
-            (
-                Secret {
-                    name: binding.name.to_string(),
-                    tls_certificate: None,
-                    validation_context: Some(context),
-                },
-                not_after,
-            )
+            let bundle = entry(pem.bundle.as_ref(), "ca.crt")?;
+            let made_of = Digest::of(bundle);
+            if let Some(last) = last.filter(|last| last.made_of == made_of) {
+                return Ok(last.clone());
+            }
+            secret.validation_context = Some(CertificateValidationContext { trusted_ca: inline(bundle) });
+            (made_of, pair::check_bundle(bundle)?)
         }
         BindingKind::Secret | BindingKind::Endpoints => {
-            let (chain, key) = (file("tls.crt")?, file("tls.key")?);
-            let not_after = pair::check_pair(&chain, &key)?;
+            let chain = entry(pem.chain.as_ref(), "tls.crt")?;
+            let key = entry(pem.key.as_ref(), "tls.key")?;
+            let lengths = (chain.len() as u64).to_be_bytes();
+            let made_of = Digest::of_parts([&lengths[..], chain, key]);
+            if let Some(last) = last.filter(|last| last.made_of == made_of) {
+                return Ok(last.clone());
+            }
             let pair = TlsCertificate { certificate_chain: inline(chain), private_key: inline(key) };
-            (
-                Secret {
-                    name: binding.name.to_string(),
-                    tls_certificate: Some(pair),
-                    validation_context: None,
-                },
-                not_after,
-            )
+            secret.tls_certificate = Some(pair);
+            (made_of, pair::check_pair(chain, key)?)
         }
     };
-    Ok(Served { bytes: secret.encode_to_vec().into(), not_after })
+    Ok(Served { not_after, bytes: secret.encode_to_vec().into(), made_of })
 }
 
 #[cfg(test)]

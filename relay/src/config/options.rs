@@ -14,6 +14,9 @@ Examples:
     moorgate-relay --store file:///var/lib/moorgate/store --fleet shop/edge --trust /etc/moorgate/trust.pem \\
       --cache /var/cache/moorgate --endpoints /etc/moorgate/endpoints --secrets /etc/moorgate/secrets
 
+  A sidecar in a pod, which asks the cluster for exactly the endpoints and secrets that its snapshot names:
+    moorgate-relay --store s3://bucket/prefix --fleet shop/edge --trust /etc/moorgate/trust.json --kubernetes
+
   Envoy then uses unix:/run/moorgate/shop.edge.sock. See what is served:
     moorgate-relay ... --admin unix:/run/moorgate/admin.sock
     curl --unix-socket /run/moorgate/admin.sock http://relay/snapshot
@@ -91,6 +94,13 @@ pub struct Options {
     /// A folder of secrets: NAMESPACE/NAME/tls.crt, tls.key and ca.crt.
     #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_SECRETS")]
     pub secrets: Option<PathBuf>,
+    /// Endpoints and secrets that no folder holds come from a Kubernetes API server: that of the cluster which this is a pod
+    /// of, or that of --kubeconfig.
+    #[arg(long, env = "MOORGATE_RELAY_KUBERNETES")]
+    pub kubernetes: bool,
+    /// The kubeconfig whose present context names the API server; goes with --kubernetes.
+    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
     /// The time between polls, give or take a fifth [default: 5s].
     #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_POLL_INTERVAL")]
     pub poll_interval: Option<String>,
@@ -166,6 +176,8 @@ impl Options {
             admin: self.admin.or(below.admin),
             endpoints: self.endpoints.or(below.endpoints),
             secrets: self.secrets.or(below.secrets),
+            kubernetes: self.kubernetes || below.kubernetes,
+            kubeconfig: self.kubeconfig.or(below.kubeconfig),
             poll_interval: self.poll_interval.or(below.poll_interval),
             linger: self.linger.or(below.linger),
             drain: self.drain.or(below.drain),

@@ -32,6 +32,7 @@ fn what_would_be_unsafe_or_unclear_is_refused_in_words() {
     assert!(with(&["--tls-cert", "x"]).contains("go together"));
     assert!(with(&["--poll-interval", "10ms"]).contains("one second"));
     assert!(with(&["--poll-interval", "5"]).contains("5s"));
+    assert!(with(&["--kubeconfig", "x"]).contains("--kubernetes"));
     assert!(with(&["--member", "x=other/fleet"]).contains("not served"));
     assert!(with(&["--fleet", "../x"]).contains("no fleet"));
     assert!(with(&["--channel", "A"]).contains("no channel"));
@@ -100,4 +101,14 @@ fn a_relay_knows_who_it_is() {
     assert!(host(None).is_err());
     let two = refusal(&["--fleet", "a/b,c/d", "--envoy-admin", "http://127.0.0.1:1"]);
     assert!(two.contains("{fleet}"), "{two}");
+}
+
+#[test]
+fn an_api_server_is_asked_only_by_relays_that_can() {
+    let checked = options(&["--fleet", "a/b", "--kubernetes", "--kubeconfig", "/k"]).check();
+    if cfg!(feature = "kubernetes") {
+        assert_eq!(checked.unwrap().kubernetes, Some(Kubernetes::Kubeconfig("/k".into())));
+    } else {
+        assert!(checked.unwrap_err().to_string().contains("without the feature"));
+    }
 }

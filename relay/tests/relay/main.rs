@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[cfg(feature = "kubernetes")]
+mod api_server;
 mod attacks;
 mod bucket;
 mod client;
 mod herd;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod publisher;
 mod relay;
 mod report;

@@ -1,10 +1,12 @@
 //! Documents of endpoints: EndpointSlices, lists of them, and static sets.
 
 use super::{Endpoint, Health, Port, PortSet, Services, is_refused};
+use crate::bind::live;
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use thiserror::Error;
 
 /// The label that ties a slice to its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -166,17 +168,36 @@ struct SlicePort {
 }
 
 fn add_slice(slice: Slice, out: &mut Services) -> Result<(), String> {
-    let Some(service) = slice.metadata.labels.get(SERVICE_LABEL) else { return Ok(()) };
-    if slice.metadata.namespace.is_empty() {
+    if slice.metadata.labels.contains_key(SERVICE_LABEL) && slice.metadata.namespace.is_empty() {
         return Err(format!("EndpointSlice {:?} has no namespace", slice.metadata.name));
     }
-    let sets = out.entry((slice.metadata.namespace.clone(), service.clone())).or_default();
-    if slice.address_type == "FQDN" {
-        return Ok(());
+    let namespace = slice.metadata.namespace.clone();
+    if let Some(slice) = trimmed(slice) {
+        out.entry((namespace, slice.service)).or_default().extend(slice.sets);
     }
-    for port in slice.ports.unwrap_or_default() {
+    Ok(())
+}
+
+/// An object that is no EndpointSlice of a known form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no EndpointSlice")]
+pub struct Unreadable;
+
+/// An EndpointSlice of an API server, trimmed to what endpoints are made of; none if it belongs to no Service.
+pub fn slice(object: Value) -> Result<Option<live::Slice>, Unreadable> {
+    let slice: Slice = serde_json::from_value(object).map_err(|_| Unreadable)?;
+    Ok(trimmed(slice))
+}
+
+fn trimmed(slice: Slice) -> Option<live::Slice> {
+    let mut metadata = slice.metadata;
+    let service = metadata.labels.remove(SERVICE_LABEL)?;
+    let mut sets = Vec::new();
+    let dialled = slice.address_type != "FQDN";
+    for port in slice.ports.unwrap_or_default().into_iter().filter(|_| dialled) {
         let Some(number) = port.port.filter(|number| *number > 0) else { continue };
-        if port.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+        // A Service's ports have different names, whatever their protocols: the name alone says which is meant.
+        if !matches!(port.protocol.as_deref().unwrap_or("TCP"), "TCP" | "UDP") {
             continue;
         }
         let endpoints = slice
@@ -187,7 +208,7 @@ fn add_slice(slice: Slice, out: &mut Services) -> Result<(), String> {
             .collect();
         sets.push(PortSet { port: Port::Name(port.name.unwrap_or_default()), endpoints });
     }
-    Ok(())
+    Some(live::Slice { name: metadata.name, service, sets })
 }
 
 /// Only the first address of an endpoint counts: the API calls them interchangeable.

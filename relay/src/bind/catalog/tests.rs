@@ -40,7 +40,8 @@ fn slices_are_read_by_port_name_with_health() {
         ("10.0.0.5:3000".to_owned(), Health::Unhealthy),
     ];
     assert_eq!(addresses(&catalog, "http"), expected);
-    assert_eq!(addresses(&catalog, "dns"), []);
+    assert_eq!(addresses(&catalog, "dns")[0].0, "10.0.0.1:53");
+    assert_eq!(addresses(&catalog, "other"), []);
     assert_eq!(catalog.endpoints("shop", "pay", "http", 8080), None);
 }
 

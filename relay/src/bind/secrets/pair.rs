@@ -22,6 +22,18 @@ pub enum SecretError {
     /// Namespace or name cannot be a folder's name.
     #[error("the name cannot be that of a folder")]
     Name,
+    /// The API server has no such object.
+    #[error("there is no such object")]
+    Absent,
+    /// The API server does not tell.
+    #[error("it cannot be read: {0}")]
+    Untold(String),
+    /// The object lacks an entry.
+    #[error("it has no {0}")]
+    Incomplete(&'static str),
+    /// The binding's object is of a kind, or has a name, that cannot be asked for.
+    #[error("no API server can have it")]
+    Unaskable,
     /// The certificates cannot be parsed.
     #[error("no usable certificate: {0}")]
     Certificate(&'static str),
@@ -38,8 +50,10 @@ impl SecretError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => "missing",
-            Self::Io { .. } => "unreadable",
-            Self::Name => "name",
+            Self::Absent => "missing",
+            Self::Io { .. } | Self::Untold(_) => "unreadable",
+            Self::Name | Self::Unaskable => "name",
+            Self::Incomplete(_) => "incomplete",
             Self::Certificate(_) => "certificate",
             Self::Key => "key",
             Self::Mismatch => "mismatch",

@@ -1,4 +1,5 @@
 use super::*;
+use crate::bind::live::Subject;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 
 fn binding(kind: BindingKind, name: &str) -> Binding {
@@ -12,6 +13,10 @@ fn write(folder: &Path, name: &str, files: &[(&str, &str)]) {
     for (file, text) in files {
         std::fs::write(folder.join(file), text).unwrap();
     }
+}
+
+fn at(folder: &tempfile::TempDir) -> Source<'_> {
+    Source { folder: Some(folder.path()), live: None }
 }
 
 fn pair() -> (String, String) {
@@ -31,13 +36,13 @@ fn a_good_pair_is_served_and_a_bad_one_costs_only_itself() {
     let bindings =
         ["good", "mismatch", "garbage", "no-key", "missing"].map(|name| binding(BindingKind::Secret, name));
     let mut secrets = Secrets::default();
-    let errors = secrets.reload(folder.path(), bindings.iter());
+    let errors = secrets.reload(at(&folder), bindings.iter()).errors;
     let labels: Vec<_> = errors.iter().map(|(name, error)| (&**name, error.label())).collect();
     let expected = [
-        ("shop/mismatch", "mismatch"),
         ("shop/garbage", "certificate"),
-        ("shop/no-key", "key"),
+        ("shop/mismatch", "mismatch"),
         ("shop/missing", "missing"),
+        ("shop/no-key", "key"),
     ];
     assert_eq!(labels, expected);
     let served: Vec<_> = secrets.served().keys().map(|name| &**name).collect();
@@ -54,16 +59,16 @@ fn a_pair_that_goes_bad_keeps_the_last_good_one() {
     write(folder.path(), "good", &[("tls.crt", &chain), ("tls.key", &key)]);
     let bindings = [binding(BindingKind::Secret, "good")];
     let mut secrets = Secrets::default();
-    assert!(secrets.reload(folder.path(), bindings.iter()).is_empty());
+    assert!(secrets.reload(at(&folder), bindings.iter()).errors.is_empty());
     let before = secrets.served().clone();
     write(folder.path(), "good", &[("tls.key", &pair().1)]);
-    assert_eq!(secrets.reload(folder.path(), bindings.iter()).len(), 1);
+    assert_eq!(secrets.reload(at(&folder), bindings.iter()).errors.len(), 1);
     assert_eq!(secrets.served(), &before);
     let (chain, key) = pair();
     write(folder.path(), "good", &[("tls.crt", &chain), ("tls.key", &key)]);
-    assert!(secrets.reload(folder.path(), bindings.iter()).is_empty());
+    assert!(secrets.reload(at(&folder), bindings.iter()).errors.is_empty());
     assert_ne!(secrets.served(), &before);
-    assert!(secrets.reload(folder.path(), [].iter()).is_empty());
+    assert!(secrets.reload(at(&folder), [].iter()).errors.is_empty());
     assert!(secrets.served().is_empty());
 }
 
@@ -73,9 +78,52 @@ fn bundles_and_names() {
     write(folder.path(), "ca", &[("ca.crt", &pair().0)]);
     let bindings = [binding(BindingKind::TrustBundle, "ca"), binding(BindingKind::Secret, "../../etc")];
     let mut secrets = Secrets::default();
-    let errors = secrets.reload(folder.path(), bindings.iter());
+    let errors = secrets.reload(at(&folder), bindings.iter()).errors;
     assert_eq!(errors.len(), 1);
-    assert_eq!(errors[0].1.label(), "name");
+    assert_eq!(errors["shop/../../etc"].label(), "name");
     let message = Secret::decode(secrets.served()["shop/ca"].bytes.clone()).unwrap();
     assert!(message.validation_context.is_some());
+}
+
+#[test]
+fn a_cluster_tells_what_no_file_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, (chain, key)) = (Live::default(), pair());
+    let pem = |chain: &str, key: &str| Pem {
+        chain: Some(chain.into()),
+        key: Some(key.into()),
+        bundle: Some(chain.into()),
+    };
+    write(folder.path(), "file", &[("tls.crt", &chain), ("tls.key", &key)]);
+    let bindings = ["bad", "denied", "file", "good", "half", "late", "none"]
+        .map(|name| binding(BindingKind::Secret, name));
+    let object = |name: &str| {
+        let object = Object::of(&binding(BindingKind::Secret, name).source).unwrap();
+        live.begin(&Subject::Object(object.clone()));
+        object
+    };
+    live.tell(&object("good"), Some(pem(&chain, &key)));
+    live.tell(&object("bad"), Some(pem(&chain, &pair().1)));
+    live.tell(&object("half"), Some(Pem { key: None, ..pem(&chain, &key) }));
+    live.tell(&object("none"), None);
+    live.fail(&Subject::Object(object("denied")), "403 Forbidden");
+    let source = Source { folder: Some(folder.path()), live: Some(&live) };
+    let mut secrets = Secrets::default();
+    let reloaded = secrets.reload(source, bindings.iter());
+    let labels: Vec<_> = reloaded.errors.iter().map(|(name, error)| (&**name, error.label())).collect();
+    let expected = [
+        ("shop/bad", "mismatch"),
+        ("shop/denied", "unreadable"),
+        ("shop/half", "incomplete"),
+        ("shop/none", "missing"),
+    ];
+    assert_eq!(labels, expected);
+    assert_eq!(reloaded.pending, ["shop/late".into()].into());
+    assert_eq!(secrets.served().keys().map(|name| &**name).collect::<Vec<_>>(), ["shop/file", "shop/good"]);
+    let before = secrets.served().clone();
+    live.tell(&object("good"), None);
+    let reloaded = secrets.reload(source, bindings.iter());
+    assert_eq!(reloaded.errors["shop/good"].label(), "missing");
+    assert_eq!(secrets.served(), &before, "the last good one is served on");
+    assert!(!format!("{secrets:?} {reloaded:?} {live:?}").contains("PRIVATE"));
 }
