@@ -37,6 +37,7 @@ mod unpin;
 mod verify;
 mod version;
 mod wait;
+mod watch;
 mod wave;
 
 pub use exit::{Exit, Failure};
@@ -72,6 +73,7 @@ enum Command {
     Log(log::LogArgs),
     Status(status::StatusArgs),
     Wait(wait::WaitArgs),
+    Watch(Box<watch::WatchArgs>),
     Store(store::StoreCommand),
     Verify(verify::VerifyArgs),
     Trust(trust::TrustArgs),
@@ -128,6 +130,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Log(args) => log::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Wait(args) => wait::run(args).await,
+        Command::Watch(args) => watch::run(*args).await,
         Command::Store(args) => store::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Trust(args) => trust::run(args).await,

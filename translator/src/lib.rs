@@ -6,7 +6,7 @@
 //!            trees     defaults,    + status
 //!                      CEL
 //! ```
-//! From `load` to `snapshot` everything is synchronous and pure ([`compile`]); only [`source`] and [`publish`] do I/O.
+//! From `load` to `snapshot` everything is synchronous and pure ([`compile`]); only [`source`], [`publish`] and [`watch`] do I/O.
 //! [`history`] is what is signed beside snapshots. [`diff`] and [`explain`] read the same intermediate representation,
 //! [`report`] prints diagnostics, and [`cli`] is one file a command.
 
@@ -23,4 +23,5 @@ pub mod report;
 pub mod source;
 pub mod status;
 pub mod validate;
+pub mod watch;
 pub mod xds;

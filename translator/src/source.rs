@@ -5,10 +5,12 @@
 //!            ──▶ stdin ──────────────────┤
 //!            ──▶ git (local) ──▶ tree ───┼──▶ gather ──▶ Sources: files, revisions, diagnostics
 //!            ──▶ remote ──▶ pack ──▶ tree┘    names, budgets
+//! cluster ───▶ discovery, lists ─────────▶ Sources: objects as files
 //! ```
 //! A source is read as hostile: links are never followed, submodules never fetched, and nothing that a repository
 //! configures (hooks, filters, attributes) is ever run, because blobs are read without a checkout.
 
+pub mod cluster;
 mod directory;
 mod error;
 mod gather;
@@ -87,6 +89,8 @@ pub struct Sources {
     pub revisions: Vec<Revision>,
     /// Where each source lies, in their order.
     pub roots: Vec<Root>,
+    /// The state of the cluster, if it was one that was read.
+    pub cluster: Option<cluster::Stand>,
     /// Files that cannot be read as configuration: links, devices, colliding names, spent budgets.
     pub diagnostics: Diagnostics,
 }

@@ -141,6 +141,23 @@ impl Trust {
         Self { keys: trusted.collect(), ..Self::default() }
     }
 
+    /// The same, and a key that may sign reports of one fleet and nothing else. A key that is trusted already keeps what it
+    /// may do.
+    #[must_use]
+    pub fn and_reporter(&self, key: PublicKey, fleet: &FleetName) -> Self {
+        let mut trust = self.clone();
+        let trusted = TrustedKey {
+            name: String::new(),
+            roles: BTreeSet::from([Role::Report]),
+            fleets: vec![fleet.to_string()],
+            channels: document::everywhere(),
+            revoked: None,
+            key,
+        };
+        trust.keys.entry(trusted.key.id()).or_insert(trusted);
+        trust
+    }
+
     /// Reads a trust file: PEM with one or several public keys, each in every role; or JSON:
     /// `{"format":1,"keys":[{"public":PEM,"roles":["publish","pin"],"fleets":["shop/*"],"channels":["stable"]}],
     /// "minimum_sequence":{"shop/edge@stable":17}}`, where fleets and channels left out mean all. A file that starts a

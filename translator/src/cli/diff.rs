@@ -23,10 +23,12 @@ use std::sync::Arc;
   dir:PATH               directory or file; a plain PATH means the same
   snapshot:ID            snapshot in the store (--fleet says whose)
   channel:FLEET@CHANNEL  what a channel serves now
+  cluster:[CONTEXT]      a live cluster: the context of the kubeconfig, or the current one
 
 Examples:
   moorgate diff git:main git:HEAD --path gateways
   moorgate diff channel:shop/edge@stable dir:gateways/
+  moorgate diff cluster: dir:gateways/
   moorgate diff snapshot:3f1c… snapshot:90ab… --fleet shop/edge -o markdown
 
 Exits 0 without differences, 1 with, 6 if a side has errors and could not be compiled.")]
@@ -83,6 +85,7 @@ async fn side(args: &DiffArgs, text: &str) -> Result<Side, Failure> {
     match text.split_once(':') {
         Some(("snapshot", id)) => snapshot(args, id).await,
         Some(("channel", name)) => channel(args, name).await,
+        Some(("cluster", context)) => cluster(args, context).await,
         Some(("git", rev)) => compiled(args, &args.repo, Some(rev)).await,
         Some(("dir", path)) => compiled(args, path, None).await,
         _ => compiled(args, text, args.reading.rev.as_deref()).await,
@@ -93,12 +96,27 @@ async fn side(args: &DiffArgs, text: &str) -> Result<Side, Failure> {
 async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<Side, Failure> {
     let mut reading = args.reading.clone();
     reading.rev = rev.map(str::to_owned);
+    reading.live.cluster = false;
     if rev.is_none() {
         reading.path = None;
     }
-    let one_side = |error: anyhow::Error| Failure::new(Exit::OneSide, error);
-    let compiled = reading.compile(&[source.to_owned()]).await.map_err(|failure| one_side(failure.error))?;
     let name = rev.map_or_else(|| source.to_owned(), |rev| format!("git:{rev}"));
+    read(args, &reading, &[source.to_owned()], &name).await
+}
+
+/// A live cluster.
+async fn cluster(args: &DiffArgs, context: &str) -> Result<Side, Failure> {
+    let mut reading = Reading { rev: None, path: None, ownership: None, ..args.reading.clone() };
+    reading.live.cluster = true;
+    if !context.is_empty() {
+        reading.live.context = Some(context.to_owned());
+    }
+    read(args, &reading, &[], "the cluster").await
+}
+
+async fn read(args: &DiffArgs, reading: &Reading, sources: &[String], name: &str) -> Result<Side, Failure> {
+    let one_side = |error: anyhow::Error| Failure::new(Exit::OneSide, error);
+    let compiled = reading.compile(sources).await.map_err(|failure| one_side(failure.error))?;
     let blocked = &compiled.compilation.blocked;
     let fleets = &compiled.compilation.fleets;
     if blocked.all || fleets.keys().any(|fleet| args.fleets.wants(fleet) && blocked.blocks(fleet)) {

@@ -24,6 +24,7 @@ use std::path::PathBuf;
   moorgate explain gateways/ GET https://shop.example.com/cart -H 'x-user: a'
   moorgate explain . POST http://shop.example.com:8080/ --rev main --path gateways
   moorgate explain . CONNECT tls://db.example.com:5432
+  moorgate explain --cluster GET https://shop.example.com/cart
   moorgate explain channel:shop/edge@stable GET https://shop.example.com/cart
   moorgate explain MG3006
 
@@ -67,18 +68,26 @@ enum Output {
 pub(super) async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
     let (source, method, url) = match args.what.as_slice() {
         [code] => return explain_code(code),
-        [source, method, url] => (source, method, url),
-        _ => return Err(Failure::new(Exit::Usage, anyhow!("say SOURCE METHOD URL, or one CODE"))),
+        [method, url] if args.reading.live.cluster => (None, method, url),
+        [source, method, url] if !args.reading.live.cluster => (Some(source), method, url),
+        _ => {
+            return Err(Failure::new(
+                Exit::Usage,
+                anyhow!("say SOURCE METHOD URL, --cluster METHOD URL, or one CODE"),
+            ));
+        }
     };
     let request =
         Request::parse(method, url, &args.headers).map_err(|error| Failure::new(Exit::Usage, error))?;
     let mut said = Said::default();
-    if let Some((fleet, release)) = stored::release(&args, source).await? {
+    if let Some(source) = source
+        && let Some((fleet, release)) = stored::release(&args, source).await?
+    {
         let (ir, records) = stored::read(&args, &fleet, &release).await?;
         said.add(&args, &Places::Records(Written::new(&records)), &fleet, &explain(&ir, &request));
         return said.print(args.output);
     }
-    let compiled = args.reading.compile(std::slice::from_ref(source)).await?;
+    let compiled = args.reading.compile(&source.into_iter().cloned().collect::<Vec<_>>()).await?;
     if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
         return Err(Failure::new(Exit::Usage, anyhow!("the source has no fleet {fleet}")));
     }

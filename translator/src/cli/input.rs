@@ -4,18 +4,20 @@ use super::ownership::OwnershipSource;
 use super::{Exit, Failure};
 use crate::compile::{self, Compilation, compile};
 use crate::report::{Excerpts, summary, text};
+use crate::source::cluster::{self, Access};
 use crate::source::{self, Limits, SourceError, SourceSpec, Sources, Token};
 use crate::validate::Channel;
 use clap::Args;
 use moorgate_snapshot::FleetName;
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::path::PathBuf;
 
 /// Where to read, and what the text means.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Input {
     /// Directories, files, `-` for stdin, or with --rev git repositories (paths or URLs)
-    #[arg(value_name = "SOURCE", required = true)]
+    #[arg(value_name = "SOURCE", required_unless_present = "cluster", conflicts_with = "cluster")]
     pub sources: Vec<String>,
     #[command(flatten)]
     /// How to read them.
@@ -26,10 +28,10 @@ pub(super) struct Input {
 #[derive(Debug, Clone, Args)]
 pub(super) struct Reading {
     /// Read git repositories at this commit, tag or branch, without a checkout
-    #[arg(long, value_name = "REV")]
+    #[arg(long, value_name = "REV", conflicts_with = "cluster")]
     pub rev: Option<String>,
     /// The folder within the git repository
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "cluster")]
     pub path: Option<String>,
     /// The token for a remote repository
     #[arg(long, value_name = "TOKEN", env = "MOORGATE_GIT_TOKEN", hide_env_values = true)]
@@ -37,9 +39,10 @@ pub(super) struct Reading {
     /// The namespace of objects that name none
     #[arg(long, short = 'n', value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// Check against these CRDs of the Gateway API
-    #[arg(long, value_enum, default_value_t = Crds::Standard)]
-    pub crds: Crds,
+    /// Check against these CRDs of the Gateway API: standard for files, and experimental for a cluster, whose API server
+    /// knows its own
+    #[arg(long, value_enum)]
+    pub crds: Option<Crds>,
     /// Compile GatewayClasses of this controller
     #[arg(long, value_name = "NAME", default_value = crate::attach::CONTROLLER_NAME)]
     pub controller_name: String,
@@ -50,11 +53,36 @@ pub(super) struct Reading {
     #[arg(long, value_name = "KIND")]
     pub closed: Vec<String>,
     /// Hold objects against the ownership file of a protected revision: git:REV, git:REV:PATH or file:PATH
-    #[arg(long, value_name = "FILE", env = "MOORGATE_OWNERSHIP")]
+    #[arg(long, value_name = "FILE", env = "MOORGATE_OWNERSHIP", conflicts_with = "cluster")]
     pub ownership: Option<OwnershipSource>,
     /// Treat warnings as errors
     #[arg(long)]
     pub deny_warnings: bool,
+    #[command(flatten)]
+    /// A live cluster instead.
+    pub live: ClusterArgs,
+}
+
+/// A live cluster as a source.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ClusterArgs {
+    /// Read a live cluster instead of files: that of the kubeconfig, or the one that this pod runs in
+    #[arg(long)]
+    pub cluster: bool,
+    /// The context of the kubeconfig
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    pub context: Option<String>,
+    /// The kubeconfig, if not that of the environment
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl ClusterArgs {
+    /// A client of the cluster, and its URL.
+    pub(super) async fn connect(&self) -> Result<(kube::Client, String), Failure> {
+        let access = Access { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        cluster::connect(&access).await.map_err(|error| Failure::new(Exit::Environment, error))
+    }
 }
 
 /// Channels of the Gateway API's CRDs.
@@ -70,16 +98,25 @@ impl Reading {
     /// The options of the pure compile.
     pub(super) fn options(&self) -> compile::Options {
         let mut options = compile::Options::default();
-        options.validate.channel = match self.crds {
+        options.validate.channel = match self.crds() {
             Crds::Standard => Channel::Standard,
             Crds::Experimental => Channel::Experimental,
         };
         options.validate.namespace.clone_from(&self.namespace);
         options.attach.controller_name.clone_from(&self.controller_name);
         let open: BTreeSet<String> = self.open.iter().cloned().collect();
+        if self.live.cluster {
+            // What a live cluster lacks is missing.
+            options.attach.open.clear();
+        }
         options.attach.open.extend(open);
         options.attach.open.retain(|kind| !self.closed.contains(kind));
         options
+    }
+
+    /// The CRDs to check against.
+    pub(super) fn crds(&self) -> Crds {
+        self.crds.unwrap_or(if self.live.cluster { Crds::Experimental } else { Crds::Standard })
     }
 
     /// Reads sources and compiles them.
@@ -87,6 +124,9 @@ impl Reading {
     /// # Errors
     /// The source could not be read.
     pub(super) async fn compile(&self, sources: &[String]) -> Result<Compiled, Failure> {
+        if self.live.cluster {
+            return self.compile_cluster().await;
+        }
         let token = self.git_token.as_deref().map(Token::new);
         let parse = |text: &String| {
             SourceSpec::parse(text, self.rev.as_deref(), self.path.as_deref())
@@ -101,6 +141,18 @@ impl Reading {
         }
         let mut compilation = compile(&sources.files, &options);
         compilation.add(sources.diagnostics.clone());
+        if self.deny_warnings {
+            compilation.deny_warnings();
+        }
+        Ok(Compiled { sources, compilation, options })
+    }
+
+    async fn compile_cluster(&self) -> Result<Compiled, Failure> {
+        let (client, url) = self.live.connect().await?;
+        let read = cluster::read(&client, &url, &self.controller_name).await;
+        let sources = read.map_err(|error| Failure::new(Exit::Environment, error))?;
+        let options = self.options();
+        let mut compilation = compile(&sources.files, &options);
         if self.deny_warnings {
             compilation.deny_warnings();
         }

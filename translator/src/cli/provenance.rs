@@ -1,6 +1,7 @@
 //! What a snapshot was made from, and by what: for the attestation beside it.
 
 use super::input::{Crds, Reading};
+use crate::source::cluster::Stand;
 use crate::source::{File, Revision, Sources};
 use moorgate_snapshot::Digest;
 use moorgate_snapshot::attestation::{Material, Provenance};
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 /// The provenance of a compile; the CI run is added by who publishes.
 pub(super) fn of(reading: &Reading, sources: &Sources) -> Provenance {
     let mut materials: Vec<Material> = sources.revisions.iter().map(commit).collect();
+    materials.extend(sources.cluster.as_ref().map(Stand::material));
     materials.push(files(&sources.files));
     Provenance {
         parameters: parameters(reading),
@@ -23,7 +25,7 @@ pub(super) fn of(reading: &Reading, sources: &Sources) -> Provenance {
 /// The options that change what comes out of the same source. Those left at their defaults are named too: a default may
 /// change.
 pub(super) fn parameters(reading: &Reading) -> BTreeMap<String, Value> {
-    let crds = match reading.crds {
+    let crds = match reading.crds() {
         Crds::Standard => "standard",
         Crds::Experimental => "experimental",
     };

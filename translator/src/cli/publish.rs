@@ -15,7 +15,7 @@ use crate::compile::{Compilation, CompiledFleet, Kept};
 use crate::history::Records;
 use crate::publish::{Allow, Done, Offer, Outcome, Parent};
 use crate::report::FORMAT_VERSION;
-use crate::source::{Revision, Sources};
+use crate::source::{Sources, cluster};
 use clap::{Args, ValueEnum};
 use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::channel::Source;
@@ -200,7 +200,7 @@ impl Offered {
             unreadable: compilation.blocked.all,
             fleets,
             refused: compilation.refused.iter().filter(|name| wanted(name)).cloned().collect(),
-            source: release_source(&sources.revisions),
+            source: release_source(sources),
             provenance: provenance::of(&input.reading, sources),
             repositories: paths.filter(|path| path.exists()).collect(),
         }
@@ -216,14 +216,19 @@ impl Offered {
             if planned == Some(old) {
                 return Some(true);
             }
-            self.repositories.iter().find_map(|path| descends_in(path, old, new))
+            let in_git = || self.repositories.iter().find_map(|path| descends_in(path, old, new));
+            cluster::descends(old, new).or_else(in_git)
         }
     }
 }
 
 /// The first of the commits stands for all; the others are in the provenance. Files that are not those of a commit have
 /// none.
-fn release_source(revisions: &[Revision]) -> Option<Source> {
+fn release_source(sources: &Sources) -> Option<Source> {
+    if let Some(stand) = &sources.cluster {
+        return Some(stand.source());
+    }
+    let revisions = &sources.revisions;
     let first = revisions.first()?;
     let dirty = revisions.iter().any(|revision| revision.dirty);
     let of_commit = |text: &str| if dirty { String::new() } else { text.to_owned() };

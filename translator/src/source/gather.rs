@@ -168,6 +168,6 @@ impl Gather {
 
     pub(super) fn finish(mut self, revisions: Vec<Revision>) -> Sources {
         self.files.sort_by(|a, b| a.name.cmp(&b.name));
-        Sources { files: self.files, revisions, diagnostics: self.diagnostics.finish(), roots: Vec::new() }
+        Sources { files: self.files, revisions, diagnostics: self.diagnostics.finish(), ..Sources::default() }
     }
 }

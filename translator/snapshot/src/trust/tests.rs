@@ -32,6 +32,20 @@ fn roles_fleets_and_channels_hold() {
 }
 
 #[test]
+fn a_reporter_may_report_of_its_fleet_and_nothing_else() {
+    let fleet = FleetName::gateway("shop", "edge");
+    let trust = Trust::of([key(1).public().clone()]).and_reporter(key(2).public().clone(), &fleet);
+    let by = |seed| Envelope::sign("t", b"x".to_vec(), &[&key(seed)]).unwrap();
+    let check = |seed, role, fleet: &FleetName| trust.verify(&by(seed), "t", role, fleet, &Channel::stable());
+    assert_eq!(check(2, Role::Report, &fleet), Ok(()));
+    assert_eq!(check(2, Role::Publish, &fleet).unwrap_err().label(), "role");
+    assert_eq!(check(2, Role::Report, &FleetName::gateway("shop", "other")).unwrap_err().label(), "role");
+    // A key that is trusted for more keeps that.
+    let again = trust.and_reporter(key(1).public().clone(), &fleet);
+    assert_eq!(again.verify(&by(1), "t", Role::Publish, &fleet, &Channel::stable()), Ok(()));
+}
+
+#[test]
 fn signatures_are_checked() {
     let trust = Trust::of([key(1).public().clone()]);
     let mut envelope = Envelope::sign("t", b"x".to_vec(), &[&key(2), &key(1)]).unwrap();

@@ -4,6 +4,7 @@ mod errors;
 
 use super::*;
 use crate::cli::{floor, hold, keygen, log, pin, promote, retire, rollback, status, step, unpin, verify};
+use crate::source::Revision;
 use clap::Parser;
 use moorgate_snapshot::{Digest, Reader, Record, Resource, Store, Trust, layout};
 use std::sync::Arc;
@@ -272,12 +273,13 @@ fn a_commit_is_the_source_unless_files_differ_from_it() {
         dirty,
         shallow: false,
     };
-    let clean = release_source(&[revision(false)]).unwrap();
+    let of = |revisions: &[Revision]| Sources { revisions: revisions.to_vec(), ..Sources::default() };
+    let clean = release_source(&of(&[revision(false)])).unwrap();
     assert_eq!((clean.repository.as_str(), clean.revision.as_str()), ("https://git.example/shop", "c0ffee"));
     assert!(clean.committed.is_some());
-    let dirty = release_source(&[revision(false), revision(true)]).unwrap();
+    let dirty = release_source(&of(&[revision(false), revision(true)])).unwrap();
     assert_eq!((dirty.revision.as_str(), dirty.committed), ("", None));
-    assert_eq!(release_source(&[]), None);
+    assert_eq!(release_source(&of(&[])), None);
 }
 
 /// Commits of one second: only the repository itself can say which is the later one.

@@ -1,0 +1,197 @@
+//! `moorgate watch`
+
+use super::access::{KeySource, StoreArgs, duration, nonce, now};
+use super::input::{ClusterArgs, Crds, Reading};
+use super::{Exit, Failure, provenance};
+use crate::publish::Allow;
+use crate::source::Sources;
+use crate::watch::{self, Holder, Options, Seams, Target};
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use moorgate_snapshot::Channel;
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+/// Watch a cluster: compile in a loop, publish what changed, write Gateway API status
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate watch --cluster --store s3://gateways --trust trust.json --key file:watch.key
+  moorgate watch --cluster --store file:///var/lib/moorgate --trust trust.json --key env:MOORGATE_SIGNING_KEY
+
+Runs until it is told to stop. Of several replicas the holder of a Lease writes; all compile. Secrets are read by name, and
+only those that Gateways of ours refer to. A fleet whose Gateway is deleted is retired; one whose Gateway only lost its class
+goes on. Log lines go to stderr.")]
+pub(super) struct WatchArgs {
+    #[command(flatten)]
+    live: ClusterArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// The key to sign with: file:PATH, env:NAME or exec:COMMAND
+    #[arg(long, value_name = "KEY", env = "MOORGATE_KEY", hide_env_values = true)]
+    key: KeySource,
+    /// The channel
+    #[arg(long, default_value_t = Channel::stable())]
+    channel: Channel,
+    /// Compile GatewayClasses of this controller
+    #[arg(long, value_name = "NAME", default_value = crate::attach::CONTROLLER_NAME)]
+    controller_name: String,
+    /// Check against these CRDs of the Gateway API [default: experimental; the API server knows its own]
+    #[arg(long, value_enum)]
+    crds: Option<Crds>,
+    /// The cluster does not hold all objects of this kind: a missing one is no error
+    #[arg(long, value_name = "KIND")]
+    open: Vec<String>,
+    /// Who does this, in the log of releases
+    #[arg(long, value_name = "NAME", env = "MOORGATE_AUTHOR", default_value = "moorgate watch")]
+    author: String,
+    #[command(flatten)]
+    allowed: Allowed,
+    /// Retire a fleet so long after its Gateway was deleted
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    retire_after: time::Duration,
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// What to log: error, warn, info, debug, or a filter by module
+    #[arg(long, value_name = "FILTER", env = "MOORGATE_LOG", default_value = "info")]
+    log: String,
+}
+
+/// What goes beyond the usual.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "flags of a command line are independent")]
+struct Allowed {
+    /// Publish to another writer's channel, and make it this one's
+    #[arg(long)]
+    take_over: bool,
+    /// Publish a state of the cluster that is older than the published one, as after a restore of etcd
+    #[arg(long)]
+    allow_unrelated: bool,
+    /// Publish even if more than a fifth of the routes go, or all
+    #[arg(long)]
+    allow_shrink: bool,
+    /// Publish what relays report not to understand: they keep what they have
+    #[arg(long)]
+    allow_old_relays: bool,
+}
+
+/// Which replica writes.
+#[derive(Debug, Args)]
+struct LeaseArgs {
+    /// The namespace of the Lease [default: that of this pod, or of the kubeconfig's context]
+    #[arg(long, value_name = "NAMESPACE")]
+    lease_namespace: Option<String>,
+    /// The name of the Lease
+    #[arg(long, value_name = "NAME", default_value = "moorgate-watch")]
+    lease_name: String,
+    /// This replica's name in the Lease; random letters are added
+    #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "moorgate")]
+    identity: String,
+    /// This is the only replica: take no Lease
+    #[arg(long)]
+    no_lease: bool,
+}
+
+impl WatchArgs {
+    /// The same options as those of commands that compile once.
+    fn reading(&self) -> Reading {
+        Reading {
+            rev: None,
+            path: None,
+            git_token: None,
+            namespace: None,
+            crds: self.crds,
+            controller_name: self.controller_name.clone(),
+            open: self.open.clone(),
+            closed: Vec::new(),
+            ownership: None,
+            deny_warnings: false,
+            live: self.live.clone(),
+        }
+    }
+
+    async fn target(&self) -> Result<Target, Failure> {
+        let signer = self.key.open()?;
+        let trust = self.store.trust(Some(signer.public())).await?;
+        let allowed = &self.allowed;
+        Ok(Target {
+            store: self.store.open()?,
+            mirrors: self.store.open_mirrors()?,
+            trust,
+            reporters: watch::Reporters::default(),
+            signer: Some(signer),
+            channel: self.channel.clone(),
+            author: self.author.clone(),
+            allow: Allow {
+                shrink: allowed.allow_shrink,
+                other_writer: allowed.take_over,
+                unrelated: allowed.allow_unrelated,
+                bad: false,
+                old_relays: allowed.allow_old_relays,
+            },
+            provenance: provenance::of(&self.reading(), &Sources::default()),
+            retire_after: Duration::try_from(self.retire_after).unwrap_or_default(),
+            seams: Seams { now, nonce: random_text },
+        })
+    }
+
+    fn holder(&self, namespace: &str) -> Result<Option<Holder>, Failure> {
+        let lease = &self.lease;
+        if lease.no_lease {
+            return Ok(None);
+        }
+        Ok(Some(Holder {
+            namespace: lease.lease_namespace.clone().unwrap_or_else(|| namespace.to_owned()),
+            name: lease.lease_name.clone(),
+            // Two that were given one name are two all the same.
+            identity: format!("{}-{}", lease.identity, &nonce()?[..8]),
+        }))
+    }
+}
+
+fn random_text() -> Result<String, String> {
+    nonce().map_err(|failure| failure.error.to_string())
+}
+
+/// Runs the command.
+pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
+    if !args.live.cluster {
+        return Err(Failure::new(Exit::Usage, anyhow!("what to watch? say --cluster")));
+    }
+    let filter =
+        EnvFilter::try_new(&args.log).context("--log").map_err(|error| Failure::new(Exit::Usage, error))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    subscriber.try_init().map_err(|error| anyhow!("cannot log: {error}"))?;
+    let (client, url) = args.live.connect().await?;
+    let options = Options {
+        compile: args.reading().options(),
+        target: args.target().await?,
+        holder: args.holder(client.default_namespace())?,
+        provision: None,
+    };
+    let (stop_out, stop) = tokio::sync::watch::channel(false);
+    let mut running = Box::pin(watch::run(client, url, options, stop));
+    tokio::select! {
+        () = &mut running => return Err(Failure::new(Exit::Environment, anyhow!("a part of the loop ended"))),
+        signal = told_to_stop() => signal?,
+    }
+    stop_out.send_replace(true);
+    // The Lease is given back.
+    let _ = tokio::time::timeout(Duration::from_secs(10), running).await;
+    Ok(Exit::Fine)
+}
+
+#[cfg(unix)]
+async fn told_to_stop() -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).context("signals")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        result = tokio::signal::ctrl_c() => result.context("signals")?,
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn told_to_stop() -> Result<(), Failure> {
+    Ok(tokio::signal::ctrl_c().await.context("signals")?)
+}

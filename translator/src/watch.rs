@@ -1,0 +1,198 @@
+//! The same compile in a loop: a live cluster in, releases and Gateway API status out.
+//!
+//! ```text
+//! feed ─▶ Shared objects ─▶ turn: debounce, compile ─┬─▶ release: entries of fleets that changed   (leader)
+//!  watches                     │                     ├─▶ provision: the fleets themselves          (leader)
+//! reread ─▶ Secrets,           │                     └─▶ status: merged, written on change         (leader)
+//!           ConfigMaps         └── touched objects ───────▲         ▲
+//! lease ─▶ who leads            acks: relays' reports ──────────────┘
+//! ```
+//! Every replica watches and compiles, so that one takes over without delay; the holder of a Lease writes. What the
+//! replicas compile they agree on by content: the same objects give the same snapshot.
+
+mod acks;
+mod feed;
+mod lease;
+mod release;
+mod status;
+mod turn;
+
+pub use acks::{Acks, Relay, Standing};
+pub use lease::Holder;
+pub use release::{Released, Reporters, Seams, Target, WRITER, fleet_of};
+pub use turn::Turn;
+
+use crate::compile;
+use crate::source::cluster::{Live, Objects};
+use futures::future::LocalBoxFuture;
+use kube::Client;
+use moorgate_model::ObjectRef;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{mpsc, watch};
+use turn::Turns;
+
+/// Changes that may wait; then the watches wait.
+const CHANGES: usize = 1024;
+
+/// What to do.
+pub struct Options {
+    /// How to compile.
+    pub compile: compile::Options,
+    /// Where to publish.
+    pub target: Target,
+    /// Which replica writes; without one this is the only one.
+    pub holder: Option<Holder>,
+    /// Makes the fleets too. Without it somebody else does, and a Gateway may have no address that is known here.
+    pub provision: Option<Provision>,
+}
+
+/// What makes the fleets, as long as it runs.
+pub type Provision = Box<dyn FnOnce(View) -> LocalBoxFuture<'static, ()>>;
+
+/// What the loop shows to whoever makes the fleets.
+#[derive(Clone)]
+pub struct View {
+    /// The cluster.
+    pub client: Client,
+    /// The newest compile: fleets with their ports, and the objects that they are of.
+    pub turns: watch::Receiver<Option<Arc<Turn>>>,
+    /// Whether this replica may write.
+    pub leads: watch::Receiver<bool>,
+    /// What was published, by fleet.
+    pub released: watch::Receiver<Released>,
+    /// What relays report, by fleet.
+    pub acks: watch::Receiver<Acks>,
+    /// Where fleets are published, and whose reports are believed.
+    pub target: Arc<Target>,
+    shared: Arc<Shared>,
+}
+
+impl View {
+    /// An object as it stands.
+    pub fn object(&self, reference: &ObjectRef) -> Option<Arc<Live>> {
+        lock(&self.shared.objects).get(reference).cloned()
+    }
+
+    /// All objects of a kind.
+    pub fn objects(&self, group: &str, kind: &str) -> Vec<Arc<Live>> {
+        lock(&self.shared.objects).of_kind(group, kind).cloned().collect()
+    }
+}
+
+/// The objects as every task sees them.
+#[derive(Debug, Default)]
+struct Shared {
+    objects: Mutex<Objects>,
+}
+
+impl Shared {
+    /// An object as the API server showed it. None if a newer state of it is known; true if its text changed.
+    fn take(&self, live: Live) -> Option<bool> {
+        let mut objects = lock(&self.objects);
+        let known = objects.get(&live.reference);
+        if known.is_some_and(|known| known.uid == live.uid && known.is_newer_than(&live)) {
+            return None;
+        }
+        let changed = known.is_none_or(|known| known.file != live.file);
+        objects.insert(live);
+        Some(changed)
+    }
+
+    /// An object as a write of ours left it: never one that is gone, or that its watch will show as changed. A change of
+    /// the text is left to the watch, so that it is compiled.
+    fn refresh(&self, live: Live) {
+        let mut objects = lock(&self.objects);
+        let fits = objects.get(&live.reference).is_some_and(|known| {
+            known.uid == live.uid && known.file == live.file && !known.is_newer_than(&live)
+        });
+        if fits {
+            objects.insert(live);
+        }
+    }
+}
+
+/// The objects. A task that panicked left them whole: each change is one insertion.
+fn lock(objects: &Mutex<Objects>) -> MutexGuard<'_, Objects> {
+    objects.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// RFC 3339 in whole seconds, UTC, as Kubernetes writes times.
+fn timestamp(time: OffsetDateTime) -> String {
+    let time = time.to_offset(time::UtcOffset::UTC);
+    let whole = time.replace_nanosecond(0).unwrap_or(time);
+    whole.format(&Rfc3339).unwrap_or_else(|_| whole.unix_timestamp().to_string())
+}
+
+/// Watches, compiles, publishes and writes status until `stop` says so; then gives the Lease back.
+pub async fn run(client: Client, url: String, options: Options, stop: watch::Receiver<bool>) {
+    let shared = Arc::new(Shared::default());
+    let target = Arc::new(options.target);
+    let (turn_out, turns) = watch::channel(None);
+    let (wanted_out, wanted) = watch::channel(BTreeSet::new());
+    let (leads_out, leads) = watch::channel(options.holder.is_none());
+    let (released_out, released) = watch::channel(Released::new());
+    let (acks_out, acks) = watch::channel(Acks::new());
+    let (awaited_out, awaited) = watch::channel(BTreeSet::new());
+    let (touched_out, touched) = mpsc::unbounded_channel();
+    let (changes_out, changes) = mpsc::channel(CHANGES);
+
+    let feed = feed::run(client.clone(), changes_out.clone());
+    let reread = turn::reread(client.clone(), shared.clone(), wanted, changes_out);
+    let turning =
+        Turns::new(shared.clone(), (client.clone(), url), options.compile, wanted_out, turn_out, touched_out);
+    let releases =
+        release::Releases::new(target.clone(), shared.clone(), turns.clone(), leads.clone(), released_out);
+    let reports = acks::run(target.clone(), awaited, released.clone(), acks_out);
+    let provisions = options.provision.is_some();
+    let view = View {
+        client: client.clone(),
+        turns: turns.clone(),
+        leads: leads.clone(),
+        released: released.clone(),
+        acks: acks.clone(),
+        target: target.clone(),
+        shared: shared.clone(),
+    };
+    let provision = async move {
+        match options.provision {
+            Some(provision) => provision(view).await,
+            None => std::future::pending().await,
+        }
+    };
+    let writer = status::StatusWriter {
+        shared,
+        client: client.clone(),
+        seams: target.seams,
+        provisions,
+        turns,
+        acks,
+        released,
+        leads,
+        touched,
+        awaited_fleets: awaited_out,
+        work: status::Work::default(),
+    };
+    let holds = async move {
+        if let Some(holder) = options.holder {
+            return lease::run(client, holder, leads_out, stop).await;
+        }
+        let mut stop = stop;
+        let _ = stop.wait_for(|stop| *stop).await;
+        // Kept so long, so that nobody takes its silence for the end.
+        leads_out.send_replace(false);
+    };
+    // One task for all: what takes long, the compile, has a thread of its own.
+    tokio::select! {
+        () = holds => {}
+        () = feed => {}
+        () = reread => {}
+        () = turning.run(changes) => {}
+        () = releases.run() => {}
+        () = reports => {}
+        () = writer.run() => {}
+        () = provision => {}
+    }
+}

@@ -1,0 +1,184 @@
+//! What relays report of fleets: which snapshots Envoys have acknowledged, so that `Programmed` says no more than that.
+
+use super::release::{Released, Target};
+use futures::StreamExt as _;
+use moorgate_snapshot::reader::Reader;
+use moorgate_snapshot::{Digest, FleetName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+/// The time between looks at fleets that somebody waits for.
+const LOOK: Duration = Duration::from_millis(250);
+/// Every so many looks all fleets are looked at.
+const ALL: u32 = 60;
+/// Fleets looked at at one time.
+const PARALLEL: usize = 8;
+
+/// One relay, by its newest report that is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Its name.
+    pub name: String,
+    /// The snapshot in force, if at least one Envoy is there and all have acknowledged it.
+    pub acked: Option<Digest>,
+    /// The newest release that it has verified.
+    pub sequence: u64,
+    /// Snapshots that Envoys refused, and their words.
+    pub refused: BTreeMap<Digest, String>,
+}
+
+/// All relays of each fleet.
+pub type Acks = BTreeMap<FleetName, Vec<Relay>>;
+
+/// How a fleet stands to snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Every relay that knows of them has it acknowledged.
+    Acked,
+    /// Not yet: why.
+    Pending(String),
+    /// Envoys refuse the newest: why.
+    Refused(String),
+}
+
+/// How far the relays of a fleet are with the snapshots that an object has had since it was changed, oldest first. A relay
+/// that has not seen the release yet, or is gone, holds nothing up: it has not said anything about it.
+pub(super) fn standing(relays: &[Relay], awaited: &[Digest], sequences: &BTreeMap<Digest, u64>) -> Standing {
+    let since = awaited.iter().filter_map(|snapshot| sequences.get(snapshot)).min().copied();
+    let is_live = |relay: &&Relay| relay.acked.is_some_and(|acked| awaited.contains(&acked));
+    let live = relays.iter().filter(is_live).count();
+    if let Some(newest) = awaited.last()
+        && let Some((relay, why)) = relays.iter().find_map(|relay| Some((relay, relay.refused.get(newest)?)))
+    {
+        return Standing::Refused(format!("{}: {why}", relay.name));
+    }
+    let behind: BTreeSet<&str> = relays
+        .iter()
+        .filter(|relay| !is_live(relay) && since.is_some_and(|since| relay.sequence >= since))
+        .map(|relay| relay.name.as_str())
+        .collect();
+    match (live, behind.len()) {
+        (0, 0) => Standing::Pending("waiting for Envoy to acknowledge the configuration".to_owned()),
+        (_, 0) => Standing::Acked,
+        (live, behind) => Standing::Pending(format!(
+            "{live} of {} relays have their Envoys' acknowledgement",
+            live + behind
+        )),
+    }
+}
+
+/// Reads reports as long as the loop lives.
+pub(super) async fn run(
+    target: Arc<Target>,
+    mut awaited: watch::Receiver<BTreeSet<FleetName>>,
+    released: watch::Receiver<Released>,
+    out: watch::Sender<Acks>,
+) {
+    let mut round = 0_u32;
+    loop {
+        let fleets: BTreeSet<FleetName> = {
+            let mut fleets = awaited.borrow_and_update().clone();
+            if round.is_multiple_of(ALL) {
+                fleets.extend(released.borrow().keys().cloned());
+            }
+            fleets
+        };
+        round = round.wrapping_add(1);
+        let now = (target.seams.now)();
+        let read: Vec<(FleetName, Option<Vec<Relay>>)> = futures::stream::iter(fleets)
+            .map(|fleet| {
+                let reader = target.reader_of_reports(&fleet);
+                async move { (fleet, relays(&reader, now).await) }
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        out.send_if_modified(|acks| {
+            let mut changed = false;
+            for (fleet, relays) in read {
+                // A store that does not answer changes nothing.
+                if let Some(relays) = relays
+                    && acks.get(&fleet) != Some(&relays)
+                {
+                    acks.insert(fleet, relays);
+                    changed = true;
+                }
+            }
+            changed
+        });
+        if out.is_closed() {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn relays(reader: &Reader, now: OffsetDateTime) -> Option<Vec<Relay>> {
+    let reports = match crate::publish::Reports::read(reader).await {
+        Ok(reports) => reports,
+        Err(error) => {
+            tracing::debug!(fleet = %reader.store().fleet(), %error, "reports cannot be read");
+            return None;
+        }
+    };
+    let believed = reports.relays.into_iter().filter(|reported| {
+        let report = &reported.report;
+        reported.untrusted.is_none() && report.channel == *reader.channel() && !report.is_stale(now)
+    });
+    let relays = believed.map(|reported| {
+        let report = reported.report;
+        let whole = report.envoys_connected > 0 && report.envoys_acked >= report.envoys_connected;
+        let nacks = report.envoys.iter().filter_map(|envoy| {
+            let nack = envoy.nack.as_ref()?;
+            Some((nack.snapshot?, format!("Envoy refuses {}: {}", nack.type_url, nack.text)))
+        });
+        Relay {
+            name: report.relay.to_string(),
+            acked: report.snapshot.filter(|_| whole),
+            sequence: report.sequence,
+            refused: report.refused.clone().into_iter().chain(nacks).collect(),
+        }
+    });
+    Some(relays.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relay(name: &str, acked: Option<u8>, sequence: u64) -> Relay {
+        let acked = acked.map(|n| Digest::of(&[n]));
+        Relay { name: name.to_owned(), acked, sequence, refused: BTreeMap::new() }
+    }
+
+    #[test]
+    fn programmed_is_what_envoys_acknowledged() {
+        let [old, first, second] = [0u8, 1, 2].map(|n| Digest::of(&[n]));
+        let sequences = BTreeMap::from([(old, 4), (first, 5), (second, 6)]);
+        let awaited = [first, second];
+        let pending =
+            |relays: &[Relay]| matches!(standing(relays, &awaited, &sequences), Standing::Pending(_));
+        assert!(pending(&[]));
+        // The snapshot before says nothing, nor does a relay without Envoys.
+        assert!(pending(&[relay("a", Some(0), 4)]));
+        assert!(pending(&[relay("a", None, 6)]));
+        for n in [1, 2] {
+            assert_eq!(standing(&[relay("a", Some(n), 6)], &awaited, &sequences), Standing::Acked);
+        }
+        // One that is gone or has not looked yet holds nothing up; one that knows of it does.
+        let mut relays = vec![relay("a", Some(2), 6), relay("gone", Some(0), 4)];
+        assert_eq!(standing(&relays, &awaited, &sequences), Standing::Acked);
+        relays.push(relay("b", Some(0), 5));
+        assert!(pending(&relays));
+        // Only the newest can be refused.
+        relays[2].refused.insert(first, "no".to_owned());
+        assert!(pending(&relays));
+        relays[2].refused.insert(second, "bad filter".to_owned());
+        assert_eq!(standing(&relays, &awaited, &sequences), Standing::Refused("b: bad filter".to_owned()));
+        // What was never published cannot be acknowledged by anybody.
+        assert!(matches!(standing(&relays, &[], &sequences), Standing::Pending(_)));
+    }
+}

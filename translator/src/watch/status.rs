@@ -1,0 +1,409 @@
+//! Writing status: whatever differs from what it should be, object by object.
+//!
+//! ```text
+//! Turn (verdicts) ─┐
+//! acknowledgements ┼─▶ desired ─▶ merge with what stands ─▶ patch with resourceVersion ─▶ conflict: read, merge again
+//! Services ────────┘
+//! ```
+//! A write names the version that it was merged with, so that it overwrites nobody; it is made only if the object is
+//! still of the generation that was compiled. Nothing is written if nothing changes. Objects wait in the order in which
+//! they changed, and only so many are written at one time.
+
+mod address;
+mod desired;
+mod features;
+mod merge;
+
+use super::acks::Acks;
+use super::release::{Released, Seams};
+use super::turn::Turn;
+use super::{Shared, lock};
+use crate::source::cluster::{Kind, Live, answer, is_missing};
+use desired::{Awaited, Facts, desired, serving, waits};
+use kube::Client;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use merge::Writer;
+use moorgate_model::ObjectRef;
+use moorgate_snapshot::FleetName;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Writes at one time.
+const PARALLEL: usize = 8;
+/// The name under which fields are managed.
+const MANAGER: &str = "moorgate";
+/// So many writes of one object within [`FIGHT`] that left the verdict the same mean that somebody undoes them.
+const FIGHT_WRITES: u32 = 8;
+/// The time within which writes are counted.
+const FIGHT: Duration = Duration::from_secs(30);
+/// The wait after a write that failed, and between writes of an object that is fought over.
+const WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// An object whose status may have to be written.
+struct Dirty {
+    since: Instant,
+    again: Instant,
+    failures: u32,
+}
+
+/// What is remembered of writes of one object.
+struct Written {
+    first: Instant,
+    verdict: Value,
+    count: u32,
+}
+
+/// Writes status.
+pub(super) struct StatusWriter {
+    pub(super) shared: Arc<Shared>,
+    pub(super) client: Client,
+    pub(super) seams: Seams,
+    pub(super) provisions: bool,
+    pub(super) turns: watch::Receiver<Option<Arc<Turn>>>,
+    pub(super) acks: watch::Receiver<Acks>,
+    pub(super) released: watch::Receiver<Released>,
+    pub(super) leads: watch::Receiver<bool>,
+    pub(super) touched: mpsc::UnboundedReceiver<ObjectRef>,
+    /// Fleets whose relays somebody waits for.
+    pub(super) awaited_fleets: watch::Sender<BTreeSet<FleetName>>,
+    pub(super) work: Work,
+}
+
+/// What is to be done.
+#[derive(Default)]
+pub(super) struct Work {
+    awaited: Awaited,
+    dirty: BTreeMap<ObjectRef, Dirty>,
+    writing: BTreeSet<ObjectRef>,
+    written: BTreeMap<ObjectRef, Written>,
+    waiting: BTreeMap<ObjectRef, FleetName>,
+}
+
+/// How a write ended.
+enum End {
+    Done(Box<Live>),
+    /// Somebody was faster: what stands now, if the object is still there.
+    Conflict(Option<Box<Live>>),
+    Failed(String),
+}
+
+impl StatusWriter {
+    /// Writes as long as the loop lives.
+    pub(super) async fn run(mut self) {
+        let mut writes: JoinSet<(ObjectRef, End)> = JoinSet::new();
+        loop {
+            self.begin(&mut writes);
+            let due = self.work.next(&self.work.writing);
+            tokio::select! {
+                changed = self.turns.changed() => if changed.is_err() { return } else { self.all() },
+                changed = self.leads.changed() => if changed.is_err() { return } else { self.all() },
+                changed = self.acks.changed() => if changed.is_err() { return } else { self.waiting() },
+                changed = self.released.changed() => if changed.is_err() { return } else { self.waiting() },
+                touched = self.touched.recv() => match touched {
+                    Some(reference) => {
+                        self.touch(reference);
+                        while let Ok(more) = self.touched.try_recv() {
+                            self.touch(more);
+                        }
+                    }
+                    None => return,
+                },
+                Some(ended) = writes.join_next() => if let Ok((reference, end)) = ended {
+                    self.end(reference, end);
+                },
+                () = super::turn::sleep_until(due), if writes.len() < PARALLEL => {}
+            }
+        }
+    }
+
+    /// Everything may be different.
+    fn all(&mut self) {
+        let Some(turn) = self.turns.borrow_and_update().clone() else { return };
+        self.work.awaited.note(&turn);
+        let objects = lock(&self.shared.objects);
+        let ours = objects.iter().filter(|live| !live.reference.group.is_empty());
+        let names: Vec<ObjectRef> = ours.map(|live| live.reference.clone()).collect();
+        drop(objects);
+        names.into_iter().for_each(|name| self.work.add(name));
+    }
+
+    /// What waits for relays may be different.
+    fn waiting(&mut self) {
+        self.acks.mark_unchanged();
+        let names: Vec<ObjectRef> = self.work.waiting.keys().cloned().collect();
+        names.into_iter().for_each(|name| self.work.add(name));
+    }
+
+    /// One object is different, or the Gateway that it is the Service of.
+    fn touch(&mut self, reference: ObjectRef) {
+        if reference.group.is_empty() {
+            if &*reference.kind == "Service" {
+                let objects = lock(&self.shared.objects);
+                let gateways = objects.of_kind(crate::attach::GATEWAY_GROUP, "Gateway");
+                let near = gateways.filter(|live| live.reference.namespace == reference.namespace);
+                let near: Vec<ObjectRef> = near.map(|live| live.reference.clone()).collect();
+                drop(objects);
+                near.into_iter().for_each(|gateway| self.work.add(gateway));
+            }
+            return;
+        }
+        self.work.add(reference);
+    }
+
+    /// Starts writes of objects that need one, as many as may be.
+    fn begin(&mut self, writes: &mut JoinSet<(ObjectRef, End)>) {
+        if !*self.leads.borrow() {
+            self.work.dirty.clear();
+            return;
+        }
+        let Some(turn) = self.turns.borrow().clone() else { return };
+        let now = Instant::now();
+        while writes.len() < PARALLEL {
+            let Some(reference) = self.work.due(now) else { break };
+            let Some((live, patch, verdict)) = self.difference(&turn, &reference) else {
+                self.work.dirty.remove(&reference);
+                continue;
+            };
+            if self.work.is_fought_over(&reference, &verdict, now) {
+                tracing::warn!(object = %reference, "somebody undoes what is written to its status: written rarely from now on");
+                continue;
+            }
+            self.work.dirty.remove(&reference);
+            self.work.writing.insert(reference.clone());
+            let client = self.client.clone();
+            writes.spawn(async move { (reference, write(client, &live, patch).await) });
+        }
+        self.tell_awaited();
+    }
+
+    fn tell_awaited(&self) {
+        let fleets: BTreeSet<FleetName> = self.work.waiting.values().cloned().collect();
+        self.awaited_fleets.send_if_modified(|known| {
+            let changed = *known != fleets;
+            *known = fleets;
+            changed
+        });
+    }
+
+    /// What has to be written of an object, and what it says then.
+    fn difference(
+        &mut self,
+        turn: &Turn,
+        reference: &ObjectRef,
+    ) -> Option<(Arc<Live>, Map<String, Value>, Value)> {
+        let objects = lock(&self.shared.objects);
+        let Some(live) = objects.get(reference).cloned() else {
+            self.work.forget(reference);
+            return None;
+        };
+        // One that changed since is compiled again in a moment; one that is new, too.
+        let (uid, generation) = turn.compiled.get(reference)?;
+        if *uid != live.uid || *generation != live.generation {
+            return None;
+        }
+        let (acks, released) = (self.acks.borrow(), self.released.borrow());
+        let facts =
+            Facts { turn, objects: &objects, acks: &acks, released: &released, provisions: self.provisions };
+        let wanted = desired(&live, &facts, &self.work.awaited)?;
+        match serving(reference, turn).filter(|_| waits(&wanted)) {
+            Some(fleet) => drop(self.work.waiting.insert(reference.clone(), fleet)),
+            None => drop(self.work.waiting.remove(reference)),
+        }
+        let now = crate::watch::timestamp((self.seams.now)());
+        let controller_name = turn.compilation.statuses.controller_name();
+        let writer = Writer { controller_name, generation: live.generation, now: &now };
+        let changes = merge::changes(&live.status, &wanted, writer)?;
+        Some((live, changes, wanted))
+    }
+
+    fn end(&mut self, reference: ObjectRef, end: End) {
+        self.work.writing.remove(&reference);
+        match end {
+            End::Done(live) => {
+                self.shared.refresh(*live);
+                // What changed while it was written.
+                self.work.add(reference);
+            }
+            End::Conflict(live) => {
+                if let Some(live) = live {
+                    self.shared.refresh(*live);
+                }
+                self.work.add(reference);
+            }
+            End::Failed(why) => {
+                let again = self.work.again(reference.clone());
+                tracing::warn!(object = %reference, why, again = again.as_secs_f32(), "its status was not written");
+            }
+        }
+    }
+}
+
+impl Work {
+    fn add(&mut self, reference: ObjectRef) {
+        let now = Instant::now();
+        let dirty = self.dirty.entry(reference).or_insert(Dirty { since: now, again: now, failures: 0 });
+        if dirty.failures == 0 {
+            dirty.again = dirty.again.min(now);
+        }
+    }
+
+    /// After a failure, later; how much later.
+    fn again(&mut self, reference: ObjectRef) -> Duration {
+        let now = Instant::now();
+        let dirty = self.dirty.entry(reference).or_insert(Dirty { since: now, again: now, failures: 0 });
+        let wait = WAIT.0.saturating_mul(1 << dirty.failures.min(7)).min(WAIT.1);
+        dirty.failures = dirty.failures.saturating_add(1);
+        dirty.again = now + wait;
+        wait
+    }
+
+    /// The object that has waited longest and may be written now.
+    fn due(&self, now: Instant) -> Option<ObjectRef> {
+        let ready =
+            self.dirty.iter().filter(|(name, dirty)| dirty.again <= now && !self.writing.contains(*name));
+        ready.min_by_key(|(name, dirty)| (dirty.since, (*name).clone())).map(|(name, _)| name.clone())
+    }
+
+    /// When there is something to do next.
+    fn next(&self, writing: &BTreeSet<ObjectRef>) -> Option<Instant> {
+        let waiting = self.dirty.iter().filter(|(name, _)| !writing.contains(*name));
+        waiting.map(|(_, dirty)| dirty.again).min()
+    }
+
+    fn forget(&mut self, reference: &ObjectRef) {
+        self.waiting.remove(reference);
+        self.written.remove(reference);
+    }
+
+    /// Counts writes of one and the same verdict; true if this one has to wait.
+    fn is_fought_over(&mut self, reference: &ObjectRef, verdict: &Value, now: Instant) -> bool {
+        let fresh = || Written { first: now, verdict: verdict.clone(), count: 0 };
+        let known = self.written.entry(reference.clone()).or_insert_with(fresh);
+        if known.verdict != *verdict || now - known.first > FIGHT {
+            *known = fresh();
+        }
+        known.count += 1;
+        if known.count <= FIGHT_WRITES {
+            return false;
+        }
+        let until = known.first + FIGHT + Duration::from_secs(1);
+        if let Some(dirty) = self.dirty.get_mut(reference) {
+            dirty.again = until;
+        }
+        true
+    }
+}
+
+/// Writes the fields that changed, if the object is still as it was read.
+async fn write(client: Client, live: &Live, changes: Map<String, Value>) -> End {
+    let reference = &live.reference;
+    let resource = resource_of(live);
+    let api: Api<DynamicObject> = if reference.namespace.is_empty() {
+        Api::all_with(client, &resource)
+    } else {
+        Api::namespaced_with(client, &reference.namespace, &resource)
+    };
+    let patch = json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"resourceVersion": &*live.resource_version, "uid": &*live.uid},
+        "status": changes,
+    });
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let what = || format!("a write of the status of {reference}");
+    let kind = Kind { resource, namespaced: !reference.namespace.is_empty() };
+    let live_of = |object| Live::of(object, &kind).map(Box::new);
+    match answer(what, api.patch_subresource("status", &reference.name, &params, &Patch::Merge(&patch))).await
+    {
+        Ok(object) => {
+            live_of(object).map_or_else(|| End::Failed("the answer is no object".to_owned()), End::Done)
+        }
+        Err(crate::source::cluster::ClusterError::Api { source, .. }) if is_missing(&source) => {
+            End::Conflict(None)
+        }
+        Err(crate::source::cluster::ClusterError::Api { source, .. }) if is_conflict(&source) => {
+            match answer(what, api.get_opt(&reference.name)).await {
+                Ok(object) => End::Conflict(object.and_then(live_of)),
+                Err(error) => End::Failed(error.to_string()),
+            }
+        }
+        Err(error) => End::Failed(error.to_string()),
+    }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+fn resource_of(live: &Live) -> ApiResource {
+    let gvk = GroupVersionKind::gvk(&live.reference.group, &live.version, &live.reference.kind);
+    ApiResource::from_gvk_with_plural(&gvk, &live.plural)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> ObjectRef {
+        ObjectRef::new("g", "K", "n", name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_change_is_written_first() {
+        let mut work = Work::default();
+        for one in ["c", "a", "b"] {
+            work.add(name(one));
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        // Changed again, it keeps its place.
+        work.add(name("c"));
+        let now = Instant::now();
+        let mut order = Vec::new();
+        while let Some(next) = work.due(now) {
+            order.push(next.name.to_string());
+            work.dirty.remove(&next);
+        }
+        assert_eq!(order, ["c", "a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_fails_is_tried_again_later_and_holds_nobody_up() {
+        let mut work = Work::default();
+        work.add(name("a"));
+        let waits: Vec<Duration> = (0..8).map(|_| work.again(name("a"))).collect();
+        assert_eq!(waits[..3], [500, 1000, 2000].map(Duration::from_millis));
+        assert_eq!(waits[7], WAIT.1);
+        work.add(name("b"));
+        assert_eq!(work.due(Instant::now()), Some(name("b")));
+        // A change does not shorten the wait of an object that fails.
+        work.add(name("a"));
+        work.dirty.remove(&name("b"));
+        assert_eq!(work.due(Instant::now()), None);
+        tokio::time::advance(WAIT.1).await;
+        assert_eq!(work.due(Instant::now()), Some(name("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fight_is_noticed_and_news_is_not_taken_for_one() {
+        let mut work = Work::default();
+        let verdict = json!({"a": 1});
+        for n in 0..20 {
+            assert!(!work.is_fought_over(&name("news"), &json!({"n": n}), Instant::now()));
+        }
+        for n in 0..20 {
+            work.add(name("a"));
+            let fought = work.is_fought_over(&name("a"), &verdict, Instant::now());
+            assert_eq!(fought, n >= FIGHT_WRITES, "{n}");
+        }
+        assert_eq!(work.due(Instant::now()), None);
+        tokio::time::advance(FIGHT + Duration::from_secs(2)).await;
+        assert_eq!(work.due(Instant::now()), Some(name("a")));
+        assert!(!work.is_fought_over(&name("a"), &verdict, Instant::now()));
+    }
+}
