@@ -10,7 +10,11 @@ SEED ?= 1
 STEPS ?= 30
 SECONDS ?= 600
 
-.PHONY: help build tools simulate soak weaken demo test test-radosgw lint generated bench clean
+SUITE ?= 1.7.0
+RUN ?=
+PARALLEL ?= 4
+
+.PHONY: help build tools conformance cluster simulate soak weaken demo test test-radosgw lint generated bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +24,12 @@ build: ## The binaries, for tests: target/debug/moorgate, target/debug/moorgate-
 
 tools: ## Envoy (three minors), cargo-deny, moto and azurite, pinned by digest, into target/tools
 	@tests/tools/install $(TARGET)/tools
+
+conformance: build tools ## The Gateway API's own suite on a real API server and real Envoys: SUITE=1.6.3 RUN=TestName PARALLEL=4
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/conformance --suite=$(SUITE) --run=$(RUN) --parallel=$(PARALLEL)
+
+cluster: build tools ## A Kubernetes cluster on this machine, without containers, until standard input ends
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/cluster up
 
 simulate: ## One seeded run of publishers, relays and a failing store, with its trace: SEED=N STEPS=N
 	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seed $(SEED) --steps $(STEPS)

@@ -10,6 +10,8 @@
 
 pub mod backend;
 pub mod certificate;
+pub mod cluster;
+pub mod conformance;
 pub mod distil;
 pub mod envoy;
 pub mod fault_store;

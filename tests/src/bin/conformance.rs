@@ -1,0 +1,40 @@
+//! `make conformance`: the Gateway API's conformance suite on a test cluster.
+
+use anyhow::Result;
+use clap::Parser;
+use moorgate_tests::conformance::{Plan, conduct};
+use moorgate_tests::program;
+use std::process::ExitCode;
+
+/// Runs the Gateway API's own conformance suite against `moorgate watch --cluster --provision`
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The suite's version
+    #[arg(long, default_value = "1.7.0")]
+    suite: String,
+    /// One test only
+    #[arg(long)]
+    run: Option<String>,
+    /// How many tests run at a time, of those that may
+    #[arg(long, default_value_t = 4)]
+    parallel: usize,
+}
+
+#[allow(clippy::print_stdout, reason = "a command's own output")]
+fn main() -> Result<ExitCode> {
+    let Arguments { suite, run, parallel } = Arguments::parse();
+    let out = program::tools()?.with_file_name("conformance");
+    let only = run.filter(|test| !test.is_empty());
+    let verdicts = conduct(&Plan { suite, only: only.clone(), parallel, out }, |line| println!("{line}"))?;
+    for (test, said) in verdicts.failures() {
+        println!("\n{test}");
+        for line in said {
+            println!("    {line}");
+        }
+    }
+    println!();
+    for line in verdicts.lines() {
+        println!("{line}");
+    }
+    Ok(if verdicts.are_good(only.as_deref()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

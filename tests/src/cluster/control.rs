@@ -1,0 +1,127 @@
+//! The control plane: etcd, API server, controller manager.
+
+use super::names::Folder;
+use super::network::{API_PORT, SERVICE_RANGE};
+use anyhow::{Context as _, Result, bail};
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+const ETCD: &str = "http://127.0.0.1:2379";
+
+/// What a cluster of pods and Services needs of the controller manager, and no more.
+const CONTROLLERS: &str = "deployment-controller,replicaset-controller,daemonset-controller,\
+endpointslice-controller,namespace-controller,serviceaccount-controller,\
+root-ca-certificate-publisher-controller,garbage-collector-controller,job-controller";
+
+/// Its three processes; dropping it kills them.
+pub(super) struct Control {
+    processes: Vec<(&'static str, Child)>,
+}
+
+fn start(folder: &Folder, program: &Path, name: &str, flags: &[String]) -> Result<Child> {
+    let log = File::create(folder.path(&format!("logs/{name}.log")))?;
+    let mut command = Command::new(program);
+    command.arg(name).args(flags).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    // Two cores hold them and forty pods: less garbage collection is worth a little memory.
+    command.env("GOGC", "200").kill_on_drop(true).spawn().with_context(|| format!("starting {name}"))
+}
+
+fn flags(pairs: &[(&str, String)]) -> Vec<String> {
+    pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
+}
+
+fn etcd(folder: &Folder) -> Vec<String> {
+    let peer = "http://127.0.0.1:2380";
+    flags(&[
+        ("data-dir", folder.path("etcd").display().to_string()),
+        ("listen-client-urls", ETCD.to_owned()),
+        ("advertise-client-urls", ETCD.to_owned()),
+        ("listen-peer-urls", peer.to_owned()),
+        ("initial-advertise-peer-urls", peer.to_owned()),
+        ("initial-cluster", format!("default={peer}")),
+        // It need not survive the machine.
+        ("unsafe-no-fsync", "true".to_owned()),
+        ("log-level", "warn".to_owned()),
+    ])
+}
+
+fn api_server(folder: &Folder) -> Vec<String> {
+    let file = |name: &str| folder.path(name).display().to_string();
+    flags(&[
+        ("etcd-servers", ETCD.to_owned()),
+        ("bind-address", "0.0.0.0".to_owned()),
+        ("secure-port", API_PORT.to_string()),
+        ("advertise-address", super::network::GATEWAY.to_owned()),
+        // Its own Service is answered on the address of that Service itself.
+        ("endpoint-reconciler-type", "none".to_owned()),
+        ("service-cluster-ip-range", SERVICE_RANGE.to_owned()),
+        ("tls-cert-file", file("server.crt")),
+        ("tls-private-key-file", file("server.key")),
+        ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
+        ("service-account-signing-key-file", file("accounts.key")),
+        ("service-account-key-file", file("accounts.pub")),
+        ("token-auth-file", file("tokens.csv")),
+        ("authorization-mode", "RBAC".to_owned()),
+        ("kubelet-preferred-address-types", "InternalIP".to_owned()),
+        ("allow-privileged", "true".to_owned()),
+    ])
+}
+
+fn controller_manager(folder: &Folder) -> Vec<String> {
+    let file = |name: &str| folder.path(name).display().to_string();
+    flags(&[
+        ("kubeconfig", file("kubeconfig")),
+        ("leader-elect", "false".to_owned()),
+        ("controllers", CONTROLLERS.to_owned()),
+        ("root-ca-file", file("ca.crt")),
+        ("service-account-private-key-file", file("accounts.key")),
+        ("use-service-account-credentials", "false".to_owned()),
+        ("bind-address", "127.0.0.1".to_owned()),
+        ("concurrent-deployment-syncs", "10".to_owned()),
+        ("kube-api-qps", "200".to_owned()),
+        ("kube-api-burst", "400".to_owned()),
+    ])
+}
+
+impl Control {
+    /// Starts all, and returns when the API server is ready.
+    pub(super) async fn start(folder: &Folder, program: &Path) -> Result<Self> {
+        let mut control = Self { processes: Vec::new() };
+        for (name, flags) in [("etcd", etcd(folder)), ("kube-apiserver", api_server(folder))] {
+            control.processes.push((name, start(folder, program, name, &flags)?));
+        }
+        let client = super::inside::client(&folder.path("kubeconfig")).await?;
+        loop {
+            control.check()?;
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            if client.request_text(request).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let name = "kube-controller-manager";
+        control.processes.push((name, start(folder, program, name, &controller_manager(folder))?));
+        Ok(control)
+    }
+
+    /// An error if one of them has ended.
+    pub(super) fn check(&mut self) -> Result<()> {
+        for (name, child) in &mut self.processes {
+            if let Some(status) = child.try_wait()? {
+                bail!("{name} ended ({status})");
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when one of them has ended, which none should.
+    pub(super) async fn ended(&mut self) -> Result<()> {
+        loop {
+            self.check()?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Images, as far as this cluster has them: a name, and the programs that it stands for.
+
+use crate::program;
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What a container of an image has and does.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Image {
+    /// What runs unless the container names a command.
+    pub(super) entrypoint: Vec<String>,
+    /// Programs: where the container sees them, and where they are.
+    pub(super) files: BTreeMap<String, PathBuf>,
+    /// The user, unless the pod names one.
+    pub(super) user: u32,
+}
+
+/// All images.
+#[derive(Debug, Clone)]
+pub(super) struct Images {
+    envoys: Vec<(String, PathBuf)>,
+    echo: PathBuf,
+    moorgate: PathBuf,
+    relay: PathBuf,
+}
+
+/// The user of images without a shell.
+const NONROOT: u32 = 65_532;
+
+fn image(programs: &[(&str, &PathBuf)], user: u32) -> Image {
+    let entrypoint = programs.iter().take(1).map(|(path, _)| (*path).to_owned()).collect();
+    let files = programs.iter().map(|(path, program)| ((*path).to_owned(), (*program).clone())).collect();
+    Image { entrypoint, files, user }
+}
+
+impl Images {
+    /// Finds all programs.
+    pub(super) fn find() -> Result<Self> {
+        Ok(Self {
+            envoys: program::envoys()?,
+            echo: super::programs::echo()?,
+            moorgate: program::binary("moorgate")?,
+            relay: program::binary("moorgate-relay")?,
+        })
+    }
+
+    /// That of a reference such as `registry/repository:tag`, by the last part of its repository's name.
+    pub(super) fn get(&self, reference: &str) -> Option<Image> {
+        let reference = reference.split('@').next().unwrap_or_default();
+        let last = reference.rsplit('/').next().unwrap_or_default();
+        let (name, tag) = last.split_once(':').unwrap_or((last, ""));
+        match name {
+            "echo-basic" => Some(image(&[("/echo-basic", &self.echo)], 0)),
+            "envoy" => {
+                // `distroless-v1.40.0`, `v1.40-latest`, `1.40.0`: the minor decides; without one the newest.
+                let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| format!("{minor}."));
+                let named = self.envoys.iter().find(|(version, _)| {
+                    minor(version)
+                        .is_some_and(|minor| format!("{tag}.").replace("-latest", "").contains(&minor))
+                });
+                let (_, envoy) = named.or(self.envoys.first())?;
+                Some(image(&[("/usr/local/bin/envoy", envoy)], NONROOT))
+            }
+            "moorgate-relay" => Some(image(&[("/usr/local/bin/moorgate-relay", &self.relay)], NONROOT)),
+            "moorgate" => {
+                let both = [
+                    ("/usr/local/bin/moorgate", &self.moorgate),
+                    ("/usr/local/bin/moorgate-relay", &self.relay),
+                ];
+                Some(image(&both, NONROOT))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_found_by_the_last_part_of_its_name() {
+        let envoys =
+            ["1.40.0", "1.39.3"].map(|version| (version.to_owned(), PathBuf::from(version))).to_vec();
+        let path = PathBuf::from;
+        let images = Images { envoys, echo: path("echo"), moorgate: path("moorgate"), relay: path("relay") };
+        let program = |name| images.get(name).and_then(|image| image.files.into_values().next_back());
+        for (reference, found) in [
+            ("registry.k8s.io/gateway-api/conformance/echo-basic:v0.1.0", Some("echo")),
+            ("docker.io/envoyproxy/envoy:distroless-v1.39.3", Some("1.39.3")),
+            ("envoyproxy/envoy:v1.39-latest@sha256:00", Some("1.39.3")),
+            ("envoyproxy/envoy:v1.40.7", Some("1.40.0")),
+            ("envoyproxy/envoy", Some("1.40.0")),
+            ("ghcr.io/moorgate/moorgate-relay:0.1.0", Some("relay")),
+            ("localhost:5000/moorgate", Some("relay")),
+            ("nginx:1", None),
+        ] {
+            assert_eq!(program(reference), found.map(PathBuf::from), "{reference}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The Gateway API's own conformance suite, unmodified, against the product on a test cluster.
+//!
+//! ```text
+//!  Cluster ── GatewayClass, RBAC as shipped ──▶ moorgate watch --cluster --provision ──▶ fleets: Envoy and relay, a Service
+//!     └── the suite's test program ──▶ go tool test2json ──▶ Verdicts
+//! ```
+//! The product is not told where it runs: the suite talks to fleets that `--provision` made, as on any cluster.
+
+pub mod verdicts;
+
+use crate::cluster::balancer::{UNUSABLE, USABLE};
+use crate::cluster::{Cluster, Options, conformance};
+use crate::process::Running;
+use crate::program::{moorgate, root, run};
+use anyhow::{Context as _, Result, ensure};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use verdicts::Verdicts;
+
+/// A release of the suite: its version and how many tests of gateways it has.
+pub const SUITES: [(&str, usize); 2] = [("1.7.0", 147), ("1.6.3", 131)];
+
+/// The five profiles of gateways.
+pub const PROFILES: [&str; 5] = ["GATEWAY-HTTP", "GATEWAY-TLS", "GATEWAY-GRPC", "GATEWAY-TCP", "GATEWAY-UDP"];
+
+/// Features of service meshes: a Service as parent is no Gateway's business.
+const MESH: [&str; 10] = [
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteNamedRouteRule",
+];
+
+/// Features that no test of the suite asks for. They are claimed where a test of ours shows them, and none does yet.
+const UNTESTED: [&str; 4] = [
+    "ClusterTrustBundle",
+    "GatewayListenerFilters",
+    "GatewayAddressRoutability",
+    "GatewayAddressRoutabilityCluster",
+];
+
+const CLASS: &str = "gateway-conformance";
+const NAMESPACE: &str = "moorgate-system";
+const ACCOUNT: &str = "moorgate-watch";
+/// The user of the product's images: also that of relays, which write reports into the shared store.
+const USER: u32 = 65_532;
+
+/// What is to be run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The suite's version.
+    pub suite: String,
+    /// One test only.
+    pub only: Option<String>,
+    /// How many tests run at a time, of those that may.
+    pub parallel: usize,
+    /// Where reports and logs go.
+    pub out: PathBuf,
+}
+
+/// A cluster with the product in it; dropping it ends both.
+struct Installed {
+    watch: Running,
+    cluster: Cluster,
+}
+
+/// The objects of `deploy/kubernetes` that make up the rights of `moorgate watch`, without the pods that have them.
+fn rights() -> Result<String> {
+    let mut rights = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n");
+    let folder = root().join("deploy/kubernetes");
+    let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.sort();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "yaml")) {
+        for document in std::fs::read_to_string(file)?.split("\n---") {
+            let kind =
+                document.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap_or_default().trim();
+            if ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"].contains(&kind)
+            {
+                rights.extend(["---\n", document, "\n"]);
+            }
+        }
+    }
+    Ok(rights)
+}
+
+impl Installed {
+    fn start(plan: &Plan) -> Result<Self> {
+        let options = Options { gateway_api: format!("v{}", plan.suite), ..Options::default() };
+        let cluster = Cluster::start(&options)?;
+        let folder = cluster.folder();
+        cluster.apply(&rights()?)?;
+        cluster.apply(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: {CLASS}}}\n\
+             spec: {{controllerName: moorgate.dev/gateway-controller}}\n"
+        ))?;
+        let kubeconfig = cluster.kubeconfig_of(NAMESPACE, ACCOUNT)?;
+        let (store, key) = (folder.join("store"), folder.join("watch.key"));
+        std::fs::create_dir(&store)?;
+        run(moorgate()?.arg("keygen").arg(&key))?.ended_with(&[0])?;
+        for owned in [&store, &key] {
+            chown(owned, Some(USER), Some(USER))?;
+        }
+        let product = moorgate()?;
+        let mut command = cluster.command(Path::new("setpriv"));
+        let user = USER.to_string();
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"]).arg(product.get_program());
+        command
+            .args(["watch", "--cluster", "--provision", "--store-volume", "host", "--kubeconfig"])
+            .arg(kubeconfig);
+        command.arg("--store").arg(format!("file://{}", store.display()));
+        command.arg("--key").arg(format!("file:{}", key.display()));
+        command.arg("--trust").arg(key.with_extension("pub")).args(["--lease-namespace", NAMESPACE]);
+        let watch = Running::start("watch", &mut command, folder)?;
+        Ok(Self { watch, cluster })
+    }
+
+    /// Keeps what tells why something failed.
+    fn keep_logs(&self, out: &Path) -> Result<()> {
+        let logs = out.join("logs");
+        let _ = std::fs::remove_dir_all(&logs);
+        std::fs::create_dir_all(&logs)?;
+        let folder = self.cluster.folder();
+        for name in ["watch.log", "cluster.log"] {
+            std::fs::copy(folder.join(name), logs.join(name))?;
+        }
+        let copied =
+            Command::new("cp").arg("-r").arg(folder.join("logs")).arg(logs.join("cluster")).status()?;
+        ensure!(copied.success(), "copying logs: {copied}");
+        Ok(())
+    }
+
+    fn suite(&self, plan: &Plan, report: &Path) -> Result<Command> {
+        let exempt: Vec<&str> = MESH.iter().chain(&UNTESTED).copied().collect();
+        let mut command = self.cluster.command(Path::new("go"));
+        command.args(["tool", "test2json", "-t", "-p", "conformance"]).arg(conformance(&plan.suite)?);
+        command.args(["-test.v=test2json", "-test.timeout=0"]);
+        command.arg(format!("-test.parallel={}", plan.parallel));
+        command.arg(format!("-gateway-class={CLASS}"));
+        command.args(["-all-features", &format!("-exempt-features={}", exempt.join(","))]);
+        command.arg(format!("-conformance-profiles={}", PROFILES.join(",")));
+        command.arg(format!("-usable-address={USABLE}")).arg(format!("-unusable-address={UNUSABLE}"));
+        command.args([
+            "-organization=moorgate",
+            "-project=moorgate",
+            "-url=https://github.com/moorgate/moorgate",
+        ]);
+        command.arg(concat!("-version=v", env!("CARGO_PKG_VERSION")));
+        command.arg("-contact=https://github.com/moorgate/moorgate/issues");
+        command.arg(format!("-report-output={}", report.display()));
+        if let Some(test) = &plan.only {
+            command.arg(format!("-run-test={test}"));
+        }
+        command.env("KUBECONFIG", self.cluster.kubeconfig()).current_dir(self.cluster.folder());
+        Ok(command)
+    }
+}
+
+/// Runs the suite; `say` is told how each test ended.
+pub fn conduct(plan: &Plan, mut say: impl FnMut(&str)) -> Result<Verdicts> {
+    let (_, expected) = SUITES
+        .iter()
+        .find(|(version, _)| *version == plan.suite)
+        .with_context(|| format!("no suite {}; there are {SUITES:?}", plan.suite))?;
+    std::fs::create_dir_all(&plan.out)?;
+    let mut installed = Installed::start(plan)?;
+    let report = installed.cluster.folder().join("report.yaml");
+    let mut child = installed.suite(plan, &report)?.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
+    let events = BufReader::new(child.stdout.take().context("a pipe")?);
+    let mut kept = std::fs::File::create(plan.out.join("events.json"))?;
+    let mut log = std::fs::File::create(plan.out.join("suite.log"))?;
+    let mut verdicts = Verdicts::new(*expected);
+    for line in events.lines() {
+        let line = line?;
+        writeln!(kept, "{line}")?;
+        let (text, ended) = verdicts.take(&line)?;
+        log.write_all(text.as_bytes())?;
+        if let Some(ended) = ended {
+            say(&ended);
+        }
+    }
+    child.wait()?;
+    installed.keep_logs(&plan.out)?;
+    if let Err(error) = installed.watch.check() {
+        say(&format!("{error:#}"));
+    }
+    if let Ok(text) = std::fs::read_to_string(&report) {
+        verdicts.read_report(&text)?;
+        submit(plan, &text)?;
+    }
+    Ok(verdicts)
+}
+
+/// Lays the files that go to the Gateway API's repository, as they have to be there.
+fn submit(plan: &Plan, report: &str) -> Result<()> {
+    let minor = plan.suite.rsplit_once('.').map_or(plan.suite.as_str(), |(minor, _)| minor);
+    let version = concat!("v", env!("CARGO_PKG_VERSION"));
+    let reports = plan.out.join(format!("reports/v{minor}/moorgate-moorgate"));
+    let list = plan.out.join("list/implementations/moorgate-moorgate");
+    for folder in [&reports, &list] {
+        std::fs::create_dir_all(folder)?;
+    }
+    let name = format!("experimental-{version}-default-report.yaml");
+    std::fs::write(reports.join(&name), report)?;
+    std::fs::write(
+        reports.join("README.md"),
+        format!(
+            "# Moorgate\n\n## Table of Contents\n\n|API channel|Implementation version|Mode|Report|\n\
+             |-----------|----------------------|----|------|\n\
+             |experimental|[{version}](https://github.com/moorgate/moorgate/releases/tag/{version})|default|[report](./{name})|\n\n\
+             ## Reproduce\n\n1. Clone the repository and check the version out:\n\n   ```sh\n   \
+             git clone https://github.com/moorgate/moorgate.git && cd moorgate && git checkout {version}\n   ```\n\n\
+             2. Run the suite; it brings its own cluster:\n\n   ```sh\n   make conformance\n   ```\n\n\
+             3. The report is in `target/conformance`.\n"
+        ),
+    )?;
+    std::fs::write(
+        list.join("details.yaml"),
+        "apiVersion: gateway.networking.kubernetes.io/v1\nkind: ImplementationListDetails\norganization: moorgate\n\
+         project: moorgate\nurl: https://github.com/moorgate/moorgate\nfullName: \"Moorgate\"\ndescription: |\n  \
+         [Moorgate](https://github.com/moorgate/moorgate) compiles Gateway API resources into content-addressed, signed Envoy\n  \
+         snapshots in object storage, which small relays beside Envoy verify, cache and serve. There is no control plane to\n  \
+         run: the same compile works in CI on YAML files and beside a live cluster.\n",
+    )?;
+    Ok(())
+}
