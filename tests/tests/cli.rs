@@ -6,7 +6,7 @@ use moorgate_tests::program::{Outcome, moorgate, run, run_with_input};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "compile",
     "check",
     "diff",
@@ -29,6 +29,7 @@ const COMMANDS: [&str; 26] = [
     "wait",
     "trust",
     "renew",
+    "render",
     "keygen",
     "bootstrap",
     "completions",

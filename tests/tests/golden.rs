@@ -176,7 +176,12 @@ fn no_file_is_forgotten() {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        if files != BTreeSet::from([INPUT.to_owned(), OUTPUT.to_owned()]) {
+        let mut expected = BTreeSet::from([INPUT.to_owned(), OUTPUT.to_owned()]);
+        // The suite `render` has its output beside it.
+        if case.parent().is_some_and(|area| area.ends_with("render")) {
+            expected.insert("manifests.yaml".to_owned());
+        }
+        if files != expected {
             wrong.push(case);
         }
     }

@@ -24,6 +24,7 @@ mod promote;
 mod provenance;
 mod publish;
 mod rebuild;
+mod render;
 mod renew;
 mod retire;
 mod rollback;
@@ -77,6 +78,7 @@ enum Command {
     Store(store::StoreCommand),
     Verify(verify::VerifyArgs),
     Trust(trust::TrustArgs),
+    Render(Box<render::RenderArgs>),
     Renew(renew::RenewArgs),
     Gc(gc::GcArgs),
     Keygen(keygen::KeygenArgs),
@@ -134,6 +136,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Store(args) => store::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Trust(args) => trust::run(args).await,
+        Command::Render(args) => render::run(*args).await,
         Command::Renew(args) => renew::run(args).await,
         Command::Gc(args) => gc::run(args).await,
         Command::Keygen(args) => keygen::run(&args),

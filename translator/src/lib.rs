@@ -19,6 +19,7 @@ pub mod history;
 pub mod load;
 pub mod ownership;
 pub mod publish;
+pub mod render;
 pub mod report;
 pub mod source;
 pub mod status;

@@ -13,6 +13,7 @@
 mod acks;
 mod feed;
 mod lease;
+pub mod provision;
 mod release;
 mod status;
 mod turn;

@@ -2,9 +2,12 @@
 
 use super::access::{KeySource, StoreArgs, duration, nonce, now};
 use super::input::{ClusterArgs, Crds, Reading};
+use super::render::FleetArgs;
 use super::{Exit, Failure, provenance};
 use crate::publish::Allow;
+use crate::render::{Applier, ReportSecret, Settings};
 use crate::source::Sources;
+use crate::watch::provision::Provisioner;
 use crate::watch::{self, Holder, Options, Seams, Target};
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -17,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 #[command(after_help = "Examples:
   moorgate watch --cluster --store s3://gateways --trust trust.json --key file:watch.key
   moorgate watch --cluster --store file:///var/lib/moorgate --trust trust.json --key env:MOORGATE_SIGNING_KEY
+  moorgate watch --cluster --store s3://gateways --key file:watch.key --provision --store-secret bucket
 
 Runs until it is told to stop. Of several replicas the holder of a Lease writes; all compile. Secrets are read by name, and
 only those that Gateways of ours refer to. A fleet whose Gateway is deleted is retired; one whose Gateway only lost its class
@@ -51,6 +55,8 @@ pub(super) struct WatchArgs {
     retire_after: time::Duration,
     #[command(flatten)]
     lease: LeaseArgs,
+    #[command(flatten)]
+    provision: ProvisionArgs,
     /// What to log: error, warn, info, debug, or a filter by module
     #[arg(long, value_name = "FILTER", env = "MOORGATE_LOG", default_value = "info")]
     log: String,
@@ -72,6 +78,19 @@ struct Allowed {
     /// Publish what relays report not to understand: they keep what they have
     #[arg(long)]
     allow_old_relays: bool,
+}
+
+/// Whether fleets are made too, and how.
+#[derive(Debug, Args)]
+struct ProvisionArgs {
+    /// Make each Gateway's fleet: Envoys with their relays, Service, ServiceAccount, Roles, NetworkPolicy
+    #[arg(long)]
+    provision: bool,
+    /// The store as relays reach it, if not by the URL of --store
+    #[arg(long, value_name = "URL", value_delimiter = ',', requires = "provision")]
+    relay_store: Vec<String>,
+    #[command(flatten)]
+    fleets: FleetArgs,
 }
 
 /// Which replica writes.
@@ -134,6 +153,35 @@ impl WatchArgs {
         })
     }
 
+    /// Fleets that follow what is published here. Their relays trust what the trust file says, or else our own key.
+    fn provisioner(
+        &self,
+        client: &kube::Client,
+        target: &Target,
+    ) -> Result<Option<watch::Provision>, Failure> {
+        let args = &self.provision;
+        if !args.provision {
+            return Ok(None);
+        }
+        let trust = match (&self.store.trust, &target.signer) {
+            (Some(path), _) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+            (None, Some(signer)) => signer.public().to_pem(),
+            (None, None) => {
+                return Err(Failure::new(Exit::Usage, anyhow!("whom shall relays trust? give --trust")));
+            }
+        };
+        let stores = if args.relay_store.is_empty() { &self.store.store } else { &args.relay_store };
+        let settings = Settings {
+            stores: stores.clone(),
+            channel: self.channel.clone(),
+            report_secret: Some(ReportSecret::PerFleet),
+            ..args.fleets.settings(Applier::Watch, &self.controller_name, trust)?
+        };
+        settings.check().map_err(|error| Failure::new(Exit::Usage, error))?;
+        let provisioner = Provisioner::new(client.clone(), settings);
+        Ok(Some(Box::new(move |view| Box::pin(provisioner.run(view)))))
+    }
+
     fn holder(&self, namespace: &str) -> Result<Option<Holder>, Failure> {
         let lease = &self.lease;
         if lease.no_lease {
@@ -162,11 +210,12 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     subscriber.try_init().map_err(|error| anyhow!("cannot log: {error}"))?;
     let (client, url) = args.live.connect().await?;
+    let target = args.target().await?;
     let options = Options {
         compile: args.reading().options(),
-        target: args.target().await?,
         holder: args.holder(client.default_namespace())?,
-        provision: None,
+        provision: args.provisioner(&client, &target)?,
+        target,
     };
     let (stop_out, stop) = tokio::sync::watch::channel(false);
     let mut running = Box::pin(watch::run(client, url, options, stop));

@@ -1,0 +1,157 @@
+//! `moorgate render`
+
+use super::input::{Compiled, Fleets, Input};
+use super::{Exit, Failure, output};
+use crate::render::{self, Applier, Fleet, Model, ReportSecret, Settings, StoreVolume};
+use anyhow::{Context as _, anyhow};
+use clap::{Args, ValueEnum};
+use moorgate_snapshot::trust::chain::Anchor;
+use moorgate_snapshot::{Channel, FleetName};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Print the manifests that run a source's fleets on Kubernetes
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate render gateways/ --store s3://bucket/prefix --trust trust.json > fleets.yaml
+  moorgate render gateways/ --fleet shop/edge --store s3://bucket/prefix --trust trust.json | kubectl apply --server-side -f -
+
+For each Gateway: a Deployment of Envoy with a relay in the same pod, its Service, ServiceAccount, Roles for what its routes
+and listeners name, NetworkPolicy, and a ConfigMap. Gateway spec.infrastructure and an EnvoyProxy as its parametersRef shape
+them. The same source gives the same text. A Gateway none of whose listeners is served has no manifests. Exits 1 if anything
+is an error.")]
+pub(super) struct RenderArgs {
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    fleets: Fleets,
+    /// The store that relays pull from; repeat for mirrors
+    #[arg(long, value_name = "URL", env = "MOORGATE_STORE", value_delimiter = ',', required = true)]
+    store: Vec<String>,
+    /// The file with the keys that relays trust
+    #[arg(long, value_name = "FILE", env = "MOORGATE_TRUST")]
+    trust: PathBuf,
+    /// The channel that relays follow
+    #[arg(long, default_value_t)]
+    channel: Channel,
+    /// A Secret in each Gateway's namespace with the key that signs reports, under report.key
+    #[arg(long, value_name = "SECRET")]
+    report_secret: Option<String>,
+    #[command(flatten)]
+    shape: FleetArgs,
+}
+
+/// What fleets are made of: the same for `render` and `watch --provision`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct FleetArgs {
+    /// How Envoys reach a relay
+    #[arg(long, value_enum, default_value_t = ModelArg::Sidecar)]
+    model: ModelArg,
+    /// The image of moorgate-relay
+    #[arg(long, value_name = "IMAGE", default_value = render::RELAY_IMAGE)]
+    relay_image: String,
+    /// The image of Envoy; it has the program at /usr/local/bin/envoy
+    #[arg(long, value_name = "IMAGE", default_value = render::ENVOY_IMAGE)]
+    envoy_image: String,
+    /// Where pods find a file:// store: host (the same path on their node) or claim:NAME (a PersistentVolumeClaim)
+    #[arg(long, value_name = "VOLUME")]
+    store_volume: Option<VolumeArg>,
+    /// A Secret in each Gateway's namespace whose keys become the relay's environment: the store's credentials
+    #[arg(long, value_name = "SECRET")]
+    store_secret: Option<String>,
+    /// The store is served by watch --serve-store: relays show it a token of their pod
+    #[arg(long)]
+    store_token: bool,
+    /// The file with the CA of a store over HTTPS, PEM
+    #[arg(long, value_name = "FILE")]
+    store_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ModelArg {
+    /// A relay in each Envoy's pod
+    Sidecar,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct VolumeArg(StoreVolume);
+
+impl FromStr for VolumeArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "host" => Ok(Self(StoreVolume::HostPath)),
+            Some(("claim", name)) if !name.is_empty() => Ok(Self(StoreVolume::Claim(name.to_owned()))),
+            _ => Err("write host or claim:NAME"),
+        }
+    }
+}
+
+impl FleetArgs {
+    /// The settings of all fleets.
+    pub(super) fn settings(
+        &self,
+        applier: Applier,
+        controller_name: &str,
+        trust: String,
+    ) -> Result<Settings, Failure> {
+        let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+        Ok(Settings {
+            model: match self.model {
+                ModelArg::Sidecar => Model::Sidecar,
+            },
+            applier,
+            controller_name: controller_name.to_owned(),
+            stores: Vec::new(),
+            store_volume: self.store_volume.clone().map(|volume| volume.0),
+            store_secret: self.store_secret.clone(),
+            store_tokens: self.store_token,
+            store_ca: self.store_ca.as_ref().map(read).transpose()?,
+            channel: Channel::stable(),
+            trust,
+            report_secret: None,
+            relay_image: self.relay_image.clone(),
+            envoy_image: self.envoy_image.clone(),
+        })
+    }
+}
+
+/// Runs the command.
+pub(super) async fn run(args: RenderArgs) -> Result<Exit, Failure> {
+    let trust = std::fs::read(&args.trust).with_context(|| args.trust.display().to_string())?;
+    // A file that relays would refuse is found here.
+    Anchor::parse(&trust).with_context(|| args.trust.display().to_string())?;
+    let trust = String::from_utf8(trust).with_context(|| args.trust.display().to_string())?;
+    let settings = Settings {
+        stores: args.store.clone(),
+        channel: args.channel.clone(),
+        report_secret: args.report_secret.clone().map(ReportSecret::Named),
+        ..args.shape.settings(Applier::Render, &args.input.reading.controller_name, trust)?
+    };
+    let compiled = args.input.reading.compile(&args.input.sources).await?;
+    compiled.print_diagnostics();
+    if let Some(fleet) = args.fleets.missing(&compiled.compilation) {
+        return Err(Failure::new(Exit::Usage, anyhow!("the source has no fleet {fleet}")));
+    }
+    output::print(&render::documents(&manifests(&compiled, &args.fleets, &settings)?))?;
+    Ok(compiled.exit())
+}
+
+fn manifests(compiled: &Compiled, wanted: &Fleets, settings: &Settings) -> Result<Vec<Value>, Failure> {
+    let compilation = &compiled.compilation;
+    let mut out = Vec::new();
+    for (name, fleet) in compilation.fleets.iter().filter(|(name, _)| wanted.wants(name)) {
+        let Some(fleet) = Fleet::of(name, fleet, &compilation.objects) else { continue };
+        if !fleet.ports.is_empty() {
+            out.extend(of_fleet(name, &fleet, settings)?);
+        }
+    }
+    Ok(out)
+}
+
+fn of_fleet(name: &FleetName, fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, Failure> {
+    let manifests = render::manifests(fleet, settings).with_context(|| format!("fleet {name}"));
+    manifests.map_err(|error| Failure::new(Exit::Usage, error))
+}

@@ -1,0 +1,212 @@
+//! The manifests of a fleet: what Kubernetes needs to run a Gateway's Envoys and their relays.
+//!
+//! ```text
+//! compiled fleet ─┐
+//! Gateway ────────┼─▶ Fleet ──▶ manifests ──▶ [ServiceAccount, Roles, ConfigMap, Service, Deployment, …]
+//! Settings ───────┘
+//! ```
+//! Pure: the same fleet and settings give the same manifests in the same order, so that they are fit for a GitOps
+//! repository and for server-side apply. `moorgate render` prints them, `watch --provision` applies them.
+//!
+//! Names and labels follow GEP-1762: objects lie in the Gateway's namespace, are called `<gateway>-<class>` and carry
+//! `gateway.networking.k8s.io/gateway-name` and what `spec.infrastructure` asks for. Pods fit the Pod Security level
+//! `restricted`. Ports of listeners stand in the Service only, never in the pods: a new listener restarts nothing.
+
+mod access;
+mod address;
+mod config;
+mod container;
+mod gateway;
+mod metadata;
+mod name;
+mod needs;
+mod network;
+mod pod;
+mod port;
+mod scale;
+mod service;
+mod shape;
+mod workload;
+mod yaml;
+
+pub use address::{Address, AddressKind, Addresses, addresses};
+pub use container::REPORT_KEY;
+pub use gateway::Infrastructure;
+pub use metadata::{
+    CONTROLLER_ANNOTATION, FLEET_ANNOTATION, FLEET_LABEL, GATEWAY_NAME_LABEL, MANAGED_BY_LABEL,
+};
+pub use needs::Needs;
+pub use port::Port;
+pub use shape::Shape;
+pub use yaml::documents;
+
+use crate::compile::CompiledFleet;
+use metadata::Metadata;
+use moorgate_model::Object;
+use moorgate_snapshot::{Channel, FleetName};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use thiserror::Error;
+
+/// How Envoys reach a relay (DESIGN §7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Model {
+    /// A relay beside each Envoy, in one pod, over a Unix socket.
+    Sidecar,
+}
+
+/// Who puts the manifests into the cluster. Each removes only what is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Applier {
+    /// Somebody who has the output of `moorgate render`.
+    Render,
+    /// `moorgate watch --provision`.
+    Watch,
+}
+
+/// Where a pod finds a store on a local disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreVolume {
+    /// The same path on the node. The Pod Security levels `baseline` and `restricted` forbid it.
+    HostPath,
+    /// A PersistentVolumeClaim of this name in the Gateway's namespace.
+    Claim(String),
+}
+
+/// What is the same for all fleets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How Envoys reach a relay.
+    pub model: Model,
+    /// Who applies the manifests.
+    pub applier: Applier,
+    /// The controller name of the GatewayClasses.
+    pub controller_name: String,
+    /// Stores, the first one first.
+    pub stores: Vec<String>,
+    /// Where a `file://` store comes from.
+    pub store_volume: Option<StoreVolume>,
+    /// A Secret in the Gateway's namespace whose keys become the relay's environment: the store's credentials.
+    pub store_secret: Option<String>,
+    /// The store is one of `watch --serve-store`: relays show it a token of their pod.
+    pub store_tokens: bool,
+    /// The CA of a store over HTTPS, PEM; that of the machine if not given.
+    pub store_ca: Option<String>,
+    /// The channel that relays follow.
+    pub channel: Channel,
+    /// Whom relays trust: PEM, or a trust file.
+    pub trust: String,
+    /// The Secret in the Gateway's namespace with the key that signs reports, under `report.key`.
+    pub report_secret: Option<ReportSecret>,
+    /// The relay's image.
+    pub relay_image: String,
+    /// Envoy's image.
+    pub envoy_image: String,
+}
+
+/// Which Secret holds the key that signs a relay's reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReportSecret {
+    /// One of this name, made by somebody else.
+    Named(String),
+    /// One with the fleet's own name and `-report`.
+    PerFleet,
+}
+
+/// Envoy's image if nothing else is said: the newest minor that is supported.
+pub const ENVOY_IMAGE: &str = "docker.io/envoyproxy/envoy:distroless-v1.40.0";
+
+/// The relay's image if nothing else is said.
+pub const RELAY_IMAGE: &str = concat!("ghcr.io/moorgate/moorgate-relay:v", env!("CARGO_PKG_VERSION"));
+
+/// One fleet to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fleet {
+    /// The fleet.
+    pub name: FleetName,
+    /// What its Gateway asks of infrastructure.
+    pub infrastructure: Infrastructure,
+    /// Ports on which its Envoys listen.
+    pub ports: BTreeSet<Port>,
+    /// Objects that its relays read.
+    pub needs: Needs,
+    /// What an EnvoyProxy changes about its pods and Service.
+    pub shape: Shape,
+}
+
+/// Why a fleet has no manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RenderError {
+    /// A local store without a volume.
+    #[error("store {0} lies on a disk: say where a pod finds it (--store-volume)")]
+    StoreVolume(String),
+    /// A relative or empty path.
+    #[error("store {0} has no absolute path")]
+    StorePath(String),
+}
+
+impl Settings {
+    /// Finds out whether fleets can be rendered with these settings.
+    pub fn check(&self) -> Result<(), RenderError> {
+        pod::store_paths(self).map(|_| ())
+    }
+}
+
+impl Fleet {
+    /// The fleet of a Gateway among the objects that were compiled; `None` if it is not there, or the fleet is that of a
+    /// class.
+    pub fn of(name: &FleetName, compiled: &CompiledFleet, objects: &[Object]) -> Option<Self> {
+        let infrastructure = Infrastructure::find(name, objects)?;
+        Some(Self {
+            name: name.clone(),
+            shape: Shape::find(&infrastructure, objects),
+            infrastructure,
+            ports: port::of(&compiled.ir),
+            needs: Needs::of(&compiled.snapshot),
+        })
+    }
+
+    /// The name of the fleet's Deployment, ServiceAccount, first Service and so on.
+    pub fn object_name(&self) -> String {
+        name::object(&self.infrastructure.name, &self.infrastructure.class)
+    }
+
+    /// The name of the Secret that `watch --provision` makes for the key of reports.
+    pub fn report_secret_name(&self) -> String {
+        name::suffixed(&self.object_name(), "report")
+    }
+}
+
+/// All manifests of a fleet, each before those that need it. The Services lead to all ports of the fleet.
+pub fn manifests(fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, RenderError> {
+    let metadata = Metadata::new(fleet, settings);
+    let config = config::data(fleet, settings);
+    let mut out = vec![access::service_account(&metadata)];
+    out.extend(access::roles(fleet, &metadata));
+    out.push(config::config_map(&metadata, &config));
+    out.push(network::policy(fleet, &metadata));
+    out.extend(service::services(fleet, &metadata));
+    out.extend(scale::disruption_budget(fleet, &metadata));
+    out.push(workload::workload(fleet, settings, &metadata, &config)?);
+    out.extend(scale::autoscaler(fleet, &metadata));
+    Ok(out)
+}
+
+/// The Secret for the key that signs a fleet's reports ([`ReportSecret::PerFleet`]); never printed.
+pub fn report_secret(fleet: &Fleet, settings: &Settings, private_key: &str) -> Value {
+    let metadata = Metadata::new(fleet, settings);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata.named(&fleet.report_secret_name()),
+        "stringData": {REPORT_KEY: private_key},
+    })
+}
+
+/// The label selector of a fleet's objects.
+pub fn fleet_selector(fleet: &FleetName) -> String {
+    format!("{FLEET_LABEL}={}", name::fleet(fleet))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! What a Gateway asks of the infrastructure that serves it.
+
+use crate::attach::GATEWAY_GROUP;
+use moorgate_model::node::decode;
+use moorgate_model::{Object, ObjectRef};
+use moorgate_snapshot::FleetName;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// What a Gateway asks of infrastructure (Gateway `spec.infrastructure` and `spec.addresses`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Infrastructure {
+    /// The Gateway's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its identity in the cluster, if it was read from one: what objects are owned by.
+    pub uid: Option<String>,
+    /// Its class.
+    pub class: String,
+    /// Labels of all that is made for it.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of all that is made for it.
+    pub annotations: BTreeMap<String, String>,
+    /// The object with more parameters.
+    pub parameters: Option<ObjectRef>,
+    /// Addresses that it asks for: kind and value. One without a value asks for any.
+    pub addresses: Vec<super::Address>,
+}
+
+#[derive(Deserialize)]
+struct Gateway {
+    metadata: Metadata,
+    spec: Spec,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    uid: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    gateway_class_name: String,
+    #[serde(default)]
+    addresses: Vec<Address>,
+    #[serde(default)]
+    infrastructure: Option<Wanted>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+    #[serde(default)]
+    value: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wanted {
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    parameters_ref: Option<Parameters>,
+}
+
+#[derive(Deserialize)]
+struct Parameters {
+    group: String,
+    kind: String,
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Class {
+    spec: ClassSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClassSpec {
+    #[serde(default)]
+    parameters_ref: Option<Parameters>,
+}
+
+impl Infrastructure {
+    /// That of a fleet's Gateway; `None` if the fleet has none of its own, or the Gateway is not among the objects.
+    pub fn find(fleet: &FleetName, objects: &[Object]) -> Option<Self> {
+        let FleetName::Gateway { namespace, name } = fleet else { return None };
+        let gateway: Gateway = read(&ObjectRef::new(GATEWAY_GROUP, "Gateway", namespace, name), objects)?;
+        let wanted = gateway.spec.infrastructure.unwrap_or_default();
+        let class = gateway.spec.gateway_class_name;
+        let own = wanted.parameters_ref.map(|found| found.object(namespace));
+        // The Gateway's own parameters take the place of its class's as a whole.
+        let parameters = own.or_else(|| {
+            let class: Class = read(&ObjectRef::new(GATEWAY_GROUP, "GatewayClass", "", &class), objects)?;
+            class.spec.parameters_ref.map(|found| {
+                let namespace = found.namespace.clone().unwrap_or_default();
+                found.object(&namespace)
+            })
+        });
+        let addresses = gateway.spec.addresses.into_iter().map(|address| super::Address {
+            kind: match address.kind.as_deref() {
+                Some("Hostname") => super::AddressKind::Hostname,
+                _ => super::AddressKind::IpAddress,
+            },
+            value: address.value.unwrap_or_default(),
+        });
+        Some(Self {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: gateway.metadata.uid,
+            class,
+            labels: wanted.labels,
+            annotations: wanted.annotations,
+            parameters,
+            addresses: addresses.collect(),
+        })
+    }
+}
+
+impl Parameters {
+    fn object(&self, namespace: &str) -> ObjectRef {
+        ObjectRef::new(&self.group, &self.kind, namespace, &self.name)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(reference: &ObjectRef, objects: &[Object]) -> Option<T> {
+    let object = objects.iter().find(|object| object.reference == *reference)?;
+    decode(&object.root).ok()
+}

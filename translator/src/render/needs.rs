@@ -1,0 +1,46 @@
+//! What relays of a fleet have to read from the Kubernetes API: the bindings of its snapshot, and nothing else.
+
+use moorgate_snapshot::record::{Binding, BindingSource};
+use moorgate_snapshot::{Record, Snapshot};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Objects that a fleet's relays read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// Namespaces whose EndpointSlices are watched.
+    pub endpoints: BTreeSet<String>,
+    /// Names by namespace and kind (`Secret`, `ConfigMap`), or by kind without a namespace (`ClusterTrustBundle`).
+    pub objects: BTreeMap<(String, String), BTreeSet<String>>,
+}
+
+impl Needs {
+    /// What the bindings of a snapshot name.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let mut needs = Self::default();
+        for record in snapshot.records() {
+            if let Record::Binding(binding) = record {
+                needs.add(binding);
+            }
+        }
+        needs
+    }
+
+    fn add(&mut self, binding: &Binding) {
+        match &binding.source {
+            BindingSource::Endpoints(sources) => {
+                let services = sources.iter().filter(|source| !source.service.is_empty());
+                self.endpoints.extend(services.map(|source| source.namespace.to_string()));
+            }
+            BindingSource::Object { kind, namespace, name } => {
+                let key = (namespace.to_string(), kind.to_string());
+                self.objects.entry(key).or_default().insert(name.to_string());
+            }
+        }
+    }
+
+    /// Namespaces in which anything is read.
+    pub(super) fn namespaces(&self) -> BTreeSet<&str> {
+        let objects = self.objects.keys().map(|(namespace, _)| namespace.as_str());
+        self.endpoints.iter().map(String::as_str).chain(objects).filter(|name| !name.is_empty()).collect()
+    }
+}

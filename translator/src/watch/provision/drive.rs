@@ -1,0 +1,152 @@
+//! Provisioning in the loop: each fleet of the newest compile, and the end of fleets whose Gateway is gone.
+
+use super::Provisioner;
+use crate::attach::GATEWAY_GROUP;
+use crate::compile::CompiledFleet;
+use crate::render::Fleet;
+use crate::watch::acks::{Standing, standing};
+use crate::watch::{Turn, View};
+use futures::StreamExt as _;
+use moorgate_snapshot::FleetName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Fleets applied at one time.
+const PARALLEL: usize = 8;
+/// What failed is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Everything is applied again so often, against changes by other hands.
+const ALL: Duration = Duration::from_mins(10);
+
+/// What was applied of a fleet, and whether its Envoys had acknowledged it by then.
+type Applied = BTreeMap<FleetName, (Fleet, bool)>;
+
+/// Where the loop stands.
+#[derive(Debug, Default)]
+struct Progress {
+    applied: Applied,
+    /// Fleets whose Gateways were there when the others were removed last.
+    pruned: Option<BTreeSet<FleetName>>,
+}
+
+impl Provisioner {
+    /// Provisions as long as the loop lives; only while this replica leads.
+    pub async fn run(self, mut view: View) {
+        let mut progress = Progress::default();
+        let mut all = Instant::now() + ALL;
+        loop {
+            let leads = *view.leads.borrow_and_update();
+            view.acks.mark_unchanged();
+            let turn = view.turns.borrow_and_update().clone();
+            if !leads || Instant::now() >= all {
+                // Whoever leads meanwhile changes what is there.
+                self.forget();
+                progress = Progress::default();
+                all = Instant::now() + ALL;
+            }
+            let mut next = all;
+            if let Some(turn) = turn.filter(|_| leads)
+                && !self.pass(&view, &turn, &mut progress).await
+            {
+                next = next.min(Instant::now() + AGAIN);
+            }
+            let goes_on = tokio::select! {
+                changed = view.turns.changed() => changed.is_ok(),
+                changed = view.leads.changed() => changed.is_ok(),
+                changed = view.acks.changed() => changed.is_ok(),
+                () = tokio::time::sleep_until(next) => true,
+            };
+            if !goes_on {
+                // The loop ends, and says so itself.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Brings everything to where the newest compile wants it; `false` if something has to be tried again.
+    async fn pass(&self, view: &View, turn: &Turn, progress: &mut Progress) -> bool {
+        let compilation = &turn.compilation;
+        let due = compilation.fleets.iter().filter_map(|(name, compiled)| {
+            let fleet = Fleet::of(name, compiled, &compilation.objects)?;
+            let acked = acknowledged(view, name, compiled);
+            let same =
+                progress.applied.get(name).is_some_and(|(known, open)| *known == fleet && *open == acked);
+            (!same).then_some((fleet, acked))
+        });
+        let due: Vec<(Fleet, bool)> = due.collect();
+        let applied: Vec<(Fleet, bool, bool)> = futures::stream::iter(due)
+            .map(async |(fleet, acked)| {
+                let fine = self.one(view, &fleet, acked).await;
+                (fleet, acked, fine)
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        let mut fine = true;
+        for (fleet, acked, applied) in applied {
+            fine &= applied;
+            if applied {
+                progress.applied.insert(fleet.name.clone(), (fleet, acked));
+            } else {
+                progress.applied.remove(&fleet.name);
+            }
+        }
+        let live = gateways(view);
+        if progress.pruned.as_ref() != Some(&live) {
+            match self.prune(&live).await {
+                Ok(gone) => {
+                    gone.iter().for_each(|fleet| tracing::info!(%fleet, "its Gateway is gone: removed"));
+                    progress.applied.retain(|fleet, _| live.contains(fleet));
+                    progress.pruned = Some(live);
+                }
+                Err(error) => {
+                    fine = false;
+                    tracing::warn!(error = %error_text(&error), "fleets whose Gateway is gone could not be removed");
+                }
+            }
+        }
+        fine
+    }
+
+    async fn one(&self, view: &View, fleet: &Fleet, acked: bool) -> bool {
+        let applied = if acked { self.open(fleet).await } else { self.prepare(fleet).await };
+        match applied {
+            Ok(provisioned) => {
+                if let Some(reporter) = provisioned.reporter {
+                    let reporters = &view.target.reporters;
+                    let mut reporters = reporters.lock().unwrap_or_else(PoisonError::into_inner);
+                    reporters.insert(fleet.name.clone(), reporter);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(fleet = %fleet.name, error = %error_text(&error), "not provisioned");
+                false
+            }
+        }
+    }
+}
+
+/// Whether the fleet's Envoys have acknowledged this very snapshot.
+fn acknowledged(view: &View, name: &FleetName, compiled: &CompiledFleet) -> bool {
+    let (acks, released) = (view.acks.borrow(), view.released.borrow());
+    let (Some(relays), Some(sequences)) = (acks.get(name), released.get(name)) else { return false };
+    standing(relays, &[compiled.snapshot.id()], sequences) == Standing::Acked
+}
+
+/// The fleets of all Gateways that are there, whether they could be compiled or not.
+fn gateways(view: &View) -> BTreeSet<FleetName> {
+    let gateways = view.objects(GATEWAY_GROUP, "Gateway");
+    gateways.iter().map(|live| FleetName::gateway(&live.reference.namespace, &live.reference.name)).collect()
+}
+
+/// An error with its causes.
+fn error_text(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
