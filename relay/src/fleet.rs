@@ -40,8 +40,8 @@ pub struct FleetConfig {
     pub channel: Channel,
     /// Who this relay is, for waves and reports.
     pub identity: RelayIdentity,
-    /// The key that signs its reports; without one there are none.
-    pub report_key: Option<Arc<KeyPair>>,
+    /// The key that signs its reports, as it was read last; without one there are none.
+    pub report_key: Option<watch::Receiver<Arc<KeyPair>>>,
     /// Where its Envoys show their statistics.
     pub envoy_admins: Vec<AdminAddress>,
     /// Where it pulls from; a later one is asked when an earlier one fails.

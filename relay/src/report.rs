@@ -36,8 +36,8 @@ const DENIED: Duration = Duration::from_hours(1);
 pub struct Reporter {
     /// The part of the fleet in the first store.
     pub part: FleetStore,
-    /// The key with the role `report`.
-    pub key: Arc<KeyPair>,
+    /// The key with the role `report`, as it was read last.
+    pub key: watch::Receiver<Arc<KeyPair>>,
     /// Who reports.
     pub identity: RelayIdentity,
     /// What the fleet does.
@@ -88,6 +88,8 @@ impl Reporter {
                 () = tokio::time::sleep_until(progress.due) => {}
                 changed = self.status.changed() => if changed.is_err() { return },
                 changed = clients.changed() => if changed.is_err() { return },
+                // The same again, signed by the new one.
+                Ok(()) = self.key.changed() => progress.told = None,
             }
             // What changes meanwhile goes into the same report.
             tokio::select! {
@@ -97,6 +99,7 @@ impl Reporter {
             }
             let status = Arc::clone(&self.status.borrow_and_update());
             clients.mark_unchanged();
+            let key = Arc::clone(&self.key.borrow_and_update());
             let report = compose(&self.identity, &status, &self.hub.clients(), self.clock.unix_now());
             let same = progress
                 .told
@@ -108,13 +111,13 @@ impl Reporter {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                result = self.write(&report) => self.note(&mut progress, report, result),
+                result = self.write(&report, &key) => self.note(&mut progress, report, result),
             }
         }
     }
 
-    async fn write(&self, report: &Report) -> Result<(), Failure> {
-        let envelope = report.clone().sign(&*self.key)?;
+    async fn write(&self, report: &Report, key: &KeyPair) -> Result<(), Failure> {
+        let envelope = report.clone().sign(key)?;
         let (name, bytes) = (layout::report(&report.relay), envelope.encode().into());
         let write = self.part.overwrite(&name, bytes);
         Ok(tokio::time::timeout(DEADLINE, write).await.map_err(|_| Failure::Deadline)??)

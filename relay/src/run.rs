@@ -12,7 +12,7 @@ use crate::serve::grpc::Limits;
 use crate::serve::hub::Hub;
 use crate::serve::listen::{Frontend, ListenError, Membership, TcpSocket, UnixSocket, socket_path};
 use crate::serve::tls::{Files, TlsError};
-use moorgate_snapshot::{Anchor, FleetName, KeyPair};
+use moorgate_snapshot::{Anchor, FleetName, KeyPair, Signer as _};
 use rustls::ServerConfig;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -82,6 +82,7 @@ pub struct Relay {
     drain_window: Duration,
     trust: PathBuf,
     tls: Option<(Files, watch::Sender<Arc<ServerConfig>>)>,
+    report_key: Option<(PathBuf, watch::Sender<Arc<KeyPair>>)>,
     health: Option<SocketAddr>,
     tcp: Vec<SocketAddr>,
 }
@@ -97,12 +98,20 @@ impl Relay {
             Some(files) => Some((files.clone(), watch::Sender::new(files.load()?))),
             None => None,
         };
+        let report_key = match config.report_key.clone() {
+            Some(path) => {
+                let key = read_key(&path)?;
+                Some((path, watch::Sender::new(key)))
+            }
+            None => None,
+        };
         let (life, ended) = Life::new();
         let stop = life.stop.clone();
         // Whatever fails below, tasks that were started end with the guard.
         let guard = stop.clone().drop_guard();
         let live = start_live(&config, &metrics, &life).await?;
-        let fleets = Arc::new(start_fleets(&config, &trust, live.as_ref(), (&metrics, &life))?);
+        let key = report_key.as_ref().map(|(_, sender)| sender);
+        let fleets = Arc::new(start_fleets(&config, &trust, (live.as_ref(), key), (&metrics, &life))?);
         let drain = stop.child_token();
         let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
         let limits = Limits {
@@ -140,10 +149,11 @@ impl Relay {
             drain_window: config.drain,
             trust: config.trust,
             tls,
+            report_key,
             health,
             tcp,
         };
-        relay.watch_tls();
+        relay.watch_files();
         Ok(relay)
     }
 
@@ -167,7 +177,7 @@ impl Relay {
         &self.tcp
     }
 
-    /// Reads the trust file and the TLS files again. What cannot be used is reported, and what was read before stays.
+    /// Reads the trust file, the key of reports and the TLS files again. What cannot be used is reported, and what was read before stays.
     pub async fn reload(&self) {
         match read_trust(&self.trust) {
             Ok(trust) => {
@@ -181,17 +191,29 @@ impl Relay {
         if let Some((files, sender)) = &self.tls {
             reload_tls(files, sender);
         }
+        if let Some((path, sender)) = &self.report_key {
+            reload_report_key(path, sender);
+        }
     }
 
-    /// Certificates are renewed without anybody telling: they are looked at from time to time.
-    fn watch_tls(&self) {
-        let Some((files, sender)) = self.tls.clone() else { return };
+    /// Certificates and keys are renewed without anybody telling: they are looked at from time to time.
+    fn watch_files(&self) {
+        let (tls, report_key) = (self.tls.clone(), self.report_key.clone());
+        if tls.is_none() && report_key.is_none() {
+            return;
+        }
         let stop = self.stop.clone();
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(TLS_RELOAD) => reload_tls(&files, &sender),
+                    () = tokio::time::sleep(TLS_RELOAD) => {}
+                }
+                if let Some((files, sender)) = &tls {
+                    reload_tls(files, sender);
+                }
+                if let Some((path, sender)) = &report_key {
+                    reload_report_key(path, sender);
                 }
             }
         });
@@ -238,6 +260,25 @@ fn reload_tls(files: &Files, sender: &watch::Sender<Arc<ServerConfig>>) {
     }
 }
 
+/// Reports go on under the key that the file holds now; one that cannot be read changes nothing.
+fn reload_report_key(path: &Path, sender: &watch::Sender<Arc<KeyPair>>) {
+    match read_key(path) {
+        Ok(key) => {
+            let changed = sender.send_if_modified(|held| {
+                let other = held.public() != key.public();
+                if other {
+                    held.clone_from(&key);
+                }
+                other
+            });
+            if changed {
+                tracing::info!(key = %key.public().id(), "reports are signed by another key from now on");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the key of reports that was read before stays in use"),
+    }
+}
+
 fn read_trust(path: &Path) -> Result<Anchor, RunError> {
     let error = |reason: String| RunError::Trust { path: path.to_owned(), reason };
     let bytes = crate::bind::file::read(path, MAX_TRUST).map_err(|cause| error(cause.to_string()))?;
@@ -273,16 +314,15 @@ async fn start_live(_: &Config, _: &Arc<Metrics>, _: &Life) -> Result<Option<Liv
 fn start_fleets(
     config: &Config,
     trust: &Anchor,
-    live: Option<&Live>,
+    (live, report_key): (Option<&Live>, Option<&watch::Sender<Arc<KeyPair>>>),
     (metrics, life): (&Arc<Metrics>, &Life),
 ) -> Result<Vec<Fleet>, RunError> {
-    let report_key = config.report_key.as_deref().map(read_key).transpose()?;
     let start = |fleet: &FleetName| {
         let one = FleetConfig {
             fleet: fleet.clone(),
             channel: config.channel.clone(),
             identity: config.identity.clone(),
-            report_key: report_key.clone(),
+            report_key: report_key.map(watch::Sender::subscribe),
             envoy_admins: config.envoy_admins.clone(),
             stores: config.stores.clone(),
             seed: config.seed.clone(),
@@ -367,5 +407,32 @@ where
     let serve = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = serve.await {
         tracing::error!(%error, "an HTTP address ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_key_is_taken_over_when_it_is_another_and_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.key");
+        let key = |seed: u8| KeyPair::generate(&[seed; 32]).unwrap();
+        let (first, pem) = key(1);
+        std::fs::write(&path, pem).unwrap();
+        let sender = watch::Sender::new(read_key(&path).unwrap());
+        let mut seen = sender.subscribe();
+        reload_report_key(&path, &sender);
+        assert!(!seen.has_changed().unwrap(), "the same key is no news");
+        std::fs::write(&path, "half a k").unwrap();
+        reload_report_key(&path, &sender);
+        assert!(!seen.has_changed().unwrap());
+        assert_eq!(seen.borrow_and_update().public(), first.public());
+        let (second, pem) = key(2);
+        std::fs::write(&path, pem).unwrap();
+        reload_report_key(&path, &sender);
+        assert!(seen.has_changed().unwrap());
+        assert_eq!(seen.borrow_and_update().public(), second.public());
     }
 }

@@ -42,6 +42,8 @@ pub struct Stack {
     pub protocol: Protocol,
     /// What the relay is told besides.
     pub relay_arguments: Vec<String>,
+    /// What starts the relay, if it is not started by itself: a program that runs the one named after it.
+    pub relay_prefix: Vec<String>,
 }
 
 impl Stack {
@@ -61,6 +63,7 @@ impl Stack {
             program: program::envoy()?,
             protocol: Protocol::default(),
             relay_arguments: Vec::new(),
+            relay_prefix: Vec::new(),
             folder,
         };
         stack.keygen()?;
@@ -186,7 +189,15 @@ impl Stack {
 
     /// The command line that starts the relay.
     pub fn relay_command(&self) -> Result<Command> {
-        let mut command = Command::new(program::binary("moorgate-relay")?);
+        let relay = program::binary("moorgate-relay")?;
+        let mut command = match self.relay_prefix.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg("--").arg(relay);
+                command
+            }
+            None => Command::new(relay),
+        };
         command.args(["--store", &self.store_url(), "--fleet", &self.fleet, "--channel", CHANNEL]);
         command.arg("--trust").arg(self.trust()).arg("--cache").arg(self.cache());
         command.arg("--listen").arg(format!("unix:{}", self.socket().display()));

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use moorgate_model::diagnostic::catalogue;
 use moorgate_tests::program::{Outcome, moorgate, run, run_with_input};
+use moorgate_tests::repository::Repository;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -250,5 +251,46 @@ fn completions_and_bootstrap_print_what_tools_read() -> Result<()> {
     let bootstrap = call(&["bootstrap", "shop/edge"])?.ended_with(&[0])?.json()?;
     assert!(bootstrap.to_string().contains("/run/moorgate/shop.edge.sock"), "{bootstrap}");
     call(&["bootstrap", "shop/edge", "--admin", "nonsense"])?.ended_with(&[2])?;
+    Ok(())
+}
+
+/// Annotations and code scanning know files as the repository does, wherever SOURCE lies in it.
+#[test]
+fn annotations_name_files_from_the_root_of_the_repository() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let repository = Repository::create(&folder.path().join("repository"))?;
+    let wrong = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: shop}\nspec: \
+                 {gatewayClassName: 7, listeners: []}\n";
+    repository.write("infra/edge/team/gateway.yaml", wrong)?;
+    repository.write("other/gateway.yaml", &wrong.replace("edge", "inner"))?;
+    repository.commit("one")?;
+    let check = |arguments: &[&str], output: &str| -> Result<String> {
+        let mut command = moorgate()?;
+        command.arg("check").args(arguments).args(["-o", output]).current_dir(repository.path());
+        Ok(run(&mut command)?.ended_with(&[1])?.stdout)
+    };
+    let place = "infra/edge/team/gateway.yaml";
+    for source in [
+        &["infra/edge"][..],
+        &["infra"],
+        &["."],
+        &[place],
+        &["infra/edge/team/../team"],
+        &[".", "--rev", "HEAD", "--path", "infra/edge"],
+        &[".", "--rev", "HEAD", "--path", place],
+        &["other", "infra/edge"],
+        &["other/gateway.yaml", place],
+    ] {
+        let found = check(source, "github")?;
+        assert!(found.contains(&format!("file={place},")), "{source:?}: {found}");
+        let sarif: serde_json::Value = serde_json::from_str(&check(source, "sarif")?)?;
+        let results = sarif["runs"][0]["results"].as_array().context("results")?;
+        let at = |result: &serde_json::Value| {
+            result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == place
+        };
+        assert!(results.iter().any(at), "{source:?}: {sarif}");
+    }
+    // For people and scripts they lie in SOURCE.
+    assert!(check(&["infra/edge"], "json")?.contains("\"team/gateway.yaml\""));
     Ok(())
 }

@@ -323,7 +323,7 @@ fn a_job_that_waits_halts_its_wave() -> Result<()> {
         report.refused.insert(new, "Envoy edge-1: no".into());
     })?;
     // The first job is gone; the next one finds the wave where it stands.
-    let halted = bench.write("ci.key", &[&wave[..], &["--wait"]].concat())?.ended_with(&[1])?.json()?;
+    let halted = bench.write("ci.key", &[&wave[..], &["--wait"]].concat())?.ended_with(&[4])?.json()?;
     assert_eq!(halted["fleets"][0]["rollout"]["result"], "halted", "{halted}");
     let status = bench.read(&["status", "-o", "json"])?.ended_with(&[0])?.json()?;
     let state = &status["channels"][0]["state"];

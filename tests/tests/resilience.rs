@@ -7,11 +7,12 @@ use moorgate_tests::http::{Request, Target, send_until};
 use moorgate_tests::load::Load;
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::process::Running;
-use moorgate_tests::program::run;
+use moorgate_tests::program::{Outcome, run};
 use moorgate_tests::stack::{CHANNEL, Stack};
 use moorgate_tests::{ports, wait};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 const HOST: &str = "shop.example.com";
@@ -320,4 +321,106 @@ fn a_damaged_cache_costs_nothing_while_the_store_is_there() {
     // An older generation may answer while the newest is fetched again.
     load.wait_for(stage.now(), 20).unwrap();
     load.stop().nothing_lost().unwrap();
+}
+
+/// A small disk of its own under a relay's cache, in a mount namespace that ends with this value.
+struct SmallDisk {
+    holder: Running,
+    cache: PathBuf,
+}
+
+impl SmallDisk {
+    /// As root, or as root of a user namespace where the kernel gives one to anybody.
+    fn mount(stack: &Stack) -> Result<Self> {
+        let cache = stack.cache();
+        let mut command = Command::new("unshare");
+        command.arg("--mount");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        let script = "mount -t tmpfs -o size=256k,mode=700 moorgate-test \"$0\" && echo mounted && exec sleep infinity";
+        command.args(["sh", "-c", script]).arg(&cache);
+        let mut holder = Running::start("disk", &mut command, &stack.folder().join("logs"))?;
+        wait::until("a disk of 256 kB", || {
+            holder.check()?;
+            ensure!(holder.output().contains("mounted"), "{}", holder.output());
+            Ok(())
+        })?;
+        Ok(Self { holder, cache })
+    }
+
+    /// How a program is started so that it sees this disk.
+    fn inside(&self) -> Vec<String> {
+        let process = self.holder.id().to_string();
+        let mut words = vec!["nsenter", "--target", &process, "--mount"];
+        if !rustix::process::geteuid().is_root() {
+            words.extend(["--user", "--preserve-credentials"]);
+        }
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Runs a script with the cache's folder as `$0`.
+    fn run(&self, script: &str) -> Result<Outcome> {
+        let inside = self.inside();
+        let mut command = Command::new(&inside[0]);
+        run(command.args(&inside[1..]).args(["sh", "-euc", script]).arg(&self.cache))?.ended_with(&[0])
+    }
+}
+
+/// A real disk that is full, and then takes no writes at all: what was kept is served, and what comes in while the disk is
+/// full is served from memory.
+#[test]
+fn f22_a_full_or_read_only_disk_costs_nothing_but_the_newest_generation() -> Result<()> {
+    let mut stack = Stack::new("edge/public")?;
+    let disk = SmallDisk::mount(&stack)?;
+    stack.relay_prefix = disk.inside();
+    let publish = |stack: &Stack, path: &str| -> Result<String> {
+        let gateway = manifest::gateway("edge", "public", &[Listener::http("http", 8080)]);
+        let rules = manifest::rule(path, "shop");
+        let route = manifest::http_route("shop", "shop", "edge/public", &[HOST], &rules);
+        let all = [manifest::gateway_class(), gateway, route, manifest::service("shop", "shop")];
+        stack.publish_documents(&all)?;
+        stack.compiled(&stack.folder().join("source.yaml"))
+    };
+    let serves = |stack: &Stack, snapshot: &str, cache: Option<&str>| {
+        wait::until("the relay to serve it", || {
+            let status = stack.relay_admin("/snapshot")?["fleets"][0].clone();
+            ensure!(status["snapshot"] == snapshot, "{status}");
+            ensure!(cache.is_none_or(|cache| status["cache"] == cache), "{status}");
+            Ok(())
+        })
+    };
+    let store = stack.folder().join("store");
+    let away = stack.folder().join("store-away");
+    let first = publish(&stack, "/one")?;
+    stack.start_relay()?;
+    serves(&stack, &first, Some("ok"))?;
+
+    // Full to the last block.
+    disk.run("dd if=/dev/zero of=\"$0/fill\" bs=1024 2>/dev/null || true")?;
+    let second = publish(&stack, "/two")?;
+    serves(&stack, &second, Some("degraded"))?;
+    // The power goes, the disk is still full and the store away: the generation before.
+    stack.kill_all();
+    std::fs::rename(&store, &away)?;
+    stack.start_relay()?;
+    serves(&stack, &first, None)?;
+    std::fs::rename(&away, &store)?;
+    serves(&stack, &second, Some("degraded"))?;
+
+    // There is room again: it is kept with the next look at the store, and nobody restarts anything.
+    disk.run("rm \"$0/fill\"")?;
+    serves(&stack, &second, Some("ok"))?;
+    let third = publish(&stack, "/three")?;
+    serves(&stack, &third, Some("ok"))?;
+
+    // No writes at all from now on: neither without the store nor with it.
+    stack.kill_all();
+    disk.run("mount -o remount,ro \"$0\"")?;
+    std::fs::rename(&store, &away)?;
+    stack.start_relay()?;
+    serves(&stack, &third, None)?;
+    std::fs::rename(&away, &store)?;
+    let fourth = publish(&stack, "/four")?;
+    serves(&stack, &fourth, Some("degraded"))
 }

@@ -77,6 +77,27 @@ fn restored_bucket() -> Result<()> {
     machine.write(4)?;
     machine.follow("restored-bucket.md")?;
     assert_ne!(machine.serves(11)?["snapshot"], before);
+    // A slot that nobody can read stops gc, which names what mends it; and it does.
+    std::fs::write(
+        machine.path("store/fleets/gateway/shop/edge/log/stable").join(format!("{:020}", 12)),
+        "cut",
+    )?;
+    let stopped = run(&mut machine.shell("moorgate gc")?)?.ended_with(&[5])?;
+    let void = "moorgate trust void next.json shop/edge@stable 12 12";
+    ensure!(
+        stopped.stderr.contains("entry 12 cannot be read") && stopped.stderr.contains(void),
+        "{stopped:?}"
+    );
+    machine.run(&format!(
+        "rm next.json && moorgate trust next next.json
+        {void}
+        moorgate trust sign next.json --key file:root/a.key
+        moorgate trust sign next.json --key file:root/b.key
+        moorgate trust publish next.json
+        moorgate gc"
+    ))?;
+    machine.publish(5, "ci.key")?;
+    machine.serves(13)?;
     Ok(())
 }
 

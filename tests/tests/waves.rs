@@ -6,12 +6,14 @@ use moorgate_snapshot::{Report, Trust};
 use moorgate_tests::backend::Backend;
 use moorgate_tests::http::{Request, Target, send};
 use moorgate_tests::manifest::{self, Listener};
+use moorgate_tests::process::Running;
 use moorgate_tests::program::run;
 use moorgate_tests::stack::Stack;
 use moorgate_tests::{ports, wait};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::Command;
 
 const HOST: &str = "shop.example.com";
 const FLEET: &str = "edge/public";
@@ -119,6 +121,47 @@ impl Zones {
         Ok(reported.report)
     }
 
+    /// A publisher that stays, with this wave.
+    fn publisher(&self, steps: &[&str]) -> Result<Command> {
+        let mut command = self.stacks[0].signed("publish")?;
+        command.arg(self.source()).args(["--wait", "--wait-interval", "1s", "-o", "json"]);
+        command.args(steps.iter().flat_map(|step| ["--step", step]));
+        Ok(command)
+    }
+
+    /// The entries of the channel's log, the newest last.
+    fn entries(&self) -> Result<Vec<Value>> {
+        let mut log = self.stacks[0].command("log")?;
+        let printed = run(log.arg(FLEET).args(["-o", "json"]))?.ended_with(&[0])?.json()?;
+        let entries = printed["entries"].as_array().context("entries")?;
+        let mut entries: Vec<Value> = entries.iter().map(|slot| slot["entry"].clone()).collect();
+        entries.sort_by_key(|entry| entry["sequence"].as_u64());
+        Ok(entries)
+    }
+
+    /// The relays of these zones have the snapshot, as what is in force for all.
+    fn in_force(&self, zones: &[&str], snapshot: &str) -> Result<()> {
+        for zone in zones {
+            wait::until("the release in force", || {
+                let status = self.status(zone)?;
+                ensure!(status["snapshot"] == snapshot && status["because"] == "target", "{status}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// No byte of the candidate is in the caches of the other zones, and none of their Envoys was offered it.
+    fn others_never_fetched(&self, candidate: &str) -> Result<()> {
+        for stack in &self.stacks[1..] {
+            let objects = stack.cache().join("edge.public/objects").join(candidate);
+            ensure!(!objects.exists(), "{} was fetched", objects.display());
+            let clients = stack.relay_admin("/clients")?.to_string();
+            ensure!(!clients.contains(candidate), "{clients}");
+        }
+        Ok(())
+    }
+
     /// The publisher reads the report and does not go on.
     fn publisher_stops(&self) -> Result<()> {
         let mut step = self.stacks[0].signed("step")?;
@@ -198,4 +241,101 @@ fn a_candidate_whose_answers_fail_is_given_back_by_its_zone_alone() -> Result<()
         Ok(())
     })?;
     zones.publisher_stops()
+}
+
+#[test]
+fn a_publisher_that_waits_takes_a_good_candidate_through_its_steps() -> Result<()> {
+    let mut zones = Zones::serving()?;
+    let (port, second) = (zones.port, ports::free()?);
+    for stack in &mut zones.stacks[..2] {
+        stack.start_envoy(&[port])?;
+    }
+    zones.write("shop", Some(second))?;
+    let candidate = zones.stacks[0].compiled(&zones.source())?;
+    let steps = ["zone=canary,bake=1s", "zone=east,bake=1s", "percent=100,bake=1s"];
+    let done = run(&mut zones.publisher(&steps)?)?.ended_with(&[0])?;
+    let fleet = done.json()?["fleets"][0].clone();
+    let rollout = &fleet["rollout"];
+    ensure!(rollout["result"] == "live" && rollout["live"] == 3 && rollout["envoys_acked"] == 2, "{fleet}");
+    // One entry a step: the first with the publish, and the last that puts it in force.
+    let entries = zones.entries()?;
+    let actions: Vec<&str> = entries.iter().filter_map(|entry| entry["action"].as_str()).collect();
+    assert_eq!(actions, ["publish", "publish", "step", "step", "step"], "{entries:?}");
+    zones.in_force(&ZONES, &candidate)?;
+    for stack in &mut zones.stacks[..2] {
+        stack.envoy()?.wait_for_listeners(&[port, second])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn f30_a_publisher_that_waits_halts_what_one_envoy_refuses_and_pins() -> Result<()> {
+    let mut zones = Zones::serving()?;
+    let port = zones.port;
+    for stack in &mut zones.stacks[..2] {
+        stack.start_envoy(&[port])?;
+    }
+    let stable = zones.status("canary")?["snapshot"].as_str().context("a snapshot")?.to_owned();
+    let taken = TcpListener::bind("0.0.0.0:0")?;
+    zones.write("shop", Some(taken.local_addr()?.port()))?;
+    let candidate = zones.stacks[0].compiled(&zones.source())?;
+    let ended = run(&mut zones.publisher(&["zone=canary,bake=1h", "percent=100"])?)?.ended_with(&[4])?;
+    let rollout = ended.json()?["fleets"][0]["rollout"].clone();
+    let detail = rollout["detail"].as_str().context("a reason")?;
+    ensure!(rollout["result"] == "halted" && rollout["sequence"] == 3, "{rollout}");
+    // The relay, and what its Envoy said.
+    let why = zones.given_back(&stable, &candidate)?;
+    let said = why.strip_prefix("LDS: ").context("what Envoy said")?.replace('\n', " ");
+    ensure!(detail.contains("canary: ") && detail.contains(said.trim()), "{detail}\n{said}");
+    ensure!(ended.stderr.contains("canary: "), "{}", ended.stderr);
+    let entries = zones.entries()?;
+    let newest = entries.last().context("an entry")?;
+    ensure!(newest["action"] == "pin" && newest["sequence"] == 3, "{newest}");
+    ensure!(newest["state"]["pin"]["release"]["snapshot"] == stable.as_str(), "{newest}");
+    ensure!(newest["state"]["bad"][0] == candidate.as_str(), "{newest}");
+    for zone in ZONES {
+        wait::until("the pin everywhere", || {
+            let status = zones.status(zone)?;
+            ensure!(status["sequence"] == 3 && status["snapshot"] == stable.as_str(), "{status}");
+            Ok(())
+        })?;
+    }
+    zones.others_never_fetched(&candidate)
+}
+
+#[test]
+fn a_publisher_that_is_killed_leaves_the_wave_where_it_stands() -> Result<()> {
+    let mut zones = Zones::serving()?;
+    let (port, second) = (zones.port, ports::free()?);
+    zones.stacks[0].start_envoy(&[port])?;
+    zones.write("shop", Some(second))?;
+    let candidate = zones.stacks[0].compiled(&zones.source())?;
+    let steps = ["zone=canary,bake=1h", "zone=east,bake=1s", "percent=100,bake=1s"];
+    let logs = zones.stacks[0].folder().join("logs");
+    let mut publisher = Running::start("publisher", &mut zones.publisher(&steps)?, &logs)?;
+    wait::until("the publisher to watch the first step bake", || {
+        publisher.check()?;
+        ensure!(publisher.output().contains("step 1 of 3 bakes"), "{}", publisher.output());
+        Ok(())
+    })?;
+    publisher.kill();
+    // Where it stood, whatever the canary reports.
+    let stands = |zones: &Zones, step: u64, count: usize| -> Result<()> {
+        let entries = zones.entries()?;
+        let newest = entries.last().context("an entry")?;
+        ensure!(entries.len() == count && newest["state"]["candidate"]["step"] == step, "{entries:?}");
+        Ok(())
+    };
+    stands(&zones, 1, 2)?;
+    ensure!(zones.status("canary")?["snapshot"] == candidate.as_str(), "{}", zones.status("canary")?);
+    zones.others_never_fetched(&candidate)?;
+    // Anybody goes on: by a step, and by the same command again, which takes it to its end.
+    let mut step = zones.stacks[0].signed("step")?;
+    run(step.arg(FLEET).args(["--force", "--reason", "seen enough"]))?.ended_with(&[0])?;
+    stands(&zones, 2, 3)?;
+    let done = run(&mut zones.publisher(&steps)?)?.ended_with(&[0])?;
+    let fleet = done.json()?["fleets"][0].clone();
+    ensure!(fleet["result"] == "unchanged" && fleet["rollout"]["result"] == "live", "{fleet}");
+    assert_eq!(zones.entries()?.len(), 5);
+    zones.in_force(&ZONES, &candidate)
 }

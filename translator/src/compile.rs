@@ -11,7 +11,7 @@ mod takes;
 
 pub use blame::Blocked;
 pub use counts::Counts;
-pub use last_good::{Commits, Former, Kept, LastGood, Waiting, compile_last_good};
+pub use last_good::{Commits, Former, Kept, LastGood, Waiting, compile_kept, compile_last_good};
 
 use crate::load::Loaded;
 use crate::ownership::{self, Ownership};

@@ -80,6 +80,38 @@ pub struct Root {
     pub folder: Arc<str>,
 }
 
+impl Root {
+    /// The path in its repository of a file that was read from this source; none for files of other sources. Without a
+    /// repository it is the name within the source.
+    fn path_of(&self, file: &str) -> Option<String> {
+        let relative = match &*self.label {
+            "" => file,
+            label if label == file => label.rsplit('/').next().unwrap_or(label),
+            label => file.strip_prefix(label)?.strip_prefix('/')?,
+        };
+        let last = self.folder.rsplit('/').next().unwrap_or_default();
+        // With --path of a file the folder is that file.
+        let itself = names::is_configuration(last) && (file == &*self.label || last == relative);
+        Some(match (&*self.folder, itself) {
+            ("", _) => relative.to_owned(),
+            (folder, true) => folder.to_owned(),
+            (folder, false) => format!("{folder}/{relative}"),
+        })
+    }
+}
+
+impl Sources {
+    /// Where a file lies in its repository, for tools that look at the whole of it; a name that no source read stays as it
+    /// is.
+    pub fn path_in_repository(&self, file: &str) -> Option<String> {
+        self.files.iter().find(|read| &*read.name == file)?;
+        let mut roots: Vec<&Root> = self.roots.iter().collect();
+        // Of two sources one of which lies below the other, the inner one read it.
+        roots.sort_by_key(|root| std::cmp::Reverse(root.label.len()));
+        roots.into_iter().find_map(|root| root.path_of(file))
+    }
+}
+
 /// What sources gave.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {

@@ -256,7 +256,12 @@ struct Update {
 
 impl Update {
     fn new() -> Self {
-        let (gone, old, new) = (snapshot(0, 60), snapshot(1, 60), snapshot(2, 60));
+        Self::of(60)
+    }
+
+    /// Of snapshots with so many records.
+    fn of(records: u32) -> Self {
+        let (gone, old, new) = (snapshot(0, records), snapshot(1, records), snapshot(2, records));
         let disk = TestDisk::default();
         let cache = disk.cache();
         cache.put(&gone).unwrap();
@@ -365,35 +370,76 @@ fn f22_a_disk_that_fills_up_at_any_step_costs_nothing_that_was_kept() {
     assert!(failed > 5, "{failed}");
 }
 
-/// Each byte of each small file, and bytes all over the large ones: flipped, and the file cut there.
+/// A byte flipped, or the file cut there; the whole file is put back afterwards.
+fn damaged(disk: &TestDisk, path: &Path, whole: &[u8], at: usize, mut check: impl FnMut(&str)) {
+    let mut flipped = whole.to_vec();
+    flipped[at] ^= 1 << (at % 8);
+    for (how, bytes) in [("flipped", flipped), ("cut", whole[..at].to_vec())] {
+        disk.inner().files.insert(path.to_owned(), bytes);
+        check(how);
+    }
+    disk.inner().files.insert(path.to_owned(), whole.to_vec());
+}
+
+/// The cache of a small fleet, whose pages lie inside the manifest: each byte of each file, and each length that a file
+/// may be cut to.
 #[test]
 fn f12_damage_of_any_byte_is_the_old_or_the_new_one() {
-    let update = Update::new();
+    let update = Update::of(3);
     let disk = TestDisk::holding(update.image.clone());
-    update.run(&disk.cache()).into_iter().for_each(|result| result.unwrap());
+    let cache = disk.cache();
+    update.run(&cache).into_iter().for_each(|result| result.unwrap());
     let image = disk.inner().files.clone();
+    let (old, new) = (update.old.id(), update.new.id());
+    let states = [state(1, &[&update.old]), state(2, &[&update.old, &update.new])];
     let mut tried = 0;
     for (path, whole) in &image {
-        let stride = if whole.len() < 4096 { 1 } else { whole.len() / 40 };
-        for at in (0..whole.len()).step_by(stride) {
-            let mut flipped = whole.clone();
-            flipped[at] ^= 1 << (at % 8);
-            for bytes in [flipped, whole[..at].to_vec()] {
-                let disk = TestDisk::holding(image.clone());
-                disk.inner().files.insert(path.clone(), bytes);
-                let cache = disk.cache();
+        for at in 0..whole.len() {
+            damaged(&disk, path, whole, at, |how| {
+                let place = format!("{}, byte {at} {how}", path.display());
                 let found = cache.state();
+                assert!(states.contains(&found), "{place}: {found:?}");
                 let served = found.candidates().into_iter().find_map(|id| cache.get(id).ok());
-                let served = served.map(|snapshot| snapshot.id());
-                let (old, new) = (update.old.id(), update.new.id());
-                assert!(served == Some(old) || served == Some(new), "{} at {at}", path.display());
+                let served = served.unwrap_or_else(|| panic!("{place}: nothing to serve"));
+                let whole = if served.id() == old { &update.old } else { &update.new };
+                assert!(served == *whole && (served.id() == old || served.id() == new), "{place}");
                 let kept = cache.endpoints();
-                assert!(kept.is_empty() || kept == endpoints(2), "{} at {at}", path.display());
+                assert!(kept.is_empty() || kept == endpoints(2), "{place}");
                 tried += 1;
-            }
+            });
         }
     }
-    assert!(tried > 1000, "{tried}");
+    let bytes: usize = image.values().map(Vec::len).sum();
+    assert!(image.len() > 5 && bytes > 8_000 && tried == 2 * bytes, "{} files, {bytes} bytes", image.len());
+}
+
+/// Pages that lie apart, at two thousand places of each: damage is noticed by their own digest, and the snapshot before is
+/// what is served.
+#[test]
+fn f12_damage_of_a_page_that_lies_apart_is_noticed() {
+    let update = Update::new();
+    let disk = TestDisk::holding(update.image.clone());
+    let cache = disk.cache();
+    update.run(&cache).into_iter().for_each(|result| result.unwrap());
+    let image = disk.inner().files.clone();
+    let objects = image.iter().filter(|(path, _)| path.parent().is_some_and(|it| it.ends_with("objects")));
+    let (mut pages, mut fell_back) = (0, 0);
+    for (path, whole) in objects {
+        let digest: Digest = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        pages += usize::from(digest != update.old.id() && digest != update.new.id());
+        let stride = whole.len().div_ceil(20);
+        for at in (0..whole.len()).step_by((whole.len() / 2000).max(1)) {
+            damaged(&disk, path, whole, at, |how| {
+                assert!(cache.object(digest, whole.len()).is_err(), "{} at {at} {how}", path.display());
+                if at % stride < 50 {
+                    let found = cache.state().candidates().into_iter().find_map(|id| cache.get(id).ok());
+                    let served = found.unwrap_or_else(|| panic!("{} at {at} {how}", path.display()));
+                    fell_back += usize::from(served.id() == update.old.id());
+                }
+            });
+        }
+    }
+    assert!(pages >= 2 && fell_back > 40, "{pages} {fell_back}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use moorgate_snapshot::{
     Channel, ChannelState, Digest, Effective, Entry, FleetName, Position, Reader, RelayIdentity,
     VerifiedEntry,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +40,8 @@ struct Task {
     metrics: Arc<Metrics>,
     clock: Clock,
     cache: Option<SharedCache>,
+    /// What of the cache fails.
+    failing: BTreeSet<&'static str>,
     state: State,
     name: Channel,
     identity: RelayIdentity,
@@ -111,6 +113,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         metrics,
         clock: config.clock,
         cache,
+        failing: BTreeSet::new(),
         name: config.channel,
         identity: config.identity,
         channel: state.envelope.as_deref().and_then(remembered_channel),
@@ -207,6 +210,7 @@ impl Task {
             Pulled::Answered => {
                 self.next.store.answered = Some(self.clock.unix_now());
                 self.next.store.error = None;
+                self.mend_cache();
             }
             Pulled::Entry(entry) => {
                 self.seeded = false;

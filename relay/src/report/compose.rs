@@ -5,8 +5,8 @@ use crate::bind::binder;
 use crate::fleet::Status as FleetStatus;
 use crate::serve::hub::{Client, Held};
 use crate::serve::types;
-use moorgate_snapshot::report::{EnvoyReport, FORMAT, Nack, SecretReport};
-use moorgate_snapshot::{RelayIdentity, Report, entry, manifest};
+use moorgate_snapshot::report::{EnvoyReport, FORMAT, Nack, SecretReport, understood};
+use moorgate_snapshot::{RelayIdentity, Report};
 use time::OffsetDateTime;
 
 /// A report of this moment, in seconds since 1970. Signing it cuts and cleans what others said.
@@ -29,7 +29,7 @@ pub(super) fn compose(
         time: moment(now),
         interval_seconds: INTERVAL.as_secs(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: vec![format!("manifest/{}", manifest::FORMAT), format!("entry/{}", entry::FORMAT)],
+        features: understood(),
         sequence: status.sequence,
         entry: status.entry,
         snapshot: status.snapshot,
@@ -126,6 +126,7 @@ mod tests {
         let report = compose(&identity, &status, &clients, 1_700_000_000);
         assert_eq!((report.envoys_connected, report.envoys_acked), (3, 1));
         assert_eq!(report.because, "last_good");
+        assert_eq!(report.features, understood());
         assert_eq!(report.labels, BTreeMap::from([("zone".into(), "eu-1".into())]));
         let nacks: Vec<_> = report.envoys.iter().map(|envoy| envoy.nack.clone()).collect();
         let nack =

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 struct Stage {
     bucket: Bucket,
     key: Arc<KeyPair>,
+    keys: watch::Sender<Arc<KeyPair>>,
     hub: Arc<Hub>,
     status: watch::Sender<Arc<FleetStatus>>,
     metrics: Arc<Metrics>,
@@ -41,10 +42,11 @@ impl Stage {
         let (hub, _) = Hub::new(fleet(), Settings::default(), Arc::clone(&metrics));
         let status = watch::Sender::new(Arc::new(FleetStatus::new(fleet(), Channel::stable())));
         let key = Arc::new(KeyPair::generate(&[3; 32]).unwrap().0);
+        let keys = watch::Sender::new(Arc::clone(&key));
         let stop = CancellationToken::new();
         let reporter = Reporter {
             part: bucket.store().fleet(&fleet()),
-            key: Arc::clone(&key),
+            key: keys.subscribe(),
             identity: RelayIdentity::new(relay(), BTreeMap::new()).unwrap(),
             status: status.subscribe(),
             hub: Arc::clone(&hub),
@@ -53,7 +55,7 @@ impl Stage {
             metrics: Arc::clone(&metrics),
         };
         tokio::spawn(reporter.run(stop.clone()));
-        Self { bucket, key, hub, status, metrics, stop }
+        Self { bucket, key, keys, hub, status, metrics, stop }
     }
 
     fn sequence(&self, sequence: u64) {
@@ -145,4 +147,20 @@ async fn credentials_that_may_not_write_are_not_tried_over_and_over() {
         assert_eq!(stage.read().await.unwrap().sequence, 3599);
         stage.stop.cancel();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_key_signs_the_same_report_again() {
+    let mut stage = Stage::start(Bucket::default());
+    settle().await;
+    assert!(stage.read().await.is_some());
+    pass(5.0).await;
+    let other = Arc::new(KeyPair::generate(&[4; 32]).unwrap().0);
+    stage.keys.send_replace(Arc::clone(&other));
+    pass(1.1).await;
+    // Read with the new key alone.
+    stage.key = other;
+    assert_eq!(stage.read().await.unwrap().sequence, 0);
+    assert!((stage.count("ok") - 2.0).abs() < 0.1);
+    stage.stop.cancel();
 }

@@ -127,7 +127,7 @@ impl Running {
             fleet: World::fleet(),
             channel: setup.channel,
             identity: identity(&setup.name),
-            report_key: setup.report_key,
+            report_key: setup.report_key.map(|key| tokio::sync::watch::channel(key).1),
             envoy_admins: Vec::new(),
             stores: [client].into_iter().chain(&setup.mirror).map(FaultStore::store).collect(),
             seed: None,

@@ -8,6 +8,7 @@
 
 use crate::bundle;
 use crate::channel::{ChannelState, Release};
+use crate::cosign;
 use crate::digest::Digest;
 use crate::entry::{Entry, VerifiedEntry};
 use crate::envelope::Envelope;
@@ -17,6 +18,7 @@ use crate::limits;
 use crate::manifest::PageRef;
 use crate::reader::{ReadError, Reader, Slot};
 use crate::store::{FleetStore, Store, StoreError};
+use crate::trust::Role;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeSet;
@@ -106,6 +108,10 @@ pub async fn mirror(from: &Reader, to: &FleetStore) -> Result<Mirrored, MirrorEr
         copy.learn(&entry.entry.state).await;
     }
     copy.trust().await?;
+    // Of entries that are there already too: a co-signature may come at any time.
+    if let Some(newest) = &newest.entry {
+        copy.cosigned(&newest.entry.state).await?;
+    }
     // Behind the newest entry there may be slots that do not verify.
     let newest_at = newest.entry.as_ref().map(|entry| entry.entry.sequence);
     for sequence in first..=source_end {
@@ -267,6 +273,45 @@ impl Copy<'_> {
             let holds = |stored: &Bytes| Digest::of(stored) == *digest;
             let name = layout::attestation(&release.snapshot, digest);
             self.object(&name, limits::ATTESTATION_BYTES, &holds).await?;
+        }
+        Ok(())
+    }
+
+    async fn cosigned(&mut self, state: &ChannelState) -> Result<(), MirrorError> {
+        let snapshots: BTreeSet<Digest> = state.releases().map(|release| release.snapshot).collect();
+        for snapshot in snapshots {
+            self.cosignatures(&snapshot).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies what keys that may co-sign here said of a snapshot. The release carries those that it needs; others may have
+    /// come later, or count after a change of trust.
+    async fn cosignatures(&mut self, snapshot: &Digest) -> Result<(), MirrorError> {
+        let (fleet, channel) = (self.from.store().fleet(), self.from.channel());
+        for key in self.from.trust().keys().filter(|key| key.may(Role::Cosign, fleet, channel)) {
+            let name = layout::cosignature(snapshot, &key.key.id());
+            let get = async |reader: &Reader| match reader.store().get(&name, cosign::BYTES).await {
+                Ok(found) => Ok(found),
+                // Whatever that is, it is none.
+                Err(StoreError::TooLarge { .. }) => Ok(None),
+                Err(error) => Err(ReadError::from(error)),
+            };
+            let message = cosign::message(fleet, snapshot);
+            let holds = |stored: &Bytes| {
+                let signatures = cosign::read(stored, fleet, snapshot).unwrap_or_default();
+                signatures.iter().any(|one| one.keyid == key.key.id() && key.key.verifies(&message, &one.sig))
+            };
+            let Some(here) = get(self.from).await.map_err(MirrorError::Source)?.filter(holds) else {
+                continue;
+            };
+            if get(self.to).await.map_err(MirrorError::Mirror)?.is_some_and(|there| holds(&there)) {
+                continue;
+            }
+            let written = self.to.store().overwrite(&name, here.clone()).await;
+            written.map_err(|error| MirrorError::Mirror(error.into()))?;
+            self.done.objects += 1;
+            self.done.bytes += here.len() as u64;
         }
         Ok(())
     }

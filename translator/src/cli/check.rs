@@ -14,6 +14,7 @@ use serde_json::json;
   moorgate check . --rev HEAD --path gateways -o github
   kustomize build overlays/prod | moorgate check - -o sarif > moorgate.sarif
 
+sarif and github name files as the repository around SOURCE does, the others as they lie in SOURCE.
 Exits 1 if anything is an error.")]
 pub(super) struct CheckArgs {
     #[command(flatten)]
@@ -44,8 +45,8 @@ pub(super) async fn run(args: CheckArgs) -> Result<Exit, Failure> {
         Output::Json => {
             output::print(&json(&json!({ "format_version": FORMAT_VERSION, "diagnostics": diagnostics })))?;
         }
-        Output::Sarif => output::print(&json(&sarif(diagnostics)))?,
-        Output::Github => output::print(&github(diagnostics))?,
+        Output::Sarif => output::print(&json(&sarif(&compiled.of_repository())))?,
+        Output::Github => output::print(&github(&compiled.of_repository()))?,
     }
     Ok(compiled.exit())
 }

@@ -8,10 +8,12 @@ use crate::source::cluster::{self, Access};
 use crate::source::{self, Limits, SourceError, SourceSpec, Sources, Token};
 use crate::validate::Channel;
 use clap::Args;
+use moorgate_model::Diagnostics;
 use moorgate_snapshot::FleetName;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Where to read, and what the text means.
 #[derive(Debug, Clone, Args)]
@@ -185,6 +187,20 @@ impl Compiled {
         }
         let excerpts = Excerpts::new(&self.sources.files, self.compilation.redacted.clone());
         format!("{}{}\n", text(diagnostics, &excerpts), summary(diagnostics))
+    }
+
+    /// All diagnostics with files as the repository names them: code scanning and annotations know no other names.
+    pub(super) fn of_repository(&self) -> Diagnostics {
+        let place = |file: &Arc<str>| self.sources.path_in_repository(file).map(Arc::from);
+        let mut all = Diagnostics::default();
+        all.extend(self.compilation.diagnostics.iter().cloned().map(|mut found| {
+            found.file = found.file.map(|file| place(&file).unwrap_or(file));
+            for related in &mut found.related {
+                related.file = place(&related.file).unwrap_or_else(|| related.file.clone());
+            }
+            found
+        }));
+        all
     }
 
     /// Prints all diagnostics to stderr.

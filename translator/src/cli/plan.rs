@@ -3,9 +3,10 @@
 use super::access::{StoreArgs, failure, now, read_failure, warn};
 use super::input::{Fleets, Input};
 use super::output::{json as pretty, print};
-use super::publish::{Offered, OfferedFleet, checked};
+use super::publish::{Offered, OfferedFleet, OnError, checked, last_good};
 use super::table::columns;
 use super::{Exit, Failure};
+use crate::compile::Kept;
 use crate::diff::{FleetDiff, Side, diff, markdown, text};
 use crate::publish::{Allow, Offer, PlanFile, PlannedFleet, Preview, preview};
 use crate::report::FORMAT_VERSION;
@@ -28,7 +29,10 @@ const MARKER: &str = "<!-- moorgate plan -->";
 
 The file holds the snapshots byte for byte and the entry of each channel that they were compared with. `publish` of it
 publishes exactly those bytes, and exits 4 if a channel has moved since. No key is needed to plan.
-Exits 1 if errors would keep a fleet back, 4 if a gate would refuse one; the file is written all the same.")]
+With --on-error last-good the plan holds what publishing in that mode would release.
+Exits 1 if errors would keep a fleet back, 4 if a gate would refuse one; the file is written all the same. Co-signatures
+that a channel requires are asked for by `publish`, once the objects are there to be rebuilt: the plan says who may give
+them.")]
 pub(super) struct PlanArgs {
     #[command(flatten)]
     input: Input,
@@ -37,6 +41,9 @@ pub(super) struct PlanArgs {
     /// Plan files that are not those of the commit
     #[arg(long)]
     allow_dirty: bool,
+    /// What becomes of objects with errors
+    #[arg(long, value_enum, default_value_t = OnError::Isolate)]
+    on_error: OnError,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -72,12 +79,21 @@ struct Looked {
     preview: Preview,
     diff: Vec<FleetDiff>,
     planned: PlannedFleet,
+    kept: Vec<Kept>,
+    failure: Option<(Exit, String)>,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: PlanArgs) -> Result<Exit, Failure> {
     let compiled = args.input.reading.compile(&args.input.sources).await?;
-    let offered = checked(&compiled, &args.input, &args.fleets, args.allow_dirty)?;
+    let mut offered = checked(&compiled, &args.input, &args.fleets, args.allow_dirty)?;
+    if args.on_error == OnError::LastGood {
+        let (store, trust) = (args.store.open_to_read().await?, args.store.trust(None).await?);
+        let readers =
+            |fleet: &FleetName| Reader::new(store.fleet(fleet), trust.clone(), args.channel.clone());
+        Box::pin(last_good::apply(&args.input, &readers, &compiled, &mut offered)).await?;
+    }
+    let offered = offered;
     let mut looked = Vec::new();
     for (name, fleet) in &offered.fleets {
         looked.push(look(&args, &offered, name, fleet).await?);
@@ -94,7 +110,9 @@ pub(super) async fn run(args: PlanArgs) -> Result<Exit, Failure> {
         std::fs::write(path, plan.encode()?).with_context(|| path.display().to_string())?;
     }
     for one in &looked {
-        one.preview.warnings.iter().for_each(|warning| warn(&format!("{}: {warning}", one.name)));
+        let kept = one.kept.iter().map(last_good::sentence);
+        let said = one.preview.warnings.iter().cloned().chain(kept);
+        said.for_each(|warning| warn(&format!("{}: {warning}", one.name)));
     }
     match args.output {
         Output::Text => {
@@ -110,7 +128,9 @@ pub(super) async fn run(args: PlanArgs) -> Result<Exit, Failure> {
         Output::Markdown => {
             let mut page = format!("{MARKER}\n");
             for one in &looked {
+                let kept = one.kept.iter().map(last_good::sentence);
                 let notes = std::iter::once(verdict(one)).chain(one.preview.warnings.iter().cloned());
+                let notes = notes.chain(kept);
                 page.extend(notes.map(|note| format!("- `{}`: {}\n", one.name, note.replace('\n', " "))));
             }
             page.push('\n');
@@ -118,9 +138,12 @@ pub(super) async fn run(args: PlanArgs) -> Result<Exit, Failure> {
             print(&page)?;
         }
     }
-    Ok(if looked.iter().any(|one| one.preview.refused.is_some()) {
+    let refused = |one: &Looked| {
+        one.preview.refused.is_some() || matches!(one.failure, Some((Exit::Refused | Exit::Integrity, _)))
+    };
+    Ok(if looked.iter().any(refused) {
         Exit::Refused
-    } else if looked.iter().any(|one| one.planned.blocked) || compiled.compilation.blocked.all {
+    } else if looked.iter().any(|one| one.planned.blocked) || offered.unreadable {
         Exit::No
     } else {
         Exit::Fine
@@ -153,18 +176,26 @@ async fn look(
     let after =
         Side::from([(name.clone(), (fleet.snapshot.id(), fleet.snapshot.records().cloned().collect()))]);
     let diff = diff(&before, &after, args.show_values)?;
+    let why = fleet.failure.as_ref().map(|(_, why)| why.clone());
     let planned = PlannedFleet {
         parent: preview.parent,
         snapshot: fleet.snapshot.clone(),
         routes: fleet.routes,
         documents: fleet.documents.clone(),
         records: fleet.records.clone(),
-        blocked: fleet.blocked,
+        blocked: fleet.blocked || fleet.failure.is_some(),
         erring: fleet.erring,
         descends_from: preview.descends_from.clone(),
-        refused: preview.refused.as_ref().map(ToString::to_string),
+        refused: preview.refused.as_ref().map(ToString::to_string).or(why),
     };
-    Ok(Looked { name: name.clone(), preview, diff, planned })
+    Ok(Looked {
+        name: name.clone(),
+        preview,
+        diff,
+        planned,
+        kept: fleet.kept.clone(),
+        failure: fleet.failure.clone(),
+    })
 }
 
 /// What is served now.
@@ -177,6 +208,9 @@ async fn side(reader: &Reader, name: &FleetName, preview: &Preview) -> Result<Si
 fn verdict(one: &Looked) -> String {
     let changes: usize = one.diff.iter().map(|diff| diff.changes.len()).sum();
     let because = if one.preview.translators { ", by another translator or other options" } else { "" };
+    if let Some((_, why)) = &one.failure {
+        return format!("kept back: {why}");
+    }
     match &one.preview.refused {
         Some(gate) => format!("refused: {gate}"),
         None if one.planned.blocked => "kept back by errors in its configuration".to_owned(),
@@ -207,6 +241,7 @@ fn value(one: &Looked) -> Value {
         "refused": one.planned.refused,
         "translator_changed": one.preview.translators,
         "warnings": one.preview.warnings,
+        "kept": one.kept,
         "changes": one.diff.first().map(|diff| diff.changes.clone()).unwrap_or_default(),
     })
 }

@@ -27,7 +27,7 @@ pub(super) struct PromoteArgs {
     /// Why
     #[arg(long, default_value = "")]
     reason: String,
-    /// Also if more than a fifth of the routes go, or all
+    /// Also if more than a fifth of the routes go, in all or of a namespace or hostname
     #[arg(long)]
     allow_shrink: bool,
     /// Also if the snapshot is marked bad there: the mark is taken off

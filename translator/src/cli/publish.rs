@@ -1,6 +1,6 @@
 //! `moorgate publish`
 
-mod last_good;
+pub(super) mod last_good;
 mod planned;
 
 use super::access::{ActArgs, Actor, Format, StoreArgs, failure, warn};
@@ -45,7 +45,7 @@ pub(super) struct PublishArgs {
 
 /// What becomes of objects with errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnError {
+pub(super) enum OnError {
     /// They cost a rule or a listener, as the Gateway API says, or keep back the fleets that they concern
     Isolate,
     /// They stay as the newest release had them, where nothing gets more open by that
@@ -115,8 +115,8 @@ listener, as the Gateway API says, unless --strict. With --on-error last-good ro
 release had them, where nothing gets more open by that. A snapshot that is published already gives no entry.
 With --wait, the wave is moved on as its steps bake and relays report that they are well; one that does harm is halted:
 the release before is pinned and the snapshot marked bad. Without, `moorgate step` moves it on.
-Exits 1 if errors kept a fleet back or relays refused it, 4 if a gate refused: somebody else was faster, an older commit,
-too few routes; 7 if --wait ran out of time.";
+Exits 1 if errors kept a fleet back or relays refused it, 4 if a gate refused (somebody else was faster, an older commit,
+too few routes) or the wave was halted, 7 if --wait ran out of time.";
 
 /// What a compile offers for publishing.
 pub(super) struct Offered {
@@ -125,7 +125,7 @@ pub(super) struct Offered {
     /// Fleets that are wanted and have no snapshot.
     pub(super) refused: Vec<FleetName>,
     /// Whether a file that cannot be read keeps everything back.
-    unreadable: bool,
+    pub(super) unreadable: bool,
     /// Whether these are all fleets of the source, so that others in the store have vanished from it.
     pub(super) complete: bool,
     /// What they were compiled from.
@@ -153,9 +153,9 @@ pub(super) struct OfferedFleet {
     /// What a plan was made on.
     pub(super) planned: Option<Planned>,
     /// Objects that are not as the source has them.
-    kept: Vec<Kept>,
+    pub(super) kept: Vec<Kept>,
     /// Why it fails before anything is published.
-    failure: Option<(Exit, String)>,
+    pub(super) failure: Option<(Exit, String)>,
 }
 
 /// What a plan says of a fleet beside its bytes.
@@ -251,7 +251,9 @@ pub(super) async fn run(args: PublishArgs) -> Result<Exit, Failure> {
     let compiled = args.input.reading.compile(&args.input.sources).await?;
     let mut offered = checked(&compiled, &args.input, &args.fleets, args.allow_dirty)?;
     if args.on_error == OnError::LastGood {
-        Box::pin(last_good::apply(&args, &compiled, &mut offered)).await?;
+        let actor = Actor::open(&args.release.store, &args.release.act).await?;
+        let readers = |fleet: &FleetName| actor.reader(fleet, &args.release.channel);
+        Box::pin(last_good::apply(&args.input, &readers, &compiled, &mut offered)).await?;
     }
     let unreadable = offered.unreadable;
     let exit = Box::pin(release(args.release, offered)).await?;
@@ -399,7 +401,7 @@ async fn one(
 }
 
 /// Whether `new` descends from `old` in the repository around this path; none if it cannot be told there.
-fn descends_in(path: &std::path::Path, old: &str, new: &str) -> Option<bool> {
+pub(super) fn descends_in(path: &std::path::Path, old: &str, new: &str) -> Option<bool> {
     let repository = git2::Repository::discover(path).ok()?;
     let [old, new] = [old, new].map(|id| git2::Oid::from_str(id).ok());
     let (old, new) = (old?, new?);

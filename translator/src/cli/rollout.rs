@@ -64,7 +64,7 @@ impl RolloutArgs {
             End::Live(progress) => (Exit::Fine, "live", progress.summary()),
             End::Refused(progress) => (Exit::No, "refused", progress.summary()),
             End::Halted { entry, why } => {
-                (Exit::No, "halted", format!("entry {} pins the release before: {why}", entry.sequence))
+                (Exit::Refused, "halted", format!("entry {} pins the release before: {why}", entry.sequence))
             }
             End::Stopped(why) => (Exit::Refused, "stopped", why.clone()),
             End::TimedOut(text) => (Exit::TimedOut, "timeout", text.clone()),

@@ -25,8 +25,11 @@ use time::OffsetDateTime;
   moorgate verify snapshot:4f1c… --trust trust.json --rebuild --rev main . --cosign --key file:second.key
 
 --rebuild compiles the source again and compares: the same bytes, or the answer is no. --cosign then says so with a key
-that has the role cosign, for channels that require it; the key's holder chooses what to rebuild from.
-Prints a verdict for each step. Exits 5 if anything does not hold, 3 if the store cannot be read.")]
+that has the role cosign, for channels that require it; the key's holder chooses what to rebuild from. Objects that a
+release kept with --on-error last-good are taken from the commits that it names, which must lie in the history of the
+source's; each is listed.
+Prints a verdict for each step. Exits 5 if anything does not hold, 3 if the store, or a commit that it takes, cannot be
+read.")]
 pub(super) struct VerifyArgs {
     /// A fleet (namespace/gateway or class/NAME), or snapshot:ID
     #[arg(value_name = "FLEET or snapshot:ID")]
@@ -64,6 +67,8 @@ pub(super) enum Verdict {
     Holds,
     /// Worth an alarm, and no reader is misled by it.
     Warning,
+    /// It cannot be told here: what it takes is missing.
+    Unknown,
     Broken,
 }
 
@@ -72,6 +77,7 @@ impl Verdict {
         match self {
             Self::Holds => "ok",
             Self::Warning => "warning",
+            Self::Unknown => "unknown",
             Self::Broken => "broken",
         }
     }
@@ -91,9 +97,19 @@ impl Steps {
         self.0.push(Step { what: what.into(), verdict, detail: detail.into() });
     }
 
-    /// Whether nothing is broken so far.
+    /// Whether everything holds so far.
     pub(super) fn hold(&self) -> bool {
-        self.0.iter().all(|step| step.verdict != Verdict::Broken)
+        self.0.iter().all(|step| !matches!(step.verdict, Verdict::Broken | Verdict::Unknown))
+    }
+
+    fn exit(&self) -> Exit {
+        if self.0.iter().any(|step| step.verdict == Verdict::Broken) {
+            Exit::Integrity
+        } else if self.hold() {
+            Exit::Fine
+        } else {
+            Exit::Environment
+        }
     }
 
     /// Notes what does not hold; a store that cannot be read ends the command.
@@ -140,7 +156,7 @@ pub(super) async fn run(args: VerifyArgs) -> Result<Exit, Failure> {
             })).collect::<Vec<Value>>(),
         })))?,
     }
-    Ok(if holds { Exit::Fine } else { Exit::Integrity })
+    Ok(steps.exit())
 }
 
 /// Whether the store's chain of trust goes on from the trust file, if that starts one.

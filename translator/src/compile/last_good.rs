@@ -149,6 +149,32 @@ pub fn compile_last_good(
     LastGood { compilation, kept, waiting: work.waiting }
 }
 
+/// Compiles files with exactly these objects as a release says that it kept them, and nothing else in another version than
+/// the source has it: so a release with kept objects is compiled again.
+///
+/// # Errors
+/// An object that is not there in the commits that it is said to be taken from.
+pub fn compile_kept(
+    files: &[File],
+    found: &Diagnostics,
+    kept: &[Kept],
+    former: &Former,
+    options: &Options,
+) -> Result<Compilation, ObjectRef> {
+    let mut loaded = load::load(files);
+    loaded.diagnostics.append(found.clone());
+    let swap = |one: &Kept| {
+        let object = match &one.commits {
+            Some(_) => Some(former.get(&one.object).cloned().ok_or_else(|| one.object.clone())?),
+            None => None,
+        };
+        Ok((one.object.clone(), object))
+    };
+    let swaps = kept.iter().map(swap).collect::<Result<_, ObjectRef>>()?;
+    let work = Work { former, swaps, frozen: BTreeSet::new(), waiting: Waiting::default() };
+    Ok(compile_objects(work.merged(&loaded), options))
+}
+
 struct Work<'a> {
     former: &'a Former,
     /// What stands for an object; nothing if it is left out.

@@ -242,7 +242,7 @@ pub enum Gate {
     Retired(Channel),
     /// The channel requires co-signatures that are not there.
     #[error(
-        "{} has {have} of {need} co-signatures that this channel requires; its objects are all there. One of these keys must rebuild and sign it: {missing}. See moorgate verify snapshot:{snapshot} --rebuild --cosign, then run this again",
+        "{} has {have} of {need} co-signatures that this channel requires; publish uploads its objects and commits nothing before. One of these keys must rebuild and sign it: {missing}. See moorgate verify snapshot:{snapshot} --rebuild --cosign, then publish again",
         snapshot.short()
     )]
     NotCosigned {

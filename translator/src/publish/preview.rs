@@ -1,6 +1,7 @@
 //! What would become of an offer: the gates, without a key and without a write.
 
 use super::PublishError;
+use super::cosigned::required;
 use super::gates::{self, Counts, Gate};
 use super::release::{Offer, check_offer, is_newest, is_translators, state_of, waiting};
 use super::reports::Reports;
@@ -86,7 +87,7 @@ async fn gate(
     if let Err(gate) = understood(reader, offer, now, warnings).await? {
         return Ok(Err(gate));
     }
-    let release = Release {
+    let mut release = Release {
         snapshot: offer.snapshot.id(),
         sequence: tail.next,
         time: now,
@@ -96,6 +97,10 @@ async fn gate(
         bundle: None,
         cosignatures: Vec::new(),
     };
+    // They are made of what is in the store, so that before the first publish there is none.
+    if let Err(gate) = required(reader, &mut release, tail.next).await? {
+        warnings.push(gate.to_string());
+    }
     let act = Act::Release { release, steps: offer.steps.clone(), pardon: offer.allow.bad };
     Ok(apply(state, act, reader.channel(), now).map(drop))
 }
@@ -107,20 +112,44 @@ pub(super) async fn shrinks(
     state: &ChannelState,
     warnings: &mut Vec<String>,
 ) -> Result<Result<(), Gate>, PublishError> {
-    let Some(parent) = state.newest().filter(|_| !state.retired) else { return Ok(Ok(())) };
-    if let Err(gate) = gates::shrink(Some(parent), offer.routes) {
-        return Ok(Err(gate));
-    }
-    let Some(after) = offer.documents.get(COUNTS) else { return Ok(Ok(())) };
-    let Ok(after) = serde_json::from_value(after.clone()) else { return Ok(Ok(())) };
-    match counts_of(reader, parent).await {
-        Ok(before) => Ok(gates::shrink_parts(&before, &after)),
+    let after = offer.documents.get(COUNTS).and_then(|counts| serde_json::from_value(counts.clone()).ok());
+    let Some(after) = after else {
+        let parent = state.newest().filter(|_| !state.retired);
+        return Ok(parent.map_or(Ok(()), |parent| gates::shrink(Some(parent), offer.routes)));
+    };
+    Ok(compare(reader, state, offer.routes, Ok(after), warnings).await)
+}
+
+/// The same for a release of another channel.
+pub(super) async fn shrinks_by(
+    (from, release): (&Reader, &Release),
+    reader: &Reader,
+    state: &ChannelState,
+    warnings: &mut Vec<String>,
+) -> Result<(), Gate> {
+    let after = counts_of(from, release).await;
+    compare(reader, state, release.routes.unwrap_or(u64::MAX), after, warnings).await
+}
+
+/// `after` is none with the reason why it is not known.
+async fn compare(
+    reader: &Reader,
+    state: &ChannelState,
+    routes: u64,
+    after: Result<Counts, String>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Gate> {
+    let Some(parent) = state.newest().filter(|_| !state.retired) else { return Ok(()) };
+    gates::shrink(Some(parent), routes)?;
+    let before = counts_of(reader, parent).await;
+    match before.and_then(|before| Ok((before, after?))) {
+        Ok((before, after)) => gates::shrink_parts(&before, &after),
         Err(why) => {
             warnings.push(format!(
                 "routes of each namespace and hostname cannot be compared with the release before ({why}): only \
                  their total is"
             ));
-            Ok(Ok(()))
+            Ok(())
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Publishing a snapshot, and promoting one from another channel.
 
 use super::gates::{self, Allow, Gate};
-use super::preview::{shrinks, understood};
+use super::preview::{shrinks, shrinks_by, understood};
 use super::transition::{Act, apply};
 use super::{Change, Done, Outcome, PublishError, Publisher};
 use crate::history::Records;
@@ -147,7 +147,8 @@ impl Publisher<'_> {
             gates::bad(&before, &served.snapshot)?;
         }
         let mut reason = self.meta.reason.clone();
-        if let Err(gate) = gates::shrink(before.newest(), served.routes.unwrap_or(u64::MAX)) {
+        let mut warnings = waiting(&before);
+        if let Err(gate) = shrinks_by((from, &served), &self.reader, &before, &mut warnings).await {
             if !allow.shrink {
                 return Err(gate.into());
             }
@@ -169,7 +170,7 @@ impl Publisher<'_> {
         let act = Act::Release { release, steps: steps.to_vec(), pardon: allow.bad };
         let state = apply(&before, act, self.reader.channel(), self.meta.time)?;
         let change = Change { action: Action::Promote, state, promoted: Some(promoted), reason };
-        Box::pin(self.commit(&tail, change, waiting(&before))).await
+        Box::pin(self.commit(&tail, change, warnings)).await
     }
 
     /// Refuses a key before anything is uploaded with it.

@@ -65,6 +65,19 @@ impl Task {
         self.note_cache(result, "write");
     }
 
+    /// Writes again what the disk did not take: there may be room now.
+    pub(super) fn mend_cache(&mut self) {
+        if self.failing.is_empty() {
+            return;
+        }
+        let serving = self.current.and_then(|(id, _)| self.loaded.get(&id));
+        if let Some(snapshot) = serving.map(|loaded| Arc::clone(&loaded.snapshot)) {
+            self.keep(&snapshot);
+        }
+        self.save_state();
+        self.note_cache(Ok(()), "clean");
+    }
+
     pub(super) fn save_state(&mut self) {
         let Some(cache) = &self.cache else { return };
         let result = lock(cache).save_state(&self.state);
@@ -88,11 +101,18 @@ impl Task {
 
     /// A full or read-only disk costs the safety of a restart, not the service.
     pub(super) fn note_cache(&mut self, result: Result<(), CacheError>, operation: &'static str) {
-        let degraded = result.is_err();
-        if let Err(error) = result {
-            tracing::warn!(fleet = self.label, %error, "the disk cache fails: served from memory");
-            self.count_cache_error(operation);
+        match result {
+            Ok(()) => drop(self.failing.remove(operation)),
+            Err(error) => {
+                // Each is tried again with every answer of the store: one line is enough.
+                if self.failing.insert(operation) {
+                    tracing::warn!(fleet = self.label, %error, "the disk cache fails: served from memory");
+                }
+                self.count_cache_error(operation);
+            }
         }
+        // That the memory could be written does not bring back the snapshot that could not.
+        let degraded = !self.failing.is_empty();
         self.next.cache = if degraded { "degraded" } else { "ok" };
         let value = if degraded { 1.0 } else { 0.0 };
         self.metrics.set("moorgate_relay_cache_degraded", &[("fleet", &self.label)], value);

@@ -159,8 +159,17 @@ async fn unverified(reader: &Reader, sequence: u64) -> Result<ChannelState, GcEr
     if state.is_none() && reader.trust().voided(store.fleet(), reader.channel(), sequence).is_some() {
         return Ok(ChannelState::default());
     }
-    let message = format!("entry {sequence} cannot be read, and may name what is needed");
-    state.ok_or_else(|| unclear(store, reader.channel(), &message))
+    state.ok_or_else(|| {
+        let place = format!("{}@{}", store.fleet(), reader.channel());
+        // What mends it, word for word: nobody should have to guess beside a store that fills up.
+        let message = format!(
+            "entry {sequence} cannot be read, and may name what is needed. If a newer version wrote it, run gc of that \
+             version; if it is damage, the root keys declare it void: moorgate trust next next.json, moorgate trust void \
+             next.json {place} {sequence} {sequence}, moorgate trust sign next.json --key KEY, moorgate trust publish \
+             next.json"
+        );
+        unclear(store, reader.channel(), &message)
+    })
 }
 
 /// Heads name entries that may have been lost from the log: they keep what they say, whoever signed them.

@@ -1,14 +1,15 @@
-//! `publish --on-error=last-good`: reads what the parent release was made of, and compiles with it.
+//! `--on-error=last-good` of `publish` and `plan`: reads what the parent release was made of, and compiles with it.
 
-use super::{Exit, Failure, Offered, PublishArgs, warn};
-use crate::cli::access::{Actor, read_failure};
-use crate::cli::input::Compiled;
-use crate::compile::{Commits, Former, Kept, LastGood, compile_last_good};
+use super::{Exit, Failure, Offered, warn};
+use crate::cli::access::read_failure;
+use crate::cli::input::{Compiled, Input};
+use crate::compile::{Commits, Compilation, Former, Kept, LastGood, compile_kept, compile_last_good};
 use crate::report::{Excerpts, text};
 use crate::source::{self, File, Limits, SourceSpec, Token};
 use anyhow::anyhow;
 use moorgate_model::Diagnostics;
-use moorgate_snapshot::FleetName;
+use moorgate_snapshot::channel::Release;
+use moorgate_snapshot::{FleetName, Reader};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,9 +32,11 @@ struct KeptDocument {
     objects: Vec<Kept>,
 }
 
-/// Puts what a compile with last-good objects gives in the place of the fleets that errors concern.
-pub(super) async fn apply(
-    args: &PublishArgs,
+/// Puts what a compile with last-good objects gives in the place of the fleets that errors concern. `readers` gives the
+/// channel of a fleet.
+pub(in crate::cli) async fn apply(
+    input: &Input,
+    readers: &(dyn Fn(&FleetName) -> Reader + Sync),
     compiled: &Compiled,
     offered: &mut Offered,
 ) -> Result<(), Failure> {
@@ -43,10 +46,9 @@ pub(super) async fn apply(
         return Ok(());
     }
     offered.unreadable = false;
-    let actor = Actor::open(&args.release.store, &args.release.act).await?;
     let mut groups: BTreeMap<Parent, Vec<FleetName>> = BTreeMap::new();
     for name in names {
-        match parent(args, &actor, &name, compiled.sources.roots.len()).await {
+        match parent(&readers(&name), compiled.sources.roots.len()).await {
             Ok(Some(parent)) => groups.entry(parent).or_default().push(name),
             Ok(None) => {
                 warn(&format!("{name}: there is no release yet to keep objects from"));
@@ -57,12 +59,12 @@ pub(super) async fn apply(
     }
     let mut cache = BTreeMap::new();
     for (parent, names) in groups {
-        match former(args, compiled, &parent, &mut cache).await {
+        match former(input, compiled, &parent, &mut cache).await {
             Ok(former) => {
                 let found = &compiled.sources.diagnostics;
                 let merged = compile_last_good(&compiled.sources.files, found, &former, &compiled.options);
                 say_new(compiled, &merged);
-                take(args, compiled, offered, merged, &names);
+                take(input, compiled, offered, merged, &names);
             }
             Err(failure) => {
                 for name in names {
@@ -83,13 +85,7 @@ fn refuse(offered: &mut Offered, name: &FleetName, failure: &Failure) {
 }
 
 /// What the newest release of a fleet was made of; none if there is no release.
-async fn parent(
-    args: &PublishArgs,
-    actor: &Actor,
-    name: &FleetName,
-    sources: usize,
-) -> Result<Option<Parent>, Failure> {
-    let reader = actor.reader(name, &args.release.channel);
+async fn parent(reader: &Reader, sources: usize) -> Result<Option<Parent>, Failure> {
     let tail = reader.newest(None).await.map_err(read_failure)?;
     let Some(release) = tail.entry.as_ref().and_then(|entry| entry.entry.state.newest()) else {
         return Ok(None);
@@ -117,22 +113,59 @@ async fn parent(
             format!("release {} was made of {} sources, not {sources}", release.sequence, commits.len());
         return Err(refused(message));
     }
+    let kept = kept(reader, release).await?;
+    Ok(Some(Parent { commits, kept }))
+}
+
+/// What a release says that it kept from other commits.
+pub(in crate::cli) async fn kept(reader: &Reader, release: &Release) -> Result<Vec<Kept>, Failure> {
+    let attestation = reader.attestation(release).await.map_err(read_failure)?;
     let document = attestation.as_ref().and_then(|attestation| attestation.documents.get(KEPT));
     let inline = attestation.as_ref().and_then(|attestation| attestation.inline.get(KEPT));
-    let kept = match (inline, document) {
+    Ok(match (inline, document) {
         (Some(inline), _) => serde_json::from_value::<KeptDocument>(inline.clone())?.objects,
         (None, Some(document)) => {
             let bytes = reader.document(document).await.map_err(read_failure)?;
             serde_json::from_slice::<KeptDocument>(&bytes)?.objects
         }
         (None, None) => Vec::new(),
-    };
-    Ok(Some(Parent { commits, kept }))
+    })
+}
+
+/// What the documents of a plan say that it keeps.
+pub(super) fn of_documents(documents: &BTreeMap<String, Value>) -> Vec<Kept> {
+    let document = documents.get(KEPT).cloned();
+    let document = document.and_then(|document| serde_json::from_value::<KeptDocument>(document).ok());
+    document.map(|document| document.objects).unwrap_or_default()
+}
+
+/// Compiles a source again with what a release says that it kept.
+pub(in crate::cli) async fn again(
+    input: &Input,
+    compiled: &Compiled,
+    kept: &[Kept],
+) -> Result<Compilation, Failure> {
+    let commits: BTreeSet<&Commits> = kept.iter().filter_map(|kept| kept.commits.as_ref()).collect();
+    if commits.len() > REVISIONS {
+        let message = format!("objects are kept from more than {REVISIONS} revisions");
+        return Err(Failure::new(Exit::Refused, anyhow!(message)));
+    }
+    let mut others = BTreeMap::new();
+    for commits in commits {
+        others.insert(commits.clone(), read(input, compiled, commits).await?);
+    }
+    let former = Former::new(&[], &Commits::new(), kept, &others);
+    let found = &compiled.sources.diagnostics;
+    let again = compile_kept(&compiled.sources.files, found, kept, &former, &compiled.options);
+    again.map_err(|object| {
+        let message = format!("{object} is not in the commits that it is said to be kept from");
+        Failure::new(Exit::Refused, anyhow!(message))
+    })
 }
 
 /// Reads the objects of a release from the repositories of the sources.
 async fn former(
-    args: &PublishArgs,
+    input: &Input,
     compiled: &Compiled,
     parent: &Parent,
     cache: &mut BTreeMap<Commits, Vec<File>>,
@@ -144,7 +177,7 @@ async fn former(
     }
     for commits in std::iter::once(&parent.commits).chain(others.iter().copied()) {
         if !cache.contains_key(commits) {
-            let files = read(args, compiled, commits).await?;
+            let files = read(input, compiled, commits).await?;
             cache.insert(commits.clone(), files);
         }
     }
@@ -157,8 +190,8 @@ async fn former(
 }
 
 /// The files of the sources at other commits, under the names that they have now.
-async fn read(args: &PublishArgs, compiled: &Compiled, commits: &Commits) -> Result<Vec<File>, Failure> {
-    let reading = &args.input.reading;
+async fn read(input: &Input, compiled: &Compiled, commits: &Commits) -> Result<Vec<File>, Failure> {
+    let reading = &input.reading;
     let refused = |commit: &str, error: source::SourceError| {
         Failure::new(
             Exit::Refused,
@@ -167,7 +200,7 @@ async fn read(args: &PublishArgs, compiled: &Compiled, commits: &Commits) -> Res
     };
     let token = reading.git_token.as_deref().map(Token::new);
     let mut files = Vec::new();
-    let sources = args.input.sources.iter().zip(&compiled.sources.roots);
+    let sources = input.sources.iter().zip(&compiled.sources.roots);
     for ((argument, root), commit) in sources.zip(commits) {
         let folder = reading.rev.is_some().then_some(reading.path.as_deref()).flatten();
         let spec =
@@ -199,19 +232,13 @@ fn say_new(compiled: &Compiled, merged: &LastGood) {
     let _ = anstream::stderr().lock().write_all(out.as_bytes());
 }
 
-fn take(
-    args: &PublishArgs,
-    compiled: &Compiled,
-    offered: &mut Offered,
-    merged: LastGood,
-    names: &[FleetName],
-) {
+fn take(input: &Input, compiled: &Compiled, offered: &mut Offered, merged: LastGood, names: &[FleetName]) {
     let LastGood { mut compilation, kept, waiting } = merged;
-    if args.input.reading.deny_warnings {
+    if input.reading.deny_warnings {
         compilation.deny_warnings();
     }
     let wanted = |fleet: &FleetName| names.contains(fleet);
-    let mut fresh = Offered::of(&compilation, &compiled.sources, &args.input, wanted);
+    let mut fresh = Offered::of(&compilation, &compiled.sources, input, wanted);
     for name in names {
         let Some(mut fleet) = fresh.fleets.remove(name) else {
             let message = "with what is kept there is no such fleet".to_owned();
@@ -240,7 +267,7 @@ fn take(
 }
 
 /// What was done with an object, for people.
-pub(super) fn sentence(kept: &Kept) -> String {
+pub(in crate::cli) fn sentence(kept: &Kept) -> String {
     let object = &kept.object;
     match (&kept.commits, &kept.place) {
         (Some(commits), place) => {

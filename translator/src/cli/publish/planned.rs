@@ -1,6 +1,6 @@
 //! Publishing what a plan holds.
 
-use super::{Offered, OfferedFleet, Planned, PublishArgs};
+use super::{Offered, OfferedFleet, Planned, PublishArgs, last_good};
 use crate::cli::{Exit, Failure};
 use crate::publish::{MAGIC, PLAN_BYTES, Parent, PlanFile, PlannedFleet};
 use anyhow::Context as _;
@@ -32,6 +32,7 @@ pub(super) fn read(args: &PublishArgs, path: &Path) -> Result<Offered, Failure> 
     let of_plan = |fleet: PlannedFleet| OfferedFleet {
         snapshot: fleet.snapshot,
         routes: fleet.routes,
+        kept: last_good::of_documents(&fleet.documents),
         documents: fleet.documents,
         records: fleet.records,
         blocked: fleet.blocked,
@@ -43,7 +44,6 @@ pub(super) fn read(args: &PublishArgs, path: &Path) -> Result<Offered, Failure> 
             },
             descends_from: fleet.descends_from,
         }),
-        kept: Vec::new(),
         failure: None,
     };
     let all = plan.fleets.len();

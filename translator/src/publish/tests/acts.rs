@@ -242,6 +242,49 @@ async fn each_namespace_is_compared_with_the_release_before() {
     );
 }
 
+/// A total that stays the same hides one namespace that is gone: in a promotion as in a publish.
+#[tokio::test(start_paused = true)]
+async fn a_promotion_is_compared_by_namespace_and_hostname_too() {
+    let bench = Bench::new();
+    let counted = |team: u64, host: u64| {
+        let counts = serde_json::json!({
+            "namespaces": {"shop": 1000, "team": team}, "hostnames": {"a.example.com": host},
+        });
+        BTreeMap::from([("counts".to_owned(), counts)])
+    };
+    let to = |channel: &str| Publisher { reader: bench.reader(channel), ..bench.publisher("ci") };
+    let snapshots = [snapshot(1), snapshot(2), snapshot(3), snapshot(4)];
+    let publish = async |channel: &str, at: usize, documents| {
+        let offer =
+            Offer { documents, allow: Allow { shrink: true, ..Allow::default() }, ..offer(&snapshots[at]) };
+        Box::pin(to(channel).publish(&offer)).await.unwrap()
+    };
+    let next = bench.reader("next");
+    let promote = async |allow: Allow| Box::pin(to("stable").promote(&next, allow, &[])).await;
+    publish("stable", 0, counted(20, 20)).await;
+    for (at, counts, lost) in
+        [(1, counted(0, 20), "namespace team"), (2, counted(20, 15), "hostname a.example.com")]
+    {
+        publish("next", at, counts).await;
+        let refused = gate(promote(Allow::default()).await);
+        assert!(matches!(&refused, Gate::PartShrunk { what, .. } if what == lost), "{refused}");
+    }
+    publish("next", 3, counted(16, 16)).await;
+    let taken = promote(Allow::default()).await.unwrap();
+    assert!(taken.warnings.is_empty(), "{:?}", taken.warnings);
+    publish("next", 1, counted(0, 16)).await;
+    let allowed = promote(Allow { shrink: true, ..Allow::default() }).await.unwrap();
+    assert_eq!(allowed.entry.state.target.unwrap().snapshot, snapshot(2).id());
+    // Fewer than twenty may go; without counts the total alone is compared, and that is said.
+    publish("next", 0, BTreeMap::new()).await;
+    let warned = promote(Allow::default()).await.unwrap();
+    assert!(
+        warned.warnings.iter().any(|warning| warning.contains("only their total")),
+        "{:?}",
+        warned.warnings
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn texts_that_would_burst_an_entry_are_refused_before_anything_is_written() {
     let bench = Bench::new();

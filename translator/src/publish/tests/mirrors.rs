@@ -150,3 +150,34 @@ async fn what_gc_took_from_the_first_store_holds_nothing_up() {
     assert_eq!(to.served().await, Some(snapshot(4).id()));
     assert_eq!(raw(&to, &gone).await, None);
 }
+
+/// What a co-signer says goes along, whenever it comes; what nobody trusted signed does not.
+#[tokio::test(start_paused = true)]
+async fn a_mirror_holds_the_cosignatures_too() {
+    let (bench, to) = mirrored();
+    let (second, third) = (key(8), key(9));
+    let pem = |key: &KeyPair| serde_json::to_string(&key.public().to_pem()).unwrap();
+    let file = format!(
+        r#"{{"format":1,"keys":[{{"public":{},"roles":["publish"]}},{{"public":{},"roles":["cosign"]}}]}}"#,
+        pem(&bench.key),
+        pem(&second),
+    );
+    let bench = Bench { trust: Arc::new(Trust::parse(file.as_bytes()).unwrap()), ..bench };
+    publish(&bench, &to, 1).await;
+    let (store, id) = (Bench::store(bench.inner.clone()), snapshot(1).id());
+    for signer in [&second, &third] {
+        moorgate_snapshot::writer::write_cosignature(&store, &id, signer).await.unwrap();
+    }
+    let name = |key: &KeyPair| layout::cosignature(&id, &key.public().id());
+    // One of another snapshot under this name is none.
+    let honest = raw(&bench, &name(&second)).await.unwrap();
+    let other = moorgate_snapshot::cosign::sign(&shop(), &snapshot(2).id(), &second).unwrap().encode();
+    store.overwrite(&name(&second), other.into()).await.unwrap();
+    assert_eq!(copied(&publish(&bench, &to, 1).await).objects, 0);
+    assert_eq!(raw(&to, &name(&second)).await, None);
+    store.overwrite(&name(&second), honest.clone()).await.unwrap();
+    assert_eq!(copied(&publish(&bench, &to, 1).await).objects, 1);
+    assert_eq!(raw(&to, &name(&second)).await, Some(honest));
+    assert_eq!(raw(&to, &name(&third)).await, None);
+    assert_eq!(copied(&publish(&bench, &to, 1).await), Mirrored::default());
+}

@@ -83,12 +83,15 @@ impl Repository {
         self.publish(&["--on-error", "last-good"]).await
     }
 
+    fn reader(&self, gateway: &str) -> Reader {
+        let trust = std::fs::read(self.bench.dir.path().join("ci.pub")).unwrap();
+        let store = Store::open(&self.bench.url()).unwrap().fleet(&FleetName::gateway("infra", gateway));
+        Reader::new(store, Arc::new(Trust::parse(&trust).unwrap()), "stable".parse().unwrap())
+    }
+
     /// What a fleet serves, as text, and the record of what was kept.
     async fn served(&self, gateway: &str) -> (String, Value) {
-        let fleet = FleetName::gateway("infra", gateway);
-        let trust = std::fs::read(self.bench.dir.path().join("ci.pub")).unwrap();
-        let store = Store::open(&self.bench.url()).unwrap().fleet(&fleet);
-        let reader = Reader::new(store, Arc::new(Trust::parse(&trust).unwrap()), "stable".parse().unwrap());
+        let reader = self.reader(gateway);
         let Some(entry) = reader.newest(None).await.unwrap().entry else {
             return (String::new(), Value::Null);
         };
@@ -185,6 +188,78 @@ async fn one_teams_typo_is_one_teams_problem() {
     repository.write("news.yaml", &team("news", "edge", "/news-6").replace("parentRefs", "parentRef"));
     assert_eq!(repository.last_good().await.1, Exit::Fine);
     assert!(!repository.serves("edge", "/shop-6").await && repository.serves("edge", "/news-5").await);
+}
+
+#[derive(Debug, Parser)]
+struct WholePlan {
+    #[command(flatten)]
+    plan: crate::cli::plan::PlanArgs,
+}
+
+#[derive(Debug, Parser)]
+struct WholeVerify {
+    #[command(flatten)]
+    verify: crate::cli::verify::VerifyArgs,
+}
+
+impl Repository {
+    fn args(&self, command: &str, more: &[&str]) -> Vec<String> {
+        let trust = self.bench.dir.path().join("ci.pub").display().to_string();
+        let url = self.bench.url();
+        let whole = [&[command][..], more, &["--store", &url, "--trust", &trust]].concat();
+        whole.into_iter().map(str::to_owned).collect()
+    }
+
+    async fn plan(&self, more: &[&str]) -> Exit {
+        let args = WholePlan::try_parse_from(self.args("plan", more)).unwrap();
+        crate::cli::plan::run(args.plan).await.unwrap_or_else(|failure| failure.exit)
+    }
+
+    async fn verify(&self, more: &[&str]) -> Exit {
+        let args = WholeVerify::try_parse_from(self.args("verify", more)).unwrap();
+        crate::cli::verify::run(args.verify).await.unwrap_or_else(|failure| failure.exit)
+    }
+}
+
+/// A plan in the mode last-good is what publishing in it gives, and what was kept is rebuilt from where it was taken.
+#[tokio::test]
+async fn what_is_kept_is_planned_and_rebuilt() {
+    let repository = Repository::new().await;
+    repository.write("shop.yaml", &team("shop", "edge", "/shop-1"));
+    repository.write("news.yaml", &team("news", "edge", "/news-1"));
+    let (first, exit) = repository.publish(&[]).await;
+    assert_eq!(exit, Exit::Fine);
+    let bad = team("shop", "edge", "/shop-2").replace("port: 80}]\n---", "port: eighty}]\n---");
+    repository.write("shop.yaml", &bad);
+    repository.write("news.yaml", &team("news", "edge", "/news-2"));
+    let second = repository.commit();
+    let source = repository.path.display().to_string();
+    let file = repository.bench.dir.path().join("edge.plan").display().to_string();
+    let plan = [source.as_str(), "--rev", &second, "--out", &file];
+    assert_eq!(repository.plan(&plan).await, Exit::No);
+    assert_eq!(repository.plan(&[&plan[..], &["--on-error", "last-good"]].concat()).await, Exit::Fine);
+    let key = format!("file:{}", repository.bench.dir.path().join("ci.key").display());
+    let publish = repository.args("publish", &[&file, "--key", &key]);
+    let published = crate::cli::publish::run(Whole::try_parse_from(publish).unwrap().publish).await;
+    assert_eq!(published.unwrap_or_else(|failure| failure.exit), Exit::Fine);
+    assert!(repository.serves("edge", "/shop-1").await && repository.serves("edge", "/news-2").await);
+    let (_, kept) = repository.served("edge").await;
+    assert_eq!(kept["objects"][0]["commits"][0], first.as_str());
+
+    let rebuild = async |target: &str, revision: &str| {
+        repository.verify(&[target, "--rebuild", "--rev", revision, &source]).await
+    };
+    assert_eq!(rebuild("infra/edge", &second).await, Exit::Fine);
+    let reader = repository.reader("edge");
+    let served = reader.newest(None).await.unwrap().entry.unwrap().entry.state.target.unwrap().snapshot;
+    assert_eq!(rebuild(&format!("snapshot:{served}"), &second).await, Exit::Fine);
+    // The fleet that did not change is still of the commit before; and another commit is another commit.
+    assert_eq!(rebuild("infra/inner", &first).await, Exit::Fine);
+    assert_eq!(rebuild("infra/edge", &first).await, Exit::Integrity);
+    // Without the history it cannot be told, which is no damage.
+    let (folder, rest) = first.split_at(2);
+    std::fs::remove_file(repository.path.join(".git/objects").join(folder).join(rest)).unwrap();
+    assert_eq!(rebuild("infra/edge", &second).await, Exit::Environment);
 }
 
 /// With errors in one fleet `--strict` publishes the others.
