@@ -160,13 +160,16 @@ fn bundles(refs: &[CaRef], cx: &Context<'_>, report: &mut Report<'_>) -> Vec<Str
     for (index, reference) in refs.iter().enumerate() {
         let field = validation().key("caCertificateRefs").index(index);
         let CaRef { group, kind, name } = reference;
-        if !group.is_empty() || kind != "ConfigMap" {
+        let of_cluster = (group.as_str(), kind.as_str()) == ("certificates.k8s.io", "ClusterTrustBundle");
+        if !of_cluster && (group.as_str(), kind.as_str()) != ("", "ConfigMap") {
             let message = format!("a CA certificate cannot be taken from a {kind} of group {group:?}");
-            report.find(&CA_KIND_UNSUPPORTED, field.key("kind"), &message, "use a ConfigMap with key ca.crt");
+            let help = "use a ConfigMap with key ca.crt, or a ClusterTrustBundle";
+            report.find(&CA_KIND_UNSUPPORTED, field.key("kind"), &message, help);
             report.unresolved(INVALID_KIND, &message);
             continue;
         }
-        let object = ObjectRef::new(group, kind, report.namespace(), name);
+        let namespace = if of_cluster { "" } else { report.namespace() };
+        let object = ObjectRef::new(group, kind, namespace, name);
         match (cx.trust_bundle)(&object) {
             TrustBundle::Usable => names.push(format!("{kind}/{}/{name}", object.namespace)),
             TrustBundle::Missing => {

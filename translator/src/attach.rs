@@ -22,6 +22,7 @@ mod rule;
 mod spec;
 mod table;
 mod takes;
+mod trust;
 mod unsupported;
 
 pub use hostname::{covers, intersect};
@@ -49,7 +50,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let open = ["Secret", "ConfigMap", "EndpointSlice"].map(String::from).into();
+        let open = ["Secret", "ConfigMap", "ClusterTrustBundle", "EndpointSlice"].map(String::from).into();
         Self { controller_name: CONTROLLER_NAME.into(), open }
     }
 }

@@ -247,9 +247,22 @@ pub fn of_listener(diagnostic: &Diagnostic) -> Option<(&'static str, &'static st
         id if id == semantic::LISTENER_CONFLICT.id => ("Conflicted", "HostnameConflict"),
         id if id == semantic::INVALID_ROUTE_KINDS.id => ("ResolvedRefs", "InvalidRouteKinds"),
         id if id == semantic::REF_NOT_PERMITTED.id => ("ResolvedRefs", "RefNotPermitted"),
+        id if id == semantic::CLIENT_CA_KIND.id => ("ResolvedRefs", "InvalidCACertificateKind"),
+        id if id == semantic::CLIENT_CA_INVALID.id => ("ResolvedRefs", "InvalidCACertificateRef"),
+        id if id == semantic::NO_CLIENT_CA.id => ("Accepted", "NoValidCACertificate"),
         id if id == semantic::INVALID_KIND.id => ("ResolvedRefs", "InvalidCertificateRef"),
         id if id == semantic::INVALID_CERTIFICATE.id => ("ResolvedRefs", "InvalidCertificateRef"),
         id if id == semantic::TLS_REQUIRED.id => ("ResolvedRefs", "InvalidCertificateRef"),
+        _ => return None,
+    })
+}
+
+/// What a diagnostic says about a reference of a Gateway itself (`GatewayConditionReason`).
+pub fn of_gateway(diagnostic: &Diagnostic) -> Option<(&'static str, &'static str)> {
+    Some(match diagnostic.code.id {
+        id if id == semantic::REF_NOT_PERMITTED.id => ("ResolvedRefs", "RefNotPermitted"),
+        id if id == semantic::INVALID_KIND.id => ("ResolvedRefs", "InvalidClientCertificateRef"),
+        id if id == semantic::INVALID_CERTIFICATE.id => ("ResolvedRefs", "InvalidClientCertificateRef"),
         _ => return None,
     })
 }

@@ -43,6 +43,11 @@ pub(super) fn assemble(
             }
         }
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
+        if let Some(name) = &gateway.client_certificate {
+            for tls in fleet.clusters.values_mut().filter_map(|cluster| cluster.tls.as_mut()) {
+                tls.client_certificate = Some(name.clone());
+            }
+        }
         fleets.insert(FleetName::gateway(key.0, key.1), fleet);
     }
     if !found.shadows.is_empty() {
@@ -102,13 +107,12 @@ fn chains(port: u16, listeners: &[Filled<'_>], found: &mut table::Found) -> (Str
 
 fn plain_chain(name: String, listeners: &[Filled<'_>], found: &mut table::Found) -> FilterChain {
     let routes = table::build(name.clone(), listeners, found);
-    let refuse = listeners.iter().any(|(listener, _)| listener.refuse);
     FilterChain {
         name,
         server_names: Vec::new(),
         tls: None,
         origins: listeners.iter().map(|(listener, _)| origin(listener)).collect(),
-        serves: if refuse { Serves::Refuse } else { Serves::Http(routes) },
+        serves: Serves::Http(routes),
     }
 }
 
@@ -126,8 +130,8 @@ fn https_chain(port: u16, filled: Filled<'_>, found: &mut table::Found) -> Filte
 
 /// TLS that ends at a listener; none where connections are refused, or go on as they are.
 fn tls(listener: &Listener<'_>) -> Option<DownstreamTls> {
-    let secrets = listener.secrets.clone();
-    (!listener.refuse && !secrets.is_empty()).then_some(DownstreamTls { secrets, clients: None })
+    let (secrets, clients) = (listener.secrets.clone(), listener.clients.clone());
+    (!listener.refuse && !secrets.is_empty()).then_some(DownstreamTls { secrets, clients })
 }
 
 fn server_names(hostname: &str) -> Vec<String> {

@@ -4,6 +4,7 @@ use super::spec::{
     Gateway, GatewayClass, HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Service, TcpRoute,
     TlsRoute, UdpRoute,
 };
+use super::trust::CERTIFICATES_GROUP;
 use super::{GATEWAY_GROUP, Options};
 use moorgate_model::diagnostic::schema::TYPE_MISMATCH;
 use moorgate_model::node::decode;
@@ -38,6 +39,8 @@ pub(super) struct Index<'a> {
     pub(super) services: BTreeMap<Key<'a>, Indexed<'a, Service>>,
     pub(super) secrets: BTreeMap<Key<'a>, &'a Object>,
     pub(super) config_maps: BTreeMap<Key<'a>, &'a Object>,
+    /// ClusterTrustBundles by name.
+    pub(super) trust_bundles: BTreeMap<&'a str, &'a Object>,
     grants: BTreeMap<&'a str, Vec<ReferenceGrant>>,
     namespaces: BTreeMap<&'a str, BTreeMap<String, String>>,
     /// Kinds of the Gateway API family that this version cannot compile.
@@ -70,6 +73,7 @@ impl<'a> Index<'a> {
             services: BTreeMap::new(),
             secrets: BTreeMap::new(),
             config_maps: BTreeMap::new(),
+            trust_bundles: BTreeMap::new(),
             grants: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             others: Vec::new(),
@@ -118,6 +122,9 @@ impl<'a> Index<'a> {
             }
             ("", "Secret") => drop(self.secrets.insert(key, object)),
             ("", "ConfigMap") => drop(self.config_maps.insert(key, object)),
+            (CERTIFICATES_GROUP, "ClusterTrustBundle") => {
+                self.trust_bundles.insert(&reference.name, object);
+            }
             _ => {}
         }
     }

@@ -1,17 +1,18 @@
 //! Gateways of ours with the listeners that they and their ListenerSets have, and the verdict on each.
 
 mod certificate;
+mod client;
 mod conflict;
 mod judge;
+mod overlap;
 mod report;
 mod set;
 
 use super::index::{Index, Indexed, Key};
 use super::kind::Mode;
 use super::spec;
-use moorgate_model::diagnostic::semantic::{
-    CLASS_NOT_FOUND, INVALID_PARAMETERS, UNSUPPORTED_ADDRESS, UNSUPPORTED_VALUE,
-};
+use moorgate_model::diagnostic::semantic::{CLASS_NOT_FOUND, INVALID_PARAMETERS, UNSUPPORTED_ADDRESS};
+use moorgate_model::ir::ClientValidation;
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
 pub(super) use report::report;
 pub(super) use set::gateway_of;
@@ -22,10 +23,16 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Gateway<'a> {
     pub(super) object: &'a Object,
     pub(super) generation: Option<i64>,
-    /// Fields that this version cannot carry out, and that restrict nothing.
-    pub(super) notes: Vec<Diagnostic>,
     /// What makes the whole Gateway unacceptable; its listeners are not served.
     pub(super) refused: Vec<Diagnostic>,
+    /// Modes in which clients pass without a valid certificate.
+    fallbacks: Vec<Diagnostic>,
+    /// What is wrong with references of the Gateway itself, if it has any.
+    references: Option<Vec<Diagnostic>>,
+    /// The Secret that is shown to backends, `namespace/secret`.
+    pub(super) client_certificate: Option<String>,
+    /// Routes that ask for default Gateways attach.
+    pub(super) is_default: bool,
     /// Its own listeners, then those of its ListenerSets in the order of their age.
     pub(super) listeners: Vec<Listener<'a>>,
     /// ListenerSets that name it, in the order of their age.
@@ -56,6 +63,10 @@ pub(super) struct Listener<'a> {
     pub(super) refuse: bool,
     /// Secrets to serve, `namespace/name`; empty where TLS does not end here.
     pub(super) secrets: Vec<String>,
+    /// How its clients are checked.
+    pub(super) clients: Option<ClientValidation>,
+    /// Another listener of its port has TLS for hostnames that this one's overlap.
+    overlap: Option<String>,
     /// The routes that are attached.
     pub(super) attached: BTreeSet<ObjectRef>,
 }
@@ -110,7 +121,9 @@ pub(super) fn gateways<'a>(
     set::attach(index, &mut out, diagnostics);
     for gateway in out.values_mut() {
         conflict::find(gateway);
-        diagnostics.extend(gateway.refused.iter().chain(&gateway.notes).cloned());
+        overlap::find(gateway);
+        let own = gateway.refused.iter().chain(&gateway.fallbacks).chain(gateway.references.iter().flatten());
+        diagnostics.extend(own.cloned());
         diagnostics.extend(gateway.listeners.iter().flat_map(|listener| listener.findings.iter().cloned()));
     }
     out
@@ -154,27 +167,18 @@ fn judge<'a>(
     let mut out = Gateway {
         object,
         generation: gateway.value.metadata.generation,
-        notes: notes(object, spec),
         refused,
+        fallbacks: client::fallbacks(object, spec),
+        references: None,
+        client_certificate: None,
+        is_default: spec.default_scope.as_deref() == Some("All"),
         listeners: Vec::new(),
         sets: Vec::new(),
         speaks_of_sets: spec.allowed_listeners.is_some(),
     };
+    client::towards_backends(index, spec, &mut out);
     judge::all(index, gateway, object, &spec.listeners, &mut out.listeners);
     out
-}
-
-fn notes(object: &Object, spec: &spec::GatewaySpec) -> Vec<Diagnostic> {
-    let unsupported = |field: &str, what: &str| {
-        object.diagnostic(&UNSUPPORTED_VALUE, FieldPath::parse(field), format!("{what} is not supported"))
-    };
-    let scope = spec.default_scope.as_ref().map(|_| unsupported("spec.defaultScope", "a default scope"));
-    let backend = spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
-    let client = backend.and_then(|backend| backend.client_certificate_ref.as_ref()).map(|_| {
-        unsupported("spec.tls.backend.clientCertificateRef", "a client certificate towards backends")
-            .help("backends are reached without it, and may refuse")
-    });
-    scope.into_iter().chain(client).collect()
 }
 
 fn invalid_parameters(object: &Object, field: &str, kind: &str, name: &str) -> Diagnostic {

@@ -10,7 +10,7 @@ use super::{GATEWAY_GROUP, hostname};
 use crate::status::{self, ParentReference, ParentStatus, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{
     NO_MATCHING_HOSTNAME, NO_MATCHING_PARENT, NOT_ALLOWED_BY_LISTENERS, PARENT_NOT_FOUND,
-    PARENT_NOT_SUPPORTED, UNSUPPORTED_VALUE,
+    PARENT_NOT_SUPPORTED,
 };
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ir};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,11 +74,20 @@ impl<'a> Attaching<'_, 'a> {
         // A route is read once for each mode of the listeners that take it.
         let mut built: BTreeMap<Mode, Built> = BTreeMap::new();
         let mut parents = Vec::new();
-        for (position, parent) in route.value.parent_refs().iter().enumerate() {
-            let at = FieldPath::root().key("spec").key("parentRefs").index(position);
+        let defaults = self.defaults(route);
+        let written = route.value.parent_refs().iter().enumerate();
+        let written = written
+            .map(|(index, parent)| (FieldPath::root().key("spec").key("parentRefs").index(index), parent));
+        let asked = defaults.iter().map(|parent| (FieldPath::parse("spec.useDefaultGateways"), parent));
+        let count = route.value.parent_refs().len();
+        for (position, (at, parent)) in written.chain(asked).enumerate() {
             let Some((key, owner)) = self.find(route.object, parent, &at) else { continue };
             let Some(gateway) = self.gateways.get_mut(&key) else { continue };
             let attached = match_listeners(self.index, gateway, owner, route, parent, &at);
+            if position >= count && attached.is_err() {
+                // A default Gateway that does not take the route is none of its.
+                continue;
+            }
             let modes: BTreeSet<Mode> = match &attached {
                 Ok(placed) => placed.iter().map(|placed| placed.mode).collect(),
                 Err(_) => BTreeSet::from([K::MODE]),
@@ -106,14 +115,34 @@ impl<'a> Attaching<'_, 'a> {
         for built in built.into_values() {
             self.diagnostics.extend(built.findings);
         }
-        if route.value.default_gateways().is_some() {
-            let field = FieldPath::parse("spec.useDefaultGateways");
-            let message = "useDefaultGateways is not supported";
-            self.diagnostics.push(route.object.diagnostic(&UNSUPPORTED_VALUE, field, message));
-        }
         if !parents.is_empty() {
             self.statuses.set(route.object.reference.clone(), Status::Route { parents });
         }
+    }
+
+    /// The default Gateways that a route asks for, besides those that it names itself (GEP-3793).
+    fn defaults<K: RouteKind>(&self, route: &Indexed<'a, K>) -> Vec<ParentRef> {
+        if route.value.default_gateways() != Some("All") {
+            return Vec::new();
+        }
+        let own = &route.object.reference.namespace;
+        let named = |key: &Key<'a>| {
+            route.value.parent_refs().iter().any(|parent| {
+                let namespace = parent.namespace.as_deref().unwrap_or(own);
+                parent.kind.as_deref().unwrap_or("Gateway") == "Gateway" && *key == (namespace, &*parent.name)
+            })
+        };
+        let defaults = self.gateways.iter().filter(|(key, gateway)| gateway.is_default && !named(key));
+        defaults
+            .map(|((namespace, name), _)| ParentRef {
+                group: None,
+                kind: None,
+                namespace: Some((*namespace).to_owned()),
+                name: (*name).to_owned(),
+                section_name: None,
+                port: None,
+            })
+            .collect()
     }
 
     fn place<K: RouteKind>(
@@ -216,7 +245,11 @@ fn match_listeners<K: RouteKind>(
             (None, None) => String::new(),
         };
         let message = format!("{} has no listener{what}", owner.reference);
-        let field = if parent.section_name.is_some() { at.key("sectionName") } else { at.key("port") };
+        let field = match (&parent.section_name, parent.port) {
+            (Some(_), _) => at.key("sectionName"),
+            (None, Some(_)) => at.key("port"),
+            (None, None) => at.key("name"),
+        };
         return Err(object
             .diagnostic(&NO_MATCHING_PARENT, field, message)
             .help(format!("listeners: {}", names.join(", "))));

@@ -9,6 +9,7 @@ use super::GATEWAY_GROUP;
 use super::index::{Index, Key, metadata};
 use super::parent::Routes;
 use super::precedence::Age;
+use super::trust;
 use crate::status::{self, AncestorStatus, Condition, ParentReference, Status, Statuses};
 use crate::validate::nearest;
 use moorgate_model::diagnostic::policy::{
@@ -17,9 +18,7 @@ use moorgate_model::diagnostic::policy::{
 };
 use moorgate_model::ir::UpstreamTls;
 use moorgate_model::{Diagnostics, FieldPath, Node, Object, ObjectRef};
-use moorgate_policies::{AnyPolicy, Context, Judgement, TrustBundle, Verdict};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use moorgate_policies::{AnyPolicy, Context, Judgement, Verdict};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use target::Target;
@@ -138,7 +137,7 @@ fn attach_one(
     policies: &mut Policies,
     diagnostics: &mut Diagnostics,
 ) {
-    let trust_bundle = |reference: &ObjectRef| trust_bundle(index, reference);
+    let trust_bundle = |reference: &ObjectRef| trust::bundle(index, reference);
     let outcome = policy.compile(object, &Context { trust_bundle: &trust_bundle });
     diagnostics.extend(outcome.diagnostics);
     let (targets, findings) = policy.targets(object);
@@ -211,18 +210,6 @@ fn exists(index: &Index<'_>, service: &ObjectRef, section: Option<&str>) -> bool
     match index.services.get(&(&*service.namespace, &*service.name)) {
         Some(found) => section.is_none_or(|name| found.value.spec.ports.iter().any(|port| port.name == name)),
         None => index.is_open("Service"),
-    }
-}
-
-fn trust_bundle(index: &Index<'_>, reference: &ObjectRef) -> TrustBundle {
-    let Some(object) = index.config_maps.get(&(&*reference.namespace, &*reference.name)) else {
-        return if index.is_open(&reference.kind) { TrustBundle::Usable } else { TrustBundle::Missing };
-    };
-    let text = object.root.get("data").and_then(|data| data.get("ca.crt")).and_then(|node| node.as_str());
-    let Some(text) = text else { return TrustBundle::Unusable("it has no key ca.crt".into()) };
-    match CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>() {
-        Ok(found) if !found.is_empty() => TrustBundle::Usable,
-        _ => TrustBundle::Unusable("ca.crt holds no PEM certificate".into()),
     }
 }
 

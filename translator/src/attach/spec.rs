@@ -10,7 +10,8 @@ mod service;
 mod stream;
 
 pub(super) use gateway::{
-    CertificateRef, From, Gateway, GatewayClass, GatewaySpec, LabelSelector, Listener, NamespacesFrom,
+    CaRef, CertificateRef, From, FrontendValidation, Gateway, GatewayClass, GatewaySpec, LabelSelector,
+    Listener, NamespacesFrom, PortTls,
 };
 pub(super) use listener_set::ListenerSet;
 pub(super) use route::{

@@ -7,7 +7,7 @@ use super::parent::Placement;
 use super::precedence::rank;
 use super::takes::{self, Takes};
 use moorgate_model::diagnostic::semantic::{CROSS_NAMESPACE_MATCH, SHADOWED_MATCH};
-use moorgate_model::ir::{Action, PathMatch, Route, RouteTable, ValueMatch, VirtualHost};
+use moorgate_model::ir::{Action, PathMatch, Respond, Route, RouteTable, ValueMatch, VirtualHost};
 use moorgate_model::{Diagnostic, FieldPath};
 use std::collections::BTreeMap;
 
@@ -72,6 +72,11 @@ pub(super) fn owner<'l>(listeners: &[Filled<'l>], host: &str) -> Option<&'l List
 /// What depends on the listener is filled in.
 fn finish(route: &Route, listener: &Listener<'_>) -> Route {
     let mut route = route.clone();
+    if listener.refuse {
+        // What restricts access to a plain listener cannot be carried out. Its neighbours on the port go on.
+        route.action = Action::Respond(Respond { status: 500 });
+        route.mirrors.clear();
+    }
     if let Action::Redirect(redirect) = &mut route.action {
         redirect.port = redirect_port(redirect, &listener.spec.protocol, listener.spec.port);
     }

@@ -209,6 +209,10 @@ fn text<'a>(node: &'a Node, path: &[&str]) -> Option<&'a str> {
 
 /// The Gateways that a route names, itself or by a ListenerSet; none if it cannot be told, or if it names none.
 fn parents(object: &Object, reference: &ObjectRef, sets: &Sets) -> Option<BTreeSet<FleetName>> {
+    // Which Gateways are default ones is not known here.
+    if object.at("spec.useDefaultGateways").is_some_and(|scope| scope.as_str() != Some("None")) {
+        return None;
+    }
     let parents = object.at("spec.parentRefs")?.as_sequence()?;
     let mut fleets = BTreeSet::new();
     for parent in parents {

@@ -1,6 +1,7 @@
 //! Whose mistake, fleet by fleet.
 
 mod closed;
+mod listeners;
 
 use super::*;
 use crate::source::File;

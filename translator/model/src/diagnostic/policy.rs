@@ -14,7 +14,8 @@ crate::codes! { Semantic;
         "The object must hold PEM certificates under the key ca.crt. Without any valid CA certificate no connection \
          can be verified, so none is made.";
     CA_KIND_UNSUPPORTED = "MG4005", Error, "a CA certificate reference names a kind that cannot hold one",
-        "CA certificates are taken from ConfigMaps, key ca.crt. Other kinds are not supported by this version.";
+        "CA certificates are taken from ConfigMaps, key ca.crt, and from ClusterTrustBundles. Other kinds are not supported by \
+         this version.";
     CA_TOO_MANY = "MG4006", Error, "a policy refers to more than one CA certificate object",
         "Envoy takes the roots of a connection from one place. Put all certificates into one ConfigMap, one PEM block \
          behind the other; until then no connection is made, because a choice would refuse some good backends.";

@@ -88,4 +88,17 @@ crate::codes! { Semantic;
     SET_NOT_ALLOWED = "MG3040", Error, "a Gateway does not allow this ListenerSet",
         "A Gateway says in allowedListeners from which namespaces ListenerSets may add listeners to it; by default from \
          none. The listeners of the set are not served, and routes that name the set are not attached.";
+    CLIENT_CA_KIND = "MG3041", Error, "CA certificates for clients are taken from a kind that cannot hold any",
+        "Clients are checked by the certificates of a ConfigMap, key ca.crt, or of a ClusterTrustBundle. Without any valid \
+         reference the HTTPS listeners that it concerns refuse connections.";
+    CLIENT_CA_INVALID = "MG3042", Error, "CA certificates for clients cannot be used",
+        "The object is missing from this source although its kind is closed, or holds no PEM certificate. Without any \
+         valid reference the HTTPS listeners that it concerns refuse connections.";
+    NO_CLIENT_CA = "MG3043", Error, "clients of a listener cannot be checked",
+        "tls.frontend asks for client certificates, but none of its references to CA certificates is valid. The listener \
+         refuses connections, because without a check everybody would pass.";
+    OVERLAPPING_TLS = "MG3044", Warning, "two listeners of one port share hostnames and a certificate",
+        "Clients that speak HTTP/2 reuse a connection for another host if its certificate covers that host too, and so \
+         meet the wrong listener. They get 421 then, and try again on a connection of their own. Use a certificate for \
+         each listener to spare them that.";
 }

@@ -16,6 +16,7 @@ use moorgate_model::{Diagnostic, FieldPath, Object};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 /// Resolves all certificate references; the listener refuses connections if none is left.
 pub(super) fn resolve(index: &Index<'_>, listener: &mut Listener<'_>) {
@@ -112,6 +113,21 @@ fn certifies(pattern: &str, hostname: &str) -> bool {
             && hostname.strip_suffix(&pattern[1..]).is_some_and(|label| !label.contains('.') && label != "*"))
 }
 
+/// Envoy takes RSA keys from 2048 bits up, and elliptic curves P-256, P-384 and P-521. For another key it would refuse
+/// the Secret, and the listener would stand without a certificate.
+fn key_fits(leaf: &X509Certificate<'_>) -> Result<(), String> {
+    match leaf.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) if key.key_size() < 2048 => {
+            Err(format!("its RSA key has {} bits, and must have 2048 or more", key.key_size()))
+        }
+        Ok(PublicKey::EC(key)) if ![256, 384, 521, 528].contains(&key.key_size()) => {
+            Err(format!("its elliptic curve of {} bits is not one of P-256, P-384 and P-521", key.key_size()))
+        }
+        Ok(PublicKey::DSA(_)) => Err("DSA keys are not supported".into()),
+        _ => Ok(()),
+    }
+}
+
 /// The DNS names of the certificate in a Secret of type `kubernetes.io/tls`.
 fn read(secret: &Object) -> Result<Vec<String>, String> {
     let kind = secret.at("type").and_then(|node| node.as_str()).unwrap_or("Opaque");
@@ -134,6 +150,7 @@ fn read(secret: &Object) -> Result<Vec<String>, String> {
     let leaf = chain.first().ok_or("tls.crt holds no certificate")?;
     let (_, leaf) =
         X509Certificate::from_der(leaf).map_err(|_| "tls.crt holds no X.509 certificate".to_owned())?;
+    key_fits(&leaf)?;
     let names = leaf.subject_alternative_name().ok().flatten();
     Ok(names
         .map(|names| &names.value.general_names)

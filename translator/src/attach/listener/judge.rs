@@ -1,6 +1,6 @@
 //! One listener by itself: its protocol, its kinds of routes, its TLS.
 
-use super::{Listener, certificate, field};
+use super::{Listener, certificate, client, field};
 use crate::attach::GATEWAY_GROUP;
 use crate::attach::index::{Index, Indexed};
 use crate::attach::kind::Mode;
@@ -44,6 +44,8 @@ fn one<'a>(
         accepted: mode.is_some(),
         refuse: false,
         secrets: Vec::new(),
+        clients: None,
+        overlap: None,
         attached: BTreeSet::new(),
     };
     let Some(mode) = mode else {
@@ -56,27 +58,24 @@ fn one<'a>(
     if spec.protocol == "HTTPS" || mode == Mode::Terminate {
         certificate::resolve(index, &mut listener);
     }
-    let unsupported = |object: &Object, field: FieldPath, what: &str| -> Diagnostic {
-        object.diagnostic(&UNSUPPORTED_VALUE, field, format!("{what} is not supported"))
-    };
-    let tls = gateway.value.spec.tls.as_ref();
-    if spec.protocol == "HTTPS" && tls.is_some_and(|tls| tls.frontend.is_some()) {
-        // Client certificates restrict access: without them nobody may come in.
-        listener.refuse = true;
-        let field = FieldPath::parse("spec.tls.frontend");
-        let finding = unsupported(gateway.object, field, "client certificate validation");
-        listener
-            .findings
-            .push(finding.help("the listener refuses connections until this version can check clients"));
+    if spec.protocol == "HTTPS" {
+        client::resolve(index, gateway, &mut listener);
     }
+    let unsupported = |field: FieldPath, what: &str| -> Diagnostic {
+        owner.diagnostic(&UNSUPPORTED_VALUE, field, format!("{what} is not supported"))
+    };
     if spec.filters.is_some() {
         listener.refuse = true;
-        let finding = unsupported(owner, at.key("filters"), "a filter on a listener");
-        listener.findings.push(finding.help("the listener refuses connections"));
+        let help = if spec.protocol == "HTTP" {
+            "its routes answer 500"
+        } else {
+            "the listener refuses connections"
+        };
+        listener.findings.push(unsupported(at.key("filters"), "a filter on a listener").help(help));
     }
     if let Some(option) = spec.tls.as_ref().and_then(|tls| tls.options.keys().next()) {
         let field = at.key("tls").key("options").key(option);
-        listener.findings.push(unsupported(owner, field, "a TLS option"));
+        listener.findings.push(unsupported(field, "a TLS option"));
     }
     listener
 }

@@ -29,7 +29,6 @@ pub(in crate::attach) fn report(
         }
     }
     for gateway in gateways.values() {
-        let conditions = gateway_conditions(gateway);
         let mut attached = 0;
         for set in &gateway.sets {
             let status = set_status(gateway, set);
@@ -38,9 +37,10 @@ pub(in crate::attach) fn report(
             attached += usize::from(accepted);
             statuses.set(set.object.reference.clone(), status);
         }
+        let listeners = listeners(gateway, &gateway.object.reference, gateway.generation);
         let status = Status::Gateway {
-            conditions,
-            listeners: listeners(gateway, &gateway.object.reference, gateway.generation),
+            conditions: gateway_conditions(gateway, &listeners),
+            listeners,
             attached_listener_sets: (gateway.speaks_of_sets || !gateway.sets.is_empty()).then_some(attached),
         };
         statuses.set(gateway.object.reference.clone(), status);
@@ -55,9 +55,14 @@ fn listeners(gateway: &Gateway<'_>, owner: &ObjectRef, generation: Option<i64>) 
     of(gateway, owner).map(|listener| listener_status(listener, generation)).collect()
 }
 
-fn gateway_conditions(gateway: &Gateway<'_>) -> Vec<Condition> {
+/// Whether a listener's status says that it is accepted.
+fn is_accepted(listener: &ListenerStatus) -> bool {
+    let accepted = |condition: &Condition| condition.kind == "Accepted" && condition.status == "True";
+    listener.conditions.iter().any(accepted)
+}
+
+fn gateway_conditions(gateway: &Gateway<'_>, listeners: &[ListenerStatus]) -> Vec<Condition> {
     let generation = gateway.generation;
-    let own = || of(gateway, &gateway.object.reference);
     let accepted = if let Some(finding) = gateway.refused.first() {
         let reason = if finding.code.id == UNSUPPORTED_ADDRESS.id {
             "UnsupportedAddress"
@@ -65,12 +70,12 @@ fn gateway_conditions(gateway: &Gateway<'_>) -> Vec<Condition> {
             "InvalidParameters"
         };
         status::fails("Accepted", reason, &finding.message, generation)
-    } else if own().all(|listener| listener.accepted) {
+    } else if listeners.iter().all(is_accepted) {
         status::holds("Accepted", "Accepted", generation)
     } else {
         let message = "some listeners are not valid";
         let mut condition = status::fails("Accepted", "ListenersNotValid", message, generation);
-        if own().any(|listener| listener.accepted) {
+        if listeners.iter().any(is_accepted) {
             condition.status = "True";
         }
         condition
@@ -80,7 +85,23 @@ fn gateway_conditions(gateway: &Gateway<'_>) -> Vec<Condition> {
     } else {
         status::fails("Programmed", "Invalid", "the Gateway is not accepted", generation)
     };
-    vec![accepted, programmed]
+    let mut conditions = vec![accepted, programmed];
+    if let Some(findings) = &gateway.references {
+        conditions.push(status::decide(
+            "ResolvedRefs",
+            "ResolvedRefs",
+            findings,
+            status::of_gateway,
+            generation,
+        ));
+    }
+    if let Some(fallback) = gateway.fallbacks.first() {
+        let kind = "InsecureFrontendValidationMode";
+        let mut insecure = status::holds(kind, "ConfigurationChanged", generation);
+        insecure.message.clone_from(&fallback.message);
+        conditions.push(insecure);
+    }
+    conditions
 }
 
 fn set_status(gateway: &Gateway<'_>, set: &Set<'_>) -> Status {
@@ -134,11 +155,17 @@ fn listener_status(listener: &Listener<'_>, generation: Option<i64>) -> Listener
         programmed = status::fails("Programmed", conflicted.reason, &conflicted.message, generation);
     }
     let resolved = decide("ResolvedRefs", "ResolvedRefs");
+    let mut conditions = vec![accepted, programmed, resolved, conflicted];
+    if let Some(message) = &listener.overlap {
+        let mut overlap = status::holds("OverlappingTLSConfig", "OverlappingHostnames", generation);
+        overlap.message.clone_from(message);
+        conditions.push(overlap);
+    }
     let kind = |kind: &&str| RouteGroupKind { group: GATEWAY_GROUP.into(), kind: (*kind).into() };
     ListenerStatus {
         name: listener.spec.name.clone(),
         supported_kinds: listener.kinds.iter().map(kind).collect(),
         attached_routes: listener.attached.len(),
-        conditions: vec![accepted, programmed, resolved, conflicted],
+        conditions,
     }
 }

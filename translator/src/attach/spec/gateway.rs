@@ -57,13 +57,49 @@ pub(in crate::attach) struct Infrastructure {
 #[derive(Debug, Deserialize)]
 pub(in crate::attach) struct GatewayTls {
     pub(in crate::attach) backend: Option<BackendClientTls>,
-    pub(in crate::attach) frontend: Option<serde::de::IgnoredAny>,
+    pub(in crate::attach) frontend: Option<FrontendTls>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct BackendClientTls {
     pub(in crate::attach) client_certificate_ref: Option<CertificateRef>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct FrontendTls {
+    pub(in crate::attach) default: Option<PortTls>,
+    #[serde(default)]
+    pub(in crate::attach) per_port: Vec<PerPortTls>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct PerPortTls {
+    pub(in crate::attach) port: u16,
+    pub(in crate::attach) tls: PortTls,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct PortTls {
+    pub(in crate::attach) validation: Option<FrontendValidation>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct FrontendValidation {
+    #[serde(default)]
+    pub(in crate::attach) ca_certificate_refs: Vec<CaRef>,
+    pub(in crate::attach) mode: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct CaRef {
+    #[serde(default)]
+    pub(in crate::attach) group: String,
+    pub(in crate::attach) kind: String,
+    pub(in crate::attach) name: String,
+    pub(in crate::attach) namespace: Option<String>,
 }
 
 /// Which ListenerSets may attach; by default none.
