@@ -7,6 +7,7 @@ pub use options::Options;
 use crate::canary::AdminAddress;
 use crate::serve::stream::Settings;
 use crate::serve::tls::Files;
+use moorgate_snapshot::store::Settings as StoreSettings;
 use moorgate_snapshot::{Channel, FleetName, RelayIdentity, RelayName, Store, StoreError, wave};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -168,8 +169,10 @@ impl Options {
             relay: Arc::from(format!("moorgate-relay {}", identity.name())),
             ..defaults
         };
+        let front = StoreSettings::from_env()
+            .with_front(self.store_token_file.as_deref(), self.store_ca_file.as_deref());
         Ok(Config {
-            stores: self.store.iter().map(|url| Store::open(url)).collect::<Result<_, _>>()?,
+            stores: self.store.iter().map(|url| Store::open_with(url, &front)).collect::<Result<_, _>>()?,
             seed: self.seed.map(|folder| seed(&folder)).transpose()?,
             fleets,
             channel: one("channel", self.channel)?.unwrap_or_default(),

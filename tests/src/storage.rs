@@ -7,6 +7,7 @@
 
 pub mod azurite;
 pub mod cases;
+pub mod front;
 pub mod gcs;
 pub mod moto;
 pub mod proxy;

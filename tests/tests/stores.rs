@@ -12,6 +12,7 @@ use moorgate_snapshot::{FleetName, FleetStore, Store, StoreError};
 use moorgate_tests::program::{moorgate, run};
 use moorgate_tests::storage::azurite::Azurite;
 use moorgate_tests::storage::cases;
+use moorgate_tests::storage::front::Front;
 use moorgate_tests::storage::gcs::{self, Gcs};
 use moorgate_tests::storage::moto::{self, Moto};
 use moorgate_tests::storage::proxy::{Behaviour, Proxy};
@@ -53,6 +54,17 @@ fn azure_passes_the_suite() {
 fn the_double_of_google_cloud_storage_passes_the_suite() {
     let gcs = Gcs::start().unwrap();
     suite(&Store::open_with(&format!("gs://{}/some/prefix", gcs::BUCKET), &gcs.settings()).unwrap());
+}
+
+/// What `watch --serve-store` serves is a store as good as the one behind it, for whoever reads.
+#[test]
+fn a_store_behind_https_passes_the_half_of_the_suite_that_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let front = Front::start(folder.path()).unwrap();
+    let behind = Store::open(&format!("file://{}/store", folder.path().display())).unwrap();
+    let fleet = FleetName::gateway("shop", "edge");
+    let reads = cases::run_reads(&behind, &front.store().unwrap(), &fleet);
+    runtime().block_on(reads).unwrap();
 }
 
 /// Fault 28: an S3 server that ignores conditions. It is found out, and gets no release.

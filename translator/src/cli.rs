@@ -29,6 +29,7 @@ mod renew;
 mod retire;
 mod rollback;
 mod rollout;
+mod serve_store;
 mod status;
 mod step;
 mod store;

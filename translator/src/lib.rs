@@ -21,6 +21,7 @@ pub mod ownership;
 pub mod publish;
 pub mod render;
 pub mod report;
+pub mod serve_store;
 pub mod source;
 pub mod status;
 pub mod validate;

@@ -47,6 +47,13 @@ pub struct Options {
     /// The store; repeat for mirrors, which are asked when it fails.
     #[arg(long, value_name = "URL", env = "MOORGATE_RELAY_STORE", value_delimiter = ',')]
     pub store: Vec<String>,
+    /// For stores at https://, the file of the token by which this relay is known: a projected one of its ServiceAccount
+    /// with the audience moorgate-store. It is read again for every request.
+    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_STORE_TOKEN_FILE")]
+    pub store_token_file: Option<PathBuf>,
+    /// For stores at https://, the CA of their certificates, PEM [default: the system's].
+    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_STORE_CA_FILE")]
+    pub store_ca_file: Option<PathBuf>,
     /// A fleet to serve, namespace/gateway or class/NAME; repeats.
     #[arg(long, value_name = "FLEET", env = "MOORGATE_RELAY_FLEET", value_delimiter = ',')]
     pub fleet: Vec<String>,
@@ -161,6 +168,8 @@ impl Options {
         Self {
             config: self.config,
             store: list(self.store, below.store),
+            store_token_file: self.store_token_file.or(below.store_token_file),
+            store_ca_file: self.store_ca_file.or(below.store_ca_file),
             fleet: list(self.fleet, below.fleet),
             channel: self.channel.or(below.channel),
             trust: self.trust.or(below.trust),

@@ -54,6 +54,16 @@ pub async fn run(store: &Store, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The half of the cases that only read, for a store that others write: what `writer` writes for this fleet, `reader` reads.
+pub async fn run_reads(writer: &Store, reader: &Store, fleet: &FleetName) -> Result<()> {
+    let (writer, reader) = (writer.fleet(fleet), reader.fleet(fleet));
+    read_back(&writer, &reader).await.context("what is written reads back, bounded")?;
+    read_if_changed(&writer, &reader).await.context("an unchanged object is not sent again")?;
+    Box::pin(release_and_read(&writer, &reader))
+        .await
+        .context("releases are published, promoted, pinned and read")
+}
+
 async fn created_once(store: FleetStore) -> Result<()> {
     ensure!(store.create("log/a/1", Bytes::from_static(b"one")).await? == Create::Created, "not created");
     for bytes in ["two", "one"] {
@@ -81,10 +91,14 @@ async fn races(store: FleetStore) -> Result<()> {
 }
 
 async fn reads_back(store: FleetStore) -> Result<()> {
+    read_back(&store, &store).await
+}
+
+async fn read_back(writer: &FleetStore, store: &FleetStore) -> Result<()> {
     ensure!(store.get("pages/none", LIMIT).await?.is_none(), "found what nobody wrote");
     for size in [0, 1, 300_000] {
         let bytes = Bytes::from(vec![7; size]);
-        store.overwrite("pages/x", bytes.clone()).await?;
+        writer.overwrite("pages/x", bytes.clone()).await?;
         ensure!(store.get("pages/x", LIMIT).await? == Some(bytes), "{size} bytes read back otherwise");
     }
     let refused = store.get("pages/x", 299_999).await;
@@ -102,16 +116,20 @@ async fn commits(store: FleetStore) -> Result<()> {
 }
 
 async fn conditional(store: FleetStore) -> Result<()> {
+    read_if_changed(&store, &store).await
+}
+
+async fn read_if_changed(writer: &FleetStore, store: &FleetStore) -> Result<()> {
     ensure!(
         store.get_if_changed("head/stable", Some("\"0\""), LIMIT).await? == Get::Missing,
         "found nothing"
     );
-    store.overwrite("head/stable", Bytes::from_static(b"one")).await?;
+    writer.overwrite("head/stable", Bytes::from_static(b"one")).await?;
     let Get::Found(first) = store.get_if_changed("head/stable", None, LIMIT).await? else { bail!("missing") };
     let tag = first.etag.context("an object without a tag")?;
     let again = store.get_if_changed("head/stable", Some(&tag), LIMIT).await?;
     ensure!(again == Get::NotModified, "sent again: {again:?}");
-    store.overwrite("head/stable", Bytes::from_static(b"two and more")).await?;
+    writer.overwrite("head/stable", Bytes::from_static(b"two and more")).await?;
     match store.get_if_changed("head/stable", Some(&tag), LIMIT).await? {
         Get::Found(Fetched { bytes, etag: Some(_) }) if bytes == "two and more" => Ok(()),
         other => bail!("a changed object gave {other:?}"),
@@ -189,14 +207,19 @@ async fn fleets(store: &Store, name: &str) -> Result<()> {
 }
 
 async fn releases(store: FleetStore) -> Result<()> {
+    Box::pin(release_and_read(&store, &store)).await
+}
+
+async fn release_and_read(writer: &FleetStore, store: &FleetStore) -> Result<()> {
     let (key, _) = KeyPair::generate(&[1; 32])?;
     let trust = Arc::new(Trust::of([key.public().clone()]));
-    let reader = |channel: &str| -> Result<Reader> {
-        Ok(Reader::new(store.clone(), Arc::clone(&trust), channel.parse::<Channel>()?))
+    let reader_of = |part: &FleetStore, channel: &str| -> Result<Reader> {
+        Ok(Reader::new(part.clone(), Arc::clone(&trust), channel.parse::<Channel>()?))
     };
+    let reader = |channel: &str| reader_of(store, channel);
     let publisher = |channel: &str, nonce: &str| -> Result<Publisher<'_>> {
         Ok(Publisher {
-            reader: reader(channel)?,
+            reader: reader_of(writer, channel)?,
             signer: &key,
             meta: meta(nonce),
             dry_run: false,
@@ -211,7 +234,8 @@ async fn releases(store: FleetStore) -> Result<()> {
     }
     ensure!(served(&reader("next")?).await? == snapshots[1].id(), "next serves another snapshot");
     let promoted =
-        Box::pin(publisher("stable", "promote")?.promote(&reader("next")?, Allow::default(), &[])).await?;
+        Box::pin(publisher("stable", "promote")?.promote(&reader_of(writer, "next")?, Allow::default(), &[]))
+            .await?;
     ensure!(promoted.entry.sequence == 1, "{:?}", promoted.entry.sequence);
     ensure!(served(&reader("stable")?).await? == snapshots[1].id(), "stable serves another snapshot");
     let id = snapshots[0].id().to_string();

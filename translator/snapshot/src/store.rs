@@ -32,6 +32,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// The audience of the tokens by which readers are known to a store at `https://`.
+pub const AUDIENCE: &str = "moorgate-store";
+
 /// How often a write is tried whose outcome is unclear.
 const ATTEMPTS: u32 = 5;
 /// The wait before the second try; it doubles from try to try.
@@ -91,7 +94,7 @@ impl fmt::Display for Store {
 
 impl Store {
     /// Opens `file:///directory` (made at the first write), `memory:///`, `s3://bucket/prefix`, `gs://bucket/prefix` or
-    /// `az://container/prefix`; a bucket with the credentials and the endpoint that the environment names.
+    /// `az://container/prefix`, or `https://host:port/prefix` of a `moorgate watch --serve-store`; a bucket with the credentials and the endpoint that the environment names.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         Self::open_with(url, &Settings::from_env())
     }

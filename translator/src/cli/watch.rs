@@ -3,6 +3,7 @@
 use super::access::{KeySource, StoreArgs, duration, nonce, now};
 use super::input::{ClusterArgs, Crds, Reading};
 use super::render::FleetArgs;
+use super::serve_store::ServeStoreArgs;
 use super::{Exit, Failure, provenance};
 use crate::publish::Allow;
 use crate::render::{Applier, ReportSecret, Settings};
@@ -21,6 +22,8 @@ use tracing_subscriber::EnvFilter;
   moorgate watch --cluster --store s3://gateways --trust trust.json --key file:watch.key
   moorgate watch --cluster --store file:///var/lib/moorgate --trust trust.json --key env:MOORGATE_SIGNING_KEY
   moorgate watch --cluster --store s3://gateways --key file:watch.key --provision --store-secret bucket
+  moorgate watch --cluster --store file:///var/lib/moorgate --trust trust.json --key file:watch.key \
+    --serve-store 0.0.0.0:8443 --serve-store-cert tls.crt --serve-store-key tls.key --serve-store-account shop/envoy=shop/edge
 
 Runs until it is told to stop. Of several replicas the holder of a Lease writes; all compile. Secrets are read by name, and
 only those that Gateways of ours refer to. A fleet whose Gateway is deleted is retired; one whose Gateway only lost its class
@@ -57,6 +60,7 @@ pub(super) struct WatchArgs {
     lease: LeaseArgs,
     #[command(flatten)]
     provision: ProvisionArgs,
+    front: ServeStoreArgs,
     /// What to log: error, warn, info, debug, or a filter by module
     #[arg(long, value_name = "FILTER", env = "MOORGATE_LOG", default_value = "info")]
     log: String,
@@ -218,6 +222,8 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
         target,
     };
     let (stop_out, stop) = tokio::sync::watch::channel(false);
+    let accounts = args.front.accounts()?;
+    let served = args.front.start(args.store.open()?, client.clone(), accounts, stop.clone()).await?;
     let mut running = Box::pin(watch::run(client, url, options, stop));
     tokio::select! {
         () = &mut running => return Err(Failure::new(Exit::Environment, anyhow!("a part of the loop ended"))),
@@ -226,6 +232,9 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
     stop_out.send_replace(true);
     // The Lease is given back.
     let _ = tokio::time::timeout(Duration::from_secs(10), running).await;
+    if let Some(served) = served {
+        let _ = served.await;
+    }
     Ok(Exit::Fine)
 }
 

@@ -3,6 +3,7 @@
 //! Requests are retried little: publishers and relays have loops of their own, which know what an answer means.
 
 mod azure;
+pub(super) mod front;
 mod gcs;
 mod http;
 mod s3;

@@ -1,11 +1,12 @@
 //! Where credentials and endpoints of buckets come from: the environment, as with each cloud's own tools.
 
+use super::cloud::front;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What names of variables begin with that clouds read, or their whole names.
-const READ: [&str; 8] = [
+const READ: [&str; 10] = [
     "AWS_",
     "AZURE_",
     "GOOGLE_",
@@ -14,6 +15,8 @@ const READ: [&str; 8] = [
     "IDENTITY_ENDPOINT",
     "MSI_ENDPOINT",
     "HOME",
+    front::TOKEN_FILE,
+    front::CA_FILE,
 ];
 
 /// The variables from which a bucket is opened. Names show in debug output, values never.
@@ -37,6 +40,16 @@ impl Settings {
     pub fn of<N: Into<String>, V: Into<String>>(variables: impl IntoIterator<Item = (N, V)>) -> Self {
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
         Self { variables: variables.collect() }
+    }
+
+    /// These, and for stores at `https://` the file of a token and the file of the CA, where one is given.
+    #[must_use]
+    pub fn with_front(mut self, token: Option<&Path>, ca: Option<&Path>) -> Self {
+        for (name, path) in [(front::TOKEN_FILE, token), (front::CA_FILE, ca)] {
+            let text = path.and_then(Path::to_str).map(str::to_owned);
+            self.variables.extend(text.map(|text| (name.to_owned(), text)));
+        }
+        self
     }
 
     /// A variable; an empty one counts as none.

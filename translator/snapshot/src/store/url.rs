@@ -27,9 +27,15 @@ pub(super) fn open(url: &str, settings: &Settings) -> Result<Store, StoreError> 
             Ok(store)
         }
         "memory" => Ok(Store::new(Arc::new(InMemory::new()), Path::default(), url)),
+        "https" => {
+            // The client takes the process-wide library for cryptography; a second call finds it in place.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let (inner, prefix) = cloud::front::open(rest, settings).map_err(|reason| error(&reason))?;
+            Ok(Store::new(Arc::new(inner), prefix, url))
+        }
         scheme => match Cloud::of_scheme(scheme) {
             Some(cloud) => cloud::open(cloud, url, rest, settings).map_err(|reason| error(&reason)),
-            None => Err(error("unknown scheme: write file:///directory, s3://, gs:// or az://")),
+            None => Err(error("unknown scheme: write file:///directory, s3://, gs://, az:// or https://")),
         },
     }
 }
