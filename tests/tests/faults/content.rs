@@ -140,6 +140,57 @@ fn peak_memory() -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
 }
 
+/// A relay in a process of its own that is sent bombs keeps its memory, and what it serves.
+#[test]
+fn fault_23_bombs_cost_a_relay_no_memory() {
+    const CHILD: &str = "MOORGATE_BOMBED";
+    if moorgate_tests::program::variable(CHILD).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        println!("grown by {} bytes", runtime.unwrap().block_on(bombed_relay()));
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "content::fault_23_bombs_cost_a_relay_no_memory", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    let grown = text.split_once("grown by ").and_then(|(_, rest)| rest.split_once(' ')).unwrap().0;
+    let grown: usize = grown.parse().unwrap();
+    assert!(grown < 32 << 20, "{} MiB more", grown >> 20);
+}
+
+/// Sends bombs of every size to a relay that serves; by how many bytes its memory grew at most.
+async fn bombed_relay() -> usize {
+    let bench = Bench::new();
+    bench.publish(1).await;
+    let relay = bench.serving(&bench.calm()).await;
+    // Small enough on the wire for the size that is said of a page, and larger than anything may be.
+    let bombs = [bomb(64 << 20), bomb(1 << 30)];
+    let before = peak_memory();
+    for (bomb, number) in bombs.into_iter().zip([3, 5]) {
+        bench.publish(number).await;
+        let names = bench.world.bucket.names();
+        let manifest = path(&layout::manifest(&pool()[number].snapshot.id()));
+        for name in names.iter().filter(|name| **name == manifest || name.contains("/bundles/")) {
+            bench.world.bucket.tamper(name, Some(bomb.clone().into()));
+        }
+        for page in pool()[number].snapshot.pages() {
+            let page = path(&layout::page(&page.digest()));
+            if bench.world.bucket.peek(&page).is_some() {
+                bench.world.bucket.tamper(&page, Some(bomb.clone().into()));
+            }
+        }
+        pass(74).await;
+        assert_eq!(relay.served(), Some(1), "what was good stays");
+        assert!(relay.fleet.status.borrow().store.error.is_some());
+    }
+    let grown = peak_memory().saturating_sub(before);
+    relay.stop().await;
+    grown
+}
+
 #[tokio::test(start_paused = true)]
 async fn fault_24_an_entry_from_the_future() {
     let bench = Bench::new();

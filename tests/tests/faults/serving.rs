@@ -1,6 +1,7 @@
 //! What a relay does when its store, its disk, its clock or its Envoy fails.
 
 use super::{Bench, gets, is_page, pass};
+use moorgate::publish::Reports;
 use moorgate_relay::bind::binder::{Binder, Sources, Wanted};
 use moorgate_relay::clock::Clock;
 use moorgate_relay::metrics::Metrics;
@@ -266,7 +267,10 @@ async fn fault_26_a_page_is_missing() {
 async fn fault_29_envoy_refuses_one_type() {
     let bench = Bench::new();
     bench.publish(1).await;
-    let relay = bench.serving(&bench.calm()).await;
+    let report_key = Some(Arc::clone(&bench.world.keys.reporter));
+    let setup = Setup { report_key, ..Setup::new(&bench.world, "relay-a", true) };
+    let relay = Running::start(&bench.world, &bench.calm(), setup);
+    pass(6).await;
     let [good, bad] = [1, 3].map(|number: usize| pool()[number].snapshot.id());
     relay.envoy.report(Event::Synced { snapshot: good });
     pass(1).await;
@@ -282,6 +286,12 @@ async fn fault_29_envoy_refuses_one_type() {
     bench.world.judge(|monitor| monitor.serves("relay-a", &Channel::stable(), &view));
     let status = relay.fleet.status.borrow().clone();
     assert!(format!("{:?}", status.quarantined.get(&bad)).contains(&text), "{:?}", status.quarantined);
+    // And whoever publishes can read it.
+    pass(2).await;
+    let reports = Reports::read(&bench.world.reader(&bench.calm(), &Channel::stable())).await.unwrap();
+    let [reported] = &reports.relays[..] else { panic!("{reports:?}") };
+    assert_eq!((&reported.untrusted, reported.report.snapshot), (&None, Some(good)));
+    assert!(reported.report.refused[&bad].contains(&text), "{:?}", reported.report.refused);
     relay.stop().await;
     // A restart does not forget it.
     let relay = bench.relay(&bench.calm());

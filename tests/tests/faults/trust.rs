@@ -1,14 +1,17 @@
 //! Attacks: what is not signed, not in its place, not new, or not for everybody.
 
 use super::{Bench, entry_path, head_path, pass};
+use moorgate::publish::{AUTOMATIC, Publisher, Reports, Verdict, judge};
 use moorgate_relay::serve::stream::Event;
 use moorgate_relay::serve::types;
 use moorgate_snapshot::channel::{Candidate, Step};
 use moorgate_snapshot::head::Head;
-use moorgate_snapshot::{Action, Entry, Slot, writer};
+use moorgate_snapshot::{Action, Channel, Entry, Slot, writer};
 use moorgate_tests::sim::pool::pool;
+use moorgate_tests::sim::publishers::meta;
 use moorgate_tests::sim::relays::{Running, Setup};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 #[tokio::test(start_paused = true)]
 async fn fault_13_entries_that_nobody_signed() {
@@ -82,8 +85,11 @@ async fn fault_15_two_entries_for_one_slot() {
 async fn fault_30_a_refusal_in_a_wave() {
     let bench = Bench::new();
     bench.publish(1).await;
-    let start =
-        |name: &str| Running::start(&bench.world, &bench.calm(), Setup::new(&bench.world, name, true));
+    let report_key = Some(Arc::clone(&bench.world.keys.reporter));
+    let start = |name: &str| {
+        let setup = Setup { report_key: report_key.clone(), ..Setup::new(&bench.world, name, true) };
+        Running::start(&bench.world, &bench.calm(), setup)
+    };
     let (canary, other) = (start("canary"), start("other"));
     let others_views = other.fleet.hub.views();
     pass(6).await;
@@ -110,6 +116,28 @@ async fn fault_30_a_refusal_in_a_wave() {
     pass(3_600).await;
     assert_eq!((canary.served(), other.served()), (Some(1), Some(1)), "it comes back by itself");
     assert_eq!(canary.sequence(), 2);
+    // The publisher's loop reads that, and pins what was good: the wave is over.
+    let reader = bench.world.reader(&bench.calm(), &Channel::stable());
+    let reports = Reports::read(&reader).await.unwrap();
+    let waiting = bench.entry(2).await.state.candidate.unwrap();
+    let now = meta(&bench.world, "ci", 0).time;
+    let Verdict::Halt(why) = judge(&waiting, &Channel::stable(), &reports, now) else {
+        panic!("the wave goes on: {reports:?}")
+    };
+    assert!(why.contains("canary"), "{why}");
+    let publisher = Publisher {
+        reader,
+        signer: bench.world.publisher(),
+        meta: meta(&bench.world, "ci", 0),
+        dry_run: false,
+        step_over: false,
+        mirrors: Vec::new(),
+    };
+    let halted = Box::pin(publisher.halt_automatically(&bad, &why)).await.unwrap();
+    assert_eq!(halted.entry.state.pin.as_ref().map(|pin| pin.release.snapshot), Some(good));
+    assert!(halted.entry.reason.starts_with(AUTOMATIC), "{}", halted.entry.reason);
+    pass(66).await;
+    assert_eq!((canary.sequence(), other.sequence()), (3, 3));
     assert!(
         !others_views.has_changed().unwrap() || others_views.borrow().as_ref().unwrap().config.id == good
     );
