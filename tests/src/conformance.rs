@@ -119,6 +119,8 @@ impl Installed {
         command.arg("--store").arg(format!("file://{}", store.display()));
         command.arg("--key").arg(format!("file:{}", key.display()));
         command.arg("--trust").arg(key.with_extension("pub")).args(["--lease-namespace", NAMESPACE]);
+        // Each test takes its routes away when it is done: all that a Gateway has.
+        command.arg("--allow-shrink").env("NO_COLOR", "1");
         let watch = Running::start("watch", &mut command, folder)?;
         Ok(Self { watch, cluster })
     }

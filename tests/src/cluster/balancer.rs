@@ -8,7 +8,7 @@ mod udp;
 
 use super::inside::say;
 use super::names::key;
-use super::network::{self, BALANCER_RANGE};
+use super::network::{self, API_ADDRESS, API_PORT, API_SERVER, BALANCER_RANGE};
 use super::table::Table;
 use anyhow::Result;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -93,6 +93,13 @@ pub(super) fn start(client: &Client) {
         open: BTreeMap::new(),
     };
     tokio::spawn(async move {
+        let _api = match open_api().await {
+            Ok(task) => Some(task),
+            Err(error) => {
+                say(&format!("load balancer: the API server's own Service: {error:#}"));
+                None
+            }
+        };
         let (mut services, mut slices) = (balancer.services.changes(), balancer.slices.changes());
         loop {
             balancer.turn().await;
@@ -105,6 +112,12 @@ pub(super) fn start(client: &Client) {
             }
         }
     });
+}
+
+/// The Service of the API server itself, which has no endpoints that anybody writes.
+async fn open_api() -> Result<JoinHandle<()>> {
+    let server = SocketAddr::new(API_SERVER.0.parse()?, API_SERVER.1);
+    tcp::start(SocketAddr::new(API_ADDRESS.parse()?, API_PORT), &Backends::new(vec![server])).await
 }
 
 fn is_mine(address: Ipv4Addr) -> bool {
@@ -133,7 +146,7 @@ impl Balancer {
         for service in &services {
             let Some(spec) = &service.spec else { continue };
             if key(&**service) == "default/kubernetes" {
-                // The API server is on that address itself.
+                // It is open already.
                 continue;
             }
             let balanced = spec.type_.as_deref() == Some("LoadBalancer");

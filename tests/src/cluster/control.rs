@@ -1,7 +1,7 @@
 //! The control plane: etcd, API server, controller manager.
 
 use super::names::Folder;
-use super::network::{API_PORT, SERVICE_RANGE};
+use super::network::{API_SERVER, SERVICE_RANGE};
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
 use std::path::Path;
@@ -52,8 +52,8 @@ fn api_server(folder: &Folder) -> Vec<String> {
     let file = |name: &str| folder.path(name).display().to_string();
     flags(&[
         ("etcd-servers", ETCD.to_owned()),
-        ("bind-address", "0.0.0.0".to_owned()),
-        ("secure-port", API_PORT.to_string()),
+        ("bind-address", API_SERVER.0.to_owned()),
+        ("secure-port", API_SERVER.1.to_string()),
         ("advertise-address", super::network::GATEWAY.to_owned()),
         // Its own Service is answered on the address of that Service itself.
         ("endpoint-reconciler-type", "none".to_owned()),

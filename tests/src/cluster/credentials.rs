@@ -56,7 +56,8 @@ pub(super) fn make(folder: &Folder) -> Result<()> {
 pub(super) fn kubeconfig(authority: &str, token: &str) -> Result<String> {
     use base64::Engine as _;
     let authority = base64::engine::general_purpose::STANDARD.encode(authority);
-    let server = format!("https://127.0.0.1:{}", super::network::API_PORT);
+    let (address, port) = super::network::API_SERVER;
+    let server = format!("https://{address}:{port}");
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",

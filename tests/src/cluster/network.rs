@@ -9,7 +9,9 @@ use tokio::process::Command;
 
 /// The bridge's own address, by which pods reach what is outside of pods.
 pub(super) const GATEWAY: &str = "10.244.0.1";
-/// The port of the API server, on each address.
+/// Where the API server listens: on no address of a Service, for all ports of those belong to their Services.
+pub(super) const API_SERVER: (&str, u16) = ("127.0.0.1", 16_443);
+/// The port of the Service `kubernetes`.
 pub(super) const API_PORT: u16 = 443;
 /// The address of the Service `kubernetes`: the first of its range.
 pub(super) const API_ADDRESS: &str = "10.96.0.1";
