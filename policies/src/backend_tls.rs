@@ -1,14 +1,14 @@
 //! `BackendTLSPolicy` (Gateway API v1.7, GEP-1897): TLS towards a Service.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::{Context, Effects, Policy, Report, TargetKind, TrustBundle};
 use moorgate_model::diagnostic::policy::{
     CA_KIND_UNSUPPORTED, CA_NOT_FOUND, CA_TOO_MANY, CA_UNUSABLE, POLICY_INVALID, POLICY_OPTION_IGNORED,
 };
 use moorgate_model::ir::UpstreamTls;
-use moorgate_model::{FieldPath, ObjectRef};
+use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -30,9 +30,10 @@ pub struct Spec {
     options: BTreeMap<String, String>,
 }
 
+/// How a backend's certificate is verified: `validation` of this policy, and of an XBackend's `tls`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Validation {
+pub struct Validation {
     hostname: String,
     #[serde(default)]
     ca_certificate_refs: Vec<CaRef>,
@@ -79,40 +80,14 @@ impl Policy for BackendTls {
     const FILE: &'static str = "backend_tls";
     const DOCS: &'static str = "\
 Connections to the targeted Service, or to the port that sectionName names, use TLS. The certificate must be signed by \
-the authority in caCertificateRefs (one ConfigMap, key ca.crt, read by the relay) or by the roots of Envoy's image \
+the authority in caCertificateRefs (one ConfigMap, key ca.crt, or one ClusterTrustBundle, read by the relay) or by the roots of Envoy's image \
 (wellKnownCACertificates: System), and must carry hostname, or one of subjectAltNames if there are any; hostname is \
 also the server name that is sent (SNI). A policy that cannot be carried out closes its target: no connection is made, \
 in plain text or otherwise.";
 
     /// What the published schema says already, again: nothing may pass if one of these is missing.
     fn validate(spec: &Spec, report: &mut Report<'_>) {
-        let Validation { hostname, ca_certificate_refs, well_known, subject_alt_names } = &spec.validation;
-        if hostname.is_empty() {
-            invalid(report, validation().key("hostname"), "the hostname is empty");
-        }
-        match (ca_certificate_refs.is_empty(), well_known.as_deref().filter(|name| !name.is_empty())) {
-            (true, None) => {
-                invalid(report, validation(), "neither caCertificateRefs nor wellKnownCACertificates is set");
-            }
-            (false, Some(_)) => {
-                invalid(report, validation(), "caCertificateRefs and wellKnownCACertificates are both set");
-            }
-            (true, Some(name)) if name != "System" => {
-                let message = format!("wellKnownCACertificates {name:?} is not known, only \"System\" is");
-                invalid(report, validation().key("wellKnownCACertificates"), &message);
-            }
-            _ => {}
-        }
-        for (index, name) in subject_alt_names.iter().enumerate() {
-            let field = validation().key("subjectAltNames").index(index);
-            match (name.kind.as_str(), name.hostname.is_empty(), name.uri.is_empty()) {
-                ("Hostname", false, true) | ("URI", true, false) => {}
-                ("Hostname" | "URI", ..) => {
-                    invalid(report, field, "exactly the field that the type names must be set");
-                }
-                (kind, ..) => invalid(report, field.key("type"), &format!("the type {kind:?} is not known")),
-            }
-        }
+        check(&spec.validation, &validation(), report);
         for key in spec.options.keys() {
             let field = FieldPath::root().key("spec").key("options").key(key);
             let message = format!("the option {key:?} is not known and has no effect");
@@ -121,55 +96,109 @@ in plain text or otherwise.";
     }
 
     fn lower(spec: &Spec, cx: &Context<'_>, report: &mut Report<'_>) -> Effects {
-        let Validation { hostname, ca_certificate_refs, well_known, subject_alt_names } = &spec.validation;
-        let ca_bundles = bundles(ca_certificate_refs, cx, report);
-        let names = |kind: &'static str| subject_alt_names.iter().filter(move |name| name.kind == kind);
-        Effects {
-            upstream_tls: Some(UpstreamTls {
-                hostname: hostname.clone(),
-                ca_bundles,
-                system_roots: well_known.is_some(),
-                dns_names: names("Hostname").map(|name| name.hostname.clone()).collect(),
-                uris: names("URI").map(|name| name.uri.clone()).collect(),
-                client_certificate: None,
-                refuse: false,
-            }),
-        }
+        Effects { upstream_tls: Some(tls(&spec.validation, &validation(), cx, report)), ..Effects::default() }
     }
 
     fn refused() -> Effects {
-        Effects {
-            upstream_tls: Some(UpstreamTls {
-                hostname: String::new(),
-                ca_bundles: Vec::new(),
-                system_roots: false,
-                dns_names: Vec::new(),
-                uris: Vec::new(),
-                client_certificate: None,
-                refuse: true,
-            }),
+        Effects { upstream_tls: Some(refused()), ..Effects::default() }
+    }
+}
+
+/// TLS with which no connection succeeds.
+pub fn refused() -> UpstreamTls {
+    UpstreamTls {
+        hostname: String::new(),
+        ca_bundles: Vec::new(),
+        system_roots: false,
+        dns_names: Vec::new(),
+        uris: Vec::new(),
+        client_certificate: None,
+        refuse: true,
+    }
+}
+
+/// The TLS that an object's `validation` at this place asks for; [`refused`] if it cannot be carried out.
+pub fn upstream_tls(
+    object: &Object,
+    spec: &Validation,
+    at: &FieldPath,
+    cx: &Context<'_>,
+) -> (UpstreamTls, Vec<Diagnostic>) {
+    let mut report = Report::new(object);
+    check(spec, at, &mut report);
+    let mut made = refused();
+    if report.is_accepted() {
+        made = tls(spec, at, cx, &mut report);
+    }
+    let accepted = report.is_accepted();
+    let outcome = report.finish(Effects::default());
+    (if accepted { made } else { refused() }, outcome.diagnostics)
+}
+
+fn check(spec: &Validation, at: &FieldPath, report: &mut Report<'_>) {
+    let Validation { hostname, ca_certificate_refs, well_known, subject_alt_names } = spec;
+    if hostname.is_empty() {
+        invalid(report, at.key("hostname"), "the hostname is empty");
+    }
+    match (ca_certificate_refs.is_empty(), well_known.as_deref().filter(|name| !name.is_empty())) {
+        (true, None) => {
+            invalid(report, at.clone(), "neither caCertificateRefs nor wellKnownCACertificates is set");
         }
+        (false, Some(_)) => {
+            invalid(report, at.clone(), "caCertificateRefs and wellKnownCACertificates are both set");
+        }
+        (true, Some(name)) if name != "System" => {
+            let message = format!("wellKnownCACertificates {name:?} is not known, only \"System\" is");
+            invalid(report, at.key("wellKnownCACertificates"), &message);
+        }
+        _ => {}
+    }
+    for (index, name) in subject_alt_names.iter().enumerate() {
+        let field = at.key("subjectAltNames").index(index);
+        match (name.kind.as_str(), name.hostname.is_empty(), name.uri.is_empty()) {
+            ("Hostname", false, true) | ("URI", true, false) => {}
+            ("Hostname" | "URI", ..) => {
+                invalid(report, field, "exactly the field that the type names must be set");
+            }
+            (kind, ..) => invalid(report, field.key("type"), &format!("the type {kind:?} is not known")),
+        }
+    }
+}
+
+fn tls(spec: &Validation, at: &FieldPath, cx: &Context<'_>, report: &mut Report<'_>) -> UpstreamTls {
+    let Validation { hostname, ca_certificate_refs, well_known, subject_alt_names } = spec;
+    let names = |kind: &'static str| subject_alt_names.iter().filter(move |name| name.kind == kind);
+    UpstreamTls {
+        hostname: hostname.clone(),
+        ca_bundles: bundles(ca_certificate_refs, at, cx, report),
+        system_roots: well_known.is_some(),
+        dns_names: names("Hostname").map(|name| name.hostname.clone()).collect(),
+        uris: names("URI").map(|name| name.uri.clone()).collect(),
+        client_certificate: None,
+        refuse: false,
     }
 }
 
 /// The SDS names of the usable bundles. A broken reference beside a good one is reported and left out; without a good
 /// one the policy is not accepted (`caCertificateRefs`). More than one good one is refused: a proxy takes the roots
 /// of a connection from one place, and a choice of ours would break the backends that the other signs.
-fn bundles(refs: &[CaRef], cx: &Context<'_>, report: &mut Report<'_>) -> Vec<String> {
+fn bundles(refs: &[CaRef], at: &FieldPath, cx: &Context<'_>, report: &mut Report<'_>) -> Vec<String> {
     let mut names = Vec::new();
     for (index, reference) in refs.iter().enumerate() {
-        let field = validation().key("caCertificateRefs").index(index);
+        let field = at.key("caCertificateRefs").index(index);
         let CaRef { group, kind, name } = reference;
-        let of_cluster = (group.as_str(), kind.as_str()) == ("certificates.k8s.io", "ClusterTrustBundle");
-        if !of_cluster && (group.as_str(), kind.as_str()) != ("", "ConfigMap") {
-            let message = format!("a CA certificate cannot be taken from a {kind} of group {group:?}");
-            let help = "use a ConfigMap with key ca.crt, or a ClusterTrustBundle";
-            report.find(&CA_KIND_UNSUPPORTED, field.key("kind"), &message, help);
-            report.unresolved(INVALID_KIND, &message);
-            continue;
-        }
-        let namespace = if of_cluster { "" } else { report.namespace() };
-        let object = ObjectRef::new(group, kind, namespace, name);
+        let object = match (group.as_str(), kind.as_str()) {
+            ("", "ConfigMap") => ObjectRef::new(group, kind, report.namespace(), name),
+            // It belongs to the whole cluster (Kubernetes `ClusterTrustBundle`).
+            ("certificates.k8s.io", "ClusterTrustBundle") => ObjectRef::new(group, kind, "", name),
+            _ => {
+                let message = format!("a CA certificate cannot be taken from a {kind} of group {group:?}");
+                let help = "use a ConfigMap with key ca.crt, or a ClusterTrustBundle";
+                report.find(&CA_KIND_UNSUPPORTED, field.key("kind"), &message, help);
+                report.unresolved(INVALID_KIND, &message);
+                continue;
+            }
+        };
         match (cx.trust_bundle)(&object) {
             TrustBundle::Usable => names.push(format!("{kind}/{}/{name}", object.namespace)),
             TrustBundle::Missing => {
@@ -179,12 +208,7 @@ fn bundles(refs: &[CaRef], cx: &Context<'_>, report: &mut Report<'_>) -> Vec<Str
             }
             TrustBundle::Unusable(why) => {
                 let message = format!("{object} holds no usable CA certificate: {why}");
-                report.find(
-                    &CA_UNUSABLE,
-                    field.key("name"),
-                    &message,
-                    "put PEM certificates under key ca.crt",
-                );
+                report.find(&CA_UNUSABLE, field.key("name"), &message, "it must hold PEM certificates");
                 report.unresolved(INVALID_CA_REF, &message);
             }
         }
@@ -195,7 +219,7 @@ fn bundles(refs: &[CaRef], cx: &Context<'_>, report: &mut Report<'_>) -> Vec<Str
         }
         [_, _, ..] => {
             let message = "more than one CA certificate reference is not supported";
-            let field = validation().key("caCertificateRefs").index(1);
+            let field = at.key("caCertificateRefs").index(1);
             report.find(&CA_TOO_MANY, field, message, "put all certificates under ca.crt of one ConfigMap");
             report.reject(INVALID, message);
         }

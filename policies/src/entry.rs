@@ -23,6 +23,8 @@ pub trait AnyPolicy: Sync {
     fn docs(&self) -> &'static str;
     /// The name of the file that holds it, without `.rs`.
     fn file(&self) -> &'static str;
+    /// True if its targets are closed when it cannot be carried out.
+    fn restricts(&self) -> bool;
     /// Everything that an object of this kind targets, existing or not, in written order; and a finding for each
     /// reference to a kind that cannot be targeted.
     fn targets(&self, object: &Object) -> (Vec<Target>, Vec<Diagnostic>);
@@ -105,6 +107,10 @@ impl<P: Policy> AnyPolicy for Entry<P> {
 
     fn file(&self) -> &'static str {
         P::FILE
+    }
+
+    fn restricts(&self) -> bool {
+        P::refused() != Effects::default()
     }
 
     fn targets(&self, object: &Object) -> (Vec<Target>, Vec<Diagnostic>) {

@@ -12,22 +12,26 @@
 //! [`Policy::refused`], never nothing.
 
 mod backend_tls;
+mod backend_traffic;
 mod effects;
 mod entry;
 mod outcome;
 mod policy;
+mod session;
 
-pub use backend_tls::BackendTls;
+pub use backend_tls::{BackendTls, Validation, refused, upstream_tls};
+pub use backend_traffic::BackendTraffic;
 pub use effects::Effects;
 pub use entry::AnyPolicy;
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
+pub use session::{SessionPersistence, session};
 
 use entry::Entry;
 use moorgate_model::ObjectRef;
 
 /// Every policy there is.
-pub static POLICIES: &[&dyn AnyPolicy] = &[&Entry::<BackendTls>::NEW];
+pub static POLICIES: &[&dyn AnyPolicy] = &[&Entry::<BackendTls>::NEW, &Entry::<BackendTraffic>::NEW];
 
 /// The policy that an object is, if it is one.
 pub fn find(object: &ObjectRef) -> Option<&'static dyn AnyPolicy> {
@@ -40,7 +44,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Files that are no policies.
-    const FRAMEWORK: &[&str] = &["effects", "entry", "lib", "outcome", "policy"];
+    const FRAMEWORK: &[&str] = &["effects", "entry", "lib", "outcome", "policy", "session"];
 
     #[test]
     fn every_policy_file_is_registered() {

@@ -1,7 +1,7 @@
 //! What compiling one policy gave.
 
 use crate::Effects;
-use moorgate_model::{Code, Diagnostic, FieldPath, Object};
+use moorgate_model::{Code, Diagnostic, FieldPath, Object, ObjectRef};
 
 /// Effects, and what the policy's status will say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,11 @@ impl<'a> Report<'a> {
     /// The namespace of the policy, in which its references are looked up.
     pub fn namespace(&self) -> &str {
         &self.object.reference.namespace
+    }
+
+    /// The policy itself.
+    pub fn policy(&self) -> &ObjectRef {
+        &self.object.reference
     }
 
     /// A finding at a field, given as a path from the object's root (`spec.validation.hostname`).

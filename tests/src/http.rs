@@ -1,5 +1,9 @@
 //! A bare HTTP/1.1 client: sends the request line and headers exactly as given, over plain text or TLS.
 
+mod version2;
+
+pub use version2::Http2;
+
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};

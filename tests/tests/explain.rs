@@ -88,7 +88,10 @@ fn answering(case: &Case, admin: u16, certificate: &Certificate) -> serde_json::
         for host in table["virtual_hosts"].as_array_mut().unwrap() {
             let host_name = host["name"].as_str().unwrap().to_owned();
             let Some(routes) = host.get_mut("routes") else { continue };
-            for (index, route) in routes.as_array_mut().unwrap().iter_mut().enumerate() {
+            // What answers misdirected requests stays as it is.
+            let routes =
+                routes.as_array_mut().unwrap().iter_mut().filter(|route| route["name"] != "misdirected");
+            for (index, route) in routes.enumerate() {
                 let value = name(&table_name, &host_name, index);
                 *route = json!({
                     "match": route["match"],
@@ -106,6 +109,7 @@ fn said(fleet: &ir::Fleet, request: &Request) -> (String, Option<ir::RouteOrigin
     match explain(fleet, request) {
         Answer::NoListener | Answer::Refused { .. } | Answer::Carried { .. } => ("closed".to_owned(), None),
         Answer::Early { status, .. } => (status.to_string(), None),
+        Answer::Misdirected(..) => ("421".to_owned(), None),
         Answer::NotFound(_) => ("404".to_owned(), None),
         Answer::Found(trace, route) => {
             let host = trace.host.unwrap();
@@ -117,9 +121,8 @@ fn said(fleet: &ir::Fleet, request: &Request) -> (String, Option<ir::RouteOrigin
 
 /// What a named route asks for.
 fn conditions(fleet: &ir::Fleet, route: &str) -> String {
-    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
-    let tables = chains.filter_map(|chain| chain.routes());
-    let hosts = tables.flat_map(|table| table.hosts.iter().map(|host| (&table.name, host)));
+    let tables = fleet.tables();
+    let hosts = tables.values().flat_map(|table| table.hosts.iter().map(|host| (&table.name, host)));
     let mut routes = hosts.flat_map(|(table, host)| {
         host.routes.iter().enumerate().map(move |(index, route)| (name(table, &host.name, index), route))
     });

@@ -116,6 +116,7 @@ fn expected(fleet: &ir::Fleet, port: u16, request: &Request) -> Result<String> {
     Ok(match explain(fleet, &explained) {
         Answer::NoListener | Answer::Refused { .. } | Answer::Carried { .. } => "refused".into(),
         Answer::Early { status, .. } => format!("status {status}"),
+        Answer::Misdirected(..) => "status 421".into(),
         Answer::NotFound(_) => "status 404".into(),
         Answer::Found(_, route) if direct_status(route) == Some(500) => "status 500".into(),
         Answer::Found(_, route) => {

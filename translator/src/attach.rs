@@ -78,6 +78,7 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     let routes = parent::attach(&index, &mut gateways, &policies, &mut diagnostics, &mut statuses);
     listener::report(&index, &gateways, &mut statuses);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
+    backend::external::report(&index, &routes, &mut diagnostics, &mut statuses);
     policy::report(&policies, &routes, &mut statuses);
     let (fleets, takes) = fleet::assemble(&gateways, &routes, &policies, objects, &mut diagnostics);
     Attachment { fleets, diagnostics, statuses, takes }

@@ -41,6 +41,8 @@ pub enum Answer<'f> {
         /// The status.
         status: u16,
     },
+    /// The connection is for another listener than the one that the host belongs to: 421.
+    Misdirected(Trace<'f>, &'f VirtualHost),
     /// No host or no route: 404.
     NotFound(Trace<'f>),
     /// A route answers.
@@ -94,6 +96,11 @@ pub fn explain<'f>(fleet: &'f Fleet, request: &Request) -> Answer<'f> {
     };
     let host = host(routes, &request.host);
     let mut trace = Trace { listener: name, chain, host, losers: Vec::new() };
+    if let Some(host) = host
+        && host.listener.as_ref().is_some_and(|owner| *owner != chain.name)
+    {
+        return Answer::Misdirected(trace, host);
+    }
     let mut winner = None;
     for route in host.into_iter().flat_map(|host| &host.routes) {
         match matching::mismatch(route, &path, request) {

@@ -230,6 +230,7 @@ pub fn of_route(diagnostic: &Diagnostic) -> Option<(&'static str, &'static str)>
         id if id == semantic::ROUTE_KIND_UNSUPPORTED.id => ("Accepted", "UnsupportedValue"),
         id if id == semantic::BACKEND_NOT_FOUND.id => ("ResolvedRefs", "BackendNotFound"),
         id if id == semantic::EXTERNAL_NAME_REFUSED.id => ("ResolvedRefs", "BackendNotFound"),
+        id if id == semantic::BACKEND_UNUSABLE.id => ("ResolvedRefs", "BackendNotFound"),
         id if id == semantic::REF_NOT_PERMITTED.id => ("ResolvedRefs", "RefNotPermitted"),
         id if id == semantic::INVALID_KIND.id => ("ResolvedRefs", "InvalidKind"),
         id if id == semantic::UNSUPPORTED_VALUE.id => ("PartiallyInvalid", "UnsupportedValue"),

@@ -3,7 +3,7 @@
 //! ```text
 //! ir::Fleet ──▶ envoy-types ──▶ canonical bytes ──▶ Record
 //!   listener, tls, access_log    sorted maps         cluster, listener, route table in parts, binding
-//!   route, header, rewrite, stream
+//!   route, header, rewrite, cors, auth, session, stream
 //!   cluster
 //! ```
 //! [`records()`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
@@ -16,16 +16,19 @@
 //! - Listeners do not depend on what routes use: a route that is the first to need CORS must not drain connections.
 
 mod access_log;
+mod auth;
 mod binding;
 mod bootstrap;
 pub mod canonical;
 mod cluster;
+mod cors;
 mod header;
 pub mod json;
 mod listener;
 mod read;
 mod rewrite;
 mod route;
+mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -38,7 +41,6 @@ pub use json::envoy as envoy_json;
 use moorgate_model::ir;
 use moorgate_snapshot::record::{Record, Reference, Resource};
 pub use read::{Origins, fleet as read};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -92,17 +94,13 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
         let bytes = canonical::encode(&message);
         resources.push(resource(&types.cluster, name, "", bytes, refs));
     }
-    let mut tables = BTreeMap::new();
     for (name, listener) in &fleet.listeners {
         let (message, refs) = listener::lower(name, listener);
         bindings.objects(&refs);
         let bytes = canonical::encode(&message);
         resources.push(resource(&types.listener, name, "", bytes, refs));
-        for routes in listener.chains.iter().filter_map(ir::FilterChain::routes) {
-            tables.insert(routes.name.as_str(), routes);
-        }
     }
-    for (name, table) in tables {
+    for (name, table) in fleet.tables() {
         let head = canonical::encode(&route::head(name));
         let name: Arc<str> = name.into();
         resources.push(part(&types.route, &name, "", head));
@@ -117,7 +115,11 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
 
 /// One route of a virtual host as it lies in a table.
 pub fn route_bytes(route: &ir::Route) -> Bytes {
-    canonical::encode(&route::route(route))
+    let routes = route::routes(route);
+    match routes.as_slice() {
+        [one] => canonical::encode(one),
+        many => many.iter().flat_map(|one| canonical::encode(one).to_vec()).collect(),
+    }
 }
 
 /// The match of a route as it lies in a table: equal for those that Envoy cannot tell apart.

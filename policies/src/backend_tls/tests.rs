@@ -3,7 +3,7 @@ use crate::{Outcome, find};
 use moorgate_model::{Entry, Mapping, Node, Object, Origin, Position, Span, Value};
 use serde_json::{Value as Json, json};
 
-fn node(json: &Json) -> Node {
+pub(crate) fn node(json: &Json) -> Node {
     let value = match json {
         Json::Null => Value::Null,
         Json::Bool(value) => Value::Bool(*value),

@@ -13,14 +13,17 @@ mod cluster;
 mod listener;
 mod route;
 
-pub use cluster::{AddressFamily, AppProtocol, Cluster, EndpointSource, StaticEndpoint, UpstreamTls};
+pub use cluster::{
+    AddressFamily, AppProtocol, Cluster, EndpointSource, RetryBudget, StaticEndpoint, UpstreamTls,
+};
 pub use listener::{
     ClientValidation, DownstreamTls, FilterChain, Listener, ListenerOrigin, Serves, Stream, StreamBackend,
     Transport,
 };
 pub use route::{
-    Action, Cors, Forward, HeaderMutation, HostRewrite, Mirror, PathMatch, PathRewrite, Redirect, Respond,
-    Retry, Route, RouteOrigin, Timeouts, ValueMatch, WeightedBackend,
+    Action, AuthProtocol, Cors, ExternalAuth, Forward, GrpcMatch, HeaderMutation, HostRewrite, Mirror,
+    PathMatch, PathRewrite, Redirect, Respond, Retry, Route, RouteOrigin, Session, Timeouts, ValueMatch,
+    WeightedBackend,
 };
 
 use std::collections::BTreeMap;
@@ -32,6 +35,14 @@ pub struct Fleet {
     pub listeners: BTreeMap<String, Listener>,
     /// Clusters by name (`namespace/service/port`, variants with what differs behind a `+`).
     pub clusters: BTreeMap<String, Cluster>,
+}
+
+impl Fleet {
+    /// All route tables by name; chains may share one.
+    pub fn tables(&self) -> BTreeMap<&str, &RouteTable> {
+        let chains = self.listeners.values().flat_map(|listener| &listener.chains);
+        chains.filter_map(FilterChain::routes).map(|routes| (routes.name.as_str(), routes)).collect()
+    }
 }
 
 /// A route table, one RDS resource.
@@ -50,6 +61,9 @@ pub struct VirtualHost {
     pub name: String,
     /// The hostname as Envoy matches it: exact, `*.suffix` or `*`.
     pub domain: String,
+    /// The filter chain by whose listener requests for this host must come, where several TLS listeners share the table:
+    /// those of other chains are misdirected and answered with 421. `None`: all may come.
+    pub listener: Option<String>,
     /// Routes in order of precedence: the first that matches answers. May be empty (404).
     pub routes: Vec<Route>,
 }

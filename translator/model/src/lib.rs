@@ -8,6 +8,7 @@
 //! Plain data only: no Kubernetes client, no protobuf, no I/O.
 
 pub mod diagnostic;
+pub mod duration;
 pub mod field;
 pub mod ir;
 pub mod node;

@@ -1,23 +1,29 @@
-//! Backends: a reference to a Service port becomes a cluster, or a reason why it cannot.
+//! Backends: a reference to a Service port or XBackend becomes a cluster, or a reason why it cannot.
+
+pub(super) mod external;
 
 use super::GATEWAY_GROUP;
-use super::grant::{From, To, permit};
+use super::filter::Context;
+use super::grant::{From, Permitted, To, permit};
 use super::index::Index;
 use super::kind::Building;
-use super::policy::Policies;
 use super::spec::{BackendRef, ServicePort};
 use moorgate_model::diagnostic::semantic::{
-    BACKEND_NOT_FOUND, EXTERNAL_NAME_REFUSED, INVALID_KIND, REF_NOT_PERMITTED,
+    BACKEND_NOT_FOUND, BACKEND_UNUSABLE, EXTERNAL_NAME_REFUSED, INVALID_KIND, REF_NOT_PERMITTED,
 };
-use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, EndpointSource};
-use moorgate_model::{Diagnostic, FieldPath, Object};
-use std::collections::BTreeMap;
+use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, EndpointSource, Session};
+use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
+
+/// The API group of kinds that are on trial.
+pub(super) const X_GROUP: &str = "gateway.networking.x-k8s.io";
 
 /// What a backend is used for: it decides the variant of its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// Requests.
+    /// Requests, in the protocol that the Service names.
     Requests,
+    /// Requests of HTTP/2, whatever the Service says of its port: gRPC is nothing else.
+    Http2,
     /// Bytes of connections.
     Stream,
     /// Bytes of connections that no policy changes: the client's own TLS goes through.
@@ -36,23 +42,12 @@ impl Use {
     fn variant(self) -> &'static str {
         match self {
             Self::Requests => "",
+            Self::Http2 => "+h2",
             Self::Stream => "+tcp",
             Self::Passthrough => "+passthrough",
             Self::Datagrams => "+udp",
         }
     }
-}
-
-/// As [`resolve_for`], for requests.
-pub(super) fn resolve(
-    index: &Index<'_>,
-    route: &Object,
-    at: &FieldPath,
-    backend: &BackendRef,
-    policies: &Policies,
-    clusters: &mut BTreeMap<String, Cluster>,
-) -> Result<String, Diagnostic> {
-    resolve_for(Use::Requests, &mut Building { index, policies, clusters }, route, at, backend)
 }
 
 /// The cluster's name, or the diagnostic; makes the cluster when it is first asked for.
@@ -63,23 +58,30 @@ pub(super) fn resolve_for(
     at: &FieldPath,
     backend: &BackendRef,
 ) -> Result<String, Diagnostic> {
-    if !backend.group.is_empty() || backend.kind != "Service" {
+    let external = external::is(&backend.group, &backend.kind);
+    if !external && (!backend.group.is_empty() || backend.kind != "Service") {
         let message = format!("a backend cannot be a {} of group {:?}", backend.kind, backend.group);
         return Err(route.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use a Service"));
     }
     let from =
         From { group: GATEWAY_GROUP, kind: &route.reference.kind, namespace: &route.reference.namespace };
-    let to = To { group: "", kind: "Service", namespace: backend.namespace.as_deref(), name: &backend.name };
+    let namespace = backend.namespace.as_deref();
+    let to = To { group: &backend.group, kind: &backend.kind, namespace, name: &backend.name };
     let Some(service) = permit(cx.index, from, to) else {
-        let namespace = backend.namespace.as_deref().unwrap_or_default();
-        let message =
-            format!("Service {namespace}/{} may not be used from {}", backend.name, route.reference);
+        let (kind, namespace) = (&backend.kind, namespace.unwrap_or_default());
+        let message = format!("{kind} {namespace}/{} may not be used from {}", backend.name, route.reference);
         let help = format!("add a ReferenceGrant in namespace {namespace}");
         return Err(route.diagnostic(&REF_NOT_PERMITTED, at.clone(), message).help(help));
     };
+    if external {
+        return x_backend(cx, usage, route, &at.key("name"), &service);
+    }
     let number = backend.port.unwrap_or_default();
-    let base = format!("{}/{}/{number}", service.namespace, service.name);
-    let name = format!("{base}{}", usage.variant());
+    let eds_name = format!("{}/{}/{number}", service.namespace, service.name);
+    // gRPC shares the cluster of a port that is HTTP/2 for everybody; other ports may serve HTTP/1.1 to other routes.
+    let shared = usage == Use::Http2
+        && cx.clusters.get(&eds_name).is_some_and(|cluster| cluster.protocol == AppProtocol::Http2);
+    let mut name = if shared { eds_name.clone() } else { format!("{eds_name}{}", usage.variant()) };
     if cx.clusters.contains_key(&name) {
         return Ok(name);
     }
@@ -89,7 +91,11 @@ pub(super) fn resolve_for(
     let protocol = match (usage, port.app_protocol.as_deref()) {
         (Use::Datagrams, _) => AppProtocol::Udp,
         (Use::Stream | Use::Passthrough, _) => AppProtocol::Tcp,
-        (Use::Requests, Some("kubernetes.io/h2c" | "grpc" | "http2" | "h2c")) => AppProtocol::Http2,
+        (Use::Requests | Use::Http2, Some("kubernetes.io/h2c" | "grpc" | "http2" | "h2c")) => {
+            name.clone_from(&eds_name);
+            AppProtocol::Http2
+        }
+        (Use::Http2, _) => AppProtocol::Http2,
         (Use::Requests, _) => AppProtocol::Http1,
     };
     let source = EndpointSource {
@@ -104,14 +110,55 @@ pub(super) fn resolve_for(
     };
     let tls = match usage {
         Use::Passthrough | Use::Datagrams => None,
-        Use::Requests | Use::Stream => {
+        Use::Requests | Use::Http2 | Use::Stream => {
             cx.policies.upstream_tls(&service.namespace, &service.name, &port.name)
         }
     };
     // A port number may stand for TCP and for UDP, with endpoints of their own.
-    let eds_name = if usage == Use::Datagrams { name.clone() } else { base };
-    cx.clusters.insert(name.clone(), Cluster { protocol, tls, eds_name, sources: vec![source] });
+    let eds_name = if usage == Use::Datagrams { name.clone() } else { eds_name };
+    let object = ObjectRef::new("", "Service", &service.namespace, &service.name);
+    let retry_budget = cx.policies.traffic(&object).and_then(|effects| effects.retry_budget);
+    let cluster = Cluster { protocol, tls, eds_name, sources: vec![source], retry_budget };
+    cx.clusters.insert(name.clone(), cluster);
     Ok(name)
+}
+
+/// How a backend stands in the names of its clusters, behind the namespace: no Service's name has such characters.
+pub(super) fn key(backend: &ObjectRef) -> String {
+    if &*backend.kind == "XBackend" { format!("XBackend={}", backend.name) } else { backend.name.to_string() }
+}
+
+fn x_backend(
+    cx: &mut Building<'_, '_>,
+    usage: Use,
+    route: &Object,
+    at: &FieldPath,
+    reference: &Permitted,
+) -> Result<String, Diagnostic> {
+    let Permitted { namespace, name } = reference;
+    let Some(backend) = cx.index.x_backends.get(&(namespace.as_str(), name.as_str())) else {
+        let message = format!("XBackend {namespace}/{name} is not in this source");
+        return Err(route.diagnostic(&BACKEND_NOT_FOUND, at.clone(), message));
+    };
+    let object = &backend.object.reference;
+    let eds_name = format!("{namespace}/{}/{}", key(object), backend.value.spec.port.number);
+    let mut cluster = external::build(cx.index, backend, usage).map_err(|findings| {
+        let why = findings.into_iter().next().map(|finding| finding.message).unwrap_or_default();
+        let message = format!("XBackend {namespace}/{name} cannot be used: {why}");
+        route.diagnostic(&BACKEND_UNUSABLE, at.clone(), message)
+    })?;
+    let full = format!("{eds_name}{}", usage.variant());
+    cluster.eds_name = eds_name;
+    cluster.retry_budget = cx.policies.traffic(object).and_then(|effects| effects.retry_budget);
+    cx.clusters.entry(full.clone()).or_insert(cluster);
+    Ok(full)
+}
+
+/// What a policy about traffic says of how clients keep their endpoints of a backend.
+pub(super) fn session(cx: &Context<'_, '_>, backend: &BackendRef) -> Option<Session> {
+    let namespace = backend.namespace.as_deref().unwrap_or(&cx.route.reference.namespace);
+    let object = ObjectRef::new(&backend.group, &backend.kind, namespace, &backend.name);
+    cx.policies.traffic(&object).and_then(|effects| effects.session.clone())
 }
 
 /// A Service port that is looked for.

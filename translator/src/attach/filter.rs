@@ -1,11 +1,18 @@
 //! Filters of a rule or backend.
 
-use super::backend;
+mod auth;
+
+use super::backend::{self, Use};
 use super::index::Index;
+use super::kind::Building;
 use super::policy::Policies;
-use super::spec::{CorsFilter, Filter, Fraction, HeaderFilter, PathModifier, RedirectFilter};
-use moorgate_model::diagnostic::semantic::{FORMATTER_ESCAPED, UNSUPPORTED_VALUE};
-use moorgate_model::ir::{Cluster, Cors, HeaderMutation, HostRewrite, Mirror, PathRewrite, Redirect};
+use super::spec::{BackendRef, CorsFilter, Filter, Fraction, HeaderFilter, PathModifier, RedirectFilter};
+use moorgate_model::diagnostic::semantic::{
+    CORS_ANY_ORIGIN, FORMATTER_ESCAPED, REDIRECT_LOOP, UNSUPPORTED_VALUE,
+};
+use moorgate_model::ir::{
+    Cluster, Cors, ExternalAuth, HeaderMutation, HostRewrite, Mirror, PathRewrite, Redirect,
+};
 use moorgate_model::{Diagnostic, FieldPath, Object};
 use std::collections::BTreeMap;
 
@@ -16,6 +23,7 @@ pub(super) struct Filters {
     pub(super) response_headers: HeaderMutation,
     pub(super) mirrors: Vec<Mirror>,
     pub(super) cors: Option<Cors>,
+    pub(super) auth: Option<ExternalAuth>,
     pub(super) redirect: Option<Redirect>,
     pub(super) path_rewrite: Option<PathRewrite>,
     pub(super) host_rewrite: Option<HostRewrite>,
@@ -34,6 +42,22 @@ pub(super) struct Context<'c, 'a> {
 }
 
 impl Context<'_, '_> {
+    /// How the backends of the route's rules are used.
+    pub(super) fn usage(&self) -> Use {
+        if &*self.route.reference.kind == "GRPCRoute" { Use::Http2 } else { Use::Requests }
+    }
+
+    /// The cluster of a backend, or why there is none.
+    pub(super) fn resolve(
+        &mut self,
+        usage: Use,
+        at: &FieldPath,
+        backend: &BackendRef,
+    ) -> Result<String, Diagnostic> {
+        let (index, policies, clusters) = (self.index, self.policies, &mut *self.clusters);
+        backend::resolve_for(usage, &mut Building { index, policies, clusters }, self.route, at, backend)
+    }
+
     fn unsupported(&mut self, field: FieldPath, message: String) {
         let finding = self.route.diagnostic(&UNSUPPORTED_VALUE, field, message);
         self.findings.push(finding.help("requests that meet this filter are answered with 500"));
@@ -59,14 +83,36 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, at: &FieldPath, filters: &[Filter]
                 }
             }
             "RequestMirror" => mirror(cx, &at, filter, &mut out),
-            "RequestRedirect" => out.redirect = filter.request_redirect.as_ref().map(redirect),
+            "RequestRedirect" => {
+                out.redirect = filter.request_redirect.as_ref().map(redirect);
+                let same = |to: &Redirect| {
+                    to.scheme.is_none() && to.host.is_none() && to.port.is_none() && to.path.is_none()
+                };
+                if out.redirect.as_ref().is_some_and(same) {
+                    let message = "the redirect changes neither scheme, host, port nor path";
+                    cx.findings.push(cx.route.diagnostic(&REDIRECT_LOOP, at.key("requestRedirect"), message));
+                }
+            }
             "URLRewrite" => {
                 if let Some(rewrite) = &filter.url_rewrite {
                     out.path_rewrite = rewrite.path.as_ref().and_then(path_rewrite);
                     out.host_rewrite = rewrite.hostname.clone().map(HostRewrite);
                 }
             }
-            "CORS" => out.cors = filter.cors.as_ref().map(cors),
+            "CORS" => {
+                out.cors = filter.cors.as_ref().map(cors);
+                let any =
+                    |cors: &Cors| cors.allow_credentials && cors.allow_origins.iter().any(|one| one == "*");
+                if out.cors.as_ref().is_some_and(any) {
+                    let message = "all origins are allowed, with credentials";
+                    cx.findings.push(cx.route.diagnostic(&CORS_ANY_ORIGIN, at.key("cors"), message));
+                }
+            }
+            "ExternalAuth" if filter.external_auth.is_some() => {
+                if let Some(filter) = &filter.external_auth {
+                    auth::lower(cx, &at, filter, &mut out);
+                }
+            }
             kind => {
                 out.broken = true;
                 cx.unsupported(at.key("type"), format!("a filter of type {kind} is not supported"));
@@ -145,7 +191,7 @@ fn mirror(cx: &mut Context<'_, '_>, at: &FieldPath, filter: &Filter, out: &mut F
         (None, None) => (100, 100),
     };
     let target = at.key("backendRef");
-    match backend::resolve(cx.index, cx.route, &target, &mirror.backend_ref, cx.policies, cx.clusters) {
+    match cx.resolve(cx.usage(), &target, &mirror.backend_ref) {
         Ok(cluster) => out.mirrors.push(Mirror { cluster, fraction }),
         // Gateway API: an invalid mirror is dropped, and the request itself goes on.
         Err(finding) => cx.findings.push(finding),

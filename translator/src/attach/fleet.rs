@@ -15,6 +15,7 @@ use moorgate_model::ir::{
 use moorgate_model::{Diagnostics, Object, ir};
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Makes one fleet of each Gateway.
 pub(super) fn assemble(
@@ -29,17 +30,19 @@ pub(super) fn assemble(
     for (&key, gateway) in gateways {
         let mut fleet = Fleet::default();
         if gateway.is_served() {
-            let denied = policies.denies_gateway(&gateway.object.reference);
+            let closed = Closed {
+                all: policies.denies_gateway(&gateway.object.reference),
+                clusters: routes
+                    .clusters
+                    .iter()
+                    .filter(|(_, cluster)| refuses(cluster))
+                    .map(|(name, _)| name.as_str())
+                    .collect(),
+            };
             for ((port, transport), listeners) in by_port(key, gateway, routes) {
-                let (name, chains) = chains(port, &listeners, &mut found);
-                let mut listener = ir::Listener { port, transport, chains };
-                for chain in &mut listener.chains {
-                    if denied {
-                        deny(chain);
-                    }
-                    close_refused(chain, &routes.clusters);
-                }
-                fleet.listeners.insert(name, listener);
+                let (name, mut chains) = chains(port, &listeners, &closed, &mut found);
+                chains.iter_mut().for_each(|chain| closed.stream(chain));
+                fleet.listeners.insert(name, ir::Listener { port, transport, chains });
             }
         }
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
@@ -74,7 +77,12 @@ fn by_port<'r>(
 
 /// The name of a port's Envoy listener, and its chains. All that begins with TLS is `https`, whatever is inside, so that
 /// a listener more on a port never renames it: Envoy cannot give an address to a second listener while a first has it.
-fn chains(port: u16, listeners: &[Filled<'_>], found: &mut table::Found) -> (String, Vec<FilterChain>) {
+fn chains(
+    port: u16,
+    listeners: &[Filled<'_>],
+    closed: &Closed<'_>,
+    found: &mut table::Found,
+) -> (String, Vec<FilterChain>) {
     // Conflicts are out: what shares a port is of one sort.
     let first = listeners.first().map(|(listener, _)| *listener);
     let plain = first.is_some_and(|listener| listener.spec.protocol == "HTTP");
@@ -89,24 +97,35 @@ fn chains(port: u16, listeners: &[Filled<'_>], found: &mut table::Found) -> (Str
         }
         Some(Mode::Http) if plain => {
             let name = format!("http-{port}");
-            (name.clone(), vec![plain_chain(name, listeners, found)])
+            (name.clone(), vec![plain_chain(name, listeners, closed, found)])
         }
         Some(Mode::Http | Mode::Terminate | Mode::Passthrough) | None => {
+            let name = format!("https-{port}");
+            let owners = table::Owners::new(listeners);
+            // One table for all: in it Envoy finds out to which of them a host belongs.
+            let table =
+                listeners.iter().any(|(listener, _)| listener.mode == Some(Mode::Http) && !listener.refuse);
+            let table = table.then(|| Arc::new(closed.table(table::build(name.clone(), listeners, found))));
             let mut chains = Vec::new();
             for filled in listeners {
                 match filled.0.mode {
-                    Some(Mode::Http) => chains.push(https_chain(port, *filled, found)),
-                    _ => chains.extend(stream::by_server_name(*filled, listeners)),
+                    Some(Mode::Http) => chains.push(https_chain(filled.0, table.as_ref())),
+                    _ => chains.extend(stream::by_server_name(*filled, &owners)),
                 }
             }
             chains.sort_by(|a, b| a.name.cmp(&b.name));
-            (format!("https-{port}"), chains)
+            (name, chains)
         }
     }
 }
 
-fn plain_chain(name: String, listeners: &[Filled<'_>], found: &mut table::Found) -> FilterChain {
-    let routes = table::build(name.clone(), listeners, found);
+fn plain_chain(
+    name: String,
+    listeners: &[Filled<'_>],
+    closed: &Closed<'_>,
+    found: &mut table::Found,
+) -> FilterChain {
+    let routes = Arc::new(closed.table(table::build(name.clone(), listeners, found)));
     FilterChain {
         name,
         server_names: Vec::new(),
@@ -116,16 +135,15 @@ fn plain_chain(name: String, listeners: &[Filled<'_>], found: &mut table::Found)
     }
 }
 
-fn https_chain(port: u16, filled: Filled<'_>, found: &mut table::Found) -> FilterChain {
-    let (listener, _) = filled;
-    let name = listener.full_name();
-    let serves = if listener.refuse {
-        Serves::Refuse
-    } else {
-        Serves::Http(table::build(format!("https-{port}/{name}"), &[filled], found))
-    };
-    let server_names = server_names(&listener.spec.hostname);
-    FilterChain { name, server_names, tls: tls(listener), origins: vec![origin(listener)], serves }
+fn https_chain(listener: &Listener<'_>, table: Option<&Arc<RouteTable>>) -> FilterChain {
+    let table = table.filter(|_| !listener.refuse);
+    FilterChain {
+        name: listener.full_name(),
+        server_names: server_names(&listener.spec.hostname),
+        tls: tls(listener),
+        origins: vec![origin(listener)],
+        serves: table.map_or(Serves::Refuse, |table| Serves::Http(Arc::clone(table))),
+    }
 }
 
 /// TLS that ends at a listener; none where connections are refused, or go on as they are.
@@ -147,73 +165,47 @@ fn origin(listener: &Listener<'_>) -> ListenerOrigin {
     }
 }
 
-/// A policy that restricts this Gateway could not be compiled: nothing may pass.
-fn deny(chain: &mut FilterChain) {
-    match &mut chain.serves {
-        Serves::Http(routes) => answer_500(routes),
-        Serves::Stream(stream) => stream.backends.clear(),
-        Serves::Refuse => {}
-    }
+/// What must not be reached, because a policy that restricts it could not be compiled.
+struct Closed<'c> {
+    /// Everything of the Gateway.
+    all: bool,
+    /// Clusters, neither in plain text nor unverified.
+    clusters: BTreeSet<&'c str>,
 }
 
-fn answer_500(routes: &mut RouteTable) {
-    for route in routes.hosts.iter_mut().flat_map(|host| &mut host.routes) {
-        route.action = Action::Respond(ir::Respond { status: 500 });
-    }
-}
-
-/// A backend whose TLS policy could not be compiled answers 500, or closes, neither plain text nor unverified.
-fn close_refused(chain: &mut FilterChain, clusters: &BTreeMap<String, ir::Cluster>) {
-    let refused =
-        |name: &String| clusters.get(name).and_then(|found| found.tls.as_ref()).is_some_and(|tls| tls.refuse);
-    if !clusters.keys().any(refused) {
-        return;
-    }
-    let routes = match &mut chain.serves {
-        Serves::Http(routes) => routes,
-        Serves::Stream(stream) => {
-            for backend in &mut stream.backends {
-                backend.cluster = backend.cluster.take().filter(|name| !refused(name));
+impl Closed<'_> {
+    fn table(&self, mut table: RouteTable) -> RouteTable {
+        for route in table.hosts.iter_mut().flat_map(|host| &mut host.routes) {
+            if self.all {
+                route.action = Action::Respond(ir::Respond { status: 500 });
+            } else if !self.clusters.is_empty() {
+                route.close(|name| self.clusters.contains(name));
             }
-            return;
         }
-        Serves::Refuse => return,
-    };
-    for route in routes.hosts.iter_mut().flat_map(|host| &mut host.routes) {
-        route.mirrors.retain(|mirror| !refused(&mirror.cluster));
-        let Action::Forward(forward) = &mut route.action else { continue };
-        for backend in &mut forward.backends {
-            backend.cluster = backend.cluster.take().filter(|name| !refused(name));
+        table
+    }
+
+    fn stream(&self, chain: &mut FilterChain) {
+        let Serves::Stream(stream) = &mut chain.serves else { return };
+        if self.all {
+            stream.backends.clear();
         }
-        if forward.backends.iter().all(|backend| backend.cluster.is_none()) {
-            route.action = Action::Respond(ir::Respond { status: 500 });
+        for backend in &mut stream.backends {
+            backend.cluster = backend.cluster.take().filter(|name| !self.clusters.contains(name.as_str()));
         }
     }
+}
+
+fn refuses(cluster: &ir::Cluster) -> bool {
+    cluster.tls.as_ref().is_some_and(|tls| tls.refuse)
 }
 
 /// The clusters that a fleet's routes name: nothing that is not needed goes to its Envoys.
 fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap<String, ir::Cluster> {
-    let mut names: BTreeSet<&str> = BTreeSet::new();
-    for chain in fleet.listeners.values().flat_map(|listener| &listener.chains) {
-        match &chain.serves {
-            Serves::Http(routes) => {
-                let routes = routes.hosts.iter().flat_map(|host| &host.routes);
-                names.extend(routes.flat_map(cluster_names));
-            }
-            Serves::Stream(stream) => {
-                names.extend(stream.backends.iter().filter_map(|backend| backend.cluster.as_deref()));
-            }
-            Serves::Refuse => {}
-        }
-    }
+    let routes = fleet.tables().into_values().flat_map(|table| &table.hosts).flat_map(|host| &host.routes);
+    let mut names: BTreeSet<&str> = routes.flat_map(Route::clusters).collect();
+    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
+    let streams = chains.filter_map(FilterChain::stream).flat_map(|stream| &stream.backends);
+    names.extend(streams.filter_map(|backend| backend.cluster.as_deref()));
     names.into_iter().filter_map(|name| Some((name.to_owned(), all.get(name)?.clone()))).collect()
-}
-
-fn cluster_names(route: &Route) -> impl Iterator<Item = &str> {
-    let forwarded = match &route.action {
-        Action::Forward(forward) => forward.backends.as_slice(),
-        Action::Redirect(_) | Action::Respond(_) => &[],
-    };
-    let mirrored = route.mirrors.iter().map(|mirror| mirror.cluster.as_str());
-    forwarded.iter().filter_map(|backend| backend.cluster.as_deref()).chain(mirrored)
 }

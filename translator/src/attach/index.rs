@@ -1,14 +1,15 @@
 //! All objects that decide anything, decoded and findable by name.
 
+use super::backend::X_GROUP;
 use super::spec::{
-    Gateway, GatewayClass, HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Service, TcpRoute,
-    TlsRoute, UdpRoute,
+    Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, RouteRule,
+    Service, TcpRoute, TlsRoute, UdpRoute, XBackend,
 };
 use super::trust::CERTIFICATES_GROUP;
 use super::{GATEWAY_GROUP, Options};
 use moorgate_model::diagnostic::schema::TYPE_MISMATCH;
 use moorgate_model::node::decode;
-use moorgate_model::{Diagnostics, Object};
+use moorgate_model::{Diagnostics, Object, ObjectRef};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -33,10 +34,12 @@ pub(super) struct Index<'a> {
     pub(super) listener_sets: BTreeMap<Key<'a>, Indexed<'a, ListenerSet>>,
     set_keys: BTreeMap<&'a str, BTreeMap<&'a str, Key<'a>>>,
     pub(super) http_routes: BTreeMap<Key<'a>, Indexed<'a, HttpRoute>>,
+    pub(super) grpc_routes: BTreeMap<Key<'a>, Indexed<'a, GrpcRoute>>,
     pub(super) tls_routes: BTreeMap<Key<'a>, Indexed<'a, TlsRoute>>,
     pub(super) tcp_routes: BTreeMap<Key<'a>, Indexed<'a, TcpRoute>>,
     pub(super) udp_routes: BTreeMap<Key<'a>, Indexed<'a, UdpRoute>>,
     pub(super) services: BTreeMap<Key<'a>, Indexed<'a, Service>>,
+    pub(super) x_backends: BTreeMap<Key<'a>, Indexed<'a, XBackend>>,
     pub(super) secrets: BTreeMap<Key<'a>, &'a Object>,
     pub(super) config_maps: BTreeMap<Key<'a>, &'a Object>,
     /// ClusterTrustBundles by name.
@@ -67,10 +70,12 @@ impl<'a> Index<'a> {
             listener_sets: BTreeMap::new(),
             set_keys: BTreeMap::new(),
             http_routes: BTreeMap::new(),
+            grpc_routes: BTreeMap::new(),
             tls_routes: BTreeMap::new(),
             tcp_routes: BTreeMap::new(),
             udp_routes: BTreeMap::new(),
             services: BTreeMap::new(),
+            x_backends: BTreeMap::new(),
             secrets: BTreeMap::new(),
             config_maps: BTreeMap::new(),
             trust_bundles: BTreeMap::new(),
@@ -103,6 +108,7 @@ impl<'a> Index<'a> {
                 insert(&mut self.listener_sets, object, diagnostics);
             }
             (GATEWAY_GROUP, "HTTPRoute") => insert(&mut self.http_routes, object, diagnostics),
+            (GATEWAY_GROUP, "GRPCRoute") => insert(&mut self.grpc_routes, object, diagnostics),
             (GATEWAY_GROUP, "TLSRoute") => insert(&mut self.tls_routes, object, diagnostics),
             (GATEWAY_GROUP, "TCPRoute") => insert(&mut self.tcp_routes, object, diagnostics),
             (GATEWAY_GROUP, "UDPRoute") => insert(&mut self.udp_routes, object, diagnostics),
@@ -111,7 +117,8 @@ impl<'a> Index<'a> {
                     self.grants.entry(&reference.namespace).or_default().push(value);
                 }
             }
-            (GATEWAY_GROUP | "gateway.networking.x-k8s.io" | "gateway.envoyproxy.io", _) => {
+            (X_GROUP, "XBackend") => insert(&mut self.x_backends, object, diagnostics),
+            (GATEWAY_GROUP | X_GROUP | "gateway.envoyproxy.io", _) => {
                 self.others.push(object);
             }
             ("", "Service") => insert(&mut self.services, object, diagnostics),
@@ -137,10 +144,25 @@ impl<'a> Index<'a> {
     /// All routes, of whatever kind.
     pub(super) fn routes(&self) -> impl Iterator<Item = &'a Object> {
         let http = self.http_routes.values().map(|route| route.object);
+        let grpc = self.grpc_routes.values().map(|route| route.object);
         let tls = self.tls_routes.values().map(|route| route.object);
         let tcp = self.tcp_routes.values().map(|route| route.object);
         let udp = self.udp_routes.values().map(|route| route.object);
-        http.chain(tls).chain(tcp).chain(udp)
+        http.chain(grpc).chain(tls).chain(tcp).chain(udp)
+    }
+
+    /// True if a route has a rule of this name.
+    pub(super) fn has_rule(&self, route: &ObjectRef, rule: &str) -> bool {
+        fn named<M>(rules: &[RouteRule<M>], name: &str) -> bool {
+            rules.iter().any(|rule| rule.name.as_deref() == Some(name))
+        }
+        let key = (&*route.namespace, &*route.name);
+        match &*route.kind {
+            "GRPCRoute" => {
+                self.grpc_routes.get(&key).is_some_and(|route| named(&route.value.spec.rules, rule))
+            }
+            _ => self.http_routes.get(&key).is_some_and(|route| named(&route.value.spec.rules, rule)),
+        }
     }
 
     /// A ListenerSet of this source.

@@ -43,7 +43,7 @@ impl Mode {
     /// The kinds that may attach, in the order in which status lists them.
     pub(super) fn kinds(self) -> &'static [&'static str] {
         match self {
-            Self::Http => &["HTTPRoute"],
+            Self::Http => &["HTTPRoute", "GRPCRoute"],
             Self::Terminate | Self::Passthrough => &["TLSRoute"],
             Self::Tcp => &["TCPRoute"],
             Self::Udp => &["UDPRoute"],
@@ -116,15 +116,10 @@ impl Rules {
         }
     }
 
-    /// The clusters that requests or connections go to.
+    /// The clusters that requests or connections need.
     pub(super) fn clusters(&self) -> Vec<&str> {
-        let forwards = self.http().iter().filter_map(|route| match &route.action {
-            ir::Action::Forward(forward) => Some(forward),
-            ir::Action::Redirect(_) | ir::Action::Respond(_) => None,
-        });
-        let requests = forwards.flat_map(|forward| &forward.backends).map(|backend| &backend.cluster);
+        let requests = self.http().iter().flat_map(ir::Route::clusters);
         let streams = self.stream().into_iter().flat_map(|stream| &stream.backends);
-        let streams = streams.map(|backend| &backend.cluster);
-        requests.chain(streams).filter_map(Option::as_deref).collect()
+        requests.chain(streams.filter_map(|backend| backend.cluster.as_deref())).collect()
     }
 }

@@ -48,6 +48,7 @@ pub(super) fn attach<'a>(
     let mut attaching =
         Attaching { index, gateways, policies, diagnostics, statuses, out: Routes::default() };
     attaching.all(&index.http_routes);
+    attaching.all(&index.grpc_routes);
     attaching.all(&index.tls_routes);
     attaching.all(&index.tcp_routes);
     attaching.all(&index.udp_routes);

@@ -5,11 +5,10 @@
 
 mod target;
 
-use super::GATEWAY_GROUP;
 use super::index::{Index, Key, metadata};
 use super::parent::Routes;
 use super::precedence::Age;
-use super::trust;
+use super::{GATEWAY_GROUP, backend, trust};
 use crate::status::{self, AncestorStatus, Condition, ParentReference, Status, Statuses};
 use crate::validate::nearest;
 use moorgate_model::diagnostic::policy::{
@@ -18,13 +17,18 @@ use moorgate_model::diagnostic::policy::{
 };
 use moorgate_model::ir::UpstreamTls;
 use moorgate_model::{Diagnostics, FieldPath, Node, Object, ObjectRef};
-use moorgate_policies::{AnyPolicy, Context, Judgement, Verdict};
+use moorgate_policies::{
+    AnyPolicy, BackendTls, BackendTraffic, Context, Effects, Judgement, Policy, Verdict,
+};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use target::Target;
 
-/// A Service, or one of its ports by name.
-type ServiceTarget = (ObjectRef, Option<String>);
+/// A kind of policy, and a backend or one of its ports by name.
+type BackendTarget = (&'static str, ObjectRef, Option<String>);
+
+/// How many ancestors a policy's status has at most (GEP-713): of more Gateways the first by name.
+const MAX_ANCESTORS: usize = 16;
 
 /// What policies say about routes, Gateways and Services.
 #[derive(Debug, Default)]
@@ -33,8 +37,8 @@ pub(super) struct Policies {
     denied_routes: BTreeSet<(ObjectRef, Option<String>)>,
     /// Gateways whose routes all answer 500.
     denied_gateways: BTreeSet<ObjectRef>,
-    /// TLS towards Services.
-    upstream_tls: BTreeMap<ServiceTarget, UpstreamTls>,
+    /// What policies do to backends: the oldest of each kind.
+    effects: BTreeMap<BackendTarget, Effects>,
     /// Services of which no policy says anything that holds, but some policy was meant to.
     refused_services: BTreeSet<ObjectRef>,
     /// Policies with what became of them, for their status.
@@ -72,14 +76,22 @@ impl Policies {
         service: &str,
         port_name: &str,
     ) -> Option<UpstreamTls> {
-        if self.upstream_tls.is_empty() && self.refused_services.is_empty() {
+        if self.effects.is_empty() && self.refused_services.is_empty() {
             return None;
         }
         let service = ObjectRef::new("", "Service", namespace, service);
         let refused = self.refused_services.contains(&service);
-        let port = self.upstream_tls.get(&(service.clone(), Some(port_name.to_owned())));
-        let found = port.or_else(|| self.upstream_tls.get(&(service, None))).cloned();
-        found.or_else(|| refused.then(refused_tls))
+        let of = |section| self.effects.get(&(BackendTls::KIND, service.clone(), section));
+        let found = of(Some(port_name.to_owned())).or_else(|| of(None));
+        found.and_then(|effects| effects.upstream_tls.clone()).or_else(|| refused.then(refused_tls))
+    }
+
+    /// What a policy about traffic says of a backend.
+    pub(super) fn traffic(&self, backend: &ObjectRef) -> Option<&Effects> {
+        if self.effects.is_empty() {
+            return None;
+        }
+        self.effects.get(&(BackendTraffic::KIND, backend.clone(), None))
     }
 }
 
@@ -142,12 +154,15 @@ fn attach_one(
     diagnostics.extend(outcome.diagnostics);
     let (targets, findings) = policy.targets(object);
     diagnostics.extend(findings);
-    policies.refused_services.extend(misnamed(object));
+    if policy.restricts() {
+        policies.refused_services.extend(misnamed(object));
+    }
     let (mut taken, mut services) = (0, Vec::new());
     let total = targets.len();
     for target in targets {
         if !exists(index, &target.object, target.section.as_deref()) {
-            let port = target.section.as_deref().filter(|_| exists(index, &target.object, None));
+            let port = target.section.as_deref().filter(|_| policy.restricts());
+            let port = port.filter(|_| exists(index, &target.object, None));
             let (code, message) = if let Some(port) = port {
                 policies.refused_services.insert(target.object.clone());
                 (&POLICY_SECTION_NOT_FOUND, format!("{} has no port named {port:?}", target.object))
@@ -156,19 +171,15 @@ fn attach_one(
             };
             diagnostics.push(object.diagnostic(code, target.field.clone(), message));
         }
-        let key = (target.object.clone(), target.section.map(String::from));
-        match policies.upstream_tls.entry(key) {
+        let key = (policy.kind(), target.object.clone(), target.section.map(String::from));
+        match policies.effects.entry(key) {
             Entry::Occupied(_) => {
                 taken += 1;
                 let message =
                     format!("{} has an older policy of this kind, which is in effect", target.object);
                 diagnostics.push(object.diagnostic(&POLICY_CONFLICTED, target.field, message));
             }
-            Entry::Vacant(free) => {
-                if let Some(tls) = &outcome.effects.upstream_tls {
-                    free.insert(tls.clone());
-                }
-            }
+            Entry::Vacant(free) => drop(free.insert(outcome.effects.clone())),
         }
         services.push(target.object);
     }
@@ -207,6 +218,10 @@ fn misnamed(policy: &Object) -> Vec<ObjectRef> {
 }
 
 fn exists(index: &Index<'_>, service: &ObjectRef, section: Option<&str>) -> bool {
+    if &*service.kind == "XBackend" {
+        return index.x_backends.contains_key(&(&*service.namespace, &*service.name))
+            || index.is_open("XBackend");
+    }
     match index.services.get(&(&*service.namespace, &*service.name)) {
         Some(found) => section.is_none_or(|name| found.value.spec.ports.iter().any(|port| port.name == name)),
         None => index.is_open("Service"),
@@ -234,12 +249,9 @@ fn deny(index: &Index<'_>, policy: &Object, policies: &mut Policies) {
     };
     for Target { object, section } in targets {
         match &*object.kind {
-            "HTTPRoute" => {
-                let route = index.http_routes.get(&(&*object.namespace, &*object.name));
-                let rules = route.map_or(&[][..], |route| &route.value.spec.rules);
+            "HTTPRoute" | "GRPCRoute" => {
                 // A section that no rule has was meant to be one of them.
-                let section =
-                    section.filter(|name| rules.iter().any(|rule| rule.name.as_ref() == Some(name)));
+                let section = section.filter(|name| index.has_rule(&object, name));
                 policies.denied_routes.insert((object, section));
             }
             // A section of a Gateway is one listener; closing the whole Gateway errs on the safe side.
@@ -254,7 +266,6 @@ fn deny(index: &Index<'_>, policy: &Object, policies: &mut Policies) {
             // The API has one rule in these, so a section is all of it.
             "TLSRoute" | "TCPRoute" | "UDPRoute" => drop(policies.denied_routes.insert((object, None))),
             // Routes of other kinds are not compiled, and Services are reached by routes only.
-            "GRPCRoute" => {}
             _ => deny_namespace(index, namespace, policies),
         }
     }
@@ -273,11 +284,12 @@ pub(super) fn report(policies: &Policies, routes: &Routes<'_>, statuses: &mut St
     for attached in &policies.attached {
         let mut gateways: BTreeSet<Key<'_>> = BTreeSet::new();
         for service in &attached.services {
-            let key = (service.namespace.to_string(), service.name.to_string());
+            let key = (service.namespace.to_string(), backend::key(service));
             gateways.extend(routes.ancestors.get(&key).into_iter().flatten());
         }
         let ancestors: Vec<AncestorStatus> = gateways
             .into_iter()
+            .take(MAX_ANCESTORS)
             .map(|gateway| ancestor(attached, gateway, statuses.controller_name()))
             .collect();
         if !ancestors.is_empty() {

@@ -1,7 +1,7 @@
 //! Which route answers when several match.
 
 use super::hostname::specificity;
-use moorgate_model::ir::{PathMatch, Route};
+use moorgate_model::ir::{PathMatch, Route, ValueMatch};
 use std::cmp::Reverse;
 
 /// Who came first: creation time where present (files have none), then namespace and name.
@@ -26,14 +26,18 @@ impl Age {
 
 /// Compares two matches of one virtual host; the lesser answers first.
 ///
-/// The order is HTTPRoute's: the hostname written in the route (GatewayRouteHostnameIntersectionPrecedence), an exact
-/// path, then a regular expression (left to implementations: the longer text first), then the longest prefix, a
-/// method, more headers, more query parameters, the older route, and the order of rules and matches.
+/// The hostname written in the route comes first (GatewayRouteHostnameIntersectionPrecedence). Then GRPCRoutes come
+/// before HTTPRoutes: they match gRPC requests only, and the two are never merged (GRPCRoute `matches`). HTTPRoute goes
+/// on with an exact path, then a regular expression (left to implementations: the longer text first), then the longest
+/// prefix, a method, more headers, more query parameters; GRPCRoute with the longer service, the longer method, more
+/// headers; both with the older route, and the order of rules and matches.
 pub(super) fn rank<'a>(hostname: &str, age: &'a Age, route: &Route) -> impl Ord + use<'a> {
-    let path = match &route.path {
-        PathMatch::Exact(path) => (0, Reverse(path.chars().count())),
-        PathMatch::Regex(path) => (1, Reverse(path.chars().count())),
-        PathMatch::Prefix(path) => (2, Reverse(path.chars().count())),
+    let long = |text: &str| Reverse(text.chars().count());
+    let path = match (&route.grpc, &route.path) {
+        (Some(grpc), _) => (0, value(grpc.service.as_ref()), value(grpc.method.as_ref())),
+        (None, PathMatch::Exact(path)) => (1, long(path), Reverse(0)),
+        (None, PathMatch::Regex(path)) => (2, long(path), Reverse(0)),
+        (None, PathMatch::Prefix(path)) => (3, long(path), Reverse(0)),
     };
     (
         specificity(hostname),
@@ -45,4 +49,9 @@ pub(super) fn rank<'a>(hostname: &str, age: &'a Age, route: &Route) -> impl Ord 
         route.origin.rule,
         route.origin.matched,
     )
+}
+
+/// How many characters a service or method names.
+fn value(wanted: Option<&ValueMatch>) -> Reverse<usize> {
+    Reverse(wanted.map_or(0, |(ValueMatch::Exact(text) | ValueMatch::Regex(text))| text.chars().count()))
 }

@@ -3,20 +3,22 @@
 //! Only what has a meaning here stands here: `validate` has already refused what an API server would refuse, so a
 //! field that is required there is plain here.
 
+mod backend;
 mod gateway;
 mod listener_set;
 mod route;
 mod service;
 mod stream;
 
+pub(super) use backend::XBackend;
 pub(super) use gateway::{
     CaRef, CertificateRef, From, FrontendValidation, Gateway, GatewayClass, GatewaySpec, LabelSelector,
     Listener, NamespacesFrom, PortTls,
 };
 pub(super) use listener_set::ListenerSet;
 pub(super) use route::{
-    BackendRef, CorsFilter, Filter, Fraction, HeaderFilter, HttpRoute, HttpRouteRule, Matcher, ParentRef,
-    PathModifier, RedirectFilter, RouteMatch,
+    BackendRef, CorsFilter, ExternalAuthFilter, Filter, Fraction, GrpcRoute, GrpcRouteMatch, HeaderFilter,
+    HttpRoute, Matcher, ParentRef, PathModifier, RedirectFilter, RouteMatch, RouteRule, RuleRoute,
 };
 pub(super) use service::{Namespace, ReferenceGrant, Service, ServicePort};
 pub(super) use stream::{StreamRoute, TcpRoute, TlsRoute, UdpRoute};

@@ -1,7 +1,6 @@
 //! Route tables: all placements of a port or filter chain, by hostname and in order of precedence.
 
 use super::filter::redirect_port;
-use super::hostname::{covers, specificity};
 use super::listener::Listener;
 use super::parent::Placement;
 use super::precedence::rank;
@@ -38,10 +37,13 @@ pub(super) struct Found {
 /// other implementations on Envoy, and because copying them would cost hosts times routes.
 pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -> RouteTable {
     let mut hosts: BTreeMap<&str, Vec<(&Placement, &Route, &Listener<'_>)>> = BTreeMap::new();
+    let owners = Owners::new(listeners);
+    let guarded =
+        listeners.len() > 1 && listeners.iter().all(|(listener, _)| listener.spec.protocol != "HTTP");
     for (listener, placements) in listeners {
         hosts.entry(&listener.spec.hostname).or_default();
         for placement in *placements {
-            if owner(listeners, &placement.host).is_some_and(|owner| owner.position == listener.position) {
+            if owners.of(&placement.host).is_some_and(|owner| owner.position == listener.position) {
                 let routes = placement.rules.http().iter().map(|route| (placement, route, *listener));
                 hosts.entry(&placement.host).or_default().extend(routes);
             }
@@ -53,20 +55,37 @@ pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -
         takes::find(host, &routes, &mut found.takes);
         let domain = if host.is_empty() { "*".to_owned() } else { host.to_ascii_lowercase() };
         let routes = routes.into_iter().map(|(_, route, listener)| finish(route, listener)).collect();
-        VirtualHost { name: domain.clone(), domain, routes }
+        let listener = owners.of(host).filter(|_| guarded).map(Listener::full_name);
+        VirtualHost { name: domain.clone(), domain, listener, routes }
     });
     let mut hosts: Vec<_> = hosts.collect();
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
     RouteTable { name, hosts }
 }
 
-/// The listener that a hostname belongs to.
-pub(super) fn owner<'l>(listeners: &[Filled<'l>], host: &str) -> Option<&'l Listener<'l>> {
-    let covering = listeners
-        .iter()
-        .map(|(listener, _)| *listener)
-        .filter(|listener| covers(&listener.spec.hostname, host));
-    covering.min_by_key(|listener| specificity(&listener.spec.hostname))
+/// To which listener of a port each hostname belongs: the most specific that names it (GEP-1713).
+pub(super) struct Owners<'l>(BTreeMap<&'l str, &'l Listener<'l>>);
+
+impl<'l> Owners<'l> {
+    pub(super) fn new(listeners: &[Filled<'l>]) -> Self {
+        Self(listeners.iter().map(|(listener, _)| (listener.spec.hostname.as_str(), *listener)).collect())
+    }
+
+    /// The owner, found by the name itself, then by wildcards from the longest on: a port may have thousands of
+    /// listeners, and a name has few labels.
+    pub(super) fn of(&self, host: &str) -> Option<&'l Listener<'l>> {
+        if let Some(owner) = self.0.get(host) {
+            return Some(owner);
+        }
+        let mut rest = host.strip_prefix("*.").unwrap_or(host);
+        while let Some((_, parent)) = rest.split_once('.') {
+            if let Some(owner) = self.0.get(format!("*.{parent}").as_str()) {
+                return Some(owner);
+            }
+            rest = parent;
+        }
+        self.0.get("").copied()
+    }
 }
 
 /// What depends on the listener is filled in.
@@ -84,12 +103,13 @@ fn finish(route: &Route, listener: &Listener<'_>) -> Route {
 }
 
 type Conditions<'r> =
-    (&'r PathMatch, &'r Option<String>, &'r [(String, ValueMatch)], &'r [(String, ValueMatch)]);
+    (&'r PathMatch, &'r Option<String>, &'r [(String, ValueMatch)], &'r [(String, ValueMatch)], bool);
 
 fn find_shadows(host: &str, routes: &[(&Placement, &Route, &Listener<'_>)], shadows: &mut Vec<Shadow>) {
     let mut seen: BTreeMap<Conditions<'_>, &Route> = BTreeMap::new();
     for (_, route, _) in routes {
-        let conditions = (&route.path, &route.method, route.headers.as_slice(), route.query.as_slice());
+        let (headers, query) = (route.headers.as_slice(), route.query.as_slice());
+        let conditions = (&route.path, &route.method, headers, query, route.grpc.is_some());
         if let Some(winner) = seen.get(&conditions) {
             shadows.push(Shadow {
                 winner: (*winner).clone(),

@@ -121,7 +121,8 @@ impl<'r> Host<'r> {
         }
         for loser in losers.into_values().filter_map(|other| rows.get(other)).map(|row| row.1) {
             let equal = (&winner.path, &winner.method, &winner.headers, &winner.query)
-                == (&loser.path, &loser.method, &loser.headers, &loser.query);
+                == (&loser.path, &loser.method, &loser.headers, &loser.query)
+                && winner.grpc.is_some() == loser.grpc.is_some();
             let key = (winner.origin.object.clone(), loser.origin.object.clone(), equal);
             takes.found.entry(key).or_insert_with(|| Take {
                 winner: winner.origin.clone(),
@@ -136,7 +137,8 @@ impl<'r> Host<'r> {
     fn meeting(&self, winner: &'r Route, position: usize) -> Vec<&Bucket<'r>> {
         let mut buckets: Vec<&Bucket<'r>> = Vec::new();
         let group = self.groups.get(position);
-        let mixed = group != self.groups.last();
+        // GRPCRoutes stand before HTTPRoutes with longer paths.
+        let mixed = group != self.groups.last() || winner.grpc.is_some();
         let (text, below) = match &winner.path {
             PathMatch::Exact(path) => {
                 buckets.extend(self.exact.get(path.as_str()));

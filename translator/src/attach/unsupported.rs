@@ -27,10 +27,9 @@ pub(super) fn report(
     statuses: &mut Statuses,
 ) {
     for object in &index.others {
-        let group = &*object.reference.group;
-        // BackendTLSPolicy and Envoy Gateway's kinds are `policy`'s matter.
-        if group == "gateway.envoyproxy.io"
-            || (group == GATEWAY_GROUP && &*object.reference.kind == "BackendTLSPolicy")
+        // Policies and Envoy Gateway's kinds are `policy`'s matter.
+        if &*object.reference.group == "gateway.envoyproxy.io"
+            || moorgate_policies::find(&object.reference).is_some()
         {
             continue;
         }

@@ -111,7 +111,11 @@ impl Said {
         self.answered |= match answer {
             Answer::Found(_, route) => !matches!(route.action, Action::Respond(_)),
             Answer::Carried { .. } => true,
-            Answer::NoListener | Answer::Refused { .. } | Answer::Early { .. } | Answer::NotFound(_) => false,
+            Answer::NoListener
+            | Answer::Refused { .. }
+            | Answer::Early { .. }
+            | Answer::Misdirected(..)
+            | Answer::NotFound(_) => false,
         };
         match args.output {
             Output::Text => self.text.push_str(&describe(places, fleet, answer)),
@@ -195,6 +199,17 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
             }
             Ok(())
         }
+        Answer::Misdirected(trace, host) => {
+            describe_trace(places, trace, &mut out);
+            writeln!(
+                out,
+                "  answer: 421, the connection is for listener {}, and {} belongs to listener {}: a client opens a \
+                 connection of its own",
+                trace.chain.name,
+                host.domain,
+                host.listener.as_deref().unwrap_or_default(),
+            )
+        }
         Answer::NotFound(trace) => {
             describe_trace(places, trace, &mut out);
             writeln!(out, "  answer: 404, no route matches")
@@ -232,8 +247,7 @@ fn describe_route(places: &Places<'_>, route: &Route, out: &mut String) {
     let origin = &route.origin;
     let named = origin.rule_name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
     let at = places.rule(route);
-    let _ =
-        writeln!(out, "  route {} rule {}{named}: {}  ({at})", origin.object, origin.rule, path(&route.path));
+    let _ = writeln!(out, "  route {} rule {}{named}: {}  ({at})", origin.object, origin.rule, path(route));
     match &route.action {
         Action::Respond(respond) => {
             let _ = writeln!(out, "  answer: {} by Envoy itself; see `moorgate check`", respond.status);
@@ -249,13 +263,15 @@ fn describe_route(places: &Places<'_>, route: &Route, out: &mut String) {
     }
 }
 
-fn path(path: &PathMatch) -> String {
-    match path {
+/// What a route asks of the path.
+fn path(route: &Route) -> String {
+    let text = match &route.path {
         PathMatch::Exact(path) => format!("Exact {path}"),
         PathMatch::Prefix(path) if path.is_empty() => "PathPrefix /".to_owned(),
         PathMatch::Prefix(path) => format!("PathPrefix {path}"),
         PathMatch::Regex(path) => format!("RegularExpression {path}"),
-    }
+    };
+    if route.grpc.is_some() { format!("gRPC {text}") } else { text }
 }
 
 fn shares(forward: &Forward) -> impl Iterator<Item = (&str, f64)> {
@@ -285,7 +301,7 @@ fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
         let origin = &route.origin;
         json!({
             "object": origin.object, "rule": origin.rule, "rule_name": origin.rule_name, "match": origin.matched,
-            "place": places.rule(route), "path": path(&route.path),
+            "place": places.rule(route), "path": path(route),
         })
     };
     let trace = |trace: &Trace<'_>| {
@@ -311,6 +327,9 @@ fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
         }
         Answer::Early { listener, status } => {
             json!({ "answer": "early", "listener": listener, "status": status })
+        }
+        Answer::Misdirected(found, host) => {
+            json!({ "answer": "misdirected", "status": 421, "owner": host.listener, "trace": trace(found) })
         }
         Answer::NotFound(found) => json!({ "answer": "not-found", "status": 404, "trace": trace(found) }),
         Answer::Found(found, winner) => {

@@ -60,6 +60,7 @@ pub(super) struct WatchArgs {
     lease: LeaseArgs,
     #[command(flatten)]
     provision: ProvisionArgs,
+    #[command(flatten)]
     front: ServeStoreArgs,
     /// What to log: error, warn, info, debug, or a filter by module
     #[arg(long, value_name = "FILTER", env = "MOORGATE_LOG", default_value = "info")]

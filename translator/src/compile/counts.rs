@@ -31,12 +31,14 @@ impl Counts {
                 *counts.hostnames.entry(hostname.clone()).or_default() += 1;
                 counts.of_namespace(&stream.origin.object.namespace);
             }
-            let hosts = chain.routes().into_iter().flat_map(|routes| &routes.hosts);
-            for host in hosts.filter(|host| !host.routes.is_empty()) {
-                *counts.hostnames.entry(host.domain.clone()).or_default() += host.routes.len() as u64;
-                for route in &host.routes {
-                    counts.of_namespace(&route.origin.object.namespace);
-                }
+        }
+        for host in fleet.tables().into_values().flat_map(|table| &table.hosts) {
+            if host.routes.is_empty() {
+                continue;
+            }
+            *counts.hostnames.entry(host.domain.clone()).or_default() += host.routes.len() as u64;
+            for route in &host.routes {
+                counts.of_namespace(&route.origin.object.namespace);
             }
         }
         counts

@@ -49,15 +49,15 @@ fn about(name: &FleetName, diagnostic: Diagnostic, objects: &[Object]) -> Diagno
 /// Points at the object whose matches take most bytes, if the fleet has routes at all.
 fn pointed(diagnostic: Diagnostic, fleet: &ir::Fleet, objects: &[Object]) -> Diagnostic {
     let mut sizes: BTreeMap<&ObjectRef, (usize, usize)> = BTreeMap::new();
-    for chain in fleet.listeners.values().flat_map(|listener| &listener.chains) {
-        let hosts = chain.routes().into_iter().flat_map(|routes| &routes.hosts);
-        let requests = hosts.flat_map(|host| &host.routes).map(|route| (&route.origin.object, size(route)));
-        let streams = chain.stream().map(|stream| (&stream.origin.object, stream_size(chain, stream)));
-        for (object, size) in requests.chain(streams) {
-            let (bytes, routes) = sizes.entry(object).or_default();
-            *bytes += size;
-            *routes += 1;
-        }
+    let hosts = fleet.tables().into_values().flat_map(|table| &table.hosts);
+    let requests = hosts.flat_map(|host| &host.routes).map(|route| (&route.origin.object, size(route)));
+    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
+    let streams = chains.filter_map(|chain| Some((chain, chain.stream()?)));
+    let streams = streams.map(|(chain, stream)| (&stream.origin.object, stream_size(chain, stream)));
+    for (object, size) in requests.chain(streams) {
+        let (bytes, routes) = sizes.entry(object).or_default();
+        *bytes += size;
+        *routes += 1;
     }
     // The first by name of equals.
     let largest = sizes.into_iter().rev().max_by_key(|(_, (bytes, _))| *bytes);

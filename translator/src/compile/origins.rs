@@ -5,7 +5,7 @@ use super::{Compilation, CompiledFleet};
 use crate::history::{self, Item, Part, Records};
 use crate::status::{ParentReference, Status};
 use crate::xds;
-use moorgate_model::ir::{self, Action, Route};
+use moorgate_model::ir;
 use moorgate_model::{FieldPath, Object, ObjectRef};
 use moorgate_snapshot::{Digest, FleetName, Record};
 use serde_json::Value;
@@ -94,16 +94,14 @@ fn routes<'c>(
     made: &mut Made<'c>,
     marks: &mut Marks<'c>,
 ) {
-    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
-    // Several chains may share a table: it counts once.
-    let tables: BTreeMap<&str, &ir::RouteTable> =
-        chains.filter_map(ir::FilterChain::routes).map(|routes| (routes.name.as_str(), routes)).collect();
+    let tables = fleet.tables();
     for (table, host) in
         tables.iter().flat_map(|(name, table)| table.hosts.iter().map(move |host| (name, host)))
     {
         for route in &host.routes {
             let (place, lowered) = (format!("{table}\0{}\0", host.domain), xds::route_bytes(route));
-            let clusters = clusters(route)
+            let clusters = route
+                .clusters()
                 .map(|name| bytes.get(&(xds::CLUSTER_TYPE, name)).copied().unwrap_or_default());
             let pieces = [place.as_bytes(), &lowered].into_iter().chain(clusters);
             let origin = &route.origin;
@@ -135,15 +133,6 @@ fn streams<'c>(
             marks.entry(&origin.object).or_default().entry(origin.rule).or_default().insert(mark);
         }
     }
-}
-
-fn clusters(route: &Route) -> impl Iterator<Item = &str> {
-    let forward = match &route.action {
-        Action::Forward(forward) => Some(forward),
-        Action::Redirect(_) | Action::Respond(_) => None,
-    };
-    let backends = forward.into_iter().flat_map(|forward| &forward.backends);
-    backends.filter_map(|backend| backend.cluster.as_deref())
 }
 
 /// A Service makes the clusters that take their endpoints from it. One that the source does not have has no place.

@@ -1,7 +1,9 @@
 //! Whose mistake, fleet by fleet.
 
 mod closed;
+mod inputs;
 mod listeners;
+mod misdirected;
 
 use super::*;
 use crate::source::File;

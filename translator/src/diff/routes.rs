@@ -95,6 +95,9 @@ fn describe(route: &Value) -> String {
     let found = route.get("match");
     let text = |field: &str| found.and_then(|found| found.get(field)).and_then(Value::as_str);
     let mut words = Vec::new();
+    if found.is_some_and(|found| found.get("grpc").is_some()) {
+        words.push("gRPC".to_owned());
+    }
     if let Some(path) = text("path") {
         words.push(format!("Exact {path}"));
     } else if let Some(prefix) = text("pathSeparatedPrefix").or_else(|| text("prefix")) {
@@ -116,6 +119,11 @@ fn describe(route: &Value) -> String {
                 _ => words.push(format!("?{name}")),
             }
         }
+    }
+    let share = found.and_then(|found| found.pointer("/runtimeFraction/defaultValue/numerator"));
+    if let Some(share) = share.and_then(Value::as_u64) {
+        // Fractions of one match are sums: each takes what those before it left of so many.
+        words.push(format!("up to {}.{:04} %", share / 10_000, share % 10_000));
     }
     if let Some(name) = route.get("name").and_then(Value::as_str) {
         words.push(format!("({name})"));

@@ -15,6 +15,8 @@ pub enum Mismatch {
     Header(String),
     /// A query parameter, by name.
     Query(String),
+    /// The route is for gRPC requests, and this is none.
+    NotGrpc,
 }
 
 impl fmt::Display for Mismatch {
@@ -24,6 +26,9 @@ impl fmt::Display for Mismatch {
             Self::Method => f.write_str("the method differs"),
             Self::Header(name) => write!(f, "header {name:?} is absent or differs"),
             Self::Query(name) => write!(f, "query parameter {name:?} is absent or differs"),
+            Self::NotGrpc => {
+                f.write_str("it is for gRPC, and the request has no content-type application/grpc")
+            }
         }
     }
 }
@@ -41,6 +46,9 @@ pub(super) fn mismatch(route: &Route, path: &str, request: &Request) -> Option<M
     };
     if !path_fits {
         return Some(Mismatch::Path);
+    }
+    if route.grpc.is_some() && !request.is_grpc() {
+        return Some(Mismatch::NotGrpc);
     }
     if route.method.as_ref().is_some_and(|method| *method != request.method) {
         return Some(Mismatch::Method);

@@ -90,6 +90,12 @@ impl Request {
         scheme.into_iter().chain(sent.map(|(_, value)| value.as_str()))
     }
 
+    /// What Envoy takes for gRPC: `application/grpc`, or that with a suffix such as `+proto`.
+    pub(super) fn is_grpc(&self) -> bool {
+        let rest = self.header("content-type").next().and_then(|kind| kind.strip_prefix("application/grpc"));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+'))
+    }
+
     /// The first value of a query parameter, undecoded as Envoy compares it.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.path.split_once('?')?;

@@ -5,7 +5,9 @@ use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, circuit_breakers::Thresholds};
+use envoy_types::pb::envoy::config::cluster::v3::{
+    CircuitBreakers, circuit_breakers::Thresholds, circuit_breakers::thresholds::RetryBudget,
+};
 use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
@@ -46,6 +48,11 @@ pub(super) fn lower(name: &str, cluster: &Cluster) -> (pb::Cluster, Vec<Referenc
                 max_pending_requests: value::number(MAX_IN_FLIGHT),
                 max_requests: value::number(MAX_IN_FLIGHT),
                 max_retries: value::number(MAX_RETRIES),
+                retry_budget: cluster.retry_budget.map(|budget| RetryBudget {
+                    budget_percent: Some(Percent { value: f64::from(budget.percent) }),
+                    min_retry_concurrency: value::number(budget.min_retries),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }],
             ..Default::default()

@@ -4,6 +4,10 @@ use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendA
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use moorgate_model::ir::HeaderMutation;
 
+/// The request header in which Envoy notes by which listener a connection came, for as long as it looks for a route (see
+/// `route::host`): whatever a client sends under this name is overwritten, and no backend sees it.
+pub(super) const LISTENER: &str = "x-moorgate-listener";
+
 /// Envoy's two lists for one [`HeaderMutation`].
 ///
 /// Envoy removes first and then writes, the API writes first and then removes: what is removed in the end is not
@@ -36,7 +40,7 @@ fn is_modifiable(name: &str) -> bool {
 }
 
 /// Envoy reads `%...%` in a value as a formatter; the API means the text itself.
-fn literal(value: &str) -> String {
+pub(super) fn literal(value: &str) -> String {
     if value.contains('%') { value.replace('%', "%%") } else { value.to_owned() }
 }
 

@@ -1,11 +1,13 @@
 //! Listeners, after Envoy's guide for edge proxies.
 
 use super::cluster::{BUFFER_BYTES, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
-use super::{access_log, route, stream, tls, value};
+use super::{access_log, auth, cors, header, route, session, stream, tls, value};
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, CidrRange, Http2ProtocolOptions, HttpProtocolOptions, SocketAddress, address,
-    socket_address::PortSpecifier,
+    Address, CidrRange, HeaderValue, HeaderValueOption, Http2ProtocolOptions, HttpProtocolOptions, SocketAddress,
+    TypedExtensionConfig, address, socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::listener::v3 as pb;
 use envoy_types::pb::envoy::config::listener::v3::{
@@ -22,6 +24,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
+use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
 use moorgate_model::ir::{FilterChain, Listener, RouteTable, Serves, Transport};
 use moorgate_snapshot::record::Reference;
 use prost::{Message, Name};
@@ -77,7 +80,7 @@ fn filter_chain(listener: &str, chain: &FilterChain) -> pb::FilterChain {
     });
     let (filter, socket) = match &chain.serves {
         Serves::Http(routes) => {
-            let manager = connection_manager(listener, routes);
+            let manager = connection_manager(listener, chain, routes);
             (network_filter("envoy.filters.network.http_connection_manager", &manager), socket)
         }
         Serves::Stream(found) if !found.backends.is_empty() => {
@@ -112,6 +115,30 @@ fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
     }
 }
 
+/// A filter that only runs on routes that configure it.
+fn idle_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
+    HttpFilter { disabled: true, ..http_filter(name, config) }
+}
+
+/// Notes the chain's name before a route is looked for, in place of whatever the client sent under that name.
+fn listener_note(chain: &str) -> TypedExtensionConfig {
+    let append = HeaderValueOption {
+        header: Some(HeaderValue {
+            key: header::LISTENER.into(),
+            value: header::literal(chain),
+            ..Default::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    };
+    let mutation = HeaderMutation { action: Some(header_mutation::Action::Append(append)) };
+    let mutations = EarlyHeaderMutation { mutations: vec![mutation] };
+    TypedExtensionConfig {
+        name: "envoy.http.early_header_mutation.header_mutation".into(),
+        typed_config: Some(value::any(&mutations)),
+    }
+}
+
 /// No client is internal, wherever its address lies: none may steer Envoy by x-envoy- headers. An empty list would
 /// stand for the private networks, so it names an address that no client has.
 fn nobody() -> InternalAddressConfig {
@@ -119,12 +146,15 @@ fn nobody() -> InternalAddressConfig {
     InternalAddressConfig { unix_sockets: false, cidr_ranges: vec![range] }
 }
 
-fn connection_manager(listener: &str, routes: &RouteTable) -> HttpConnectionManager {
+fn connection_manager(listener: &str, chain: &FilterChain, routes: &RouteTable) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: listener.to_owned(),
         http_filters: vec![
-            // Does nothing on routes without rules of its own; always there, so that listeners do not change.
-            http_filter(route::CORS_FILTER, &Cors::default()),
+            // These do nothing on routes without rules of their own; always there, so that listeners do not change. A
+            // preflight carries no credentials, so it is answered before anybody is asked.
+            http_filter(cors::FILTER, &Cors::default()),
+            idle_filter(auth::FILTER, &auth::filter()),
+            idle_filter(session::FILTER, &session::filter()),
             http_filter("envoy.filters.http.router", &Router::default()),
         ],
         common_http_protocol_options: Some(HttpProtocolOptions {
@@ -151,6 +181,7 @@ fn connection_manager(listener: &str, routes: &RouteTable) -> HttpConnectionMana
         normalize_path: value::truth(true),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
+        early_header_mutation_extensions: chain.tls.iter().map(|_| listener_note(&chain.name)).collect(),
         // `example.com.` is the same name.
         strip_trailing_host_dot: true,
         route_specifier: Some(RouteSpecifier::Rds(Rds {

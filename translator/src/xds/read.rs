@@ -20,13 +20,17 @@ use envoy_types::pb::envoy::extensions::filters::udp::udp_proxy::v3::UdpProxyCon
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use moorgate_model::ir::{
-    Action, DownstreamTls, FilterChain, Fleet, Forward, HeaderMutation, Listener, ListenerOrigin, PathMatch,
+    Action, DownstreamTls, FilterChain, Fleet, Forward, GrpcMatch, HeaderMutation, Listener, ListenerOrigin, PathMatch,
     Redirect, Respond, Route, RouteOrigin, RouteTable, Serves, Stream, StreamBackend, Transport, ValueMatch,
     VirtualHost, WeightedBackend,
 };
 use moorgate_snapshot::{Record, Resource};
 use prost::Message;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Route tables by name, shared by the chains that use them.
+type Tables<'r> = BTreeMap<&'r str, Arc<RouteTable>>;
 
 /// What is not in Envoy's bytes: who wrote it.
 pub trait Origins {
@@ -61,6 +65,10 @@ pub fn fleet<'r>(
             other => return Err(XdsError::Descriptor(other.to_owned())),
         }
     }
+    let tables: Tables<'_> = tables
+        .into_iter()
+        .map(|(name, hosts)| (name, Arc::new(RouteTable { name: name.to_owned(), hosts })))
+        .collect();
     let mut fleet = Fleet::default();
     for found in listeners {
         let (port, transport) = address(&found);
@@ -104,7 +112,7 @@ pub(super) fn unpack<M: Message + Default>(any: &Any) -> Result<M, XdsError> {
 fn chain(
     listener: &str,
     chain: &listener_pb::FilterChain,
-    tables: &BTreeMap<&str, Vec<VirtualHost>>,
+    tables: &Tables<'_>,
     origins: &dyn Origins,
 ) -> Result<FilterChain, XdsError> {
     let of_type = |name: &str| {
@@ -118,7 +126,8 @@ fn chain(
             Some(RouteSpecifier::Rds(rds)) => rds.route_config_name,
             _ => String::new(),
         };
-        Serves::Http(RouteTable { hosts: tables.get(name.as_str()).cloned().unwrap_or_default(), name })
+        let table = tables.get(name.as_str()).cloned();
+        Serves::Http(table.unwrap_or_else(|| Arc::new(RouteTable { name, hosts: Vec::new() })))
     } else if let Some(any) = of_type(".TcpProxy") {
         let backends = tcp_backends(unpack::<TcpProxy>(any)?.cluster_specifier);
         Serves::Stream(Stream { origin: origins.stream(listener, &chain.name), backends })
@@ -172,11 +181,43 @@ fn datagrams(listener: &listener_pb::Listener, origins: &dyn Origins) -> Result<
 }
 
 fn host(host: &pb::VirtualHost, origins: &dyn Origins) -> VirtualHost {
+    let listener = host.routes.first().and_then(route::owner_of);
     VirtualHost {
         name: host.name.clone(),
         domain: host.domains.first().cloned().unwrap_or_default(),
-        routes: host.routes.iter().map(|found| self::route(found, origins)).collect(),
+        listener: listener.map(str::to_owned),
+        routes: routes(host.routes.get(usize::from(listener.is_some())..).unwrap_or_default(), origins),
     }
+}
+
+/// The routes of a host; shares of one rule that lie in routes of their own become one again.
+fn routes(found: &[pb::Route], origins: &dyn Origins) -> Vec<Route> {
+    let mut out = Vec::with_capacity(found.len());
+    let (mut shares, mut sum) = (Vec::new(), 0);
+    for found in found {
+        let mut found = found.clone();
+        let fraction = found.r#match.as_mut().and_then(|matched| matched.runtime_fraction.take());
+        let mut route = self::route(&found, origins);
+        let upto = fraction.and_then(|share| share.default_value).map(|share| share.numerator);
+        if upto.is_none() && shares.is_empty() {
+            out.push(route);
+            continue;
+        }
+        let end = upto.unwrap_or(route::SHARES);
+        let cluster = match &route.action {
+            Action::Forward(forward) => forward.backends.first().and_then(|backend| backend.cluster.clone()),
+            Action::Redirect(_) | Action::Respond(_) => None,
+        };
+        shares.push(WeightedBackend::plain(cluster, end.saturating_sub(sum)));
+        sum = end;
+        if upto.is_none() {
+            let backends = std::mem::take(&mut shares);
+            route.action = Action::Forward(Forward { backends, ..Forward::default() });
+            out.push(route);
+            sum = 0;
+        }
+    }
+    out
 }
 
 fn route(found: &pb::Route, origins: &dyn Origins) -> Route {
@@ -204,10 +245,12 @@ fn route(found: &pb::Route, origins: &dyn Origins) -> Route {
         method,
         headers,
         query: query.collect(),
+        grpc: matched.grpc.map(|_| GrpcMatch::default()),
         request_headers: HeaderMutation::default(),
         response_headers: HeaderMutation::default(),
         mirrors: Vec::new(),
         cors: None,
+        auth: None,
         action: action(found.action.as_ref()),
     }
 }
@@ -233,11 +276,8 @@ fn value(wanted: &StringMatcher) -> ValueMatch {
 fn action(action: Option<&pb::route::Action>) -> Action {
     match action {
         Some(pb::route::Action::Route(found)) => {
-            let backend = |name: &str, weight: u32| WeightedBackend {
-                cluster: (name != route::NO_CLUSTER).then(|| name.to_owned()),
-                weight,
-                request_headers: HeaderMutation::default(),
-                response_headers: HeaderMutation::default(),
+            let backend = |name: &str, weight: u32| {
+                WeightedBackend::plain((name != route::NO_CLUSTER).then(|| name.to_owned()), weight)
             };
             let backends = match &found.cluster_specifier {
                 Some(ClusterSpecifier::Cluster(name)) => vec![backend(name, 1)],

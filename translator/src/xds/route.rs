@@ -1,6 +1,6 @@
 //! Route tables: virtual hosts, matches and actions.
 
-use super::{header, rewrite, value};
+use super::{auth, cors, header, rewrite, session, value};
 use crate::xds::rewrite::Rewrite;
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3 as pb;
@@ -12,13 +12,12 @@ use envoy_types::pb::envoy::config::route::v3::{
     RouteMatch, WeightedCluster, header_matcher, query_parameter_matcher, redirect_action, retry_policy,
     route_match, weighted_cluster,
 };
-use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher};
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use moorgate_model::ir::{
-    Action, Cors, Forward, HeaderMutation, Mirror, PathMatch, Redirect, Retry, Route, RouteOrigin,
+    Action, Forward, HeaderMutation, Mirror, PathMatch, Redirect, Retry, Route, RouteOrigin, Session,
     ValueMatch, VirtualHost, WeightedBackend,
 };
 use std::time::Duration;
@@ -28,9 +27,6 @@ pub(super) const VIRTUAL_HOSTS: u32 = 2;
 
 /// Takes the share of backends that could not be resolved: no cluster has this name, and such requests get 500.
 pub(super) const NO_CLUSTER: &str = "no-such-backend";
-
-/// The name of the CORS filter, under which a route keeps its rules.
-pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";
 
 /// Without a limit of its own a stream may be idle this long (see `listener`); a longer request limit takes it along.
 pub(super) const STREAM_IDLE: Duration = Duration::from_mins(5);
@@ -43,6 +39,8 @@ pub(super) fn head(name: &str) -> pb::RouteConfiguration {
         most_specific_header_mutations_wins: true,
         // A missing cluster costs its routes, not the table.
         validate_clusters: value::truth(false),
+        // Only this table asks by which listener a request came.
+        request_headers_to_remove: vec![header::LISTENER.to_owned()],
         // The port in Host does not choose the host, and reaches the backend unchanged.
         ignore_port_in_host_matching: true,
         ..Default::default()
@@ -53,12 +51,85 @@ pub(super) fn host(host: &VirtualHost) -> pb::VirtualHost {
     pb::VirtualHost {
         name: host.name.clone(),
         domains: vec![host.domain.clone()],
-        routes: host.routes.iter().map(route).collect(),
+        routes: host
+            .listener
+            .iter()
+            .map(|name| misdirected(name))
+            .chain(host.routes.iter().flat_map(routes))
+            .collect(),
         ..Default::default()
     }
 }
 
-pub(super) fn route(route: &Route) -> pb::Route {
+/// The name of the route that answers 421 (see [`misdirected`]).
+pub(super) const MISDIRECTED: &str = "misdirected";
+
+/// A client may send requests for any host over a connection that it has (RFC 9113 9.1.1), and the listener that its
+/// server name chose may have other certificates, client checks or routes than the one that owns the host: such a
+/// request is answered with 421, upon which the client opens a connection of its own (RFC 9110 15.5.20).
+///
+/// All listeners of a port share one table, in which Envoy finds the owner of a host; each listener notes its name in a
+/// header, and one route a host compares. So a table grows with its hosts, and not with pairs of listeners.
+fn misdirected(listener: &str) -> pb::Route {
+    let other = HeaderMatcher { invert_match: true, ..header_exact(header::LISTENER, listener) };
+    pb::Route {
+        name: MISDIRECTED.to_owned(),
+        r#match: Some(RouteMatch {
+            headers: vec![other],
+            path_specifier: Some(route_match::PathSpecifier::Prefix("/".into())),
+            ..Default::default()
+        }),
+        action: Some(direct_response(421)),
+        ..Default::default()
+    }
+}
+
+/// The listener that a route of [`misdirected`] lets pass.
+pub(super) fn owner_of(route: &pb::Route) -> Option<&str> {
+    let matched = route.r#match.as_ref().filter(|_| route.name == MISDIRECTED)?;
+    let header = matched.headers.first().filter(|header| header.name == header::LISTENER)?;
+    let Some(header_matcher::HeaderMatchSpecifier::StringMatch(wanted)) = &header.header_match_specifier
+    else {
+        return None;
+    };
+    match &wanted.match_pattern {
+        Some(string_matcher::MatchPattern::Exact(name)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The shares of a rule whose backends change the path each in their own way are counted in millionths.
+pub(super) const SHARES: u32 = 1_000_000;
+
+/// A route as Envoy has it: one, or one for each backend where each has a path or copies of its own. Envoy changes the
+/// path for a route and not for a share of it.
+///
+/// Envoy draws one number for a request and compares it with each fraction on its way, so fractions are sums: of the
+/// weights 1, 1, 2 they are 25 %, 50 %, and no fraction for the last, which takes what is left.
+pub(super) fn routes(route: &Route) -> Vec<pb::Route> {
+    let Action::Forward(forward) = &route.action else { return vec![self::route(route)] };
+    let own = |backend: &WeightedBackend| backend.path_rewrite.is_some() || !backend.mirrors.is_empty();
+    if forward.backends.len() < 2 || !forward.backends.iter().any(own) {
+        return vec![self::route(route)];
+    }
+    let total: u64 = forward.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let mut sum = 0;
+    let share = |backend: &WeightedBackend| {
+        sum += u64::from(backend.weight);
+        let alone = Forward { backends: vec![backend.clone()], ..forward.clone() };
+        let mut out = self::route(&Route { action: Action::Forward(alone), ..route.clone() });
+        if sum < total {
+            let numerator = u32::try_from(sum * u64::from(SHARES) / total).unwrap_or(SHARES);
+            let share = FractionalPercent { numerator, denominator: DenominatorType::Million.into() };
+            out.r#match.get_or_insert_default().runtime_fraction =
+                Some(RuntimeFractionalPercent { default_value: Some(share), ..Default::default() });
+        }
+        out
+    };
+    forward.backends.iter().map(share).collect()
+}
+
+fn route(route: &Route) -> pb::Route {
     let (request_headers_to_add, request_headers_to_remove) = header::lower(&route.request_headers);
     let (response_headers_to_add, response_headers_to_remove) = header::lower(&route.response_headers);
     let mut out = pb::Route {
@@ -75,10 +146,25 @@ pub(super) fn route(route: &Route) -> pb::Route {
         }),
         ..Default::default()
     };
+    let filters = &mut out.typed_per_filter_config;
     if let Some(cors) = &route.cors {
-        out.typed_per_filter_config.insert(CORS_FILTER.to_owned(), value::any(&self::cors(cors)));
+        filters.insert(cors::FILTER.to_owned(), value::any(&cors::lower(cors)));
+    }
+    if let Some(auth) = &route.auth {
+        filters.insert(auth::FILTER.to_owned(), value::any(&auth::lower(auth)));
+    }
+    if let Action::Forward(forward) = &route.action
+        && let Some(session) = session_of(forward)
+    {
+        filters.insert(session::FILTER.to_owned(), value::any(&session::lower(session)));
     }
     out
+}
+
+/// The session of a whole route: its own, or that of its only backend.
+fn session_of(forward: &Forward) -> Option<&Session> {
+    let own = if let [backend] = forward.backends.as_slice() { backend.session.as_ref() } else { None };
+    forward.session.as_ref().or(own)
 }
 
 /// `httproute/<namespace>/<name>[/<rule name>]`: stays what it is when a rule is inserted before it.
@@ -109,6 +195,7 @@ pub(super) fn matches(route: &Route) -> RouteMatch {
     RouteMatch {
         headers: method.chain(headers).collect(),
         query_parameters: query.collect(),
+        grpc: route.grpc.as_ref().map(|_| route_match::GrpcRouteMatchOptions {}),
         path_specifier: Some(path(&route.path)),
         ..Default::default()
     }
@@ -151,7 +238,7 @@ pub(super) fn exact(text: &str) -> StringMatcher {
     StringMatcher { match_pattern, ..Default::default() }
 }
 
-fn regex(regex: String) -> RegexMatcher {
+pub(super) fn regex(regex: String) -> RegexMatcher {
     RegexMatcher { regex, engine_type: None }
 }
 
@@ -164,31 +251,38 @@ fn direct_response(status: u16) -> pb::route::Action {
 
 fn forward(route: &Route, forward: &Forward) -> pb::route::Action {
     if forward.backends.iter().all(|backend| backend.cluster.is_none()) {
-        return direct_response(500);
+        return direct_response(route.unresolved_status());
     }
-    let unresolved = forward.backends.iter().any(|backend| backend.cluster.is_none());
+    // What a backend asks for itself is the route's where it is the only one.
+    let alone = if let [backend] = forward.backends.as_slice() { Some(backend) } else { None };
+    let copies = alone.into_iter().flat_map(|backend| &backend.mirrors).chain(&route.mirrors);
     let mut action = RouteAction {
         cluster_specifier: Some(clusters(&forward.backends)),
         // Envoy's own limit of 15 seconds is not the API's.
         timeout: Some(value::duration(forward.timeouts.request.unwrap_or_default())),
         idle_timeout: idle(forward.timeouts.request).map(value::duration),
         retry_policy: retry(forward),
-        request_mirror_policies: route.mirrors.iter().filter_map(mirror).collect(),
+        request_mirror_policies: copies.filter_map(mirror).collect(),
         ..Default::default()
     };
-    if unresolved {
+    let unresolved = forward.backends.iter().any(|backend| backend.cluster.is_none());
+    if unresolved && route.unresolved_status() == 500 {
         action.cluster_not_found_response_code = ClusterNotFoundResponseCode::InternalServerError.into();
     }
-    match forward.path_rewrite.as_ref().map(|rewrite| rewrite::lower(&route.path, rewrite)) {
+    let path_rewrite = alone.and_then(|backend| backend.path_rewrite.as_ref());
+    let path_rewrite = path_rewrite.or(forward.path_rewrite.as_ref());
+    match path_rewrite.map(|rewrite| rewrite::lower(&route.path, rewrite)) {
         Some(Rewrite::Prefix(text)) => action.prefix_rewrite = text,
         Some(rewrite) => action.regex_rewrite = rewrite::substitution(rewrite),
         None => {}
     }
-    let host = forward.host_rewrite.as_ref().map(|host| host.0.as_str());
+    let own_host = alone.and_then(|backend| backend.host_rewrite.as_ref());
+    let host = own_host.or(forward.host_rewrite.as_ref()).map(|host| host.0.as_str());
     if let Some(host) = host.or_else(|| header::host(&route.request_headers)) {
         action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(host.to_owned()));
         action.append_x_forwarded_host = true;
     }
+    action.append_x_forwarded_host |= forward.backends.iter().any(|backend| backend.host_rewrite.is_some());
     pb::route::Action::Route(action)
 }
 
@@ -208,7 +302,8 @@ fn clusters(backends: &[WeightedBackend]) -> ClusterSpecifier {
     let clusters = backends.iter().map(|backend| {
         let (request_headers_to_add, request_headers_to_remove) = header::lower(&backend.request_headers);
         let (response_headers_to_add, response_headers_to_remove) = header::lower(&backend.response_headers);
-        let host = header::host(&backend.request_headers).map(str::to_owned);
+        let host = backend.host_rewrite.as_ref().map(|host| host.0.as_str());
+        let host = host.or_else(|| header::host(&backend.request_headers)).map(str::to_owned);
         weighted_cluster::ClusterWeight {
             name: backend.cluster.clone().unwrap_or_else(|| NO_CLUSTER.to_owned()),
             weight: value::number(backend.weight),
@@ -218,6 +313,11 @@ fn clusters(backends: &[WeightedBackend]) -> ClusterSpecifier {
             response_headers_to_remove,
             host_rewrite_specifier: host
                 .map(weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
+            typed_per_filter_config: backend
+                .session
+                .iter()
+                .map(|session| (session::FILTER.to_owned(), value::any(&session::lower(session))))
+                .collect(),
             ..Default::default()
         }
     });
@@ -324,43 +424,6 @@ fn redirect(path: &PathMatch, redirect: &Redirect) -> RedirectAction {
     }
 }
 
-/// CORS rules. A literal `*` does not cover requests with credentials (Fetch standard), so methods are then listed.
-fn cors(cors: &Cors) -> CorsPolicy {
-    const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT, TRACE";
-    let any_method = cors.allow_methods.iter().any(|method| method == "*");
-    CorsPolicy {
-        allow_origin_string_match: cors.allow_origins.iter().map(|origin| self::origin(origin)).collect(),
-        allow_methods: if any_method && cors.allow_credentials {
-            METHODS.into()
-        } else {
-            cors.allow_methods.join(", ")
-        },
-        allow_headers: cors.allow_headers.join(", "),
-        expose_headers: cors.expose_headers.join(", "),
-        max_age: cors.max_age.to_string(),
-        allow_credentials: value::truth(cors.allow_credentials),
-        // A preflight of a foreign origin is answered here, without permission, instead of by the backend.
-        forward_not_matching_preflights: value::truth(false),
-        ..Default::default()
-    }
-}
-
-/// `*` takes any origin; `https://*.example.com` takes any number of labels, but no port that is not written.
-fn origin(origin: &str) -> StringMatcher {
-    if !origin.contains('*') {
-        return exact(origin);
-    }
-    let pattern = if origin == "*" {
-        ".*".to_owned()
-    } else {
-        origin.split('*').map(rewrite::quote).collect::<Vec<_>>().join("[-A-Za-z0-9.]+")
-    };
-    StringMatcher {
-        match_pattern: Some(string_matcher::MatchPattern::SafeRegex(regex(pattern))),
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,20 +451,6 @@ mod tests {
         assert_eq!(mirror((0, 100)), None);
         assert_eq!(mirror((100, 100)).unwrap().runtime_fraction, None);
         assert!(mirror((1, 100)).unwrap().runtime_fraction.is_some());
-    }
-
-    #[test]
-    fn origins_with_wildcards_keep_to_the_host() {
-        let Some(string_matcher::MatchPattern::SafeRegex(matcher)) =
-            origin("https://*.example.com").match_pattern
-        else {
-            panic!("a pattern")
-        };
-        let regex = regex::Regex::new(&format!("^(?:{})$", matcher.regex.replace("\\:", ":"))).unwrap();
-        assert!(regex.is_match("https://a.b.example.com"));
-        for foreign in ["https://example.com", "https://evil.com/.example.com", "https://aXexample.com"] {
-            assert!(!regex.is_match(foreign), "{foreign}");
-        }
     }
 
     #[test]

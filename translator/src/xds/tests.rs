@@ -48,7 +48,7 @@ fn bindings(records: &[Record]) -> Vec<String> {
 fn the_bytes_of_a_fleet_are_these() {
     let records = records(&fleet());
     let digest = Digest::of_parts(resources(&records).iter().map(|resource| &*resource.bytes));
-    assert_eq!(digest.to_string(), "c13b502bd7a6ae41bf6b428cd6fec98acbeb18dfac1ccfc6201a635de6862d74");
+    assert_eq!(digest.to_string(), "c25429675b3e7d4865b72218355595433d4273c643b0046dca58eaeedb33c822");
 }
 
 #[test]

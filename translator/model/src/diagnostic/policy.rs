@@ -30,6 +30,9 @@ crate::codes! { Semantic;
     POLICY_SECTION_NOT_FOUND = "MG4010", Error, "a policy names a section that its target does not have",
         "The Service exists, but has no port of that name, so nobody can say which port was meant. No connection is made \
          to those of its ports that no other policy speaks of: without the policy they would be reached unverified.";
+    POLICY_APPROXIMATE = "MG4011", Warning, "a field of a policy has no counterpart in Envoy",
+        "The policy is in effect, but Envoy has nothing that does what this field says. The message says what happens \
+         instead.";
     POLICY_UNSUPPORTED = "MG4101", Warning, "a policy of this kind is not supported yet",
         "The kind is known, but this version does not compile it, and it restricts nothing. It has no effect.";
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",

@@ -85,6 +85,18 @@ crate::codes! { Semantic;
     MATCHES_NOT_COMPARED = "MG3032", Warning, "too many matches on the same paths to tell who takes requests from whom",
         "Routes of several namespaces share a hostname and have so many matches on the same paths that not all pairs were \
          compared. With an ownership file this is an error in effect: the fleets that the route names are not published.";
+    ADDRESS_REFUSED = "MG3033", Error, "a backend is in the proxy's own machine or network",
+        "Whoever may name such a place could reach the proxy's admin port, the metadata of its machine or services past \
+         their ReferenceGrants. Requests for it are answered with 500. Use a Service for what is in the cluster.";
+    BACKEND_UNUSABLE = "MG3034", Error, "a backend exists, but cannot be used",
+        "The object that the reference names is not valid, or asks for something that this version cannot do; it has a \
+         diagnostic of its own. Its share of the requests is answered with 500.";
+    REDIRECT_LOOP = "MG3035", Warning, "a redirect sends clients back to where they were",
+        "The filter changes neither scheme, host, port nor path, so the client would ask the same again, until it gives up. \
+         Name at least one of them.";
+    CORS_ANY_ORIGIN = "MG3036", Warning, "every site may act with the credentials of its visitors",
+        "The CORS filter allows all origins together with credentials: any page that a signed-in user opens can send \
+         requests in their name and read the answers. List the origins that need this.";
     SET_NOT_ALLOWED = "MG3040", Error, "a Gateway does not allow this ListenerSet",
         "A Gateway says in allowedListeners from which namespaces ListenerSets may add listeners to it; by default from \
          none. The listeners of the set are not served, and routes that name the set are not attached.";

@@ -13,6 +13,17 @@ pub struct Cluster {
     pub eds_name: String,
     /// Where the endpoints come from.
     pub sources: Vec<EndpointSource>,
+    /// How many retries there may be at a time; `None`: Envoy's own bound.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// A bound on retries that grows with the traffic (XBackendTrafficPolicy `retryConstraint`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// The share of requests in flight that may be retries, 0 to 100.
+    pub percent: u32,
+    /// So many retries may always be in flight.
+    pub min_retries: u32,
 }
 
 /// What a backend speaks (the kind of the route, Service `appProtocol`).

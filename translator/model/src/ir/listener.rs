@@ -2,6 +2,7 @@
 
 use super::{RouteOrigin, RouteTable};
 use crate::object::ObjectRef;
+use std::sync::Arc;
 
 /// An Envoy listener: a port of one transport, shared by all Gateway listeners of that port.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,8 +46,8 @@ pub enum Serves {
     /// Nothing can be served here (no certificate, no route, or clients cannot be checked): connections are closed at
     /// once, and no chain with a wider name takes them over.
     Refuse,
-    /// HTTP, by routes that are served by RDS under [`RouteTable::name`].
-    Http(RouteTable),
+    /// HTTP, by routes that are served by RDS under [`RouteTable::name`]; all TLS chains of a port share one table.
+    Http(Arc<RouteTable>),
     /// Bytes go to backends as they are.
     Stream(Stream),
 }
@@ -65,10 +66,10 @@ impl FilterChain {
         }
     }
 
-    /// The routes, to be changed.
+    /// The routes, to be changed for this chain alone.
     pub fn routes_mut(&mut self) -> Option<&mut RouteTable> {
         match &mut self.serves {
-            Serves::Http(routes) => Some(routes),
+            Serves::Http(routes) => Some(Arc::make_mut(routes)),
             Serves::Refuse | Serves::Stream(_) => None,
         }
     }

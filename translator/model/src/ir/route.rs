@@ -16,6 +16,8 @@ pub struct Route {
     pub headers: Vec<(String, ValueMatch)>,
     /// Query parameters that must all match, sorted by name; names are case-sensitive.
     pub query: Vec<(String, ValueMatch)>,
+    /// Set if only gRPC requests match (GRPCRoute): what was asked of service and method, which the path says too.
+    pub grpc: Option<GrpcMatch>,
     /// Changes to the request's headers.
     pub request_headers: HeaderMutation,
     /// Changes to the response's headers.
@@ -24,6 +26,8 @@ pub struct Route {
     pub mirrors: Vec<Mirror>,
     /// Cross-origin rules.
     pub cors: Option<Cors>,
+    /// Who is asked whether a request may pass.
+    pub auth: Option<ExternalAuth>,
     /// What answers.
     pub action: Action,
 }
@@ -39,6 +43,54 @@ pub struct RouteOrigin {
     pub rule_name: Option<String>,
     /// The match within the rule, from zero.
     pub matched: usize,
+}
+
+impl Route {
+    /// The clusters that it needs, some of them more than once.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        let backends = match &self.action {
+            Action::Forward(forward) => forward.backends.as_slice(),
+            Action::Redirect(_) | Action::Respond(_) => &[],
+        };
+        let own = backends.iter().flat_map(|backend| &backend.mirrors);
+        let mirrors = self.mirrors.iter().chain(own).map(|mirror| mirror.cluster.as_str());
+        let asked = self.auth.iter().map(|auth| auth.cluster.as_str());
+        backends.iter().filter_map(|backend| backend.cluster.as_deref()).chain(mirrors).chain(asked)
+    }
+
+    /// Takes out clusters that must not be reached: their share is answered with an error, copies are not made, and
+    /// without the service that would be asked nothing passes.
+    pub fn close(&mut self, refused: impl Fn(&str) -> bool) {
+        let status = self.unresolved_status();
+        self.mirrors.retain(|mirror| !refused(&mirror.cluster));
+        if self.auth.as_ref().is_some_and(|auth| refused(&auth.cluster)) {
+            self.auth = None;
+            self.action = Action::Respond(Respond { status });
+        }
+        let Action::Forward(forward) = &mut self.action else { return };
+        for backend in &mut forward.backends {
+            backend.mirrors.retain(|mirror| !refused(&mirror.cluster));
+            backend.cluster = backend.cluster.take().filter(|name| !refused(name));
+        }
+        if forward.backends.iter().all(|backend| backend.cluster.is_none()) {
+            self.action = Action::Respond(Respond { status });
+        }
+    }
+
+    /// What Envoy answers for a backend that could not be resolved: HTTPRoute asks for 500, GRPCRoute for the gRPC
+    /// status UNAVAILABLE, which Envoy makes of 503.
+    pub fn unresolved_status(&self) -> u16 {
+        if self.grpc.is_some() { 503 } else { 500 }
+    }
+}
+
+/// Service and method of a gRPC request; what is `None` may be any.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct GrpcMatch {
+    /// The service with its package, such as `helloworld.Greeter`.
+    pub service: Option<ValueMatch>,
+    /// The method.
+    pub method: Option<ValueMatch>,
 }
 
 /// How the path must look.
@@ -96,6 +148,8 @@ pub struct Forward {
     pub timeouts: Timeouts,
     /// Retries.
     pub retry: Option<Retry>,
+    /// How a client keeps its endpoint; the only backend's own where it has one.
+    pub session: Option<Session>,
 }
 
 /// A share of the requests.
@@ -109,6 +163,30 @@ pub struct WeightedBackend {
     pub request_headers: HeaderMutation,
     /// Changes to responses that come from here.
     pub response_headers: HeaderMutation,
+    /// A change of the path for requests that go here, in place of the rule's.
+    pub path_rewrite: Option<PathRewrite>,
+    /// A change of the host for requests that go here, in place of the rule's.
+    pub host_rewrite: Option<HostRewrite>,
+    /// Copies of requests that go here, besides the rule's.
+    pub mirrors: Vec<Mirror>,
+    /// How a client keeps its endpoint among those of this backend.
+    pub session: Option<Session>,
+}
+
+impl WeightedBackend {
+    /// A backend without changes of its own.
+    pub fn plain(cluster: Option<String>, weight: u32) -> Self {
+        Self {
+            cluster,
+            weight,
+            request_headers: HeaderMutation::default(),
+            response_headers: HeaderMutation::default(),
+            path_rewrite: None,
+            host_rewrite: None,
+            mirrors: Vec::new(),
+            session: None,
+        }
+    }
 }
 
 /// A new path.
@@ -190,4 +268,50 @@ pub struct Cors {
     pub allow_credentials: bool,
     /// How long a preflight answer holds, in seconds.
     pub max_age: u32,
+}
+
+/// A service that says whether a request may pass (HTTPRoute filter ExternalAuth). If it does not answer, nothing passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalAuth {
+    /// The cluster of the service.
+    pub cluster: String,
+    /// How it is asked.
+    pub protocol: AuthProtocol,
+    /// How many bytes of the body it gets at most, over zero; longer bodies are refused. `None`: no body.
+    pub body: Option<u32>,
+}
+
+/// How an authorization service is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthProtocol {
+    /// Envoy's own protocol, `envoy.service.auth.v3`, with all headers.
+    Grpc,
+    /// The request without its body; status 200 means yes.
+    Http {
+        /// What stands before the path.
+        prefix: String,
+        /// Headers that are sent besides host, method, path, length and `authorization`; names in lower case.
+        request_headers: Vec<String>,
+        /// Headers of the answer that go on to the backend, names in lower case; empty for all.
+        response_headers: Vec<String>,
+    },
+}
+
+/// How a client keeps its endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Session {
+    /// By a cookie that Envoy sets.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// Its path.
+        path: String,
+        /// How long it lives; `None`: as long as the client's own session.
+        ttl: Option<Duration>,
+    },
+    /// By a header that Envoy sends and the client repeats.
+    Header {
+        /// Its name, in lower case.
+        name: String,
+    },
 }

@@ -3,7 +3,7 @@
 use super::{origin, server_names, tls};
 use crate::attach::hostname::specificity;
 use crate::attach::parent::Placement;
-use crate::attach::table::{Filled, owner};
+use crate::attach::table::{Filled, Owners};
 use moorgate_model::ir::{FilterChain, Serves};
 use std::collections::BTreeMap;
 
@@ -23,13 +23,13 @@ pub(super) fn whole_port(name: &str, listeners: &[Filled<'_>]) -> Vec<FilterChai
 /// The chains of a TLS listener: for each server name the route that wrote the most specific hostname, and of several
 /// the oldest. A name belongs to the most specific listener of the port, so the listener's own name always has a
 /// chain, if only to close: otherwise a wider listener would take its connections over.
-pub(super) fn by_server_name(filled: Filled<'_>, listeners: &[Filled<'_>]) -> Vec<FilterChain> {
+pub(super) fn by_server_name(filled: Filled<'_>, owners: &Owners<'_>) -> Vec<FilterChain> {
     let (listener, placements) = filled;
     let mut hosts: BTreeMap<&str, Option<&Placement>> = BTreeMap::new();
     hosts.insert(&listener.spec.hostname, None);
     if !listener.refuse {
         for placement in placements {
-            if owner(listeners, &placement.host).is_some_and(|owner| owner.position == listener.position) {
+            if owners.of(&placement.host).is_some_and(|owner| owner.position == listener.position) {
                 let best = hosts.entry(&placement.host).or_default();
                 let rank = |placement: &Placement| (specificity(&placement.written), placement.age.clone());
                 if best.is_none_or(|best| rank(placement) < rank(best)) {

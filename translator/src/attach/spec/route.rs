@@ -1,24 +1,28 @@
-//! HTTPRoute.
+//! HTTPRoute and GRPCRoute, which differ in how they match only.
 
 use super::Metadata;
+use moorgate_policies::SessionPersistence;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
+pub(in crate::attach) type HttpRoute = RuleRoute<RouteMatch>;
+pub(in crate::attach) type GrpcRoute = RuleRoute<GrpcRouteMatch>;
+
+/// A route with rules, which match by `M`.
 #[derive(Debug, Deserialize)]
-pub(in crate::attach) struct HttpRoute {
+pub(in crate::attach) struct RuleRoute<M: Default> {
     pub(in crate::attach) metadata: Metadata,
-    pub(in crate::attach) spec: HttpRouteSpec,
+    pub(in crate::attach) spec: RuleRouteSpec<M>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::attach) struct HttpRouteSpec {
+pub(in crate::attach) struct RuleRouteSpec<M: Default> {
     #[serde(default)]
     pub(in crate::attach) parent_refs: Vec<ParentRef>,
     #[serde(default)]
     pub(in crate::attach) hostnames: Vec<String>,
     #[serde(default)]
-    pub(in crate::attach) rules: Vec<HttpRouteRule>,
+    pub(in crate::attach) rules: Vec<RouteRule<M>>,
     pub(in crate::attach) use_default_gateways: Option<String>,
 }
 
@@ -37,17 +41,17 @@ pub(in crate::attach) struct ParentRef {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::attach) struct HttpRouteRule {
+pub(in crate::attach) struct RouteRule<M> {
     pub(in crate::attach) name: Option<String>,
     #[serde(default)]
-    pub(in crate::attach) matches: Vec<RouteMatch>,
+    pub(in crate::attach) matches: Vec<M>,
     #[serde(default)]
     pub(in crate::attach) filters: Vec<Filter>,
     #[serde(default)]
     pub(in crate::attach) backend_refs: Vec<BackendRef>,
     pub(in crate::attach) timeouts: Option<Timeouts>,
     pub(in crate::attach) retry: Option<Retry>,
-    pub(in crate::attach) session_persistence: Option<IgnoredAny>,
+    pub(in crate::attach) session_persistence: Option<SessionPersistence>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,6 +62,21 @@ pub(in crate::attach) struct RouteMatch {
     pub(in crate::attach) headers: Vec<Matcher>,
     #[serde(default)]
     pub(in crate::attach) query_params: Vec<Matcher>,
+    pub(in crate::attach) method: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(in crate::attach) struct GrpcRouteMatch {
+    pub(in crate::attach) method: Option<GrpcMethodMatcher>,
+    #[serde(default)]
+    pub(in crate::attach) headers: Vec<Matcher>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(in crate::attach) struct GrpcMethodMatcher {
+    #[serde(rename = "type")]
+    pub(in crate::attach) kind: Option<String>,
+    pub(in crate::attach) service: Option<String>,
     pub(in crate::attach) method: Option<String>,
 }
 
@@ -87,6 +106,41 @@ pub(in crate::attach) struct Filter {
     pub(in crate::attach) request_redirect: Option<RedirectFilter>,
     pub(in crate::attach) url_rewrite: Option<RewriteFilter>,
     pub(in crate::attach) cors: Option<CorsFilter>,
+    pub(in crate::attach) external_auth: Option<ExternalAuthFilter>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct ExternalAuthFilter {
+    pub(in crate::attach) protocol: String,
+    pub(in crate::attach) backend_ref: BackendRef,
+    pub(in crate::attach) grpc: Option<GrpcAuth>,
+    pub(in crate::attach) http: Option<HttpAuth>,
+    pub(in crate::attach) forward_body: Option<ForwardBody>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct GrpcAuth {
+    #[serde(default)]
+    pub(in crate::attach) allowed_headers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct HttpAuth {
+    pub(in crate::attach) path: Option<String>,
+    #[serde(default)]
+    pub(in crate::attach) allowed_headers: Vec<String>,
+    #[serde(default)]
+    pub(in crate::attach) allowed_response_headers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct ForwardBody {
+    #[serde(default)]
+    pub(in crate::attach) max_size: u32,
 }
 
 #[derive(Debug, Deserialize)]

@@ -103,11 +103,8 @@ fn open(compilation: &Compilation, passes: bool) -> bool {
         return false;
     }
     let Some(found) = compilation.fleets.get(&fleet) else { return false };
-    let chains = found.ir.listeners.values().flat_map(|listener| &listener.chains);
-    let routes = chains
-        .filter_map(|chain| chain.routes())
-        .flat_map(|routes| &routes.hosts)
-        .flat_map(|host| &host.routes);
+    let hosts = found.ir.tables().into_values().flat_map(|table| &table.hosts);
+    let routes = hosts.flat_map(|host| &host.routes);
     let mut clusters = routes.flat_map(|route| match &route.action {
         Action::Forward(forward) => {
             forward.backends.iter().filter_map(|backend| backend.cluster.clone()).collect()

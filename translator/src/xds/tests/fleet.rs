@@ -24,6 +24,7 @@ pub(super) fn cluster(name: &str) -> Cluster {
             hostname: None,
             addresses: vec![StaticEndpoint { address: "::1".parse().unwrap(), port: 8080 }],
         }],
+        retry_budget: None,
     }
 }
 
@@ -40,12 +41,7 @@ pub(super) fn tls() -> UpstreamTls {
 }
 
 pub(super) fn backend(cluster: Option<&str>, weight: u32) -> WeightedBackend {
-    WeightedBackend {
-        cluster: cluster.map(Into::into),
-        weight,
-        request_headers: HeaderMutation::default(),
-        response_headers: HeaderMutation::default(),
-    }
+    WeightedBackend::plain(cluster.map(Into::into), weight)
 }
 
 pub(super) fn route(name: &str, path: PathMatch, action: Action) -> Route {
@@ -60,10 +56,12 @@ pub(super) fn route(name: &str, path: PathMatch, action: Action) -> Route {
         method: None,
         headers: Vec::new(),
         query: Vec::new(),
+        grpc: None,
         request_headers: HeaderMutation::default(),
         response_headers: HeaderMutation::default(),
         mirrors: Vec::new(),
         cors: None,
+        auth: None,
         action,
     }
 }
@@ -109,6 +107,7 @@ fn full() -> Route {
                 codes: vec![500, 503],
                 backoff: Some(Duration::from_millis(100)),
             }),
+            session: None,
         }),
     );
     out.origin.rule_name = Some("named".into());
@@ -163,7 +162,7 @@ fn routes() -> Vec<Route> {
 }
 
 fn host(domain: &str, routes: Vec<Route>) -> VirtualHost {
-    VirtualHost { name: domain.into(), domain: domain.into(), routes }
+    VirtualHost { name: domain.into(), domain: domain.into(), listener: None, routes }
 }
 
 fn chain(name: &str, server_names: &[&str], secrets: &[&str], hosts: Vec<VirtualHost>) -> FilterChain {
@@ -175,7 +174,7 @@ fn chain(name: &str, server_names: &[&str], secrets: &[&str], hosts: Vec<Virtual
             clients: None,
         }),
         origins: Vec::new(),
-        serves: Serves::Http(RouteTable { name: name.into(), hosts }),
+        serves: Serves::Http(std::sync::Arc::new(RouteTable { name: name.into(), hosts })),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Parses `1h30m`, `500ms`, `0s`: up to four parts of up to five digits, as GEP-2257 has it.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     for _ in 0..4 {

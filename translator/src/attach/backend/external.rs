@@ -1,0 +1,160 @@
+//! XBackend: a backend with its own protocol and TLS; so far one outside of the cluster, by name.
+
+use super::{Use, X_GROUP, key};
+use crate::attach::index::{Index, Indexed};
+use crate::attach::parent::Routes;
+use crate::attach::spec::XBackend;
+use crate::attach::{GATEWAY_GROUP, trust};
+use crate::status::{self, AncestorStatus, ParentReference, Status, Statuses};
+use moorgate_model::diagnostic::semantic::{ADDRESS_REFUSED, UNSUPPORTED_VALUE};
+use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, EndpointSource, UpstreamTls};
+use moorgate_model::{Diagnostic, Diagnostics, FieldPath};
+use moorgate_policies::{Context, upstream_tls};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// How many ancestors the status of an XBackend has at most.
+const MAX_ANCESTORS: usize = 32;
+
+/// Names what is wrong with XBackends themselves, whoever refers to them, and writes the status of those that are served.
+pub(in crate::attach) fn report(
+    index: &Index<'_>,
+    routes: &Routes<'_>,
+    diagnostics: &mut Diagnostics,
+    statuses: &mut Statuses,
+) {
+    for backend in index.x_backends.values() {
+        let reference = &backend.object.reference;
+        diagnostics.extend(build(index, backend, Use::Requests).err().into_iter().flatten());
+        let served = (reference.namespace.to_string(), key(reference));
+        let gateways: BTreeSet<_> = routes.ancestors.get(&served).into_iter().flatten().collect();
+        let generation = backend.value.metadata.generation;
+        let ancestors = gateways.into_iter().take(MAX_ANCESTORS).map(|gateway| AncestorStatus {
+            ancestor_ref: ParentReference {
+                group: GATEWAY_GROUP.into(),
+                kind: "Gateway".into(),
+                namespace: Some(gateway.0.to_owned()),
+                name: gateway.1.to_owned(),
+                section_name: None,
+                port: None,
+            },
+            controller_name: statuses.controller_name().to_owned(),
+            conditions: vec![status::holds("Accepted", "Accepted", generation)],
+        });
+        let ancestors: Vec<_> = ancestors.collect();
+        if !ancestors.is_empty() {
+            statuses.set(reference.clone(), Status::Policy { ancestors });
+        }
+    }
+}
+
+/// The cluster; without a name yet.
+pub(super) fn build(
+    index: &Index<'_>,
+    backend: &Indexed<'_, XBackend>,
+    usage: Use,
+) -> Result<Cluster, Vec<Diagnostic>> {
+    let spec = &backend.value.spec;
+    let at = FieldPath::root().key("spec");
+    let unsupported = |field: FieldPath, message: &str| {
+        let finding = backend.object.diagnostic(&UNSUPPORTED_VALUE, field, message);
+        vec![finding.help("requests for it are answered with 500")]
+    };
+    let Some(external) = &spec.external_hostname else {
+        let message = "a backend of type EndpointSelector is not supported: use a Service";
+        return Err(unsupported(at.key("type"), message));
+    };
+    if is_inside(&external.hostname) {
+        let field = at.key("externalHostname").key("hostname");
+        let message =
+            format!("{:?} is a name of the machine or network that the proxy runs in", external.hostname);
+        return Err(vec![backend.object.diagnostic(&ADDRESS_REFUSED, field, message)]);
+    }
+    let protocol = match (spec.protocol.as_deref(), usage) {
+        (None | Some("TCP"), Use::Stream) => AppProtocol::Tcp,
+        (Some("HTTP2" | "H2C" | "GRPC"), Use::Requests) | (_, Use::Http2) => AppProtocol::Http2,
+        (None | Some("HTTP" | "HTTP11" | "WSS" | "MCP"), Use::Requests) => AppProtocol::Http1,
+        (other, _) => {
+            let message =
+                format!("protocol {} is not supported by this kind of route", other.unwrap_or("none"));
+            return Err(unsupported(at.key("protocol"), &message));
+        }
+    };
+    let source = EndpointSource {
+        namespace: backend.object.reference.namespace.to_string(),
+        service: String::new(),
+        port_name: String::new(),
+        port: spec.port.number,
+        family: AddressFamily::Any,
+        weight: 1,
+        hostname: Some(external.hostname.clone()),
+        addresses: Vec::new(),
+    };
+    let tls = tls(index, backend, &unsupported)?;
+    Ok(Cluster { protocol, tls, eds_name: String::new(), sources: vec![source], retry_budget: None })
+}
+
+fn tls(
+    index: &Index<'_>,
+    backend: &Indexed<'_, XBackend>,
+    unsupported: &dyn Fn(FieldPath, &str) -> Vec<Diagnostic>,
+) -> Result<Option<UpstreamTls>, Vec<Diagnostic>> {
+    let Some(tls) = backend.value.spec.tls.as_ref().filter(|tls| tls.mode != "None") else { return Ok(None) };
+    let at = FieldPath::root().key("spec").key("tls");
+    if tls.client_certificate_ref.is_some() || tls.mode != "ServerOnly" {
+        let message = format!("TLS mode {} is not supported", tls.mode);
+        return Err(unsupported(at.key("mode"), &message));
+    }
+    let Some(validation) = &tls.validation else {
+        return Err(unsupported(at, "TLS without validation is not supported"));
+    };
+    let trust_bundle = |reference: &_| trust::bundle(index, reference);
+    let cx = Context { trust_bundle: &trust_bundle };
+    let (made, findings) = upstream_tls(backend.object, validation, &at.key("validation"), &cx);
+    if made.refuse { Err(findings) } else { Ok(Some(made)) }
+}
+
+/// Names that mean the proxy's own machine or network, whoever resolves them, and addresses in place of a name.
+fn is_inside(hostname: &str) -> bool {
+    let name = hostname.to_ascii_lowercase();
+    let last = name.rsplit('.').next().unwrap_or_default();
+    // A last label of digits is an address in some form (WHATWG URL, "ends in a number").
+    let address = name.parse::<IpAddr>().is_ok() || last.bytes().all(|byte| byte.is_ascii_digit());
+    address
+        || ["localhost", "local", "internal", "svc"].contains(&last)
+        || ["metadata", "instance-data"].contains(&name.as_str())
+}
+
+/// The kind with its group, for messages.
+pub(in crate::attach) fn is(group: &str, kind: &str) -> bool {
+    group == X_GROUP && kind == "XBackend"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_inside;
+
+    #[test]
+    fn names_of_the_proxys_own_network() {
+        for name in [
+            "localhost",
+            "a.localhost",
+            "127.0.0.1",
+            "169.254.169.254",
+            "10.1",
+            "0",
+            "metadata",
+            "metadata.google.internal",
+            "cart.shop.svc",
+            "kubernetes.default.svc.cluster.local",
+            "printer.local",
+        ] {
+            assert!(is_inside(name), "{name}");
+        }
+        for name in
+            ["api.example.com", "localhost.example.com", "svc.example.com", "internal.example.com", "a1.b2"]
+        {
+            assert!(!is_inside(name), "{name}");
+        }
+    }
+}
