@@ -185,7 +185,7 @@ fn an_authorization_service_lets_pass_or_not() {
     let post = Request::get(HOST, "/body").method("POST");
     assert_eq!(connection.send(&post, b"four").unwrap().who(), "cart");
     // Envoy counts whole frames, so a body is refused from the second one on that is too many.
-    assert_eq!(connection.send(&post, &[b'a'; 100_000]).unwrap().status, 413);
+    assert_eq!(connection.send(&post, &vec![b'a'; 100_000]).unwrap().status, 413);
     let reached = stage.backends["cart"].received();
     for path in ["/dead", "/gone"] {
         let status = send(&stage.target, &Request::get(HOST, path)).unwrap().status;

@@ -63,8 +63,8 @@ fn a_store_behind_https_passes_the_half_of_the_suite_that_reads() {
     let front = Front::start(folder.path()).unwrap();
     let behind = Store::open(&format!("file://{}/store", folder.path().display())).unwrap();
     let fleet = FleetName::gateway("shop", "edge");
-    let reads = cases::run_reads(&behind, &front.store().unwrap(), &fleet);
-    runtime().block_on(reads).unwrap();
+    let store = front.store().unwrap();
+    runtime().block_on(cases::run_reads(&behind, &store, &fleet)).unwrap();
 }
 
 /// Fault 28: an S3 server that ignores conditions. It is found out, and gets no release.

@@ -121,13 +121,13 @@ impl Gate {
             return Ok(None);
         }
         let key = Digest::of(token.as_bytes());
-        if let Some(account) = self.fresh(&key) {
-            return Ok(account);
+        if let Some(verdict) = self.fresh(&key) {
+            return Ok(verdict.account);
         }
         let _turn = self.reviews.acquire().await;
         // Somebody else may have asked meanwhile.
-        if let Some(account) = self.fresh(&key) {
-            return Ok(account);
+        if let Some(verdict) = self.fresh(&key) {
+            return Ok(verdict.account);
         }
         match self.reviewer.review(token).await {
             Ok(account) => {
@@ -147,11 +147,11 @@ impl Gate {
         }
     }
 
-    fn fresh(&self, key: &Digest) -> Option<Option<Account>> {
-        let verdicts = self.lock();
-        let verdict = verdicts.get(key)?;
+    /// A verdict that still counts.
+    fn fresh(&self, key: &Digest) -> Option<Verdict> {
+        let verdict = self.lock().get(key).cloned()?;
         let age = if verdict.account.is_some() { FRESH } else { REFUSED };
-        (verdict.at.elapsed() < age).then(|| verdict.account.clone())
+        (verdict.at.elapsed() < age).then_some(verdict)
     }
 
     fn remember(&self, key: Digest, account: Option<Account>) {
