@@ -13,6 +13,7 @@ use crate::watch::{self, Holder, Options, Seams, Target};
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use moorgate_snapshot::Channel;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +25,7 @@ use tracing_subscriber::EnvFilter;
   moorgate watch --cluster --store s3://gateways --key file:watch.key --provision --store-secret bucket
   moorgate watch --cluster --store file:///var/lib/moorgate --trust trust.json --key file:watch.key \
     --serve-store 0.0.0.0:8443 --serve-store-cert tls.crt --serve-store-key tls.key --serve-store-account shop/envoy=shop/edge
+  moorgate watch --cluster --store s3://gateways --trust trust.json --status-only
 
 Runs until it is told to stop. Of several replicas the holder of a Lease writes; all compile. Secrets are read by name, and
 only those that Gateways of ours refer to. A fleet whose Gateway is deleted is retired; one whose Gateway only lost its class
@@ -34,8 +36,17 @@ pub(super) struct WatchArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// The key to sign with: file:PATH, env:NAME or exec:COMMAND
-    #[arg(long, value_name = "KEY", env = "MOORGATE_KEY", hide_env_values = true)]
-    key: KeySource,
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "MOORGATE_KEY",
+        hide_env_values = true,
+        required_unless_present = "status_only"
+    )]
+    key: Option<KeySource>,
+    /// Never publish: write status of what others publish, as far as it is what the cluster's objects give. Needs --trust
+    #[arg(long)]
+    status_only: bool,
     /// The channel
     #[arg(long, default_value_t = Channel::stable())]
     channel: Channel,
@@ -134,15 +145,17 @@ impl WatchArgs {
     }
 
     async fn target(&self) -> Result<Target, Failure> {
-        let signer = self.key.open()?;
-        let trust = self.store.trust(Some(signer.public())).await?;
+        // A key that happens to be in the environment is not taken out.
+        let key = self.key.as_ref().filter(|_| !self.status_only);
+        let signer = key.map(KeySource::open).transpose()?;
+        let trust = self.store.trust(signer.as_ref().map(|signer| signer.public())).await?;
         let allowed = &self.allowed;
         Ok(Target {
             store: self.store.open()?,
             mirrors: self.store.open_mirrors()?,
             trust,
             reporters: watch::Reporters::default(),
-            signer: Some(signer),
+            signer,
             channel: self.channel.clone(),
             author: self.author.clone(),
             allow: Allow {
@@ -212,7 +225,10 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
     }
     let filter =
         EnvFilter::try_new(&args.log).context("--log").map_err(|error| Failure::new(Exit::Usage, error))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     subscriber.try_init().map_err(|error| anyhow!("cannot log: {error}"))?;
     let (client, url) = args.live.connect().await?;
     let target = args.target().await?;

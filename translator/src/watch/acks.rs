@@ -61,6 +61,9 @@ pub(super) fn standing(relays: &[Relay], awaited: &[Digest], sequences: &BTreeMa
         .map(|relay| relay.name.as_str())
         .collect();
     match (live, behind.len()) {
+        (0, 0) if relays.iter().any(|relay| relay.acked.is_some()) => {
+            Standing::Pending("Envoys have another configuration than this one still".to_owned())
+        }
         (0, 0) => Standing::Pending("waiting for Envoy to acknowledge the configuration".to_owned()),
         (_, 0) => Standing::Acked,
         (live, behind) => Standing::Pending(format!(

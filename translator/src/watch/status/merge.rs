@@ -26,6 +26,9 @@ const PARENTS: usize = 32;
 /// The most entries that a policy's `ancestors` may have (GEP-713).
 const ANCESTORS: usize = 16;
 
+/// The most conditions that the API server takes in one place.
+const CONDITIONS: usize = 8;
+
 /// Whose verdicts, of what, and when.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Writer<'a> {
@@ -70,7 +73,9 @@ fn conditions(stands: &Value, wanted: &Value, writer: Writer<'_>) -> Value {
         }
     }
     let added = wanted.iter().filter(|new| !items(stands).iter().any(|old| old["type"] == new["type"]));
-    out.extend(added.map(|new| condition(None, new, writer)));
+    // Where others left no room, the last of ours stay out: with one too many nothing at all could be written.
+    let room = CONDITIONS.saturating_sub(out.len());
+    out.extend(added.take(room).map(|new| condition(None, new, writer)));
     Value::Array(out)
 }
 
@@ -262,6 +267,17 @@ mod tests {
         assert_eq!(list[15], entry("ours", 1));
         // Written again it stands.
         assert_eq!(changes(&Value::Object(changed), &new, writer(1)), None);
+    }
+
+    #[test]
+    fn conditions_stay_within_their_limit() {
+        let theirs: Vec<Value> =
+            (0..7).map(|n| condition(&format!("example.com/N{n}"), "True", 1, OLD)).collect();
+        let new = json!({"conditions": [wanted("Accepted", "True"), wanted("Programmed", "True")]});
+        let changed = changes(&json!({"conditions": theirs}), &new, writer(1)).unwrap();
+        let list = changed["conditions"].as_array().unwrap();
+        assert_eq!(list.len(), CONDITIONS);
+        assert_eq!((&list[..7], &list[7]), (&theirs[..], &condition("Accepted", "True", 1, NOW)));
     }
 
     #[test]
