@@ -136,7 +136,7 @@ spec:
     /// That certificate.
     pub(crate) fn make_certificate(&self) -> Result<()> {
         let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()])?;
-        let indent = |pem: String| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let indent = |pem: String| pem.lines().flat_map(|line| ["    ", line, "\n"]).collect::<String>();
         let (cert, key) = (indent(made.cert.pem()), indent(made.signing_key.serialize_pem()));
         self.cluster.apply(&format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: cert, namespace: {}}}\ntype: kubernetes.io/tls\nstringData:\n  \
