@@ -131,13 +131,15 @@ async fn gc_keeps_what_a_report_names() {
 /// What cannot be read may be what names the rest: the run ends, and nothing is removed.
 #[tokio::test(start_paused = true)]
 async fn gc_ends_at_whatever_it_cannot_read() {
-    for folder in ["/log/", "/head/", "/manifests/", "/status/", "/gc/"] {
-        let bench = Bench::new();
+    // One that an older entry names, and not the newest.
+    let older = layout::manifest(&pool()[2].snapshot.id());
+    for folder in ["/log/", "/head/", &*older, "/status/", "/gc/"] {
+        let (bench, part) = (Bench::new(), folder.to_owned());
         bench.condemned().await;
         bench.store().overwrite("status/relay-a.json", "{}".into()).await.unwrap();
         let before = bench.world.bucket.names();
         let fits = move |operation: moorgate_tests::fault_store::Operation<'_>| {
-            operation.kind == Kind::Get && operation.path.contains(folder)
+            operation.kind == Kind::Get && operation.path.contains(&part)
         };
         let (client, broken) = bench.failing_for(Fault::Error, fits);
         broken.store(true, Ordering::SeqCst);
