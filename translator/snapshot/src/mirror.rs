@@ -165,14 +165,12 @@ impl Copy<'_> {
         if same { Ok(()) } else { Err(self.contradicts(sequence)) }
     }
 
-    /// What lies in a slot, if it reads the same twice: nothing vouches for the bytes of one that does not verify.
+    /// What lies in a slot, if it reads the same twice and whole: nothing vouches for the bytes of one that does not verify.
     async fn twice(reader: &Reader, sequence: u64) -> Result<Option<Bytes>, ReadError> {
+        let name = layout::entry(reader.channel(), sequence);
         let first = Self::raw(reader, sequence).await?;
-        if Self::raw(reader, sequence).await? == first {
-            return Ok(first);
-        }
-        let path = reader.store().describe(&layout::entry(reader.channel(), sequence));
-        Err(ReadError::Damaged { path, reason: "it reads differently each time".to_owned() })
+        let again = Self::raw(reader, sequence).await?;
+        whole(reader.store(), &name, first, again).await
     }
 
     fn contradicts(&self, sequence: u64) -> MirrorError {
@@ -380,11 +378,23 @@ impl Copy<'_> {
 /// A document of the chain of trust, if it reads the same twice: what is copied is not verified here.
 async fn document(store: &Store, number: u64) -> Result<Option<Bytes>, ReadError> {
     let first = store.trust_document(number).await?;
-    if store.trust_document(number).await? == first {
+    let again = store.trust_document(number).await?;
+    whole(&store.chain(), &layout::trust_document(number), first, again).await
+}
+
+/// What was read twice, if it is the same and as long as the store says: a body that ends early may do so each time.
+async fn whole(
+    store: &FleetStore,
+    name: &str,
+    first: Option<Bytes>,
+    again: Option<Bytes>,
+) -> Result<Option<Bytes>, ReadError> {
+    let stored = store.stat(name).await?.map(|stat| stat.size);
+    if first == again && first.as_ref().map(|first| first.len() as u64) == stored {
         return Ok(first);
     }
     let reason = "it reads differently each time".to_owned();
-    Err(ReadError::Damaged { path: store.describe_trust_document(number), reason })
+    Err(ReadError::Damaged { path: store.describe(name), reason })
 }
 
 /// What a slot says that does not verify; nothing if it cannot be read.

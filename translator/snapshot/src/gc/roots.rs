@@ -218,7 +218,8 @@ async fn of_reports(
 
 /// What nothing vouches for must read the same again: what was only damaged on the way here may name what is needed.
 async fn again(store: &FleetStore, path: &str, limit: usize, stored: &Bytes) -> Result<(), GcError> {
-    if store.get(path, limit).await?.as_ref() == Some(stored) {
+    let size = store.stat(path).await?.map(|stat| stat.size);
+    if store.get(path, limit).await?.as_ref() == Some(stored) && size == Some(stored.len() as u64) {
         return Ok(());
     }
     Err(GcError::Unclear { path: store.describe(path), reason: "it reads differently each time".to_owned() })
