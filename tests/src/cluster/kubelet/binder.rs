@@ -49,24 +49,26 @@ fn choose(kubelet: &Kubelet, pod: &Pod, load: &Load) -> Option<String> {
 /// Binds pods as they come; each once.
 pub(super) async fn run(kubelet: Arc<Kubelet>) {
     let mut changes = kubelet.pods.changes();
-    let mut bound: BTreeSet<String> = BTreeSet::new();
+    // The node of each by its uid: what was bound a moment ago may not say so yet, and counts all the same.
+    let mut bound: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let pods = kubelet.pods.all();
         let mut load = Load::new();
         for pod in &pods {
-            if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
+            let said = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+            if let Some(node) = said.or_else(|| bound.get(&pod.uid().unwrap_or_default())) {
                 count(&mut load, pod, node);
             }
         }
         for pod in &pods {
             let waits = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none());
             let uid = pod.uid().unwrap_or_default();
-            if !waits || pod.metadata.deletion_timestamp.is_some() || bound.contains(&uid) {
+            if !waits || pod.metadata.deletion_timestamp.is_some() || bound.contains_key(&uid) {
                 continue;
             }
             let Some(node) = choose(&kubelet, pod, &load) else { continue };
             count(&mut load, pod, &node);
-            bound.insert(uid);
+            bound.insert(uid, node.clone());
             let api: Api<Pod> = Api::namespaced(kubelet.client.clone(), &pod.namespace().unwrap_or_default());
             let binding = json!({
                 "apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod.name_any()},

@@ -184,7 +184,7 @@ fn names_and_hosts() {
     let code = |found: &Compilation| found.diagnostics.iter().map(|found| found.code.id).collect::<Vec<_>>();
     assert_eq!(code(&of("[a.example]", "{name: gone, namespace: infra}")), ["MG3002"], "47: Gateway");
     assert_eq!(
-        code(&of("[a.example]", "{name: one, namespace: infra, sectionName: no}")),
+        code(&of("[a.example]", "{name: one, namespace: infra, sectionName: other}")),
         ["MG3003"],
         "47: section"
     );
