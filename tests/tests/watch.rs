@@ -88,7 +88,8 @@ fn status_is_merged_and_foreign_entries_survive() -> Result<()> {
     bench.cluster.apply(&bench.gateway_and_route())?;
     let watch = bench.watch("only", &[])?;
     bench.until_gateway("a verdict", ready)?;
-    let parent = json!({"controllerName": "example.com/other", "parentRef": {"name": "unmanaged"}, "conditions": [foreign()]});
+    let parent = json!({"controllerName": "example.com/other", "conditions": [foreign()],
+        "parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "unmanaged"}});
     bench.write_status("gateways", "edge", |status| {
         push(&mut status["conditions"], foreign());
         push(&mut status["listeners"][0]["conditions"], foreign());
