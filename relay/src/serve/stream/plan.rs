@@ -85,7 +85,9 @@ impl Subscription {
         for (name, version) in std::mem::take(&mut self.resume) {
             let name = Name::from(name);
             let equal = set.get(&name).is_some_and(|value| **value.version() == *version);
-            if equal && self.kind.resumes {
+            // It lists what it holds, and waits for none of it: what changed meanwhile comes in its turn. A route table
+            // that went ahead of its clusters would cost requests.
+            if self.kind.resumes {
                 self.owed.remove(&name);
             }
             // Endpoints are sent again whatever the client says (envoy #22418).

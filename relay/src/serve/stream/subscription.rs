@@ -277,6 +277,7 @@ impl Subscription {
             return;
         }
         self.named = true;
+        let resumes = first && !version.is_empty() && self.kind.resumes && !self.full_state();
         if asked.iter().any(|name| name == "*") {
             self.subscribe_all(true);
             if first && asked.len() == 1 {
@@ -288,6 +289,13 @@ impl Subscription {
         // The public test suite unsubscribes from everything with one empty name: it names nothing.
         let names = asked.iter().filter(|name| !name.is_empty() && *name != "*");
         self.replace_names(names.map(|name| Name::from(name.as_str())).collect(), now);
+        if resumes {
+            // From an earlier stream it holds them, in versions that nobody can tell: all come again, in their turn, since
+            // a route table that went ahead of its clusters would cost requests.
+            for name in std::mem::take(&mut self.owed).into_keys() {
+                self.exceptions.insert(name, Exception { have: Have::Version(Arc::from("")), leaving: None });
+            }
+        }
     }
 
     fn replace_names(&mut self, names: BTreeSet<Name>, now: Instant) {

@@ -3,6 +3,7 @@
 use super::super::Protocol::{Delta, StateOfTheWorld};
 use super::super::model::*;
 use super::super::{Event, Protocol};
+use crate::serve::proto::{DiscoveryRequest, Node};
 
 const BEFORE: &[Entry<'_>] =
     &[(CDS, "old", "eds:old"), (EDS, "old", "1"), (LDS, "l", "1"), (RDS, "r", "to old")];
@@ -160,4 +161,33 @@ fn synced_is_told_once_and_only_when_all_was_taken() {
     }
     bench.after(1);
     assert_eq!(synced(&bench), 1);
+}
+
+/// A relay was replaced, and there is something newer: what Envoy lists as held is not what it waits for. A route table
+/// that went ahead of its clusters would cost requests.
+#[test]
+fn reconnect_with_a_changed_table_waits_for_its_clusters() {
+    for protocol in [Delta, StateOfTheWorld] {
+        let mut bench = Bench::new(protocol);
+        bench.serve(view(AFTER));
+        let come_back = |bench: &mut Bench, type_url: &str, names: &[&str], held: &str| match protocol {
+            Delta => bench.resume(type_url, names, &[(held, "of an earlier stream")]),
+            StateOfTheWorld => {
+                let request = DiscoveryRequest {
+                    node: Some(Node { id: "envoy-1".into(), ..Node::default() }),
+                    type_url: type_url.into(),
+                    resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+                    version_info: "of an earlier stream".into(),
+                    ..Default::default()
+                };
+                bench.stream.state_of_the_world(request, bench.now).unwrap();
+                bench.poll()
+            }
+        };
+        assert_eq!(shown(&come_back(&mut bench, CDS, &[], "old")), ["CDS +new"], "{protocol:?}");
+        assert!(come_back(&mut bench, RDS, &["r"], "r").is_empty(), "{protocol:?}: ahead of its cluster");
+        assert_eq!(shown(&bench.ask(EDS, &["new"])), ["EDS +new"]);
+        assert!(bench.ack(CDS).is_empty());
+        assert_eq!(shown(&bench.ack(EDS)), ["RDS +r"]);
+    }
 }
