@@ -18,6 +18,7 @@ pub mod container;
 mod control;
 mod credentials;
 pub mod definitions;
+pub mod dns;
 mod image;
 pub mod inside;
 mod kubelet;

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use moorgate_tests::cluster::{Cluster, Options, container, inside};
+use moorgate_tests::cluster::{Cluster, Options, container, dns, inside};
 use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
@@ -23,6 +23,13 @@ enum Command {
     /// Becomes a container
     #[command(hide = true)]
     Container { spec: PathBuf },
+    /// Is the image `coredns`
+    #[command(hide = true)]
+    Dns {
+        /// What that program would be told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        ignored: Vec<String>,
+    },
 }
 
 #[allow(clippy::print_stdout, reason = "a command's own output")]
@@ -49,5 +56,6 @@ fn main() -> Result<()> {
             done
         }
         Command::Container { spec } => container::become_it(&spec),
+        Command::Dns { .. } => dns::serve(),
     }
 }

@@ -1,7 +1,7 @@
 //! Images, as far as this cluster has them: a name, and the programs that it stands for.
 
 use crate::program;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -23,6 +23,8 @@ pub(super) struct Images {
     echo: PathBuf,
     moorgate: PathBuf,
     relay: PathBuf,
+    /// This very program.
+    own: PathBuf,
 }
 
 /// The user of images without a shell.
@@ -42,6 +44,7 @@ impl Images {
             echo: super::programs::echo()?,
             moorgate: program::binary("moorgate")?,
             relay: program::binary("moorgate-relay")?,
+            own: std::env::current_exe().context("this program")?,
         })
     }
 
@@ -52,6 +55,11 @@ impl Images {
         let (name, tag) = last.split_once(':').unwrap_or((last, ""));
         match name {
             "echo-basic" => Some(image(&[("/echo-basic", &self.echo)], 0)),
+            "coredns" => {
+                let mut dns = image(&[("/coredns", &self.own)], 0);
+                dns.entrypoint.push("dns".to_owned());
+                Some(dns)
+            }
             "envoy" => {
                 // `distroless-v1.40.0`, `v1.40-latest`, `1.40.0`: the minor decides; without one the newest.
                 let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| format!("{minor}."));
@@ -84,7 +92,13 @@ mod tests {
         let envoys =
             ["1.40.0", "1.39.3"].map(|version| (version.to_owned(), PathBuf::from(version))).to_vec();
         let path = PathBuf::from;
-        let images = Images { envoys, echo: path("echo"), moorgate: path("moorgate"), relay: path("relay") };
+        let images = Images {
+            envoys,
+            echo: path("echo"),
+            moorgate: path("moorgate"),
+            relay: path("relay"),
+            own: path("own"),
+        };
         let program = |name| images.get(name).and_then(|image| image.files.into_values().next_back());
         for (reference, found) in [
             ("registry.k8s.io/gateway-api/conformance/echo-basic:v0.1.0", Some("echo")),
@@ -94,6 +108,7 @@ mod tests {
             ("envoyproxy/envoy", Some("1.40.0")),
             ("ghcr.io/moorgate/moorgate-relay:0.1.0", Some("relay")),
             ("localhost:5000/moorgate", Some("relay")),
+            ("registry.k8s.io/coredns/coredns:v1.12.2", Some("own")),
             ("nginx:1", None),
         ] {
             assert_eq!(program(reference), found.map(PathBuf::from), "{reference}");
