@@ -100,24 +100,11 @@ in plain text or otherwise.";
     }
 
     fn refused() -> Effects {
-        Effects { upstream_tls: Some(refused()), ..Effects::default() }
+        Effects { upstream_tls: Some(UpstreamTls::refused()), ..Effects::default() }
     }
 }
 
-/// TLS with which no connection succeeds.
-pub fn refused() -> UpstreamTls {
-    UpstreamTls {
-        hostname: String::new(),
-        ca_bundles: Vec::new(),
-        system_roots: false,
-        dns_names: Vec::new(),
-        uris: Vec::new(),
-        client_certificate: None,
-        refuse: true,
-    }
-}
-
-/// The TLS that an object's `validation` at this place asks for; [`refused`] if it cannot be carried out.
+/// The TLS that an object's `validation` at this place asks for; [`UpstreamTls::refused`] if it cannot be carried out.
 pub fn upstream_tls(
     object: &Object,
     spec: &Validation,
@@ -126,13 +113,9 @@ pub fn upstream_tls(
 ) -> (UpstreamTls, Vec<Diagnostic>) {
     let mut report = Report::new(object);
     check(spec, at, &mut report);
-    let mut made = refused();
-    if report.is_accepted() {
-        made = tls(spec, at, cx, &mut report);
-    }
-    let accepted = report.is_accepted();
-    let outcome = report.finish(Effects::default());
-    (if accepted { made } else { refused() }, outcome.diagnostics)
+    let made = report.is_accepted().then(|| tls(spec, at, cx, &mut report));
+    let made = made.filter(|_| report.is_accepted()).unwrap_or_else(UpstreamTls::refused);
+    (made, report.finish(Effects::default()).diagnostics)
 }
 
 fn check(spec: &Validation, at: &FieldPath, report: &mut Report<'_>) {

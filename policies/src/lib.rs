@@ -19,7 +19,7 @@ mod outcome;
 mod policy;
 mod session;
 
-pub use backend_tls::{BackendTls, Validation, refused, upstream_tls};
+pub use backend_tls::{BackendTls, Validation, upstream_tls};
 pub use backend_traffic::BackendTraffic;
 pub use effects::Effects;
 pub use entry::AnyPolicy;

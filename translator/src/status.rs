@@ -3,6 +3,7 @@
 //! Conditions have no `lastTransitionTime`: nothing here knows the clock, and whoever writes them to a cluster adds it.
 //! `Programmed` is `Unknown` with reason `Pending`, because only Envoy's acknowledgement makes it true.
 
+use crate::attach::GATEWAY_GROUP;
 use moorgate_model::diagnostic::semantic;
 use moorgate_model::{Diagnostic, ObjectRef};
 use serde::Serialize;
@@ -119,6 +120,20 @@ pub struct ParentReference {
     /// The port, if the route named one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+}
+
+impl ParentReference {
+    /// A Gateway as a whole: the ancestor of what policies and backends concern.
+    pub fn gateway(namespace: &str, name: &str) -> Self {
+        Self {
+            group: GATEWAY_GROUP.into(),
+            kind: "Gateway".into(),
+            namespace: Some(namespace.to_owned()),
+            name: name.to_owned(),
+            section_name: None,
+            port: None,
+        }
+    }
 }
 
 /// What a Gateway makes of a policy.

@@ -254,10 +254,10 @@ impl ChannelState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn release(n: u8) -> Release {
+    pub(crate) fn release(n: u8) -> Release {
         Release {
             snapshot: Digest::of(&[n]),
             sequence: n.into(),

@@ -184,21 +184,8 @@ impl ChannelState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::{Pin, Release};
-    use time::OffsetDateTime;
-
-    fn release(n: u8) -> Release {
-        Release {
-            snapshot: Digest::of(&[n]),
-            sequence: n.into(),
-            time: OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes: None,
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
-        }
-    }
+    use crate::channel::Pin;
+    use crate::channel::tests::release;
 
     fn step(labels: &[&str], percent: u8) -> Step {
         let labels = labels.iter().map(|text| label(text).unwrap()).collect();

@@ -7,7 +7,7 @@ use super::policy::Policies;
 use super::precedence::Age;
 use super::spec::{self, From, ParentRef};
 use super::{GATEWAY_GROUP, hostname};
-use crate::status::{self, ParentReference, ParentStatus, Status, Statuses};
+use crate::status::{self, ParentStatus, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{
     NO_MATCHING_HOSTNAME, NO_MATCHING_PARENT, NOT_ALLOWED_BY_LISTENERS, PARENT_NOT_FOUND,
     PARENT_NOT_SUPPORTED,
@@ -336,13 +336,5 @@ fn parent_status(
     if partial.reason != "Valid" {
         conditions.push(partial);
     }
-    let parent_ref = ParentReference {
-        group: parent.group.clone().unwrap_or_else(|| GATEWAY_GROUP.into()),
-        kind: parent.kind.clone().unwrap_or_else(|| "Gateway".into()),
-        namespace: parent.namespace.clone(),
-        name: parent.name.clone(),
-        section_name: parent.section_name.clone(),
-        port: parent.port,
-    };
-    ParentStatus { parent_ref, controller_name: controller_name.to_owned(), conditions }
+    ParentStatus { parent_ref: parent.into(), controller_name: controller_name.to_owned(), conditions }
 }

@@ -83,7 +83,7 @@ impl Policies {
         let refused = self.refused_services.contains(&service);
         let of = |section| self.effects.get(&(BackendTls::KIND, service.clone(), section));
         let found = of(Some(port_name.to_owned())).or_else(|| of(None));
-        found.and_then(|effects| effects.upstream_tls.clone()).or_else(|| refused.then(refused_tls))
+        found.and_then(|effects| effects.upstream_tls.clone()).or_else(|| refused.then(UpstreamTls::refused))
     }
 
     /// What a policy about traffic says of a backend.
@@ -190,19 +190,6 @@ fn attach_one(
         conflicted: total > 0 && taken == total,
         services,
     });
-}
-
-/// TLS with which no connection succeeds.
-fn refused_tls() -> UpstreamTls {
-    UpstreamTls {
-        hostname: String::new(),
-        ca_bundles: Vec::new(),
-        system_roots: false,
-        dns_names: Vec::new(),
-        uris: Vec::new(),
-        client_certificate: None,
-        refuse: true,
-    }
 }
 
 /// Services that a policy names by another kind: they were meant, and must not be reached without it.
@@ -312,14 +299,7 @@ fn ancestor(attached: &Attached, gateway: Key<'_>, controller_name: &str) -> Anc
         accepted = status::fails("Accepted", "Conflicted", message, attached.generation);
     }
     AncestorStatus {
-        ancestor_ref: ParentReference {
-            group: GATEWAY_GROUP.into(),
-            kind: "Gateway".into(),
-            namespace: Some(gateway.0.to_owned()),
-            name: gateway.1.to_owned(),
-            section_name: None,
-            port: None,
-        },
+        ancestor_ref: ParentReference::gateway(gateway.0, gateway.1),
         controller_name: controller_name.to_owned(),
         conditions: vec![accepted, condition("ResolvedRefs", &attached.verdict.resolved_refs)],
     }

@@ -2,8 +2,8 @@
 
 use super::index::{Index, Key, metadata};
 use super::listener::Gateway;
-use super::{GATEWAY_GROUP, spec};
-use crate::status::{self, ParentReference, ParentStatus, Status, Statuses};
+use super::spec;
+use crate::status::{self, ParentStatus, Status, Statuses};
 use moorgate_model::diagnostic::semantic::ROUTE_KIND_UNSUPPORTED;
 use moorgate_model::node::decode;
 use moorgate_model::{Diagnostics, FieldPath, Object};
@@ -62,14 +62,7 @@ fn parents(
         .chain(spec.parent_ref)
         .filter(ours)
         .map(|parent| ParentStatus {
-            parent_ref: ParentReference {
-                group: parent.group.unwrap_or_else(|| GATEWAY_GROUP.into()),
-                kind: parent.kind.unwrap_or_else(|| "Gateway".into()),
-                namespace: parent.namespace,
-                name: parent.name,
-                section_name: parent.section_name,
-                port: parent.port,
-            },
+            parent_ref: (&parent).into(),
             controller_name: controller_name.to_owned(),
             conditions: vec![status::decide("Accepted", "Accepted", [finding], status::of_route, generation)],
         })

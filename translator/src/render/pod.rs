@@ -3,6 +3,7 @@
 use super::container::{self, volume};
 use super::metadata::Metadata;
 use super::{Fleet, RenderError, Settings, StoreVolume, name};
+use moorgate_snapshot::store::AUDIENCE;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -16,8 +17,6 @@ const GRACE_SECONDS: u32 = 30;
 const CACHE_SIZE: &str = "1Gi";
 /// The lifetime that is asked for the relay's tokens; kubelets renew it before.
 const TOKEN_SECONDS: u32 = 3607;
-/// Whom the token for a served store is for: no other server takes it.
-const STORE_AUDIENCE: &str = "moorgate-store";
 
 /// The template of the fleet's pods.
 pub(super) fn template(
@@ -95,7 +94,7 @@ fn volumes(fleet: &Fleet, settings: &Settings, metadata: &Metadata, store_paths:
     }
     if settings.store_tokens {
         volumes.push(json!({"name": volume::STORE_TOKEN, "projected": {"sources": [{"serviceAccountToken": {
-            "path": "token", "audience": STORE_AUDIENCE, "expirationSeconds": TOKEN_SECONDS,
+            "path": "token", "audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS,
         }}]}}));
     }
     for (number, path) in store_paths.iter().enumerate() {

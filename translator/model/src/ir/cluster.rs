@@ -99,3 +99,18 @@ pub struct UpstreamTls {
     /// The policy was invalid: no connection may succeed.
     pub refuse: bool,
 }
+
+impl UpstreamTls {
+    /// TLS with which no connection succeeds: what stands for a policy that cannot be carried out.
+    pub fn refused() -> Self {
+        Self {
+            hostname: String::new(),
+            ca_bundles: Vec::new(),
+            system_roots: false,
+            dns_names: Vec::new(),
+            uris: Vec::new(),
+            client_certificate: None,
+            refuse: true,
+        }
+    }
+}

@@ -4,7 +4,7 @@ use super::{Use, X_GROUP, key};
 use crate::attach::index::{Index, Indexed};
 use crate::attach::parent::Routes;
 use crate::attach::spec::XBackend;
-use crate::attach::{GATEWAY_GROUP, trust};
+use crate::attach::trust;
 use crate::status::{self, AncestorStatus, ParentReference, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{ADDRESS_REFUSED, UNSUPPORTED_VALUE};
 use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, EndpointSource, UpstreamTls};
@@ -30,14 +30,7 @@ pub(in crate::attach) fn report(
         let gateways: BTreeSet<_> = routes.ancestors.get(&served).into_iter().flatten().collect();
         let generation = backend.value.metadata.generation;
         let ancestors = gateways.into_iter().take(MAX_ANCESTORS).map(|gateway| AncestorStatus {
-            ancestor_ref: ParentReference {
-                group: GATEWAY_GROUP.into(),
-                kind: "Gateway".into(),
-                namespace: Some(gateway.0.to_owned()),
-                name: gateway.1.to_owned(),
-                section_name: None,
-                port: None,
-            },
+            ancestor_ref: ParentReference::gateway(gateway.0, gateway.1),
             controller_name: statuses.controller_name().to_owned(),
             conditions: vec![status::holds("Accepted", "Accepted", generation)],
         });

@@ -1,6 +1,8 @@
 //! HTTPRoute and GRPCRoute, which differ in how they match only.
 
 use super::Metadata;
+use crate::attach::GATEWAY_GROUP;
+use crate::status::ParentReference;
 use moorgate_policies::SessionPersistence;
 use serde::Deserialize;
 
@@ -37,6 +39,19 @@ pub(in crate::attach) struct ParentRef {
     pub(in crate::attach) name: String,
     pub(in crate::attach) section_name: Option<String>,
     pub(in crate::attach) port: Option<u16>,
+}
+
+impl From<&ParentRef> for ParentReference {
+    fn from(parent: &ParentRef) -> Self {
+        Self {
+            group: parent.group.clone().unwrap_or_else(|| GATEWAY_GROUP.into()),
+            kind: parent.kind.clone().unwrap_or_else(|| "Gateway".into()),
+            namespace: parent.namespace.clone(),
+            name: parent.name.clone(),
+            section_name: parent.section_name.clone(),
+            port: parent.port,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
