@@ -36,7 +36,7 @@ pub use metadata::{
     CONTROLLER_ANNOTATION, FLEET_ANNOTATION, FLEET_LABEL, GATEWAY_NAME_LABEL, MANAGED_BY_LABEL,
 };
 pub use needs::Needs;
-pub use port::Port;
+pub use port::{Port, of as ports};
 pub use shape::Shape;
 pub use yaml::documents;
 
@@ -45,7 +45,7 @@ use metadata::Metadata;
 use moorgate_model::Object;
 use moorgate_snapshot::{Channel, FleetName};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 /// How Envoys reach a relay (DESIGN §7).
@@ -206,6 +206,19 @@ pub fn report_secret(fleet: &Fleet, settings: &Settings, private_key: &str) -> V
 /// The label selector of a fleet's objects.
 pub fn fleet_selector(fleet: &FleetName) -> String {
     format!("{FLEET_LABEL}={}", name::fleet(fleet))
+}
+
+/// The labels of what `watch --provision` makes for a fleet.
+pub fn made_for(fleet: &FleetName) -> [(String, String); 2] {
+    [
+        (FLEET_LABEL.to_owned(), name::fleet(fleet)),
+        (MANAGED_BY_LABEL.to_owned(), Applier::Watch.label().to_owned()),
+    ]
+}
+
+/// Whether an object with these labels was made by `watch --provision` for a fleet.
+pub fn is_made_for(labels: &BTreeMap<String, String>, fleet: &FleetName) -> bool {
+    made_for(fleet).iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use turn::Turns;
 
 /// Changes that may wait; then the watches wait.
@@ -87,6 +87,8 @@ impl View {
 #[derive(Debug, Default)]
 struct Shared {
     objects: Mutex<Objects>,
+    /// A Service changed: a release may wait for that.
+    services: Notify,
 }
 
 impl Shared {
@@ -144,10 +146,11 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
     let reread = turn::reread(client.clone(), shared.clone(), wanted, changes_out);
     let turning =
         Turns::new(shared.clone(), (client.clone(), url), options.compile, wanted_out, turn_out, touched_out);
-    let releases =
-        release::Releases::new(target.clone(), shared.clone(), turns.clone(), leads.clone(), released_out);
-    let reports = acks::run(target.clone(), awaited, released.clone(), acks_out);
     let provisions = options.provision.is_some();
+    let mut releases =
+        release::Releases::new(target.clone(), shared.clone(), turns.clone(), leads.clone(), released_out);
+    releases.provisions = provisions;
+    let reports = acks::run(target.clone(), awaited, released.clone(), acks_out);
     let view = View {
         client: client.clone(),
         turns: turns.clone(),

@@ -13,6 +13,12 @@ pub struct Port {
 }
 
 impl Port {
+    /// A port as a Service names it; TCP where it names no protocol.
+    pub fn of(number: u16, protocol: Option<&str>) -> Self {
+        let transport = if protocol == Some("UDP") { Transport::Udp } else { Transport::Tcp };
+        Self { number, transport }
+    }
+
     /// What carries it, as Kubernetes writes it.
     pub fn protocol(self) -> &'static str {
         match self.transport {
@@ -28,7 +34,7 @@ impl Port {
 }
 
 /// The ports of a fleet's listeners.
-pub(super) fn of(fleet: &ir::Fleet) -> BTreeSet<Port> {
+pub fn of(fleet: &ir::Fleet) -> BTreeSet<Port> {
     let ports = fleet.listeners.values();
     ports.map(|listener| Port { number: listener.port, transport: listener.transport }).collect()
 }

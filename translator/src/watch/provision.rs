@@ -47,6 +47,8 @@ pub struct Provisioner {
 /// Whom a fleet's relays trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Trusted {
+    /// The identity of the Gateway: another one of the same name has another key.
+    uid: Option<String>,
     /// The trust file.
     file: String,
     /// The key that signs their reports, if it is one of this fleet alone.
@@ -81,6 +83,9 @@ pub enum ProvisionError {
         /// Why.
         source: KeyError,
     },
+    /// A Gateway of this name was deleted, and its Secret is not gone yet.
+    #[error("Secret {0} belongs to a Gateway that is gone: waits until it is gone, too")]
+    Former(String),
     /// The trust file.
     #[error(transparent)]
     Trust(#[from] TrustFileError),
@@ -131,7 +136,7 @@ impl Provisioner {
         shape: impl Fn(&mut Value, Option<&Value>),
     ) -> Result<Provisioned, ProvisionError> {
         self.take_inventory().await?;
-        let Trusted { file, reporter } = self.trust_of(fleet).await?;
+        let Trusted { file, reporter, .. } = self.trust_of(fleet).await?;
         let settings = Settings { trust: file, ..self.settings.clone() };
         let mut live = self.cluster.services(&fleet.infrastructure.namespace, &fleet.name).await?;
         if fleet.ports.is_empty() {
@@ -212,14 +217,15 @@ impl Provisioner {
     /// Whom the fleet's relays trust.
     async fn trust_of(&self, fleet: &Fleet) -> Result<Trusted, ProvisionError> {
         if self.settings.report_secret != Some(ReportSecret::PerFleet) {
-            return Ok(Trusted { file: self.settings.trust.clone(), reporter: None });
+            return Ok(Trusted { uid: None, file: self.settings.trust.clone(), reporter: None });
         }
-        if let Some(known) = self.trust().get(&fleet.name) {
+        let uid = fleet.infrastructure.uid.clone();
+        if let Some(known) = self.trust().get(&fleet.name).filter(|known| known.uid == uid) {
             return Ok(known.clone());
         }
         let key = report::key(&self.cluster, fleet, &self.settings).await?;
         let file = report::trust(&self.settings.trust, &fleet.name, &key)?;
-        let trusted = Trusted { file, reporter: Some(key) };
+        let trusted = Trusted { uid, file, reporter: Some(key) };
         self.trust().insert(fleet.name.clone(), trusted.clone());
         Ok(trusted)
     }

@@ -3,11 +3,14 @@
 //! Only the leader writes. A gate that refuses is said once and tried again calmly: a pin, another writer and a guard
 //! against lost routes are somebody's wish, and the fleet goes on as it is.
 
+mod ports;
+
 use super::turn::Turn;
 use super::{Shared, lock};
 use crate::attach::GATEWAY_GROUP;
 use crate::compile::CompiledFleet;
 use crate::publish::{Allow, Done, Meta, Offer, Outcome, PublishError, Publisher};
+use crate::render;
 use crate::source::cluster;
 use futures::StreamExt as _;
 use moorgate_model::ObjectRef;
@@ -137,6 +140,9 @@ pub(super) struct Releases {
     /// Fleets in the store that have no Gateway, and since when.
     vanished: BTreeMap<FleetName, Instant>,
     looked: bool,
+    /// Somebody here makes the fleets, and leads Services away from ports that go.
+    pub(super) provisions: bool,
+    barrier: ports::Barrier,
 }
 
 impl Releases {
@@ -148,7 +154,19 @@ impl Releases {
         released: watch::Sender<Released>,
     ) -> Self {
         let (published, late, vanished) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { target, shared, turns, leads, released, published, late, vanished, looked: false }
+        Self {
+            target,
+            shared,
+            turns,
+            leads,
+            released,
+            published,
+            late,
+            vanished,
+            looked: false,
+            provisions: false,
+            barrier: ports::Barrier::default(),
+        }
     }
 
     /// Publishes as long as the loop lives.
@@ -162,21 +180,25 @@ impl Releases {
             } else if !leads {
                 // Somebody else writes: what this replica knew of the store is no longer true.
                 self.published.clear();
+                self.barrier.clear();
                 self.looked = false;
             }
             let again = self.late.values().map(|late| late.again);
             let ends = self.vanished.values().map(|since| *since + self.target.retire_after);
-            let due = again.chain(ends).min();
+            let waits = self.barrier.ends();
+            let due = again.chain(ends).chain(waits).min();
             tokio::select! {
                 changed = self.turns.changed() => if changed.is_err() { return },
                 changed = self.leads.changed() => if changed.is_err() { return },
+                () = self.shared.services.notified(), if waits.is_some() => {}
                 () = super::turn::sleep_until(due) => {}
             }
         }
     }
 
     async fn publish(&mut self, turn: &Turn) {
-        let Some(signer) = self.target.signer.as_deref() else { return };
+        let target = Arc::clone(&self.target);
+        let Some(signer) = target.signer.as_deref() else { return };
         let now = Instant::now();
         let mut due = Vec::new();
         for (name, fleet) in &turn.compilation.fleets {
@@ -186,11 +208,11 @@ impl Releases {
             }
             // Something new is tried at once, the same thing again after a while.
             let waits = |late: &Late| late.snapshot == Some(snapshot) && late.again > now;
-            if !self.late.get(name).is_some_and(waits) {
+            if !self.late.get(name).is_some_and(waits) && !self.waits_for_services(name, fleet, now) {
                 due.push((name, fleet));
             }
         }
-        let target = &self.target;
+        let target = &target;
         let mut results = futures::stream::iter(due)
             .map(|(name, fleet)| async move {
                 (name, fleet.snapshot.id(), Box::pin(one(target, signer, turn, name, fleet)).await)
@@ -210,6 +232,15 @@ impl Releases {
                 Err(error) => put_off(&mut self.late, name, Some(snapshot), &error.to_string()),
             }
         }
+    }
+
+    /// Whether a Service has to be led away from a port first that this snapshot takes away.
+    fn waits_for_services(&mut self, name: &FleetName, fleet: &CompiledFleet, now: Instant) -> bool {
+        if !self.provisions {
+            return false;
+        }
+        let led = ports::led(&lock(&self.shared.objects), name);
+        self.barrier.holds(name, &led, &render::ports(&fleet.ir), now)
     }
 
     /// Ends fleets whose Gateway was deleted. One whose Gateway is there and is only not ours any more, or has a class

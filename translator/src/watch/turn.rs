@@ -141,6 +141,9 @@ impl Turns {
     }
 
     fn touch(&self, reference: ObjectRef) {
+        if reference.group.is_empty() && &*reference.kind == "Service" {
+            self.shared.services.notify_one();
+        }
         // Nobody who writes status is there if this replica was told not to.
         let _ = self.touched.send(reference);
     }

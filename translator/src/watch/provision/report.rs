@@ -22,6 +22,9 @@ pub(super) async fn key(
     let namespace = &fleet.infrastructure.namespace;
     let name = fleet.report_secret_name();
     if let Some(found) = cluster.get(&SECRET, namespace, &name).await? {
+        if is_former(&found, fleet.infrastructure.uid.as_deref()) {
+            return Err(ProvisionError::Former(name));
+        }
         return read(&found).map_err(|source| ProvisionError::ReportKey { name, source });
     }
     let mut seed = [0; 32];
@@ -34,6 +37,13 @@ pub(super) async fn key(
     // Another replica was faster.
     let found = cluster.get(&SECRET, namespace, &name).await?.unwrap_or_default();
     read(&found).map_err(|source| ProvisionError::ReportKey { name, source })
+}
+
+/// Whether an object belongs to a Gateway that had the same name before: it is about to go with that one.
+fn is_former(object: &Value, uid: Option<&str>) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let gateways: Vec<&Value> = owners.iter().filter(|owner| owner["kind"] == "Gateway").collect();
+    uid.is_some_and(|uid| !gateways.is_empty() && gateways.iter().all(|owner| owner["uid"] != uid))
 }
 
 fn read(secret: &Value) -> Result<PublicKey, KeyError> {

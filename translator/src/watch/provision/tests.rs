@@ -129,13 +129,17 @@ fn settings() -> Settings {
 }
 
 fn fleet(name: &str, ports: &[u16], addresses: &str) -> Fleet {
+    fleet_of(name, "u-1", ports, addresses)
+}
+
+fn fleet_of(name: &str, uid: &str, ports: &[u16], addresses: &str) -> Fleet {
     let listeners: Vec<String> =
         ports.iter().map(|port| format!("{{name: p{port}, port: {port}, protocol: HTTP}}")).collect();
     let text = format!(
         "{{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {{name: c}},
   spec: {{controllerName: moorgate.dev/gateway-controller}}}}
 ---
-{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: {name}, namespace: infra, uid: u-1}},
+{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: {name}, namespace: infra, uid: {uid}}},
   spec: {{gatewayClassName: c, addresses: [{addresses}], listeners: [{}]}}}}
 ---
 {{apiVersion: v1, kind: Service, metadata: {{name: cart, namespace: infra}}, spec: {{ports: [{{port: 8080}}]}}}}
@@ -306,6 +310,31 @@ async fn reports_are_signed_by_a_key_of_the_fleet_alone() {
     assert_eq!(trust.keys().count(), 2);
     let secret = &server.objects["/api/v1/namespaces/infra/secrets/edge-c-report"];
     assert!(secret["data"]["report.key"].is_string());
+}
+
+#[tokio::test]
+async fn a_gateway_that_was_made_anew_has_a_key_of_its_own() {
+    const SECRET: &str = "/api/v1/namespaces/infra/secrets/edge-c-report";
+    let server = Shared::default();
+    let provisioner = Provisioner::new(client(&server), settings());
+    let first = provisioner.prepare(&fleet_of("edge", "u-1", &[80], "")).await.unwrap().reporter.unwrap();
+    let anew = fleet_of("edge", "u-2", &[80], "");
+    // The garbage collector has not been there yet: nothing is made with a key that is about to go.
+    writes(&server);
+    let error = provisioner.prepare(&anew).await.unwrap_err();
+    assert!(matches!(&error, ProvisionError::Former(name) if name == "edge-c-report"), "{error}");
+    assert_eq!(writes(&server), [""; 0]);
+    server.lock().unwrap().objects.remove(SECRET).unwrap();
+    let second = provisioner.prepare(&anew).await.unwrap().reporter.unwrap();
+    assert_ne!(first.id(), second.id());
+    let server = server.lock().unwrap();
+    let secret = &server.objects[SECRET];
+    assert_eq!(secret["metadata"]["ownerReferences"][0]["uid"], "u-2");
+    let trust =
+        server.objects["/api/v1/namespaces/infra/configmaps/edge-c"]["data"]["trust"].as_str().unwrap();
+    let trust = Trust::parse(trust.as_bytes()).unwrap();
+    let keys: Vec<_> = trust.keys().map(|key| key.key.id()).collect();
+    assert!(keys.contains(&second.id()) && !keys.contains(&first.id()));
 }
 
 #[test]
