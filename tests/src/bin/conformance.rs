@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use moorgate_tests::conformance::{Plan, conduct};
+use moorgate_tests::conformance::{Part, Plan, conduct};
 use moorgate_tests::program;
 use std::process::ExitCode;
 
@@ -15,6 +15,9 @@ struct Arguments {
     /// One test only
     #[arg(long)]
     run: Option<String>,
+    /// The tests of the profiles' core only, on which `make test` insists
+    #[arg(long, conflicts_with = "run")]
+    core: bool,
     /// How many tests run at a time, of those that may
     #[arg(long, default_value_t = 4)]
     parallel: usize,
@@ -22,10 +25,15 @@ struct Arguments {
 
 #[allow(clippy::print_stdout, reason = "a command's own output")]
 fn main() -> Result<ExitCode> {
-    let Arguments { suite, run, parallel } = Arguments::parse();
+    let Arguments { suite, run, core, parallel } = Arguments::parse();
     let out = program::tools()?.with_file_name("conformance");
     let only = run.filter(|test| !test.is_empty());
-    let verdicts = conduct(&Plan { suite, only: only.clone(), parallel, out }, |line| println!("{line}"))?;
+    let part = match &only {
+        Some(test) => Part::One(test.clone()),
+        None if core => Part::Core,
+        None => Part::Whole,
+    };
+    let verdicts = conduct(&Plan { suite, part, parallel, out }, |line| println!("{line}"))?;
     for (test, said) in verdicts.failures() {
         println!("\n{test}");
         for line in said {
