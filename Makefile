@@ -14,7 +14,7 @@ SUITE ?= 1.7.0
 RUN ?=
 PARALLEL ?= 4
 
-.PHONY: help build tools conformance cluster simulate soak weaken demo test test-radosgw lint generated bench clean
+.PHONY: help build tools conformance cluster simulate soak weaken demo test test-radosgw lint generated bench bench-watch clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ generated: ## Checked-in data equals what its published source gives
 bench: tools ## Compile against bare YAML parsing; requests and bytes of a release; growth from 1,000 to 100,000 routes
 	$(CARGO) run --locked --release -p moorgate-tests --bin bench
 	$(CARGO) run --locked --release -p moorgate-tests --bin bench-store
+
+bench-watch: build tools ## From a write at a real API server until Programmed, 44 fleets with Envoys at once on two cores: p50, p99, limit
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/bench-watch
 
 clean: ## Removes target/
 	$(CARGO) clean

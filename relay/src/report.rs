@@ -1,7 +1,7 @@
 //! Reports: tells the store what this relay runs, below its own name, so that nobody has to ask it.
 //!
-//! A change is told at once, further ones at most once a second with the newest state, and the same again every few
-//! minutes. Whatever goes wrong here costs a report and nothing else: this task only looks at what the fleet shows.
+//! A change is told at once, further ones at most once a second in the long run with the newest state, and the same again
+//! every few minutes. Whatever goes wrong here costs a report and nothing else: this task only looks at what the fleet shows.
 
 mod compose;
 
@@ -22,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How often a report is written without a change, give or take a fifth.
 pub const INTERVAL: Duration = Duration::from_mins(5);
-/// The least time between two reports.
+/// The least time between two reports in the long run.
 const SPACING: Duration = Duration::from_secs(1);
+/// So many may follow one another at once: that a release is known, is in force, and was acknowledged.
+const BURST: u32 = 3;
 /// A report must be written within this time.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The longest wait after a failure.
@@ -68,6 +70,8 @@ enum Failure {
 struct Progress {
     /// What was written last.
     told: Option<Report>,
+    /// Until when the reports that were written take up the room of one in [`SPACING`].
+    taken: Instant,
     /// Before this nothing is written.
     not_before: Instant,
     /// Then something is written, whether it changed or not.
@@ -79,7 +83,7 @@ impl Reporter {
     /// Reports until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let now = Instant::now();
-        let mut progress = Progress { told: None, not_before: now, due: now, failures: 0 };
+        let mut progress = Progress { told: None, taken: now, not_before: now, due: now, failures: 0 };
         let mut clients = self.hub.changes();
         loop {
             tokio::select! {
@@ -150,7 +154,10 @@ impl Reporter {
             progress.failures = progress.failures.saturating_add(1);
             (progress.not_before, progress.due) = (now + wait, now + wait);
         } else {
-            (progress.not_before, progress.due) = (now + SPACING, now + self.jitter.around(INTERVAL));
+            progress.taken = progress.taken.max(now) + SPACING;
+            let room = SPACING * BURST.saturating_sub(1);
+            progress.not_before = progress.taken.checked_sub(room).unwrap_or(now);
+            progress.due = now + self.jitter.around(INTERVAL);
         }
     }
 }

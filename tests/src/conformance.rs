@@ -98,7 +98,7 @@ struct Installed {
 }
 
 /// The objects of `deploy/kubernetes` that make up the rights of `moorgate watch`, without the pods that have them.
-fn rights() -> Result<String> {
+pub fn rights() -> Result<String> {
     let mut rights = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n");
     let folder = root().join("deploy/kubernetes");
     let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;

@@ -178,6 +178,7 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
         touched,
         awaited_fleets: awaited_out,
         work: status::Work::default(),
+        judged: None,
     };
     let holds = async move {
         if let Some(holder) = options.holder {

@@ -81,8 +81,9 @@ pub async fn write_snapshot(
 ) -> Result<Written, WriteError> {
     let apart = snapshot.manifest().pages().iter().zip(snapshot.pages());
     let pages = apart.filter(|(named, page)| named.inline.is_none() && !reused(&page.digest()));
+    let pages: Vec<(Digest, Bytes)> = pages.map(|(_, page)| (page.digest(), page.raw().clone())).collect();
     let written: Written = futures::stream::iter(pages)
-        .map(|(_, page)| write_blob(store, layout::page(&page.digest()), page.raw()))
+        .map(|(digest, raw)| async move { write_blob(store, layout::page(&digest), &raw).await })
         .buffer_unordered(PARALLEL)
         .try_fold(Written::default(), |sum, one| async move { Ok(sum.and(one)) })
         .await?;

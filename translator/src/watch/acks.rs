@@ -9,13 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// The time between looks at fleets that somebody waits for.
-const LOOK: Duration = Duration::from_millis(250);
-/// Every so many looks all fleets are looked at.
-const ALL: u32 = 60;
+/// The shortest and the longest time between looks at a fleet that somebody waits for. A look is a list and a read for each
+/// relay; what has not come soon comes late, or never.
+const LOOK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// The time between looks grows with this part of the time that somebody has waited.
+const PART: u32 = 8;
+/// All fleets are looked at so often.
+const ALL: Duration = Duration::from_secs(15);
 /// Fleets looked at at one time.
-const PARALLEL: usize = 8;
+const PARALLEL: usize = 16;
 
 /// One relay, by its newest report that is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,50 +77,90 @@ pub(super) fn standing(relays: &[Relay], awaited: &[Digest], sequences: &BTreeMa
     }
 }
 
+/// When to look at a fleet that somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    /// Since when somebody waits for this release.
+    since: Instant,
+    /// The newest release.
+    sequence: Option<u64>,
+    next: Instant,
+}
+
+impl Pace {
+    /// Somebody waits for a release, maybe the same as before.
+    fn of(known: Option<Self>, sequence: Option<u64>, now: Instant) -> Self {
+        known.filter(|known| known.sequence == sequence).unwrap_or(Self { since: now, sequence, next: now })
+    }
+
+    fn looked(&mut self, now: Instant) {
+        self.next = now + ((now - self.since) / PART).clamp(LOOK.0, LOOK.1);
+    }
+}
+
 /// Reads reports as long as the loop lives.
 pub(super) async fn run(
     target: Arc<Target>,
     mut awaited: watch::Receiver<BTreeSet<FleetName>>,
-    released: watch::Receiver<Released>,
+    mut released: watch::Receiver<Released>,
     out: watch::Sender<Acks>,
 ) {
-    let mut round = 0_u32;
+    let mut paces: BTreeMap<FleetName, Pace> = BTreeMap::new();
+    let mut all = Instant::now();
     loop {
-        let fleets: BTreeSet<FleetName> = {
-            let mut fleets = awaited.borrow_and_update().clone();
-            if round.is_multiple_of(ALL) {
-                fleets.extend(released.borrow().keys().cloned());
+        let now = Instant::now();
+        let mut fleets: BTreeSet<FleetName> = BTreeSet::new();
+        {
+            let released = released.borrow_and_update();
+            let newest = |fleet: &FleetName| released.get(fleet)?.values().max().copied();
+            let waits = awaited.borrow_and_update();
+            let pace =
+                |fleet: &FleetName| (fleet.clone(), Pace::of(paces.get(fleet).copied(), newest(fleet), now));
+            paces = waits.iter().map(pace).collect();
+            fleets.extend(paces.iter().filter(|(_, pace)| pace.next <= now).map(|(fleet, _)| fleet.clone()));
+            if all <= now {
+                fleets.extend(released.keys().cloned());
+                all = now + ALL;
             }
-            fleets
-        };
-        round = round.wrapping_add(1);
-        let now = (target.seams.now)();
-        let read: Vec<(FleetName, Option<Vec<Relay>>)> = futures::stream::iter(fleets)
-            .map(|fleet| {
-                let reader = target.reader_of_reports(&fleet);
-                async move { (fleet, relays(&reader, now).await) }
-            })
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
-        out.send_if_modified(|acks| {
-            let mut changed = false;
-            for (fleet, relays) in read {
-                // A store that does not answer changes nothing.
-                if let Some(relays) = relays
-                    && acks.get(&fleet) != Some(&relays)
-                {
-                    acks.insert(fleet, relays);
-                    changed = true;
-                }
-            }
-            changed
-        });
-        if out.is_closed() {
-            return;
         }
-        tokio::time::sleep(LOOK).await;
+        read(&target, &fleets, &out).await;
+        let now = Instant::now();
+        let looked = paces.iter_mut().filter(|(fleet, _)| fleets.contains(*fleet));
+        looked.for_each(|(_, pace)| pace.looked(now));
+        let next = paces.values().map(|pace| pace.next).fold(all, Instant::min);
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            changed = awaited.changed() => if changed.is_err() { return },
+            changed = released.changed() => if changed.is_err() { return },
+            () = out.closed() => return,
+        }
     }
+}
+
+/// Reads the reports of these fleets.
+async fn read(target: &Target, fleets: &BTreeSet<FleetName>, out: &watch::Sender<Acks>) {
+    let now = (target.seams.now)();
+    let read: Vec<(FleetName, Option<Vec<Relay>>)> = futures::stream::iter(fleets.iter().cloned())
+        .map(|fleet| {
+            let reader = target.reader_of_reports(&fleet);
+            async move { (fleet, relays(&reader, now).await) }
+        })
+        .buffer_unordered(PARALLEL)
+        .collect()
+        .await;
+    out.send_if_modified(|acks| {
+        let mut changed = false;
+        for (fleet, relays) in read {
+            // A store that does not answer changes nothing.
+            if let Some(relays) = relays
+                && acks.get(&fleet) != Some(&relays)
+            {
+                acks.insert(fleet, relays);
+                changed = true;
+            }
+        }
+        changed
+    });
 }
 
 async fn relays(reader: &Reader, now: OffsetDateTime) -> Option<Vec<Relay>> {
@@ -155,6 +199,25 @@ mod tests {
     fn relay(name: &str, acked: Option<u8>, sequence: u64) -> Relay {
         let acked = acked.map(|n| Digest::of(&[n]));
         Relay { name: name.to_owned(), acked, sequence, refused: BTreeMap::new() }
+    }
+
+    #[test]
+    fn what_does_not_come_soon_is_looked_for_less_often_until_there_is_something_new() {
+        let start = Instant::now();
+        let mut pace = Pace::of(None, Some(1), start);
+        assert_eq!(pace.next, start);
+        let mut looks = Vec::new();
+        while pace.next - start < Duration::from_mins(10) {
+            let now = pace.next;
+            looks.push((now - start).as_secs_f32());
+            pace.looked(now);
+            assert_eq!(Pace::of(Some(pace), Some(1), now), pace);
+        }
+        // Often while it may come any moment, and then at most once in five seconds.
+        assert!(looks.iter().filter(|at| **at < 2.0).count() >= 9, "{looks:?}");
+        assert!((140..170).contains(&looks.len()), "{}", looks.len());
+        let again = Pace::of(Some(pace), Some(2), start + LOOK.1);
+        assert_eq!(again, Pace { since: start + LOOK.1, sequence: Some(2), next: start + LOOK.1 });
     }
 
     #[test]

@@ -4,30 +4,29 @@
 //! against lost routes are somebody's wish, and the fleet goes on as it is.
 
 mod ports;
+mod queue;
 
 use super::turn::Turn;
 use super::{Shared, lock};
 use crate::attach::GATEWAY_GROUP;
-use crate::compile::CompiledFleet;
 use crate::publish::{Allow, Done, Meta, Offer, Outcome, PublishError, Publisher};
 use crate::render;
 use crate::source::cluster;
-use futures::StreamExt as _;
 use moorgate_model::ObjectRef;
 use moorgate_snapshot::attestation::Provenance;
 use moorgate_snapshot::reader::Reader;
 use moorgate_snapshot::{Channel, Digest, FleetName, PublicKey, Signer, Store, Trust};
+use queue::{Act, Queue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-/// Fleets published at one time.
-const PARALLEL: usize = 4;
-/// The shortest and the longest wait after a fleet was not published.
-const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// Fleets published or retired at one time: each waits for the store most of the time.
+const PARALLEL: usize = 16;
 /// Who publishes, in the log: a channel has one writer.
 pub const WRITER: &str = "watch";
 /// Releases of a fleet whose sequence is remembered, so that relays' reports can be placed.
@@ -119,13 +118,8 @@ enum Failure {
 /// The releases of fleets, as far as this replica knows: the sequence of each snapshot.
 pub type Released = BTreeMap<FleetName, BTreeMap<Digest, u64>>;
 
-/// One fleet that is not as it should be.
-struct Late {
-    snapshot: Option<Digest>,
-    failures: u32,
-    again: Instant,
-    said: String,
-}
+/// How a write of a fleet ended; no outcome where there was nothing to retire.
+type Ended = (FleetName, Act, Result<Option<Outcome>, Failure>);
 
 /// Publishes.
 pub(super) struct Releases {
@@ -134,11 +128,8 @@ pub(super) struct Releases {
     pub(super) turns: watch::Receiver<Option<Arc<Turn>>>,
     pub(super) leads: watch::Receiver<bool>,
     pub(super) released: watch::Sender<Released>,
-    /// What is the newest in the store.
-    published: BTreeMap<FleetName, Digest>,
-    late: BTreeMap<FleetName, Late>,
-    /// Fleets in the store that have no Gateway, and since when.
-    vanished: BTreeMap<FleetName, Instant>,
+    queue: Queue,
+    /// Whether fleets of an earlier life were looked for.
     looked: bool,
     /// Somebody here makes the fleets, and leads Services away from ports that go.
     pub(super) provisions: bool,
@@ -153,151 +144,136 @@ impl Releases {
         leads: watch::Receiver<bool>,
         released: watch::Sender<Released>,
     ) -> Self {
-        let (published, late, vanished) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self {
             target,
             shared,
             turns,
             leads,
             released,
-            published,
-            late,
-            vanished,
+            queue: Queue::default(),
             looked: false,
             provisions: false,
             barrier: ports::Barrier::default(),
         }
     }
 
-    /// Publishes as long as the loop lives.
+    /// Publishes as long as the loop lives. No fleet waits for another one's write.
     pub(super) async fn run(mut self) {
+        let mut writes: JoinSet<Ended> = JoinSet::new();
         loop {
             let leads = *self.leads.borrow_and_update();
             let turn = self.turns.borrow_and_update().clone();
+            let (mut due, mut waits) = (None, None);
             if let Some(turn) = turn.filter(|_| leads) {
-                self.publish(&turn).await;
-                self.retire(&turn).await;
+                let (publish, retire) =
+                    (self.publish(&turn, &mut writes), self.retire(&turn, &mut writes).await);
+                due = publish.into_iter().chain(retire).min();
+                // One that nobody waits for any more wakes nobody.
+                let now = Instant::now();
+                waits = self.barrier.ends().filter(|end| *end > now);
             } else if !leads {
-                // Somebody else writes: what this replica knew of the store is no longer true.
-                self.published.clear();
+                // Somebody else writes: what this replica knew of the store is no longer true. What is not committed yet
+                // never will be; of what is just being committed one slot takes one entry, whoever writes it.
+                writes.abort_all();
+                self.queue.published.clear();
                 self.barrier.clear();
                 self.looked = false;
             }
-            let again = self.late.values().map(|late| late.again);
-            let ends = self.vanished.values().map(|since| *since + self.target.retire_after);
-            let waits = self.barrier.ends();
-            let due = again.chain(ends).chain(waits).min();
             tokio::select! {
                 changed = self.turns.changed() => if changed.is_err() { return },
                 changed = self.leads.changed() => if changed.is_err() { return },
                 () = self.shared.services.notified(), if waits.is_some() => {}
-                () = super::turn::sleep_until(due) => {}
+                Some(ended) = writes.join_next() => self.note(ended),
+                () = super::turn::sleep_until(due.into_iter().chain(waits).min()) => {}
             }
         }
     }
 
-    async fn publish(&mut self, turn: &Turn) {
-        let target = Arc::clone(&self.target);
-        let Some(signer) = target.signer.as_deref() else { return };
+    /// Begins to publish what is due, as far as there is room; when something will be due that is not yet.
+    fn publish(&mut self, turn: &Arc<Turn>, writes: &mut JoinSet<Ended>) -> Option<Instant> {
+        self.target.signer.as_ref()?;
+        let compiled = turn.compilation.fleets.iter();
+        let compiled = compiled.filter(|(name, _)| !turn.compilation.blocked.blocks(name));
+        let compiled = compiled.map(|(name, fleet)| (name, fleet.snapshot.id()));
         let now = Instant::now();
-        let mut due = Vec::new();
-        for (name, fleet) in &turn.compilation.fleets {
-            let snapshot = fleet.snapshot.id();
-            if self.published.get(name) == Some(&snapshot) || turn.compilation.blocked.blocks(name) {
-                continue;
-            }
-            // Something new is tried at once, the same thing again after a while.
-            let waits = |late: &Late| late.snapshot == Some(snapshot) && late.again > now;
-            if !self.late.get(name).is_some_and(waits) && !self.waits_for_services(name, fleet, now) {
-                due.push((name, fleet));
-            }
+        let (mut due, next) = self.queue.publishable(compiled, now);
+        due.retain(|(name, _)| !self.waits_for_services(turn, name, now));
+        for (name, snapshot) in due.into_iter().take(PARALLEL.saturating_sub(writes.len())) {
+            let (target, turn, fleet) = (self.target.clone(), turn.clone(), name.clone());
+            let write = writes.spawn(async move {
+                let outcome = Box::pin(one(&target, &turn, &fleet)).await;
+                (fleet, Some(snapshot), outcome)
+            });
+            self.queue.begin(name, write.id(), Some(snapshot), now);
         }
-        let target = &target;
-        let mut results = futures::stream::iter(due)
-            .map(|(name, fleet)| async move {
-                (name, fleet.snapshot.id(), Box::pin(one(target, signer, turn, name, fleet)).await)
-            })
-            .buffer_unordered(PARALLEL);
-        while let Some((name, snapshot, result)) = results.next().await {
-            match result {
-                Ok(outcome) => {
-                    tell(name, &outcome);
-                    self.late.remove(name);
-                    self.vanished.remove(name);
-                    self.published.insert(name.clone(), snapshot);
-                    let sequence =
-                        outcome.entry.state.newest().map_or(outcome.entry.sequence, |newest| newest.sequence);
-                    self.released.send_modify(|released| remember(released, name, snapshot, sequence));
+        next
+    }
+
+    /// What became of a write.
+    fn note(&mut self, ended: Result<Ended, JoinError>) {
+        let now = Instant::now();
+        let (name, act, result) = match ended {
+            Ok(ended) => ended,
+            Err(broken) => {
+                if let Some((name, act)) = self.queue.broken(broken.id()).filter(|_| broken.is_panic()) {
+                    self.queue.put_off(&name, act, "the write broke off", now);
                 }
-                Err(error) => put_off(&mut self.late, name, Some(snapshot), &error.to_string()),
+                return;
+            }
+        };
+        match (act, result) {
+            (_, Err(error)) => self.queue.put_off(&name, act, &error.to_string(), now),
+            (Some(snapshot), Ok(Some(outcome))) => {
+                tell(&name, &outcome);
+                let newest = outcome.entry.state.newest().map(|newest| newest.sequence);
+                let sequence = newest.unwrap_or(outcome.entry.sequence);
+                self.released.send_modify(|released| remember(released, &name, snapshot, sequence));
+                self.queue.done(name, act);
+            }
+            (_, Ok(outcome)) => {
+                if let Some(outcome) = outcome {
+                    tell(&name, &outcome);
+                }
+                self.released.send_modify(|released| drop(released.remove(&name)));
+                self.queue.done(name, None);
             }
         }
     }
 
     /// Whether a Service has to be led away from a port first that this snapshot takes away.
-    fn waits_for_services(&mut self, name: &FleetName, fleet: &CompiledFleet, now: Instant) -> bool {
-        if !self.provisions {
-            return false;
-        }
+    fn waits_for_services(&mut self, turn: &Turn, name: &FleetName, now: Instant) -> bool {
+        let Some(fleet) = turn.compilation.fleets.get(name).filter(|_| self.provisions) else { return false };
         let led = ports::led(&lock(&self.shared.objects), name);
         self.barrier.holds(name, &led, &render::ports(&fleet.ir), now)
     }
 
-    /// Ends fleets whose Gateway was deleted. One whose Gateway is there and is only not ours any more, or has a class
-    /// that is missing, goes on: that is more often a mistake than a wish.
-    async fn retire(&mut self, turn: &Turn) {
-        let Some(signer) = self.target.signer.as_deref() else { return };
-        if turn.compilation.blocked.all {
-            return;
-        }
+    /// Begins to end fleets whose Gateway was deleted; when the next one's time has come. One whose Gateway is there and is
+    /// only not ours any more, or has a class that is missing, goes on: that is more often a mistake than a wish.
+    async fn retire(&mut self, turn: &Turn, writes: &mut JoinSet<Ended>) -> Option<Instant> {
+        self.target.signer.as_ref().filter(|_| !turn.compilation.blocked.all)?;
         let there: BTreeSet<FleetName> = {
             let objects = lock(&self.shared.objects);
             let gateways = objects.of_kind(GATEWAY_GROUP, "Gateway");
             gateways.map(|live| fleet_of(&live.reference)).collect()
         };
-        let now = Instant::now();
+        let mut earlier = Vec::new();
         if !self.looked {
             // Those of an earlier life.
             match self.target.store.fleets().await {
-                Ok(fleets) => {
-                    self.looked = true;
-                    for fleet in fleets.into_iter().filter(|fleet| !there.contains(fleet)) {
-                        self.vanished.entry(fleet).or_insert(now);
-                    }
-                }
+                Ok(fleets) => (self.looked, earlier) = (true, fleets),
                 Err(error) => tracing::warn!(%error, "fleets that vanished cannot be looked for"),
             }
         }
-        let lost = self.published.keys().filter(|fleet| !there.contains(fleet)).cloned();
-        for fleet in lost.collect::<Vec<_>>() {
-            self.vanished.entry(fleet).or_insert(now);
+        let (due, next) = self.queue.retirable(&there, earlier, self.target.retire_after, Instant::now());
+        for name in due.into_iter().take(PARALLEL.saturating_sub(writes.len())) {
+            let (target, fleet) = (self.target.clone(), name.clone());
+            let write = writes.spawn(async move {
+                let outcome = Box::pin(end(&target, &fleet)).await;
+                (fleet, None, outcome)
+            });
+            self.queue.begin(name, write.id(), None, Instant::now());
         }
-        self.vanished.retain(|fleet, _| matches!(fleet, FleetName::Gateway { .. }) && !there.contains(fleet));
-        let due: Vec<FleetName> = self
-            .vanished
-            .iter()
-            .filter(|(_, since)| now - **since >= self.target.retire_after)
-            .map(|(fleet, _)| fleet.clone())
-            .collect();
-        for fleet in due {
-            match Box::pin(end(&self.target, signer, &fleet)).await {
-                Ok(outcome) => {
-                    if let Some(outcome) = outcome {
-                        tell(&fleet, &outcome);
-                    }
-                    self.vanished.remove(&fleet);
-                    self.published.remove(&fleet);
-                    self.late.remove(&fleet);
-                    self.released.send_modify(|released| {
-                        released.remove(&fleet);
-                    });
-                }
-                Err(error) => {
-                    put_off(&mut self.late, &fleet, None, &error.to_string());
-                    self.vanished.insert(fleet, now);
-                }
-            }
-        }
+        next
     }
 }
 
@@ -315,24 +291,6 @@ fn remember(released: &mut Released, fleet: &FleetName, snapshot: Digest, sequen
     }
 }
 
-fn put_off(late: &mut BTreeMap<FleetName, Late>, fleet: &FleetName, snapshot: Option<Digest>, why: &str) {
-    let known = late.entry(fleet.clone()).or_insert_with(|| Late {
-        snapshot,
-        failures: 0,
-        again: Instant::now(),
-        said: String::new(),
-    });
-    if known.said != why {
-        tracing::warn!(%fleet, why, "not published; the fleet goes on as it is");
-        why.clone_into(&mut known.said);
-    }
-    if known.snapshot != snapshot {
-        (known.snapshot, known.failures) = (snapshot, 0);
-    }
-    known.again = Instant::now() + WAIT.0.saturating_mul(1 << known.failures.min(6)).min(WAIT.1);
-    known.failures += 1;
-}
-
 fn tell(fleet: &FleetName, outcome: &Outcome) {
     outcome.warnings.iter().for_each(|warning| tracing::warn!(%fleet, warning, "published with a warning"));
     if outcome.result == Done::Committed {
@@ -343,13 +301,11 @@ fn tell(fleet: &FleetName, outcome: &Outcome) {
     }
 }
 
-async fn one(
-    target: &Target,
-    signer: &dyn Signer,
-    turn: &Turn,
-    name: &FleetName,
-    fleet: &CompiledFleet,
-) -> Result<Outcome, Failure> {
+/// Publishes a fleet as it was compiled; none if it is not among what was.
+async fn one(target: &Target, turn: &Turn, name: &FleetName) -> Result<Option<Outcome>, Failure> {
+    let (Some(signer), Some(fleet)) = (target.signer.as_deref(), turn.compilation.fleets.get(name)) else {
+        return Ok(None);
+    };
     let publisher = target.publisher(signer, name, "")?;
     let mut provenance = target.provenance.clone();
     provenance.materials.push(turn.stand.material());
@@ -367,11 +323,12 @@ async fn one(
         steps: Vec::new(),
         descends: &cluster::descends,
     };
-    Ok(Box::pin(publisher.publish(&offer)).await?)
+    Ok(Some(Box::pin(publisher.publish(&offer)).await?))
 }
 
 /// Retires a fleet that is this writer's; none if it is not, or was retired before.
-async fn end(target: &Target, signer: &dyn Signer, fleet: &FleetName) -> Result<Option<Outcome>, Failure> {
+async fn end(target: &Target, fleet: &FleetName) -> Result<Option<Outcome>, Failure> {
+    let Some(signer) = target.signer.as_deref() else { return Ok(None) };
     let tail = target.reader(fleet).newest(None).await.map_err(PublishError::from)?;
     let state = tail.entry.map(|entry| entry.entry.state).unwrap_or_default();
     if state.writer != WRITER || state.retired || state.target.is_none() {
@@ -384,21 +341,6 @@ async fn end(target: &Target, signer: &dyn Signer, fleet: &FleetName) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_fleet_that_is_refused_is_tried_again_calmly_and_something_new_at_once() {
-        let fleet = FleetName::gateway("shop", "edge");
-        let (first, second) = (Digest::of(b"1"), Digest::of(b"2"));
-        let mut late = BTreeMap::new();
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            put_off(&mut late, &fleet, Some(first), "pinned");
-            waits.push((late[&fleet].again - Instant::now()).as_secs());
-        }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        put_off(&mut late, &fleet, Some(second), "pinned");
-        assert_eq!((late[&fleet].again - Instant::now()).as_secs(), 1);
-    }
 
     #[test]
     fn old_releases_are_forgotten_first() {

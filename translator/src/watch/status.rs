@@ -13,13 +13,14 @@ mod address;
 mod desired;
 mod features;
 mod merge;
+mod work;
 
 use super::acks::Acks;
 use super::release::{Released, Seams};
 use super::turn::Turn;
 use super::{Shared, lock};
 use crate::source::cluster::{Kind, Live, answer, is_missing};
-use desired::{Awaited, Facts, desired, serving, waits};
+use desired::{Facts, desired, serving, waits};
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -27,38 +28,17 @@ use merge::Writer;
 use moorgate_model::ObjectRef;
 use moorgate_snapshot::FleetName;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+pub(super) use work::Work;
 
 /// Writes at one time.
 const PARALLEL: usize = 8;
 /// The name under which fields are managed.
 const MANAGER: &str = "moorgate";
-/// So many writes of one object within [`FIGHT`] that left the verdict the same mean that somebody undoes them.
-const FIGHT_WRITES: u32 = 8;
-/// The time within which writes are counted.
-const FIGHT: Duration = Duration::from_secs(30);
-/// The wait after a write that failed, and between writes of an object that is fought over.
-const WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
-/// An object whose status may have to be written.
-struct Dirty {
-    since: Instant,
-    again: Instant,
-    failures: u32,
-}
-
-/// What is remembered of writes of one object.
-struct Written {
-    first: Instant,
-    verdict: Value,
-    count: u32,
-}
-
 /// Writes status.
 pub(super) struct StatusWriter {
     pub(super) shared: Arc<Shared>,
@@ -73,16 +53,8 @@ pub(super) struct StatusWriter {
     /// Fleets whose relays somebody waits for.
     pub(super) awaited_fleets: watch::Sender<BTreeSet<FleetName>>,
     pub(super) work: Work,
-}
-
-/// What is to be done.
-#[derive(Default)]
-pub(super) struct Work {
-    awaited: Awaited,
-    dirty: BTreeMap<ObjectRef, Dirty>,
-    writing: BTreeSet<ObjectRef>,
-    written: BTreeMap<ObjectRef, Written>,
-    waiting: BTreeMap<ObjectRef, FleetName>,
+    /// The compile whose verdicts were looked at last.
+    pub(super) judged: Option<Arc<Turn>>,
 }
 
 /// How a write ended.
@@ -99,9 +71,9 @@ impl StatusWriter {
         let mut writes: JoinSet<(ObjectRef, End)> = JoinSet::new();
         loop {
             self.begin(&mut writes);
-            let due = self.work.next(&self.work.writing);
+            let due = self.work.next();
             tokio::select! {
-                changed = self.turns.changed() => if changed.is_err() { return } else { self.all() },
+                changed = self.turns.changed() => if changed.is_err() { return } else { self.judged_anew() },
                 changed = self.leads.changed() => if changed.is_err() { return } else { self.all() },
                 changed = self.acks.changed() => if changed.is_err() { return } else { self.waiting() },
                 changed = self.released.changed() => if changed.is_err() { return } else { self.waiting() },
@@ -124,13 +96,28 @@ impl StatusWriter {
 
     /// Everything may be different.
     fn all(&mut self) {
+        self.judged = None;
+        self.judged_anew();
+    }
+
+    /// There is a new compile: whatever it judges differently may have to be written, and what waits for Envoys.
+    fn judged_anew(&mut self) {
         let Some(turn) = self.turns.borrow_and_update().clone() else { return };
         self.work.awaited.note(&turn);
+        let before = self.judged.replace(turn.clone());
+        let same = |reference: &ObjectRef| {
+            before.as_ref().is_some_and(|before| {
+                before.compiled.get(reference) == turn.compiled.get(reference)
+                    && before.compilation.statuses.get(reference) == turn.compilation.statuses.get(reference)
+            })
+        };
         let objects = lock(&self.shared.objects);
         let ours = objects.iter().filter(|live| !live.reference.group.is_empty());
-        let names: Vec<ObjectRef> = ours.map(|live| live.reference.clone()).collect();
+        let names: Vec<ObjectRef> =
+            ours.map(|live| &live.reference).filter(|name| !same(name)).cloned().collect();
         drop(objects);
         names.into_iter().for_each(|name| self.work.add(name));
+        self.waiting();
     }
 
     /// What waits for relays may be different.
@@ -159,7 +146,7 @@ impl StatusWriter {
     /// Starts writes of objects that need one, as many as may be.
     fn begin(&mut self, writes: &mut JoinSet<(ObjectRef, End)>) {
         if !*self.leads.borrow() {
-            self.work.dirty.clear();
+            self.work.clear();
             return;
         }
         let Some(turn) = self.turns.borrow().clone() else { return };
@@ -167,14 +154,14 @@ impl StatusWriter {
         while writes.len() < PARALLEL {
             let Some(reference) = self.work.due(now) else { break };
             let Some((live, patch, verdict)) = self.difference(&turn, &reference) else {
-                self.work.dirty.remove(&reference);
+                self.work.take(&reference);
                 continue;
             };
             if self.work.is_fought_over(&reference, &verdict, now) {
                 tracing::warn!(object = %reference, "somebody undoes what is written to its status: written rarely from now on");
                 continue;
             }
-            self.work.dirty.remove(&reference);
+            self.work.take(&reference);
             self.work.writing.insert(reference.clone());
             let client = self.client.clone();
             writes.spawn(async move { (reference, write(client, &live, patch).await) });
@@ -244,62 +231,6 @@ impl StatusWriter {
     }
 }
 
-impl Work {
-    fn add(&mut self, reference: ObjectRef) {
-        let now = Instant::now();
-        let dirty = self.dirty.entry(reference).or_insert(Dirty { since: now, again: now, failures: 0 });
-        if dirty.failures == 0 {
-            dirty.again = dirty.again.min(now);
-        }
-    }
-
-    /// After a failure, later; how much later.
-    fn again(&mut self, reference: ObjectRef) -> Duration {
-        let now = Instant::now();
-        let dirty = self.dirty.entry(reference).or_insert(Dirty { since: now, again: now, failures: 0 });
-        let wait = WAIT.0.saturating_mul(1 << dirty.failures.min(7)).min(WAIT.1);
-        dirty.failures = dirty.failures.saturating_add(1);
-        dirty.again = now + wait;
-        wait
-    }
-
-    /// The object that has waited longest and may be written now.
-    fn due(&self, now: Instant) -> Option<ObjectRef> {
-        let ready =
-            self.dirty.iter().filter(|(name, dirty)| dirty.again <= now && !self.writing.contains(*name));
-        ready.min_by_key(|(name, dirty)| (dirty.since, (*name).clone())).map(|(name, _)| name.clone())
-    }
-
-    /// When there is something to do next.
-    fn next(&self, writing: &BTreeSet<ObjectRef>) -> Option<Instant> {
-        let waiting = self.dirty.iter().filter(|(name, _)| !writing.contains(*name));
-        waiting.map(|(_, dirty)| dirty.again).min()
-    }
-
-    fn forget(&mut self, reference: &ObjectRef) {
-        self.waiting.remove(reference);
-        self.written.remove(reference);
-    }
-
-    /// Counts writes of one and the same verdict; true if this one has to wait.
-    fn is_fought_over(&mut self, reference: &ObjectRef, verdict: &Value, now: Instant) -> bool {
-        let fresh = || Written { first: now, verdict: verdict.clone(), count: 0 };
-        let known = self.written.entry(reference.clone()).or_insert_with(fresh);
-        if known.verdict != *verdict || now - known.first > FIGHT {
-            *known = fresh();
-        }
-        known.count += 1;
-        if known.count <= FIGHT_WRITES {
-            return false;
-        }
-        let until = known.first + FIGHT + Duration::from_secs(1);
-        if let Some(dirty) = self.dirty.get_mut(reference) {
-            dirty.again = until;
-        }
-        true
-    }
-}
-
 /// Writes the fields that changed, if the object is still as it was read.
 async fn write(client: Client, live: &Live, changes: Map<String, Value>) -> End {
     let reference = &live.reference;
@@ -344,66 +275,4 @@ fn is_conflict(error: &kube::Error) -> bool {
 fn resource_of(live: &Live) -> ApiResource {
     let gvk = GroupVersionKind::gvk(&live.reference.group, &live.version, &live.reference.kind);
     ApiResource::from_gvk_with_plural(&gvk, &live.plural)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name(name: &str) -> ObjectRef {
-        ObjectRef::new("g", "K", "n", name)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_oldest_change_is_written_first() {
-        let mut work = Work::default();
-        for one in ["c", "a", "b"] {
-            work.add(name(one));
-            tokio::time::advance(Duration::from_millis(10)).await;
-        }
-        // Changed again, it keeps its place.
-        work.add(name("c"));
-        let now = Instant::now();
-        let mut order = Vec::new();
-        while let Some(next) = work.due(now) {
-            order.push(next.name.to_string());
-            work.dirty.remove(&next);
-        }
-        assert_eq!(order, ["c", "a", "b"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_write_that_fails_is_tried_again_later_and_holds_nobody_up() {
-        let mut work = Work::default();
-        work.add(name("a"));
-        let waits: Vec<Duration> = (0..8).map(|_| work.again(name("a"))).collect();
-        assert_eq!(waits[..3], [500, 1000, 2000].map(Duration::from_millis));
-        assert_eq!(waits[7], WAIT.1);
-        work.add(name("b"));
-        assert_eq!(work.due(Instant::now()), Some(name("b")));
-        // A change does not shorten the wait of an object that fails.
-        work.add(name("a"));
-        work.dirty.remove(&name("b"));
-        assert_eq!(work.due(Instant::now()), None);
-        tokio::time::advance(WAIT.1).await;
-        assert_eq!(work.due(Instant::now()), Some(name("a")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_fight_is_noticed_and_news_is_not_taken_for_one() {
-        let mut work = Work::default();
-        let verdict = json!({"a": 1});
-        for n in 0..20 {
-            assert!(!work.is_fought_over(&name("news"), &json!({"n": n}), Instant::now()));
-        }
-        for n in 0..20 {
-            work.add(name("a"));
-            let fought = work.is_fought_over(&name("a"), &verdict, Instant::now());
-            assert_eq!(fought, n >= FIGHT_WRITES, "{n}");
-        }
-        assert_eq!(work.due(Instant::now()), None);
-        tokio::time::advance(FIGHT + Duration::from_secs(2)).await;
-        assert_eq!(work.due(Instant::now()), Some(name("a")));
-        assert!(!work.is_fought_over(&name("a"), &verdict, Instant::now()));
-    }
 }
