@@ -11,6 +11,7 @@ STEPS ?= 30
 SECONDS ?= 600
 
 SUITE ?= 1.7.0
+STORE ?= shared
 RUN ?=
 PARALLEL ?= 4
 
@@ -25,8 +26,8 @@ build: ## The binaries, for tests: target/debug/moorgate, target/debug/moorgate-
 tools: ## Envoy (three minors), cargo-deny, moto and azurite, pinned by digest, into target/tools
 	@tests/tools/install $(TARGET)/tools
 
-conformance: build tools ## The Gateway API's own suite on a real API server and real Envoys: SUITE=1.6.3 RUN=TestName PARALLEL=4
-	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/conformance --suite=$(SUITE) --run=$(RUN) --parallel=$(PARALLEL)
+conformance: build tools ## The Gateway API's own suite on a real API server and real Envoys: SUITE=1.6.3 RUN=TestName STORE=served PARALLEL=4
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/conformance --suite=$(SUITE) --run=$(RUN) --store=$(STORE) --parallel=$(PARALLEL)
 
 cluster: build tools ## A Kubernetes cluster on this machine, without containers, until standard input ends
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/cluster up

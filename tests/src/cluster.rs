@@ -27,6 +27,7 @@ mod network;
 mod programs;
 mod table;
 
+pub use network::GATEWAY as OUTSIDE;
 pub use programs::{conformance, kubernetes};
 
 use crate::program::binary;

@@ -9,10 +9,11 @@
 pub mod verdicts;
 
 use crate::cluster::balancer::{UNUSABLE, USABLE};
-use crate::cluster::{Cluster, Options, conformance};
+use crate::cluster::{Cluster, OUTSIDE, Options, conformance};
 use crate::process::Running;
 use crate::program::{moorgate, root, run};
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Service;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -78,9 +79,20 @@ pub enum Part {
     One(String),
 }
 
+/// Where the fleets' store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Where {
+    /// A folder that the translator and all pods share.
+    Shared,
+    /// Behind `watch --serve-store`: there is no other.
+    Served,
+}
+
 /// What is to be run.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Where the fleets' store is.
+    pub store: Where,
     /// The suite's version.
     pub suite: String,
     /// How much of it.
@@ -97,7 +109,7 @@ struct Installed {
     cluster: Cluster,
 }
 
-/// The objects of `deploy/kubernetes` that make up the rights of `moorgate watch`, without the pods that have them.
+/// The objects of `deploy/kubernetes` around `moorgate watch`: its rights and its Service, without the pods that have them.
 pub fn rights() -> Result<String> {
     let mut rights = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n");
     let folder = root().join("deploy/kubernetes");
@@ -108,8 +120,9 @@ pub fn rights() -> Result<String> {
         for document in std::fs::read_to_string(file)?.split("\n---") {
             let kind =
                 document.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap_or_default().trim();
-            if ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"].contains(&kind)
-            {
+            let kinds =
+                ["Service", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
+            if kinds.contains(&kind) {
                 rights.extend(["---\n", document, "\n"]);
             }
         }
@@ -138,9 +151,25 @@ impl Installed {
         let mut command = cluster.command(Path::new("setpriv"));
         let user = USER.to_string();
         command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"]).arg(product.get_program());
-        command
-            .args(["watch", "--cluster", "--provision", "--store-volume", "host", "--kubeconfig"])
-            .arg(kubeconfig);
+        command.args(["watch", "--cluster", "--provision", "--kubeconfig"]).arg(kubeconfig);
+        match plan.store {
+            Where::Shared => command.args(["--store-volume", "host"]),
+            Where::Served => {
+                // Pods know no names of Services here.
+                let address = cluster.with(async |client| {
+                    let api = kube::Api::<Service>::namespaced(client, NAMESPACE);
+                    let spec = api.get("moorgate-store").await?.spec;
+                    spec.and_then(|spec| spec.cluster_ip).context("the address of the store's Service")
+                })?;
+                command.args([
+                    "--serve-store",
+                    &format!("{OUTSIDE}:8443"),
+                    "--serve-store-endpoint",
+                    OUTSIDE,
+                ]);
+                command.args(["--relay-store", &format!("https://{address}")])
+            }
+        };
         command.arg("--store").arg(format!("file://{}", store.display()));
         command.arg("--key").arg(format!("file:{}", key.display()));
         command.arg("--trust").arg(key.with_extension("pub")).args(["--lease-namespace", NAMESPACE]);

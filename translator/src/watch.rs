@@ -30,6 +30,7 @@ use kube::Client;
 use moorgate_model::ObjectRef;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Notify, mpsc, watch};
@@ -48,7 +49,14 @@ pub struct Options {
     pub holder: Option<Holder>,
     /// Makes the fleets too. Without it somebody else does, and a Gateway may have no address that is known here.
     pub provision: Option<Provision>,
+    /// Done whenever this replica may write, before it writes anything; tried again until it succeeds.
+    pub takeover: Option<Takeover>,
+    /// Told whether this replica writes.
+    pub leads: watch::Sender<bool>,
 }
+
+/// What comes before the first write; why not yet.
+pub type Takeover = Box<dyn Fn() -> LocalBoxFuture<'static, Result<(), String>>>;
 
 /// What makes the fleets, as long as it runs.
 pub type Provision = Box<dyn FnOnce(View) -> LocalBoxFuture<'static, ()>>;
@@ -135,7 +143,9 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
     let target = Arc::new(options.target);
     let (turn_out, turns) = watch::channel(None);
     let (wanted_out, wanted) = watch::channel(BTreeSet::new());
-    let (leads_out, leads) = watch::channel(options.holder.is_none());
+    let (holds_out, held) = watch::channel(options.holder.is_none());
+    let leads = options.leads.subscribe();
+    let taking_over = take_over(held, options.leads, options.takeover);
     let (released_out, released) = watch::channel(Released::new());
     let (acks_out, acks) = watch::channel(Acks::new());
     let (awaited_out, awaited) = watch::channel(BTreeSet::new());
@@ -182,16 +192,17 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
     };
     let holds = async move {
         if let Some(holder) = options.holder {
-            return lease::run(client, holder, leads_out, stop).await;
+            return lease::run(client, holder, holds_out, stop).await;
         }
         let mut stop = stop;
         let _ = stop.wait_for(|stop| *stop).await;
         // Kept so long, so that nobody takes its silence for the end.
-        leads_out.send_replace(false);
+        holds_out.send_replace(false);
     };
     // One task for all: what takes long, the compile, has a thread of its own.
     tokio::select! {
         () = holds => {}
+        () = taking_over => {}
         () = feed => {}
         () = reread => {}
         () = turning.run(changes) => {}
@@ -199,5 +210,83 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
         () = reports => {}
         () = writer.run() => {}
         () = provision => {}
+    }
+}
+
+/// The wait after a takeover that failed.
+const TAKEOVER: Duration = Duration::from_secs(1);
+
+/// Says that this replica writes when it may and what comes before is done, and takes that back at once when it may no more.
+async fn take_over(mut held: watch::Receiver<bool>, leads: watch::Sender<bool>, takeover: Option<Takeover>) {
+    loop {
+        let mut wait = None;
+        if *held.borrow_and_update() {
+            let done = async {
+                match &takeover {
+                    Some(takeover) => takeover().await,
+                    None => Ok(()),
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = held.changed() => if changed.is_err() { break } else { continue },
+                done = done => match done {
+                    Ok(()) => drop(leads.send_replace(true)),
+                    Err(why) => {
+                        tracing::warn!(why, "nothing is written yet");
+                        wait = Some(tokio::time::Instant::now() + TAKEOVER);
+                    }
+                },
+            }
+        } else {
+            leads.send_replace(false);
+        }
+        tokio::select! {
+            changed = held.changed() => if changed.is_err() { break },
+            () = turn::sleep_until(wait) => {}
+        }
+    }
+    // Whoever told it ends the loop.
+    std::future::pending::<()>().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_written_before_the_takeover_is_done_nor_after_the_lease_is_lost() {
+        let tries = Rc::new(Cell::new(0));
+        let takeover: Takeover = {
+            let tries = Rc::clone(&tries);
+            Box::new(move || {
+                tries.set(tries.get() + 1);
+                let answer = if tries.get() % 3 == 0 { Ok(()) } else { Err("not yet".to_owned()) };
+                Box::pin(async { answer })
+            })
+        };
+        let (held_out, held) = watch::channel(false);
+        let (leads_out, mut leads) = watch::channel(false);
+        let test = async {
+            for round in 1..=2 {
+                held_out.send_replace(true);
+                leads.wait_for(|leads| *leads).await.unwrap();
+                assert_eq!(tries.get(), 3 * round);
+                held_out.send_replace(false);
+                leads.wait_for(|leads| !*leads).await.unwrap();
+            }
+            // It is lost while it is still being taken over.
+            held_out.send_replace(true);
+            tokio::task::yield_now().await;
+            held_out.send_replace(false);
+            tokio::time::sleep(TAKEOVER * 4).await;
+            assert!(!*leads.borrow());
+        };
+        tokio::select! {
+            () = test => {}
+            () = take_over(held, leads_out, Some(takeover)) => panic!("it ended"),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use moorgate_tests::conformance::{Part, Plan, conduct};
+use moorgate_tests::conformance::{Part, Plan, Where, conduct};
 use moorgate_tests::program;
 use std::process::ExitCode;
 
@@ -18,6 +18,9 @@ struct Arguments {
     /// The tests of the profiles' core only, on which `make test` insists
     #[arg(long, conflicts_with = "run")]
     core: bool,
+    /// Where the fleets' store is: a folder that all share, or behind `watch --serve-store`
+    #[arg(long, value_enum, default_value_t = Where::Shared)]
+    store: Where,
     /// How many tests run at a time, of those that may
     #[arg(long, default_value_t = 4)]
     parallel: usize,
@@ -25,7 +28,7 @@ struct Arguments {
 
 #[allow(clippy::print_stdout, reason = "a command's own output")]
 fn main() -> Result<ExitCode> {
-    let Arguments { suite, run, core, parallel } = Arguments::parse();
+    let Arguments { suite, run, core, store, parallel } = Arguments::parse();
     let out = program::tools()?.with_file_name("conformance");
     let only = run.filter(|test| !test.is_empty());
     let part = match &only {
@@ -33,7 +36,7 @@ fn main() -> Result<ExitCode> {
         None if core => Part::Core,
         None => Part::Whole,
     };
-    let verdicts = conduct(&Plan { suite, part, parallel, out }, |line| println!("{line}"))?;
+    let verdicts = conduct(&Plan { store, suite, part, parallel, out }, |line| println!("{line}"))?;
     for (test, said) in verdicts.failures() {
         println!("\n{test}");
         for line in said {

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 /// The bridge's own address, by which pods reach what is outside of pods.
-pub(super) const GATEWAY: &str = "10.244.0.1";
+pub const GATEWAY: &str = "10.244.0.1";
 /// Where the API server listens: on no address of a Service, for all ports of those belong to their Services.
 pub(super) const API_SERVER: (&str, u16) = ("127.0.0.1", 16_443);
 /// The port of the Service `kubernetes`.

@@ -44,8 +44,8 @@ impl Front {
         let listener = crate::runtime().block_on(TcpListener::bind(("127.0.0.1", 0)))?;
         let port = listener.local_addr()?.port();
         let (stop, stopped) = watch::channel(false);
-        let config = certificate.load().context("the certificate")?;
-        crate::runtime().spawn(serve_store::serve(listener, certificate, config, Arc::new(front), stopped));
+        let (_, shown) = watch::channel(Some(certificate.load().context("the certificate")?));
+        crate::runtime().spawn(serve_store::serve(listener, shown, Arc::new(front), stopped));
         Ok(Self { port, folder: folder.to_owned(), _stop: stop })
     }
 

@@ -90,6 +90,11 @@ impl FromStr for VolumeArg {
 }
 
 impl FleetArgs {
+    /// Whether the CA of the store was given.
+    pub(super) fn names_a_store_ca(&self) -> bool {
+        self.store_ca.is_some()
+    }
+
     /// The settings of all fleets.
     pub(super) fn settings(
         &self,

@@ -3,7 +3,7 @@
 use super::access::{KeySource, StoreArgs, duration, nonce, now};
 use super::input::{ClusterArgs, Crds, Reading};
 use super::render::FleetArgs;
-use super::serve_store::ServeStoreArgs;
+use super::serve_store::{Beside, ServeStoreArgs, Served};
 use super::{Exit, Failure, provenance};
 use crate::publish::Allow;
 use crate::render::{Applier, ReportSecret, Settings};
@@ -25,11 +25,13 @@ use tracing_subscriber::EnvFilter;
   moorgate watch --cluster --store s3://gateways --key file:watch.key --provision --store-secret bucket
   moorgate watch --cluster --store file:///var/lib/moorgate --trust trust.json --key file:watch.key \
     --serve-store 0.0.0.0:8443 --serve-store-cert tls.crt --serve-store-key tls.key --serve-store-account shop/envoy=shop/edge
+  moorgate watch --cluster --store file:///var/lib/moorgate --key file:watch.key --provision --serve-store 0.0.0.0:8443
   moorgate watch --cluster --store s3://gateways --trust trust.json --status-only
 
 Runs until it is told to stop. Of several replicas the holder of a Lease writes; all compile. Secrets are read by name, and
 only those that Gateways of ours refer to. A fleet whose Gateway is deleted is retired; one whose Gateway only lost its class
-goes on. Log lines go to stderr.")]
+goes on. With --provision and --serve-store no bucket is needed: the store lies on the disk of the replica that writes, which may
+be lost, since the cluster holds what relays have been shown. Log lines go to stderr.")]
 pub(super) struct WatchArgs {
     #[command(flatten)]
     live: ClusterArgs,
@@ -126,6 +128,13 @@ struct LeaseArgs {
     no_lease: bool,
 }
 
+impl LeaseArgs {
+    /// The namespace of the Lease, and of what lies beside it.
+    fn namespace<'a>(&'a self, own: &'a str) -> &'a str {
+        self.lease_namespace.as_deref().unwrap_or(own)
+    }
+}
+
 impl WatchArgs {
     /// The same options as those of commands that compile once.
     fn reading(&self) -> Reading {
@@ -176,6 +185,7 @@ impl WatchArgs {
         &self,
         client: &kube::Client,
         target: &Target,
+        served: Option<&Served>,
     ) -> Result<Option<watch::Provision>, Failure> {
         let args = &self.provision;
         if !args.provision {
@@ -188,15 +198,26 @@ impl WatchArgs {
                 return Err(Failure::new(Exit::Usage, anyhow!("whom shall relays trust? give --trust")));
             }
         };
-        let stores = if args.relay_store.is_empty() { &self.store.store } else { &args.relay_store };
+        let stores = match served {
+            _ if !args.relay_store.is_empty() => args.relay_store.clone(),
+            Some(served) => vec![served.url.clone()],
+            None => self.store.store.clone(),
+        };
+        let common = args.fleets.settings(Applier::Watch, &self.controller_name, trust)?;
         let settings = Settings {
-            stores: stores.clone(),
+            stores,
+            store_tokens: common.store_tokens || served.is_some(),
             channel: self.channel.clone(),
             report_secret: Some(ReportSecret::PerFleet),
-            ..args.fleets.settings(Applier::Watch, &self.controller_name, trust)?
+            ..common
         };
         settings.check().map_err(|error| Failure::new(Exit::Usage, error))?;
-        let provisioner = Provisioner::new(client.clone(), settings);
+        let mut provisioner = Provisioner::new(client.clone(), settings);
+        if let Some(served) = served {
+            // A CA that was given takes the place of the store's own.
+            let authority = served.authority.clone().filter(|_| !args.fleets.names_a_store_ca());
+            provisioner = provisioner.beside(served.accounts.clone(), authority);
+        }
         Ok(Some(Box::new(move |view| Box::pin(provisioner.run(view)))))
     }
 
@@ -206,7 +227,7 @@ impl WatchArgs {
             return Ok(None);
         }
         Ok(Some(Holder {
-            namespace: lease.lease_namespace.clone().unwrap_or_else(|| namespace.to_owned()),
+            namespace: lease.namespace(namespace).to_owned(),
             name: lease.lease_name.clone(),
             // Two that were given one name are two all the same.
             identity: format!("{}-{}", lease.identity, &nonce()?[..8]),
@@ -232,15 +253,25 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
     subscriber.try_init().map_err(|error| anyhow!("cannot log: {error}"))?;
     let (client, url) = args.live.connect().await?;
     let target = args.target().await?;
+    let (stop_out, stop) = tokio::sync::watch::channel(false);
+    let (leads, _) = tokio::sync::watch::channel(false);
+    let beside = Beside {
+        client: &client,
+        namespace: args.lease.namespace(client.default_namespace()),
+        target: &target,
+        provisions: args.provision.provision.then_some(&args.provision.relay_store),
+        leads: leads.subscribe(),
+    };
+    let store_url = args.store.store.first().map_or("", String::as_str);
+    let mut served = args.front.start(&beside, store_url, stop.clone()).await?;
     let options = Options {
         compile: args.reading().options(),
         holder: args.holder(client.default_namespace())?,
-        provision: args.provisioner(&client, &target)?,
+        provision: args.provisioner(&client, &target, served.as_ref())?,
+        takeover: served.as_mut().and_then(|served| served.takeover.take()),
+        leads,
         target,
     };
-    let (stop_out, stop) = tokio::sync::watch::channel(false);
-    let accounts = args.front.accounts()?;
-    let served = args.front.start(args.store.open()?, client.clone(), accounts, stop.clone()).await?;
     let mut running = Box::pin(watch::run(client, url, options, stop));
     tokio::select! {
         () = &mut running => return Err(Failure::new(Exit::Environment, anyhow!("a part of the loop ended"))),
@@ -250,7 +281,7 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
     // The Lease is given back.
     let _ = tokio::time::timeout(Duration::from_secs(10), running).await;
     if let Some(served) = served {
-        let _ = served.await;
+        served.ended().await;
     }
     Ok(Exit::Fine)
 }

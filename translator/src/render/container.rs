@@ -81,6 +81,8 @@ pub(super) fn relay(fleet: &Fleet, settings: &Settings, store_paths: &[&str]) ->
     }
     if settings.store_tokens {
         args.push(format!("--store-token-file={STORE_TOKEN}/token"));
+        // It lies in the cluster, and nobody pays for requests.
+        args.push("--poll-interval=1s".to_owned());
         mounts.push(json!({"name": volume::STORE_TOKEN, "mountPath": STORE_TOKEN, "readOnly": true}));
     }
     args.extend(settings.store_ca.as_ref().map(|_| format!("--store-ca-file={CONFIG}/{STORE_CA}")));

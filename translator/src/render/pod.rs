@@ -1,5 +1,6 @@
 //! The pod of the model `sidecar`.
 
+use super::config::STORE_CA;
 use super::container::{self, volume};
 use super::metadata::Metadata;
 use super::{Fleet, RenderError, Settings, StoreVolume, name};
@@ -29,7 +30,9 @@ pub(super) fn template(
     let paths = store_paths(settings)?;
     let mut annotations = shape.pod_annotations.clone();
     annotations.extend(metadata.pod_annotations());
-    let texts: Vec<&str> = config.iter().flat_map(|(key, text)| [*key, text.as_str()]).collect();
+    // The CA of a store is read anew whenever it changes.
+    let start = config.iter().filter(|(key, _)| **key != STORE_CA);
+    let texts: Vec<&str> = start.flat_map(|(key, text)| [*key, text.as_str()]).collect();
     annotations.insert(CONFIG_ANNOTATION.into(), name::digest(&texts));
     let mut labels = shape.pod_labels.clone();
     labels.extend(metadata.pod_labels());

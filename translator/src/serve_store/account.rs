@@ -42,7 +42,8 @@ type ByAccount = BTreeMap<Account, BTreeSet<FleetName>>;
 #[derive(Debug, Clone, Default)]
 pub struct Accounts {
     configured: Arc<ByAccount>,
-    made: Arc<Mutex<ByAccount>>,
+    /// None while it is not known which fleets there are.
+    made: Arc<Mutex<Option<ByAccount>>>,
 }
 
 impl Accounts {
@@ -53,7 +54,7 @@ impl Accounts {
             let (account, fleet) = parse(text).ok_or_else(|| AccountError(text.clone()))?;
             configured.entry(account).or_default().insert(fleet);
         }
-        Ok(Self { configured: Arc::new(configured), made: Arc::default() })
+        Ok(Self { configured: Arc::new(configured), made: Arc::new(Mutex::new(Some(ByAccount::new()))) })
     }
 
     /// The accounts of fleets that were made, all of them; they replace those of before.
@@ -62,21 +63,32 @@ impl Accounts {
         for (account, fleet) in all {
             made.entry(account).or_default().insert(fleet);
         }
-        *self.lock() = made;
+        *self.lock() = Some(made);
+    }
+
+    /// Fleets are made, and it is not known yet which.
+    pub fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    /// Whether it is known which fleets were made: before, nobody can be told that he is not known.
+    pub fn are_known(&self) -> bool {
+        self.lock().is_some()
     }
 
     /// Whether an account belongs to a fleet.
     pub fn fits(&self, account: &Account, fleet: &FleetName) -> bool {
         let of = |accounts: &ByAccount| accounts.get(account).is_some_and(|fleets| fleets.contains(fleet));
-        of(&self.configured) || of(&self.lock())
+        of(&self.configured) || self.lock().as_ref().is_some_and(of)
     }
 
     /// Whether an account belongs to any fleet.
     pub fn is_known(&self, account: &Account) -> bool {
-        self.configured.contains_key(account) || self.lock().contains_key(account)
+        self.configured.contains_key(account)
+            || self.lock().as_ref().is_some_and(|made| made.contains_key(account))
     }
 
-    fn lock(&self) -> MutexGuard<'_, ByAccount> {
+    fn lock(&self) -> MutexGuard<'_, Option<ByAccount>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

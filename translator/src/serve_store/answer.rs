@@ -3,6 +3,7 @@
 use super::account::Account;
 use super::ask::{Ask, Unasked, ask};
 use super::gate::Gate;
+use super::ledger::Ledger;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_NONE_MATCH, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -16,7 +17,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Objects that are being answered take at most so much memory together, in KiB.
 const MEMORY: usize = 256 << 10;
@@ -27,14 +28,22 @@ const REPORTERS: usize = 10_000;
 /// A body has so long to arrive.
 const BODY: Duration = Duration::from_secs(20);
 
+/// The store lies on the disk of whoever writes, and nowhere else.
+pub struct House {
+    /// Whether that is this replica.
+    pub leads: watch::Receiver<bool>,
+    /// What relays were shown.
+    pub ledger: Arc<Ledger>,
+}
+
 /// Answers requests from a store.
-#[derive(Debug)]
 pub struct Front {
     store: Store,
     gate: Gate,
     memory: Arc<Semaphore>,
     active: Arc<Mutex<BTreeMap<Account, usize>>>,
     reporters: Mutex<BTreeMap<FleetName, BTreeSet<String>>>,
+    house: Option<House>,
 }
 
 /// The body of an answer; its memory is free when it was sent.
@@ -91,7 +100,19 @@ impl Front {
             memory: Arc::new(Semaphore::new(MEMORY)),
             active: Arc::default(),
             reporters: Mutex::default(),
+            house: None,
         }
+    }
+
+    /// The same of a store that no other replica has.
+    #[must_use]
+    pub fn in_house(self, house: House) -> Self {
+        Self { house: Some(house), ..self }
+    }
+
+    /// Whether there is anything to be said yet: whoever is refused stays away for a while.
+    fn is_open(&self) -> bool {
+        self.gate.accounts().are_known() && self.house.as_ref().is_none_or(|house| *house.leads.borrow())
     }
 
     /// Answers a request.
@@ -109,6 +130,9 @@ impl Front {
     where
         B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
     {
+        if !self.is_open() {
+            return Err(StatusCode::SERVICE_UNAVAILABLE);
+        }
         let account = self.account(&request).await?;
         let _active = self.begin(&account)?;
         let asked = ask(request.method(), request.uri().path()).map_err(|unasked| match unasked {
@@ -178,10 +202,24 @@ impl Front {
         let memory = self.hold(limit).await?;
         let tag = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
         match part.get_if_changed(name, tag, limit).await.map_err(|error| failed(&error))? {
-            Get::Found(found) => Ok(found_object(found, cached, Some(memory))),
+            Get::Found(found) => {
+                self.note(part.fleet(), name, &found.bytes).await?;
+                Ok(found_object(found, cached, Some(memory)))
+            }
             Get::NotModified => Ok(empty(StatusCode::NOT_MODIFIED)),
             Get::Missing => Err(StatusCode::NOT_FOUND),
         }
+    }
+
+    /// Writes down what a relay is about to see, if it is the end of a log.
+    async fn note(&self, fleet: &FleetName, name: &str, bytes: &Bytes) -> Result<(), StatusCode> {
+        let Some(house) = &self.house else { return Ok(()) };
+        house.ledger.show(fleet, name, bytes).await.map_err(|error| {
+            tracing::warn!(%fleet, %error, "an entry is not shown");
+            StatusCode::SERVICE_UNAVAILABLE
+        })?;
+        // Whoever took over meanwhile may have written down something else.
+        if *house.leads.borrow() { Ok(()) } else { Err(StatusCode::SERVICE_UNAVAILABLE) }
     }
 
     /// Memory for an object that may be so large, as soon as there is some.

@@ -1,7 +1,7 @@
 //! The listener: TLS, bounded connections, an orderly end.
 
 use super::answer::Front;
-use super::tls::Certificate;
+use super::tls::Shown;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,39 +20,31 @@ const CONNECTIONS: usize = 4096;
 const SHORT: Duration = Duration::from_secs(10);
 /// One connection lives so long, so that relays spread over replicas that came later.
 const LIFE: Duration = Duration::from_mins(10);
-/// How often the certificate is looked at.
-const RELOAD: Duration = Duration::from_mins(1);
 /// Connections have so long to end when the server does.
 const END: Duration = Duration::from_secs(5);
 /// A pause after the system had no more connections to give.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop` says so.
+/// Serves until `stop` says so, with the certificate that is shown at the time; without one nobody gets in.
 pub async fn serve(
     listener: TcpListener,
-    certificate: Certificate,
-    config: Arc<ServerConfig>,
+    shown: watch::Receiver<Shown>,
     front: Arc<Front>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut config = config;
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let (end_out, end) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let mut reload = tokio::time::interval(RELOAD);
     loop {
         let free = Arc::clone(&connections).acquire_owned();
         tokio::select! {
             biased;
             () = told(&mut stop) => break,
-            _ = reload.tick() => match certificate.load() {
-                Ok(loaded) => config = loaded,
-                Err(error) => tracing::error!(%error, "the certificate that was read before stays in use"),
-            },
             Some(_) = tasks.join_next() => {}
             accepted = async { (free.await, listener.accept().await) } => match accepted {
                 (Ok(permit), Ok((stream, _))) => {
-                    let (config, front, end) = (Arc::clone(&config), Arc::clone(&front), end.clone());
+                    let Some(config) = shown.borrow().clone() else { continue };
+                    let (front, end) = (Arc::clone(&front), end.clone());
                     tasks.spawn(async move {
                         connection(stream, config, front, end).await;
                         drop(permit);

@@ -106,6 +106,27 @@ async fn an_object_that_did_not_change_is_not_sent_again_and_a_report_is_bounded
     assert_eq!(report(limits::REPORT_BYTES).await.status(), StatusCode::NO_CONTENT);
 }
 
+#[tokio::test]
+async fn whoever_asks_too_early_is_not_refused_but_told_to_come_again() {
+    let accounts = Accounts::default();
+    let store = Store::open("memory:///").unwrap();
+    let (leads_out, leads) = watch::channel(false);
+    let ledger = Arc::new(Ledger::new(ledger::tests::Paper::default()));
+    let front = Front::new(store, Gate::new(Plain, accounts.clone())).in_house(House { leads, ledger });
+    let head = format!("{EDGE}/head/stable");
+    let get = async || ask(&front, Method::GET, &head, "token-of-shop-envoy").await.0;
+    // Another replica writes; nobody knows yet which fleets there are.
+    assert_eq!(get().await, StatusCode::SERVICE_UNAVAILABLE);
+    leads_out.send_replace(true);
+    assert_eq!(get().await, StatusCode::SERVICE_UNAVAILABLE);
+    accounts.make([]);
+    assert_eq!(get().await, StatusCode::FORBIDDEN);
+    accounts.make([("shop/envoy".parse().unwrap(), FleetName::gateway("shop", "edge"))]);
+    assert_eq!(get().await, StatusCode::NOT_FOUND);
+    leads_out.send_replace(false);
+    assert_eq!(get().await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
 #[test]
 fn accounts_are_written_one_way() {
     for text in ["shop/envoy", "shop=a/b", "/x=a/b", "x/=a/b", "a/b:c=d/e", "a/b=../x"] {
@@ -121,6 +142,9 @@ fn accounts_are_written_one_way() {
     accounts.make([("x/y".parse().unwrap(), "x/z".parse().unwrap())]);
     accounts.make([]);
     assert!(accounts.is_known(&account) && !accounts.is_known(&"x/y".parse().unwrap()));
+    assert!(accounts.are_known());
+    accounts.forget();
+    assert!(!accounts.are_known() && accounts.is_known(&account));
 }
 
 /// A CA in `ca.crt`, and what it signed in `tls.crt` and `tls.key`.
@@ -149,8 +173,9 @@ async fn a_relay_reaches_it_over_tls_with_a_token_that_is_renewed_and_a_ca_that_
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (stop, stopped) = watch::channel(false);
-    let config = certificate.load().unwrap();
-    let server = tokio::spawn(serve(listener, certificate, config, Arc::new(front), stopped));
+    let (shown_out, shown) = watch::channel(None);
+    let server = tokio::spawn(serve(listener, shown, Arc::new(front), stopped));
+    shown_out.send_replace(Some(certificate.load().unwrap()));
     let settings = Settings::default().with_front(Some(&token), Some(&ca));
     let far = Store::open_with(&format!("https://localhost:{port}"), &settings).unwrap();
     let edge = FleetName::gateway("shop", "edge");

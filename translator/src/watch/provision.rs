@@ -20,6 +20,7 @@ mod services;
 pub use api::ApiError;
 
 use crate::render::{self, Addresses, Fleet, RenderError, ReportSecret, Settings};
+use crate::serve_store::Accounts;
 use api::Cluster;
 use futures::future::join_all;
 use inventory::{Inventory, Key};
@@ -30,6 +31,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// The field manager of everything that is applied.
 pub const FIELD_MANAGER: &str = "moorgate-watch";
@@ -42,6 +44,16 @@ pub struct Provisioner {
     inventory: Mutex<Inventory>,
     /// Whom a fleet's relays trust, with the key of their own reports, once that is known.
     trust: Mutex<BTreeMap<FleetName, Trusted>>,
+    front: Option<Front>,
+}
+
+/// A store that is served beside the fleets that are made.
+#[derive(Debug)]
+struct Front {
+    /// Told which fleet belongs to which ServiceAccount.
+    accounts: Accounts,
+    /// The CA of its certificate, if that is one of its own; none before it is made.
+    authority: Option<watch::Receiver<Option<String>>>,
 }
 
 /// Whom a fleet's relays trust.
@@ -97,7 +109,15 @@ pub enum ProvisionError {
 impl Provisioner {
     /// A provisioner for fleets that all have these settings.
     pub fn new(client: Client, settings: Settings) -> Self {
-        Self { cluster: Cluster::new(client), settings, inventory: Mutex::default(), trust: Mutex::default() }
+        let cluster = Cluster::new(client);
+        Self { cluster, settings, inventory: Mutex::default(), trust: Mutex::default(), front: None }
+    }
+
+    /// The same for fleets that read a store which is served here: their ServiceAccounts are known there as soon as their
+    /// Gateways are, and as long; `authority` is what their relays believe.
+    #[must_use]
+    pub fn beside(self, accounts: Accounts, authority: Option<watch::Receiver<Option<String>>>) -> Self {
+        Self { front: Some(Front { accounts, authority }), ..self }
     }
 
     /// Before a snapshot is published: applies everything, but leads no Service to a port that is new, and leads them away
@@ -137,7 +157,7 @@ impl Provisioner {
     ) -> Result<Provisioned, ProvisionError> {
         self.take_inventory().await?;
         let Trusted { file, reporter, .. } = self.trust_of(fleet).await?;
-        let settings = Settings { trust: file, ..self.settings.clone() };
+        let settings = Settings { trust: file, store_ca: self.authority(), ..self.settings.clone() };
         let mut live = self.cluster.services(&fleet.infrastructure.namespace, &fleet.name).await?;
         if fleet.ports.is_empty() {
             let addresses = render::addresses(&fleet.infrastructure.addresses, live.values());
@@ -228,6 +248,12 @@ impl Provisioner {
         let trusted = Trusted { uid, file, reporter: Some(key) };
         self.trust().insert(fleet.name.clone(), trusted.clone());
         Ok(trusted)
+    }
+
+    /// What relays believe of the store.
+    fn authority(&self) -> Option<String> {
+        let own = self.front.as_ref().and_then(|front| front.authority.as_ref());
+        own.and_then(|own| own.borrow().clone()).or_else(|| self.settings.store_ca.clone())
     }
 
     fn inventory(&self) -> MutexGuard<'_, Inventory> {

@@ -1,15 +1,16 @@
 //! Provisioning in the loop: each fleet of the newest compile, and the end of fleets whose Gateway is gone.
 
-use super::Provisioner;
+use super::{Front, Provisioner};
 use crate::attach::GATEWAY_GROUP;
 use crate::compile::CompiledFleet;
 use crate::render::Fleet;
+use crate::serve_store::Account;
 use crate::watch::acks::{Standing, standing};
 use crate::watch::{Turn, View};
 use futures::StreamExt as _;
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -35,11 +36,24 @@ impl Provisioner {
     /// Provisions as long as the loop lives; only while this replica leads.
     pub async fn run(self, mut view: View) {
         let mut progress = Progress::default();
+        let mut known = Known::default();
         let mut all = Instant::now() + ALL;
+        if let Some(front) = &self.front {
+            front.ready().await;
+        }
         loop {
             let leads = *view.leads.borrow_and_update();
             view.acks.mark_unchanged();
             let turn = view.turns.borrow_and_update().clone();
+            if let Some(front) = &self.front {
+                match &turn {
+                    Some(turn) if leads => front.tell(&view, turn, &mut known),
+                    _ => {
+                        known = Known::default();
+                        front.accounts.forget();
+                    }
+                }
+            }
             if !leads || Instant::now() >= all {
                 // Whoever leads meanwhile changes what is there.
                 self.forget();
@@ -56,12 +70,28 @@ impl Provisioner {
                 changed = view.turns.changed() => changed.is_ok(),
                 changed = view.leads.changed() => changed.is_ok(),
                 changed = view.acks.changed() => changed.is_ok(),
+                () = self.authority_changed() => {
+                    // What was applied is not what is wanted now.
+                    progress = Progress::default();
+                    true
+                }
                 () = tokio::time::sleep_until(next) => true,
             };
             if !goes_on {
                 // The loop ends, and says so itself.
                 std::future::pending::<()>().await;
             }
+        }
+    }
+
+    /// Waits until relays have to believe another CA.
+    async fn authority_changed(&self) {
+        let authority = self.front.as_ref().and_then(|front| front.authority.clone());
+        let Some(mut authority) = authority else { return std::future::pending().await };
+        let known = authority.borrow_and_update().clone();
+        // Who keeps it may be gone, and then it stays.
+        if authority.wait_for(|new| *new != known).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -127,6 +157,45 @@ impl Provisioner {
             }
         }
     }
+}
+
+/// The accounts of fleets whose Gateways are there.
+#[derive(Debug, Default)]
+struct Known {
+    accounts: BTreeMap<FleetName, Account>,
+    /// The compile that they are of.
+    turn: Option<Arc<Turn>>,
+}
+
+impl Front {
+    /// Waits until there is a CA: no fleet is made that could not reach its store.
+    async fn ready(&self) {
+        if let Some(authority) = &self.authority {
+            let _ = authority.clone().wait_for(Option::is_some).await;
+        }
+    }
+
+    /// Says which account belongs to which fleet, before its pods are there. One that cannot be compiled for a while keeps
+    /// its account as long as its Gateway is there: its Envoys go on, and so do its relays.
+    fn tell(&self, view: &View, turn: &Arc<Turn>, known: &mut Known) {
+        if known.turn.as_ref().is_some_and(|of| Arc::ptr_eq(of, turn)) {
+            return;
+        }
+        known.turn = Some(Arc::clone(turn));
+        let compilation = &turn.compilation;
+        let fleets = compilation.fleets.iter();
+        let compiled = fleets.filter_map(|(name, compiled)| Fleet::of(name, compiled, &compilation.objects));
+        let accounts = &mut known.accounts;
+        accounts.extend(compiled.map(|fleet| (fleet.name.clone(), account(&fleet))));
+        let there = gateways(view);
+        accounts.retain(|fleet, _| there.contains(fleet));
+        self.accounts.make(accounts.iter().map(|(fleet, account)| (account.clone(), fleet.clone())));
+    }
+}
+
+/// The ServiceAccount of a fleet's pods.
+fn account(fleet: &Fleet) -> Account {
+    Account { namespace: fleet.infrastructure.namespace.clone(), name: fleet.object_name() }
 }
 
 /// Whether the fleet's Envoys have acknowledged this very snapshot.

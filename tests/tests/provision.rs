@@ -1,0 +1,179 @@
+//! `moorgate watch --provision --serve-store` on a real API server, with real pods: a cluster without a bucket.
+
+#[path = "provision/bench.rs"]
+mod bench;
+
+use anyhow::{Context as _, Result, ensure};
+use bench::{AUDIENCE, Bench, condition};
+use moorgate_tests::cluster::balancer::{UNUSABLE, USABLE};
+use moorgate_tests::wait;
+use serde_json::json;
+use std::time::Duration;
+
+#[test]
+fn relays_read_their_own_fleet_by_their_token_and_nothing_else() -> Result<()> {
+    let bench = Bench::new("tokens")?;
+    bench.apply(&bench.gateway("edge", &[80]))?;
+    bench.apply(&bench.gateway("other", &[80]))?;
+    bench.apply(&format!(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: stranger, namespace: {}}}\n",
+        bench.name
+    ))?;
+    let watch = bench.watch("only")?;
+    for gateway in ["edge", "other"] {
+        bench.until_programmed(gateway).with_context(|| watch.tail())?;
+    }
+    let own = bench.object_name("edge");
+    let token = bench.token(&own, AUDIENCE)?;
+    let (head, report) = ("head/stable", "status/tester-1.json");
+    let reads = |token: &str, fleet: &str| bench.may_read(token, fleet, head);
+    assert!(reads(&token, "edge")?, "its own");
+    assert!(!reads(&token, "other")?, "another fleet's");
+    assert!(bench.may_write(&token, "edge", report)?, "its own report");
+    for (fleet, name) in [("other", report), ("edge", head), ("edge", "log/stable/00000000000000000009")] {
+        assert!(!bench.may_write(&token, fleet, name)?, "{fleet} {name}");
+    }
+    // Somebody else of the same namespace, another audience, and a token of the API server's own.
+    for (account, audience) in [
+        ("stranger", AUDIENCE),
+        (own.as_str(), "elsewhere"),
+        (own.as_str(), "https://kubernetes.default.svc"),
+    ] {
+        assert!(!reads(&bench.token(account, audience)?, "edge")?, "{account} {audience}");
+    }
+    // As the API server signs them, with an hour left and an hour over; and by a key that is not its own.
+    let uid = bench.uid("serviceaccounts", &own)?;
+    assert!(reads(&bench.forged(&own, &uid, 3600, true)?, "edge")?, "the form is right");
+    assert!(!reads(&bench.forged(&own, &uid, -3600, true)?, "edge")?, "it has expired");
+    assert!(!reads(&bench.forged(&own, &uid, 3600, false)?, "edge")?, "another key");
+    assert!(!reads("no token", "edge")?);
+    // A token of an account that is no more; what was granted before counts no longer either, since its Gateway is gone.
+    let [known, unknown] = [
+        bench.token(&bench.object_name("other"), AUDIENCE)?,
+        bench.token(&bench.object_name("other"), AUDIENCE)?,
+    ];
+    assert!(reads(&known, "other")?);
+    bench.delete("gateways", "other")?;
+    wait::until("the end of its account", || {
+        ensure!(bench.get("serviceaccounts", &bench.object_name("other")).is_err());
+        ensure!(!reads(&known, "other")? && !reads(&unknown, "other")?);
+        Ok(())
+    })?;
+    assert!(reads(&token, "edge")?, "its neighbour has lost nothing");
+    Ok(())
+}
+
+#[test]
+fn an_empty_disk_and_another_replica_go_on_where_relays_are() -> Result<()> {
+    let bench = Bench::new("disks")?;
+    bench.apply(&bench.gateway("edge", &[80]))?;
+    let mut watch = bench.watch("first")?;
+    bench.until_programmed("edge").with_context(|| watch.tail())?;
+    let (before, _) = bench.until_reported("edge", 1).with_context(|| watch.tail())?;
+    // It dies, and its disk with it: a pod that was evicted.
+    watch.kill();
+    bench.lose_disk()?;
+    let mut watch = bench.watch("second")?;
+    bench.patch("httproutes", "edge", &json!({"spec": {"hostnames": ["b.example"]}}))?;
+    // Its relay follows: nothing went back.
+    let (after, snapshot) = bench.until_reported("edge", before + 1).with_context(|| watch.tail())?;
+    assert_eq!(bench.published("edge")?, (after, snapshot.clone()));
+    assert!(after > before);
+    // Without a change nothing is published, and content is there again.
+    watch.terminate(Duration::from_secs(20))?;
+    bench.lose_disk()?;
+    let watch = bench.watch("third")?;
+    wait::until("the same release on an empty disk", || {
+        ensure!(bench.published("edge")? == (after, snapshot.clone()), "{}", watch.tail());
+        ensure!(bench.has_snapshot("edge", &snapshot)?, "{}", watch.tail());
+        Ok(())
+    })?;
+    // A relay that has nothing starts from it.
+    bench.delete_pods("edge")?;
+    bench.until_reported("edge", after).with_context(|| watch.tail())?;
+    assert_eq!(bench.published("edge")?, (after, snapshot));
+    Ok(())
+}
+
+#[test]
+fn ports_come_to_envoy_first_and_go_from_the_service_first() -> Result<()> {
+    let bench = Bench::new("ports")?;
+    bench.apply(&bench.gateway("edge", &[80]))?;
+    let watch = bench.watch("only")?;
+    bench.until_programmed("edge").with_context(|| watch.tail())?;
+    let address = bench.pod_address("edge")?;
+    bench.apply(&bench.gateway("edge", &[80, 8080]))?;
+    wait::until("the new port in the Service", || {
+        // The Service first: as soon as it leads there, Envoy has to listen.
+        let ports = bench.service_ports("edge")?;
+        ensure!(ports == [80, 8080], "{ports:?}\n{}", watch.tail());
+        Ok(())
+    })?;
+    bench.connect(&address, 8080).context("the Service leads to a port on which Envoy does not listen")?;
+    bench.until_programmed("edge")?;
+    let (_, before) = bench.published("edge")?;
+    bench.apply(&bench.gateway("edge", &[80]))?;
+    wait::until("the release without the port", || {
+        ensure!(bench.published("edge")?.1 != before, "{}", watch.tail());
+        Ok(())
+    })?;
+    // Published: so the Service must not lead there any more.
+    assert_eq!(bench.service_ports("edge")?, [80]);
+    wait::until("Envoy to close the port", || {
+        ensure!(bench.connect(&address, 8080).is_err());
+        Ok(())
+    })?;
+    bench.connect(&address, 80)
+}
+
+#[test]
+fn a_gateway_made_anew_is_programmed_by_pods_of_its_own() -> Result<()> {
+    let bench = Bench::new("anew")?;
+    bench.apply(&bench.gateway("edge", &[80]))?;
+    let watch = bench.watch("only")?;
+    bench.until_programmed("edge").with_context(|| watch.tail())?;
+    let former = bench.uid("gateways", "edge")?;
+    bench.delete("gateways", "edge")?;
+    bench.apply(&bench.gateway("edge", &[80]))?;
+    let gateway = bench.until_programmed("edge").with_context(|| watch.tail())?;
+    assert_ne!(gateway["metadata"]["uid"], json!(former));
+    let secret = bench.get("secrets", &format!("{}-report", bench.object_name("edge")))?;
+    assert_eq!(secret["metadata"]["ownerReferences"][0]["uid"], gateway["metadata"]["uid"]);
+    Ok(())
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_said_and_one_that_can_is_given() -> Result<()> {
+    let bench = Bench::new("addresses")?;
+    bench.apply(&bench.gateway("edge", &[80]))?;
+    let asks = |address: &str| json!({"spec": {"addresses": [{"type": "IPAddress", "value": address}]}});
+    bench.patch("gateways", "edge", &asks(UNUSABLE))?;
+    let watch = bench.watch("only")?;
+    let gateway = bench.until("gateways", "edge", "the verdict", |gateway| {
+        let found = condition(&gateway["status"], "Programmed");
+        ensure!(
+            found["status"] == "False" && found["reason"] == "AddressNotUsable",
+            "{gateway}\n{}",
+            watch.tail()
+        );
+        Ok(())
+    })?;
+    assert!(gateway["status"]["addresses"].as_array().is_none_or(Vec::is_empty), "{gateway}");
+    bench.patch("gateways", "edge", &asks(USABLE))?;
+    let gateway = bench.until_programmed("edge").with_context(|| watch.tail())?;
+    assert_eq!(gateway["status"]["addresses"], json!([{"type": "IPAddress", "value": USABLE}]));
+    // One of two is given: what was asked for is not all there.
+    let both = json!([{"type": "IPAddress", "value": USABLE}, {"type": "IPAddress", "value": UNUSABLE}]);
+    bench.patch("gateways", "edge", &json!({"spec": {"addresses": both}}))?;
+    bench.until("gateways", "edge", "the verdict on both", |gateway| {
+        let found = condition(&gateway["status"], "Programmed");
+        ensure!(found["reason"] == "AddressNotUsable", "{gateway}\n{}", watch.tail());
+        ensure!(found["observedGeneration"] == gateway["metadata"]["generation"], "{gateway}");
+        ensure!(
+            gateway["status"]["addresses"] == json!([{"type": "IPAddress", "value": USABLE}]),
+            "{gateway}"
+        );
+        Ok(())
+    })?;
+    Ok(())
+}
