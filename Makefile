@@ -15,7 +15,7 @@ STORE ?= shared
 RUN ?=
 PARALLEL ?= 4
 
-.PHONY: help build tools conformance cluster simulate soak weaken demo test test-radosgw lint generated bench bench-watch clean
+.PHONY: help build tools conformance cluster simulate soak weaken demo test test-radosgw lint generated bench bench-watch bench-relay clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: tools ## Compile against bare YAML parsing; requests and bytes of a relea
 
 bench-watch: build tools ## From a write at a real API server until Programmed, 44 fleets with Envoys at once on two cores: p50, p99, limit
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/bench-watch
+
+bench-relay: tools ## The relay beside go-control-plane's snapshot cache: processor time, memory, bytes; and beside Envoy's own share
+	$(CARGO) run $(WORKSPACE) --release --bin bench-relay
 
 clean: ## Removes target/
 	$(CARGO) clean

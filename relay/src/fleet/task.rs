@@ -7,7 +7,7 @@ mod trusted;
 mod wave;
 
 use super::choice::Because;
-use super::loaded::{Loaded, Pages, kept, known, lock, open_cache};
+use super::loaded::{Loaded, Pages, held, kept, known, lock, open_cache};
 use super::status::Status;
 use super::{Command, CommandError, Fleet, FleetConfig, FleetError, Life};
 use crate::bind::binder::{Binder, Bound, Wanted};
@@ -40,6 +40,7 @@ struct Task {
     metrics: Arc<Metrics>,
     clock: Clock,
     cache: Option<SharedCache>,
+    owed: disk::Owed,
     /// What of the cache fails.
     failing: BTreeSet<&'static str>,
     state: State,
@@ -84,7 +85,8 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         anchor: anchor.clone(),
         interval: config.poll_interval,
         remembered,
-        known: known(&pages, cache.as_ref()),
+        held: held(&pages),
+        known: known(cache.as_ref()),
         kept: kept(cache.as_ref()),
         jitter: config.jitter.clone(),
         metrics: Arc::clone(&metrics),
@@ -113,6 +115,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         metrics,
         clock: config.clock,
         cache,
+        owed: disk::Owed::default(),
         failing: BTreeSet::new(),
         name: config.channel,
         identity: config.identity,
@@ -184,10 +187,15 @@ impl Task {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.tell();
+            if self.owes() {
+                // First the streams: what they send must not wait for the disk.
+                tokio::task::yield_now().await;
+                self.pay();
+            }
             // In this order, so that a run can be repeated; what Envoys cause comes last, since they may be many.
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.pay(),
                 _ = tick.tick() => self.on_tick(),
                 Some(command) = inputs.commands.recv() => self.on_command(command).await,
                 Ok(()) = self.bound.changed() => self.publish(),
@@ -199,6 +207,8 @@ impl Task {
     }
 
     fn on_tick(&mut self) {
+        // A source of bindings that takes its time must not keep a release from the disk.
+        self.pay();
         let changed = self.read_pin();
         if self.try_again() || changed {
             self.decide();
@@ -334,6 +344,8 @@ impl Task {
     }
 
     async fn on_command(&mut self, command: Command) {
+        // What is asked for by hand is answered when the disk has it.
+        self.pay();
         match command {
             Command::Pin(snapshot, reply) => {
                 let result = self.pin(snapshot);
@@ -354,6 +366,7 @@ impl Task {
                 self.save_state();
                 self.ask_for_wanted();
                 self.decide();
+                self.pay();
                 let _ = reply.send(Ok(()));
             }
             Command::Trust(file) => {

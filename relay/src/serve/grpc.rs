@@ -18,12 +18,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::codec::{DecodeBuf, Decoder, Streaming};
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder, Streaming};
 
 /// The first message must come within this time.
 const FIRST_MESSAGE: Duration = Duration::from_secs(30);
 /// A client that acknowledges nothing for so long is let go; it comes back if it lives.
 const UNACKNOWLEDGED: Duration = Duration::from_mins(15);
+/// Bytes that each stream has ready for requests: an acknowledgement is shorter, and what is longer grows the buffer.
+const READ_AHEAD: usize = 512;
 /// Requests a second that one stream may make; more wait.
 const REQUESTS_PER_SECOND: u32 = 500;
 
@@ -261,6 +263,10 @@ impl<M: prost::Message + Default> Decoder for Prost<M> {
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
         M::decode(source).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(READ_AHEAD, READ_AHEAD)
     }
 }
 

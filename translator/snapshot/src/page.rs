@@ -29,7 +29,8 @@ const CUT_RECORDS: usize = 1024;
 /// A run of records, decoded and in canonical bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    records: Vec<Record>,
+    // Shared: the next snapshot has most pages in common with this one.
+    records: Arc<[Record]>,
     raw: Bytes,
     digest: Digest,
 }
@@ -46,7 +47,7 @@ impl Page {
             }
         }
         let raw = Bytes::from(page.encode_to_vec());
-        Self { digest: Digest::of(&raw), raw, records }
+        Self { digest: Digest::of(&raw), raw, records: records.into() }
     }
 
     /// Decodes a page and refuses all but canonical bytes: unknown or misplaced fields, records of another section, or
@@ -82,7 +83,7 @@ impl Page {
         if records.windows(2).any(|pair| pair[0].key() >= pair[1].key()) {
             return Err(SnapshotError::NotSorted);
         }
-        Ok(Self { digest: Digest::of(&raw), raw, records })
+        Ok(Self { digest: Digest::of(&raw), raw, records: records.into() })
     }
 
     /// The digest of the uncompressed bytes.

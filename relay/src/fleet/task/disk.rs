@@ -3,13 +3,50 @@
 use super::super::CommandError;
 use super::super::loaded::{Loaded, lock};
 use super::Task;
-use crate::cache::CacheError;
+use crate::cache::{CacheError, SharedCache};
 use moorgate_snapshot::{Digest, Snapshot};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// What is to go to the disk once Envoys have been told: waiting for a disk would be the longest part of a change. A
+/// power cut in between costs what was pushed in that moment; the release before is still there.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    snapshots: Vec<Arc<Snapshot>>,
+    state: bool,
+    stay: Option<BTreeSet<Digest>>,
+}
+
+impl Owed {
+    fn is_nothing(&self) -> bool {
+        self.snapshots.is_empty() && !self.state && self.stay.is_none()
+    }
+}
+
 impl Task {
+    /// Whether something is owed to the disk, and nobody waits for a push any more.
+    pub(super) fn owes(&self) -> bool {
+        !self.owed.is_nothing() && self.bound.borrow().generation >= self.wanted.borrow().generation
+    }
+
+    /// Writes what is owed: the snapshot before the memory that names it, and what is not needed goes last.
+    pub(super) fn pay(&mut self) {
+        let Owed { snapshots, state, stay } = std::mem::take(&mut self.owed);
+        let Some(cache) = self.cache.clone() else { return };
+        for snapshot in snapshots {
+            let result = lock(&cache).put(&snapshot);
+            self.note_cache(result, "write");
+        }
+        if state {
+            let result = lock(&cache).save_state(&self.state);
+            self.note_cache(result, "state");
+        }
+        if let Some(stay) = stay {
+            self.clean_cache(&cache, &stay);
+        }
+    }
+
     pub(super) fn pin_path(&self) -> Option<PathBuf> {
         self.cache.as_ref().map(|cache| lock(cache).pin_path())
     }
@@ -59,10 +96,8 @@ impl Task {
         true
     }
 
-    pub(super) fn keep(&mut self, snapshot: &Snapshot) {
-        let Some(cache) = &self.cache else { return };
-        let result = lock(cache).put(snapshot);
-        self.note_cache(result, "write");
+    pub(super) fn keep(&mut self, snapshot: &Arc<Snapshot>) {
+        self.owed.snapshots.push(Arc::clone(snapshot));
     }
 
     /// Writes again what the disk did not take: there may be room now.
@@ -79,13 +114,14 @@ impl Task {
     }
 
     pub(super) fn save_state(&mut self) {
-        let Some(cache) = &self.cache else { return };
-        let result = lock(cache).save_state(&self.state);
-        self.note_cache(result, "state");
+        self.owed.state = true;
     }
 
-    pub(super) fn clean_cache(&mut self, stay: &BTreeSet<Digest>) {
-        let Some(cache) = &self.cache else { return };
+    pub(super) fn keep_only(&mut self, stay: &BTreeSet<Digest>) {
+        self.owed.stay = Some(stay.clone());
+    }
+
+    fn clean_cache(&mut self, cache: &SharedCache, stay: &BTreeSet<Digest>) {
         let mut kept = self.state.kept();
         kept.extend(stay);
         kept.extend(self.pin);

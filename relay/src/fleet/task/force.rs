@@ -47,9 +47,9 @@ impl Task {
         self.save_state();
         let stay: BTreeSet<Digest> = self.fallback.into_iter().chain([id]).collect();
         self.loaded.retain(|id, _| stay.contains(id));
-        self.clean_cache(&stay);
+        self.keep_only(&stay);
         if let Some(loaded) = self.loaded.get(&id) {
-            let apart = loaded.snapshot.pages().iter().map(|page| (page.digest(), page.raw().clone()));
+            let apart = loaded.snapshot.pages().iter().map(|page| (page.digest(), page.clone()));
             *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = apart.collect();
         }
         self.ask_for_bindings(&stay);
