@@ -46,12 +46,15 @@ pub struct Options {
     pub controller_name: String,
     /// Kinds of which the source does not hold all (DESIGN §4): a missing one may live elsewhere.
     pub open: BTreeSet<String>,
+    /// The time in seconds since 1970, to warn of certificates that are out of date; without it nobody is warned. It
+    /// reaches diagnostics only, and never bytes.
+    pub now: Option<i64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let open = ["Secret", "ConfigMap", "ClusterTrustBundle", "EndpointSlice"].map(String::from).into();
-        Self { controller_name: CONTROLLER_NAME.into(), open }
+        Self { controller_name: CONTROLLER_NAME.into(), open, now: None }
     }
 }
 

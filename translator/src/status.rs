@@ -260,6 +260,7 @@ pub fn of_listener(diagnostic: &Diagnostic) -> Option<(&'static str, &'static st
     Some(match code.id {
         id if id == semantic::UNSUPPORTED_PROTOCOL.id => ("Accepted", "UnsupportedProtocol"),
         id if id == semantic::UNSUPPORTED_VALUE.id => ("Accepted", "UnsupportedValue"),
+        id if id == semantic::HOSTNAME_IS_ADDRESS.id => ("Accepted", "UnsupportedValue"),
         id if id == semantic::LISTENER_CONFLICT.id => ("Conflicted", "HostnameConflict"),
         id if id == semantic::INVALID_ROUTE_KINDS.id => ("ResolvedRefs", "InvalidRouteKinds"),
         id if id == semantic::REF_NOT_PERMITTED.id => ("ResolvedRefs", "RefNotPermitted"),

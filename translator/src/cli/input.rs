@@ -111,6 +111,7 @@ impl Reading {
             // What a live cluster lacks is missing.
             options.attach.open.clear();
         }
+        options.attach.now = Some(time::OffsetDateTime::now_utc().unix_timestamp());
         options.attach.open.extend(open);
         options.attach.open.retain(|kind| !self.closed.contains(kind));
         options

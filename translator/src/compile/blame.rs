@@ -217,6 +217,10 @@ fn parents(object: &Object, reference: &ObjectRef, sets: &Sets) -> Option<BTreeS
     let mut fleets = BTreeSet::new();
     for parent in parents {
         let namespace = text(parent, &["namespace"]).unwrap_or(&reference.namespace);
+        if namespace.is_empty() {
+            // A route without a namespace means Gateways of a namespace that nobody knows.
+            return None;
+        }
         let name = text(parent, &["name"])?;
         fleets.insert(match text(parent, &["kind"]) {
             Some("ListenerSet") => {

@@ -100,12 +100,15 @@ fn name(value: &Node, form: fn(&str) -> Option<&'static str>) -> Option<Finding>
         Value::String(text) => {
             let said = form(text)?;
             let lower = text.to_ascii_lowercase().replace('_', "-");
-            let help = (form(&lower).is_none()).then(|| format!("write {lower:?}"));
-            Some(Finding::new(
-                &codes::INVALID_NAME,
-                format!("Invalid value: {}: {said}", finding::quote(value)),
-                help,
-            ))
+            let help = if form(&lower).is_none() {
+                format!("write {lower:?}")
+            } else if said.starts_with("must be no more") {
+                "shorten it".to_owned()
+            } else {
+                "use lower case letters and digits, with '-' between them".to_owned()
+            };
+            let message = format!("Invalid value: {}: {said}", finding::quote(value));
+            Some(Finding::new(&codes::INVALID_NAME, message, Some(help)))
         }
         _ => Some(finding::wrong_type(value, Type::String)),
     }
@@ -133,13 +136,18 @@ fn annotations(value: &Node, found: &mut Vec<Finding>) {
     });
     if size > MOST_ANNOTATIONS {
         let message = format!("Too long: may not be more than {MOST_ANNOTATIONS} bytes, has {size}");
-        found.push(Finding::new(&codes::INVALID_LABEL, message, None));
+        found.push(Finding::new(&codes::INVALID_LABEL, message, Some("shorten it".into())));
     }
 }
 
 fn invalid_label(text: &str, said: &str) -> Finding {
     let message = format!("Invalid value: {:?}: {said}", finding::clip(text));
-    Finding::new(&codes::INVALID_LABEL, message, None)
+    let help = if text.len() > 63 {
+        "shorten it"
+    } else {
+        "use letters and digits, with '-', '_' or '.' between them"
+    };
+    Finding::new(&codes::INVALID_LABEL, message, Some(help.into()))
 }
 
 /// Goes through a map of texts.

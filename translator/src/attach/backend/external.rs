@@ -61,7 +61,8 @@ pub(super) fn build(
         let field = at.key("externalHostname").key("hostname");
         let message =
             format!("{:?} is a name of the machine or network that the proxy runs in", external.hostname);
-        return Err(vec![backend.object.diagnostic(&ADDRESS_REFUSED, field, message)]);
+        let finding = backend.object.diagnostic(&ADDRESS_REFUSED, field, message);
+        return Err(vec![finding.help("use a Service for what is in the cluster")]);
     }
     let protocol = match (spec.protocol.as_deref(), usage) {
         (None | Some("TCP"), Use::Stream) => AppProtocol::Tcp,

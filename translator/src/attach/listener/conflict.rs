@@ -125,10 +125,8 @@ fn lose(listener: &mut Listener<'_>, other: &Other<'_>, what: &str) {
     let message =
         format!("listener {:?} conflicts with {:?}: same port, {what} clash", listener.spec.name, other.name);
     let finding = listener.owner.diagnostic(&LISTENER_CONFLICT, field(listener.index), message);
-    listener.findings.push(finding.related(
-        other.owner.origin.file.clone(),
-        other.place,
-        format!("{:?} is here", other.name),
-    ));
+    let file = other.owner.origin.file.clone();
+    let finding = finding.related(file, other.place, format!("{:?} is here", other.name));
+    listener.findings.push(finding.help("give one of them another port or hostname"));
     listener.accepted = false;
 }
