@@ -94,6 +94,17 @@ struct Said {
     related: Option<usize>,
 }
 
+/// Which fleets an object that an API server would refuse keeps from being published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocks {
+    /// The one that it is about.
+    Own,
+    /// All, because nobody can tell whom it concerns.
+    All,
+    /// None, because it concerns none.
+    None,
+}
+
 /// One bad input with its outcome. What is not expected must not be.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
@@ -106,8 +117,7 @@ pub(crate) struct Case {
     said: Vec<Said>,
     conditions: Vec<(&'static str, &'static str)>,
     answers: Vec<(String, String)>,
-    blocks_all: bool,
-    blocks_none: bool,
+    blocks: Blocks,
     alone: bool,
 }
 
@@ -123,8 +133,7 @@ impl Case {
             said: Vec::new(),
             conditions: Vec::new(),
             answers: Vec::new(),
-            blocks_all: false,
-            blocks_none: false,
+            blocks: Blocks::Own,
             alone: false,
         }
     }
@@ -218,14 +227,14 @@ impl Case {
     /// Nobody can tell whom the object concerns, so no fleet is published.
     #[must_use]
     pub(crate) fn blocks_all(mut self) -> Self {
-        self.blocks_all = true;
+        self.blocks = Blocks::All;
         self
     }
 
     /// The object concerns no fleet.
     #[must_use]
     pub(crate) fn blocks_none(mut self) -> Self {
-        self.blocks_none = true;
+        self.blocks = Blocks::None;
         self
     }
 
@@ -296,8 +305,8 @@ impl Case {
             found.severity == Severity::Error && matches!(found.code.class, Class::Syntax | Class::Schema)
         });
         for (fleet, expected) in [
-            (edge(), (refused && !self.blocks_none) || self.blocks_all),
-            (FleetName::gateway("calm", "edge"), self.blocks_all),
+            (edge(), (refused && self.blocks != Blocks::None) || self.blocks == Blocks::All),
+            (FleetName::gateway("calm", "edge"), self.blocks == Blocks::All),
         ] {
             if compilation.blocked.blocks(&fleet) != expected {
                 let _ = writeln!(out, "  {fleet}: blocked is {}, wanted {expected}", !expected);
