@@ -36,17 +36,27 @@ pub fn files(routes: usize) -> Vec<File> {
 /// are attached to ListenerSets, and 10,000 certificates are bound.
 const ROUTES_OF_SET: usize = 40;
 
-/// A Gateway of many tenants: of each hundred routes forty are attached to ListenerSets, each with a listener and a
+/// So many routes share a Gateway: a thousand certificates are all filter chains of one Envoy listener, which as one record
+/// may have 6 MiB.
+const ROUTES_OF_GATEWAY: usize = 10_000;
+
+/// Gateways of many tenants: of each hundred routes forty are attached to ListenerSets, each with a listener and a
 /// certificate of its own for four of them; the others to the Gateway's listener, in a namespace for ten.
 pub fn tenants(routes: usize) -> Vec<File> {
-    let gateway = manifest::gateway("edge", "public", &[manifest::Listener::http("http", 80)])
-        .replace("spec:\n", "spec:\n  allowedListeners:\n    namespaces:\n      from: All\n");
-    let mut documents = vec![manifest::gateway_class(), gateway];
+    let gateways = (routes / ROUTES_OF_GATEWAY).max(1);
+    let mut documents = vec![manifest::gateway_class()];
+    for gateway in 0..gateways {
+        let text =
+            manifest::gateway("edge", &format!("public-{gateway}"), &[manifest::Listener::http("http", 80)]);
+        documents
+            .push(text.replace("spec:\n", "spec:\n  allowedListeners:\n    namespaces:\n      from: All\n"));
+    }
     let of_sets = routes * 4 / 10;
     for set in 0..of_sets / ROUTES_OF_SET {
         let mut text = format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {{name: set, namespace: tenant-{set}}}\nspec:\n  \
-             parentRef: {{name: public, namespace: edge}}\n  listeners:\n"
+             parentRef: {{name: public-{}, namespace: edge}}\n  listeners:\n",
+            set % gateways
         );
         for listener in 0..ROUTES_OF_SET / 4 {
             let _ = writeln!(
@@ -73,11 +83,11 @@ pub fn tenants(routes: usize) -> Vec<File> {
         if route % 10 == 0 || route == attached {
             documents.push(manifest::service(&namespace, "web"));
         }
-        let parent = "name: public, namespace: edge";
+        let parent = format!("name: public-{}, namespace: edge", route / 10 % gateways);
         documents.push(tenants_route(
             &namespace,
             &format!("route-{route}"),
-            parent,
+            &parent,
             &format!("r{route}.example.org"),
         ));
     }

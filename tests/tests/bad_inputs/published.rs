@@ -293,8 +293,8 @@ fn large_sources_grow_in_proportion() {
         let compilation = compile(&scale::tenants(routes), &Options::default());
         let first = compilation.diagnostics.iter().find(|found| found.severity == Severity::Error);
         assert!(first.is_none(), "{first:?}");
-        let fleet = &compilation.fleets[&FleetName::gateway("edge", "public")];
-        assert_eq!(fleet.routes, routes);
+        let fleet = &compilation.fleets[&FleetName::gateway("edge", "public-0")];
+        assert_eq!((fleet.routes, compilation.fleets.len()), (routes, 1));
         fleet.snapshot.usage().bytes
     };
     let (some, twice) = (bytes(1_000), bytes(2_000));
