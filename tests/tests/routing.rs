@@ -208,7 +208,7 @@ fn an_authorization_service_lets_pass_or_not() {
 #[derive(Debug, Clone, Default)]
 struct Gatekeeper(Arc<Mutex<Vec<String>>>);
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl Authorization for Gatekeeper {
     async fn check(
         &self,
