@@ -188,6 +188,10 @@ fn binding_value(binding: &Binding) -> Value {
         BindingSource::Object { kind, namespace, name } => {
             serde_json::json!({ "kind": &**kind, "namespace": &**namespace, "name": &**name })
         }
+        BindingSource::Objects(objects) => objects
+            .iter()
+            .map(|one| serde_json::json!({ "kind": &*one.kind, "namespace": &*one.namespace, "name": &*one.name }))
+            .collect(),
         BindingSource::Endpoints(sources) => sources
             .iter()
             .map(|source| {

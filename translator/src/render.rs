@@ -29,7 +29,7 @@ mod shape;
 mod workload;
 mod yaml;
 
-pub use address::{Address, AddressKind, Addresses, addresses};
+pub use address::{Address, AddressKind, Addresses, Routability, addresses};
 pub use container::REPORT_KEY;
 pub use gateway::Infrastructure;
 pub use metadata::{

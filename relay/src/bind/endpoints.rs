@@ -54,7 +54,7 @@ pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<(Strin
     bindings
         .filter_map(|binding| match &binding.source {
             BindingSource::Endpoints(sources) => Some(sources),
-            BindingSource::Object { .. } => None,
+            BindingSource::Object { .. } | BindingSource::Objects(_) => None,
         })
         .flatten()
         .filter(|source| !source.hostname.is_empty())

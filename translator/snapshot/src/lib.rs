@@ -45,7 +45,8 @@ pub use manifest::{Manifest, PageRef};
 pub use page::Page;
 pub use reader::{Polled, ReadError, Reader, Slot, Tail, Void};
 pub use record::{
-    Binding, BindingKind, BindingSource, EndpointSource, Family, Key, Record, Reference, Resource,
+    Binding, BindingKind, BindingSource, EndpointSource, Family, Key, ObjectSource, Record, Reference,
+    Resource,
 };
 pub use report::{Report, Reported};
 pub use signature::{KeyError, KeyId, KeyPair, PublicKey, Signer};

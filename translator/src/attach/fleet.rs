@@ -48,7 +48,8 @@ pub(super) fn assemble(
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
         if let Some(name) = &gateway.client_certificate {
             for tls in fleet.clusters.values_mut().filter_map(|cluster| cluster.tls.as_mut()) {
-                tls.client_certificate = Some(name.clone());
+                // A backend's own comes first.
+                tls.client_certificate.get_or_insert_with(|| name.clone());
             }
         }
         fleets.insert(FleetName::gateway(key.0, key.1), fleet);
@@ -202,8 +203,10 @@ fn refuses(cluster: &ir::Cluster) -> bool {
 
 /// The clusters that a fleet's routes name: nothing that is not needed goes to its Envoys.
 fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap<String, ir::Cluster> {
-    let routes = fleet.tables().into_values().flat_map(|table| &table.hosts).flat_map(|host| &host.routes);
-    let mut names: BTreeSet<&str> = routes.flat_map(Route::clusters).collect();
+    let tables = fleet.tables();
+    let hosts = || tables.values().flat_map(|table| &table.hosts);
+    let mut names: BTreeSet<&str> = hosts().flat_map(|host| &host.routes).flat_map(Route::clusters).collect();
+    names.extend(hosts().filter_map(|host| host.asked.as_ref()).flatten().map(|auth| auth.cluster.as_str()));
     let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
     let streams = chains.filter_map(FilterChain::stream).flat_map(|stream| &stream.backends);
     names.extend(streams.filter_map(|backend| backend.cluster.as_deref()));

@@ -3,6 +3,7 @@
 mod certificate;
 mod client;
 mod conflict;
+mod filters;
 mod judge;
 mod overlap;
 mod report;
@@ -10,9 +11,11 @@ mod set;
 
 use super::index::{Index, Indexed, Key};
 use super::kind::Mode;
-use super::spec;
-use moorgate_model::diagnostic::semantic::{CLASS_NOT_FOUND, INVALID_PARAMETERS, UNSUPPORTED_ADDRESS};
-use moorgate_model::ir::ClientValidation;
+use super::{parameters, spec};
+pub(super) use certificate::secret;
+pub(super) use filters::resolve as filters;
+use moorgate_model::diagnostic::semantic::{CLASS_NOT_FOUND, UNSUPPORTED_ADDRESS, UNSUPPORTED_ROUTABILITY};
+use moorgate_model::ir::{ClientValidation, ExternalAuth};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
 pub(super) use report::report;
 pub(super) use set::gateway_of;
@@ -65,6 +68,8 @@ pub(super) struct Listener<'a> {
     pub(super) secrets: Vec<String>,
     /// How its clients are checked.
     pub(super) clients: Option<ClientValidation>,
+    /// Services that are asked before a route is looked for, in this order.
+    pub(super) asked: Vec<ExternalAuth>,
     /// Another listener of its port has TLS for hostnames that this one's overlap.
     overlap: Option<String>,
     /// The routes that are attached.
@@ -136,23 +141,12 @@ fn judge<'a>(
 ) -> Gateway<'a> {
     let object = gateway.object;
     let spec = &gateway.value.spec;
-    let mut refused = Vec::new();
-    if let Some(parameters) = &class.value.spec.parameters_ref {
-        refused.push(invalid_parameters(
-            class.object,
-            "spec.parametersRef",
-            &parameters.kind,
-            &parameters.name,
-        ));
-    }
-    if let Some(parameters) = spec.infrastructure.as_ref().and_then(|value| value.parameters_ref.as_ref()) {
-        refused.push(invalid_parameters(
-            object,
-            "spec.infrastructure.parametersRef",
-            &parameters.kind,
-            &parameters.name,
-        ));
-    }
+    let own = spec.infrastructure.as_ref().and_then(|value| value.parameters_ref.as_ref());
+    let own = own.and_then(|named| {
+        let at = FieldPath::parse("spec.infrastructure.parametersRef");
+        parameters::refuse(index, object, at, named, Some(&object.reference.namespace))
+    });
+    let mut refused: Vec<_> = parameters::of_class(index, class).into_iter().chain(own).collect();
     for (position, address) in spec.addresses.iter().enumerate() {
         let kind = address.kind.as_deref().unwrap_or("IPAddress");
         if kind != "IPAddress" && kind != "Hostname" {
@@ -163,6 +157,7 @@ fn judge<'a>(
                 format!("address type {kind:?} is not supported"),
             ));
         }
+        refused.extend(unroutable(object, position, kind, &address.routability));
     }
     let mut out = Gateway {
         object,
@@ -181,14 +176,16 @@ fn judge<'a>(
     out
 }
 
-fn invalid_parameters(object: &Object, field: &str, kind: &str, name: &str) -> Diagnostic {
-    object
-        .diagnostic(
-            &INVALID_PARAMETERS,
-            FieldPath::parse(field),
-            format!("parameters of kind {kind} ({name:?}) are not supported"),
-        )
-        .help("remove parametersRef: this version takes no parameters")
+/// Whether an address asks to be reachable from where it cannot be: only an IP address can be that of a Service inside of
+/// the cluster (GEP-1651, `Cluster`), and other values are of other implementations.
+fn unroutable(object: &Object, position: usize, kind: &str, routability: &str) -> Option<Diagnostic> {
+    if routability.is_empty() || (routability == "Cluster" && kind == "IPAddress") {
+        return None;
+    }
+    let field = FieldPath::parse("spec.addresses").index(position).key("routability");
+    let message = format!("routability {routability:?} of an address of type {kind} is not supported");
+    let finding = object.diagnostic(&UNSUPPORTED_ROUTABILITY, field, message);
+    Some(finding.help("leave it out, or write Cluster for an IPAddress that only the cluster reaches"))
 }
 
 /// The field of a listener.

@@ -164,7 +164,7 @@ impl<'a> Attaching<'_, 'a> {
             if !own.any(|other| other.host == host) {
                 placements.push(Placement { host, written, age: age.clone(), rules: rules.clone() });
             }
-            note_ancestors(&mut self.out.ancestors, rules, gateway);
+            rules.clusters().into_iter().for_each(|cluster| self.out.note(cluster, gateway));
         }
     }
 
@@ -198,15 +198,12 @@ impl<'a> Attaching<'_, 'a> {
     }
 }
 
-fn note_ancestors<'a>(
-    ancestors: &mut BTreeMap<(String, String), Vec<Key<'a>>>,
-    rules: &Rules,
-    gateway: Key<'a>,
-) {
-    for cluster in rules.clusters() {
+impl<'a> Routes<'a> {
+    /// Notes that a Gateway serves the backend of a cluster.
+    pub(super) fn note(&mut self, cluster: &str, gateway: Key<'a>) {
         let mut parts = cluster.split('/');
-        let (Some(namespace), Some(name)) = (parts.next(), parts.next()) else { continue };
-        let gateways = ancestors.entry((namespace.to_owned(), name.to_owned())).or_default();
+        let (Some(namespace), Some(name)) = (parts.next(), parts.next()) else { return };
+        let gateways = self.ancestors.entry((namespace.to_owned(), name.to_owned())).or_default();
         if !gateways.contains(&gateway) {
             gateways.push(gateway);
         }

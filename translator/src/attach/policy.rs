@@ -105,7 +105,7 @@ fn restricts(object: &Object) -> bool {
         }
         None => true,
     };
-    if ["EnvoyProxy", "Backend", "HTTPRouteFilter"].contains(&&*object.reference.kind) {
+    if ["Backend", "HTTPRouteFilter"].contains(&&*object.reference.kind) {
         return false;
     }
     let Some(spec) = object.root.get("spec") else { return true };

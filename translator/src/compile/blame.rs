@@ -115,6 +115,7 @@ impl Named {
                 _ => {}
             }
         }
+        named.extend(parameters(objects, namespace, &named));
         Self { fleets: named, ours }
     }
 
@@ -183,6 +184,41 @@ pub(super) fn referred_namespaces(object: &Object, sets: &Sets) -> BTreeSet<Stri
         }
     }
     namespaces
+}
+
+/// The fleets whose Gateways, or the classes of these, take their parameters from an object.
+fn parameters(
+    objects: &[Object],
+    namespace: Option<&str>,
+    named: &BTreeMap<ObjectRef, BTreeSet<FleetName>>,
+) -> BTreeMap<ObjectRef, BTreeSet<FleetName>> {
+    let mut found: BTreeMap<ObjectRef, BTreeSet<FleetName>> = BTreeMap::new();
+    for object in objects {
+        let owner = with_namespace(&object.reference, namespace);
+        if &*owner.kind == crate::parameters::KIND {
+            // Nobody's parameters concern nobody.
+            found.entry(owner).or_default();
+            continue;
+        }
+        let at = match &*owner.kind {
+            "Gateway" => "spec.infrastructure.parametersRef",
+            "GatewayClass" => "spec.parametersRef",
+            _ => continue,
+        };
+        let (Some(named_here), Some(fleets)) = (object.at(at), named.get(&owner)) else { continue };
+        let of = |key| text(named_here, &[key]);
+        let namespace = of("namespace").or_else(|| Some(&*owner.namespace).filter(|name| !name.is_empty()));
+        let reference = crate::parameters::reference(
+            of("group").unwrap_or_default(),
+            of("kind").unwrap_or_default(),
+            namespace,
+            of("name").unwrap_or_default(),
+        );
+        if let Ok(reference) = reference {
+            found.entry(reference).or_default().extend(fleets.iter().cloned());
+        }
+    }
+    found
 }
 
 /// The Gateway that a ListenerSet names, if it can be told.

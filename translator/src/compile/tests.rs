@@ -1,6 +1,7 @@
 //! Whose mistake, fleet by fleet.
 
 mod closed;
+mod fields;
 mod inputs;
 mod listeners;
 mod misdirected;

@@ -412,6 +412,7 @@ pub(crate) fn is_ours(reference: &ObjectRef) -> bool {
             &*reference.kind,
             "Service" | "Secret" | "ConfigMap" | "Namespace" | "Endpoints" | "List"
         ),
+        "certificates.k8s.io" => &*reference.kind == "ClusterTrustBundle",
         "moorgate.dev" | "gateway.envoyproxy.io" | "discovery.k8s.io" | "multicluster.x-k8s.io" => true,
         group => {
             group.ends_with("gateway.networking.k8s.io") || group.ends_with("gateway.networking.x-k8s.io")

@@ -117,7 +117,14 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
     let shape = &fleet.shape;
     let bootstrap = format!("{CONFIG}/{BOOTSTRAP}");
     // A pod is replaced, never restarted hot; without that, Envoy needs no shared memory.
-    let mut args = vec!["--disable-hot-restart", "--log-level", "warning", "--config-path", &bootstrap];
+    let level = shape.log_levels.get("default").map_or("warning", String::as_str);
+    let mut args = vec!["--disable-hot-restart", "--log-level", level, "--config-path", &bootstrap];
+    let own = shape.log_levels.iter().filter(|(name, _)| !["default", "system"].contains(&name.as_str()));
+    let own: Vec<String> = own.map(|(name, level)| format!("{name}:{level}")).collect();
+    let own = own.join(",");
+    if !own.is_empty() {
+        args.extend(["--component-log-level", &own]);
+    }
     args.extend(["--service-node", "$(POD_NAME)"]);
     let concurrency = shape.concurrency.map(|threads| threads.to_string());
     args.extend(concurrency.iter().flat_map(|threads| ["--concurrency", threads]));

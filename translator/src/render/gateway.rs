@@ -56,6 +56,8 @@ struct Address {
     kind: Option<String>,
     #[serde(default)]
     value: Option<String>,
+    #[serde(default)]
+    routability: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -112,6 +114,10 @@ impl Infrastructure {
                 _ => super::AddressKind::IpAddress,
             },
             value: address.value.unwrap_or_default(),
+            routability: match address.routability.as_deref() {
+                Some("Cluster") => super::Routability::Cluster,
+                _ => super::Routability::Default,
+            },
         });
         Some(Self {
             namespace: namespace.clone(),

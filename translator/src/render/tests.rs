@@ -38,9 +38,16 @@ const HTTP: &str = "{ name: http, port: 80, protocol: HTTP, allowedRoutes: { nam
 const HTTPS: &str =
     "{ name: https, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: a }, { name: b }] } }";
 
+/// A Gateway that asks for these addresses.
+fn with_addresses(addresses: &str) -> String {
+    source(HTTP, &format!("  addresses: {addresses}"), "")
+}
+
 fn fleet_of(text: &str) -> Fleet {
     let file = File { name: "in.yaml".into(), bytes: text.as_bytes().into() };
-    let compilation = compile(&[file], &Options::default());
+    let mut options = Options::default();
+    options.validate.channel = crate::validate::Channel::Experimental;
+    let compilation = compile(&[file], &options);
     assert!(!compilation.diagnostics.has_errors(), "{:#?}", compilation.diagnostics);
     let (name, compiled) = compilation.fleets.first_key_value().unwrap();
     Fleet::of(name, compiled, &compilation.objects).unwrap()
@@ -363,21 +370,49 @@ fn each_address_has_a_service() {
     assert!(find(&render(&plain()), "Service")["spec"]["loadBalancerIP"].is_null());
 }
 
+#[test]
+fn an_address_for_the_cluster_has_a_service_inside() {
+    let services = |addresses: &str| {
+        let fleet = fleet_of(&with_addresses(addresses));
+        let manifests = render(&fleet);
+        let services = manifests.into_iter().filter(|manifest| manifest["kind"] == "Service");
+        services
+            .map(|service| {
+                let text = |key: &str| service["spec"][key].as_str().unwrap_or_default().to_owned();
+                let own = service["metadata"]["name"] == "edge-moorgate";
+                (own, text("type"), text("clusterIP") + &text("loadBalancerIP"))
+            })
+            .collect::<Vec<_>>()
+    };
+    let one = |own: bool, kind: &str, address: &str| (own, kind.to_owned(), address.to_owned());
+    assert_eq!(services("[{ routability: Cluster }]"), [one(false, "ClusterIP", "")]);
+    assert_eq!(
+        services("[{ routability: Cluster, value: 10.0.0.9 }]"),
+        [one(false, "ClusterIP", "10.0.0.9")]
+    );
+    assert_eq!(
+        services("[{ routability: Cluster }, { value: 192.0.2.1 }]"),
+        [one(true, "LoadBalancer", "192.0.2.1"), one(false, "ClusterIP", "")]
+    );
+    assert_eq!(services("[{ routability: '' }]"), [one(true, "LoadBalancer", "")]);
+}
+
 fn ip(value: &str) -> Address {
-    Address { kind: AddressKind::IpAddress, value: value.into() }
+    Address { kind: AddressKind::IpAddress, value: value.into(), routability: Routability::Default }
 }
 
 #[test]
 fn addresses_are_those_that_were_given_and_asked_for() {
     type Case<'c> = (&'c [Address], &'c [&'c Value], &'c [Address], &'c [Address]);
     let balanced = |ingress: Value| json!({"spec": {"type": "LoadBalancer", "clusterIPs": ["10.0.0.1"]}, "status": {"loadBalancer": {"ingress": ingress}}});
-    let host = Address { kind: AddressKind::Hostname, value: "lb.example".into() };
+    let host = Address { kind: AddressKind::Hostname, ..ip("lb.example") };
+    let cluster = |value: &str| Address { routability: Routability::Cluster, ..ip(value) };
     let one = balanced(json!([{"ip": "192.0.2.1"}]));
     let two = balanced(json!([{"ip": "192.0.2.2"}, {"hostname": "lb.example"}]));
     let none = json!({"spec": {"type": "LoadBalancer", "clusterIPs": ["10.0.0.1"]}});
     let inside = json!({"spec": {"type": "ClusterIP", "clusterIPs": ["10.0.0.1"]}});
     let headless = json!({"spec": {"type": "ClusterIP", "clusterIPs": ["None"]}});
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 14] = [
         (&[], &[&one], &[ip("192.0.2.1")], &[]),
         (&[], &[&none], &[], &[]),
         (&[], &[], &[], &[]),
@@ -387,6 +422,11 @@ fn addresses_are_those_that_were_given_and_asked_for() {
         (&[ip("192.0.2.1"), ip("192.0.2.9")], &[&one], &[ip("192.0.2.1")], &[ip("192.0.2.9")]),
         (&[ip("192.0.2.9")], &[&none], &[], &[ip("192.0.2.9")]),
         (&[], &[&inside, &headless], &[ip("10.0.0.1")], &[]),
+        (&[cluster("")], &[&inside], &[cluster("10.0.0.1")], &[]),
+        (&[cluster("")], &[&one], &[], &[]),
+        (&[cluster("10.0.0.1")], &[&inside, &one], &[cluster("10.0.0.1")], &[]),
+        (&[cluster("10.0.0.9"), ip("")], &[&inside, &one], &[ip("192.0.2.1")], &[cluster("10.0.0.9")]),
+        (&[cluster(""), ip("192.0.2.1")], &[&inside, &one], &[cluster("10.0.0.1"), ip("192.0.2.1")], &[]),
     ];
     for (asked, services, assigned, unusable) in cases {
         let found = addresses(asked, services.iter().copied());

@@ -1,6 +1,7 @@
 //! External authorization: the filter that stands on every listener and does nothing, and what a route makes of it.
 
 use super::{header, route, value};
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::HeaderMutationRules;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::http_uri::HttpUpstreamType;
 use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService, HttpUri};
@@ -41,6 +42,24 @@ pub(super) fn filter() -> ExtAuthz {
         disallowed_headers: Some(names([header::LISTENER])),
         ..Default::default()
     }
+}
+
+/// The name of the filter in this place of a listener's own, under which a virtual host keeps whom it asks.
+pub(super) fn of_listener(position: usize) -> String {
+    format!("{FILTER}.listener.{position}")
+}
+
+/// A filter of a listener: what it changes about a request decides which route is taken. Host and scheme it cannot change,
+/// as Envoy's own rules have it; they would lead past the listener that the client chose.
+pub(super) fn listener_filter() -> ExtAuthz {
+    let by_listener = RegexMatcher { regex: header::LISTENER.to_owned(), engine_type: None };
+    let rules = HeaderMutationRules { disallow_expression: Some(by_listener), ..Default::default() };
+    ExtAuthz { clear_route_cache: true, decoder_header_mutation_rules: Some(rules), ..filter() }
+}
+
+/// Nobody is asked here.
+pub(super) fn nobody() -> ExtAuthzPerRoute {
+    ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) }
 }
 
 fn http(cluster: &str) -> HttpService {

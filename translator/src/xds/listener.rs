@@ -146,17 +146,32 @@ fn nobody() -> InternalAddressConfig {
     InternalAddressConfig { unix_sockets: false, cidr_ranges: vec![range] }
 }
 
+/// Filters of requests, in the order in which they run.
+fn http_filters(routes: &RouteTable) -> Vec<HttpFilter> {
+    let asked = routes.hosts.iter().filter_map(|host| host.asked.as_ref()).map(Vec::len).max();
+    let own = (0..asked.unwrap_or(0))
+        .map(|position| idle_filter(&auth::of_listener(position), &auth::listener_filter()));
+    // These do nothing on routes without rules of their own; always there, so that listeners do not change. A
+    // preflight carries no credentials, so it is answered before a rule asks anybody.
+    let mut auth = idle_filter(auth::FILTER, &auth::filter());
+    let mut session = idle_filter(session::FILTER, &session::filter());
+    if asked.is_some() {
+        // The route is not yet known when Envoy decides which filters run.
+        (auth.disabled, session.disabled) = (false, false);
+    }
+    own.chain([
+        http_filter(cors::FILTER, &Cors::default()),
+        auth,
+        session,
+        http_filter("envoy.filters.http.router", &Router::default()),
+    ])
+    .collect()
+}
+
 fn connection_manager(listener: &str, chain: &FilterChain, routes: &RouteTable) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: listener.to_owned(),
-        http_filters: vec![
-            // These do nothing on routes without rules of their own; always there, so that listeners do not change. A
-            // preflight carries no credentials, so it is answered before anybody is asked.
-            http_filter(cors::FILTER, &Cors::default()),
-            idle_filter(auth::FILTER, &auth::filter()),
-            idle_filter(session::FILTER, &session::filter()),
-            http_filter("envoy.filters.http.router", &Router::default()),
-        ],
+        http_filters: http_filters(routes),
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: value::seconds(IDLE_SECONDS),
             headers_with_underscores_action: HeadersWithUnderscoresAction::RejectRequest.into(),

@@ -38,6 +38,9 @@ fn bindings(records: &[Record]) -> Vec<String> {
             BindingSource::Object { kind, namespace, name } => {
                 format!("{:?} {} = {kind} {namespace} {name}", binding.kind, binding.name)
             }
+            BindingSource::Objects(objects) => {
+                format!("{:?} {} = {} objects", binding.kind, binding.name, objects.len())
+            }
         }),
     });
     bindings.collect()

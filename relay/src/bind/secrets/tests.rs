@@ -1,5 +1,6 @@
 use super::*;
 use crate::bind::live::Subject;
+use moorgate_snapshot::ObjectSource;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 
 fn binding(kind: BindingKind, name: &str) -> Binding {
@@ -126,4 +127,46 @@ fn a_cluster_tells_what_no_file_holds() {
     assert_eq!(reloaded.errors["shop/good"].label(), "missing");
     assert_eq!(secrets.served(), &before, "the last good one is served on");
     assert!(!format!("{secrets:?} {reloaded:?} {live:?}").contains("PRIVATE"));
+}
+
+#[test]
+fn several_bundles_are_one_and_each_keeps_its_own_last_good_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (pair().0, pair().0);
+    write(folder.path(), "a", &[("ca.crt", a.trim_end())]);
+    let object = |kind: &str, namespace: &str, name: &str| ObjectSource {
+        kind: kind.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+    };
+    let objects =
+        vec![object("ClusterTrustBundle", "", "example.com:b:roots"), object("ConfigMap", "shop", "a")];
+    let name: Arc<str> = "ClusterTrustBundle//example.com:b:roots+ConfigMap/shop/a".into();
+    let source = BindingSource::Objects(objects);
+    let bindings = [Binding { kind: BindingKind::TrustBundle, name: Arc::clone(&name), source }];
+    let mut secrets = Secrets::default();
+    let bundle = |secrets: &Secrets| {
+        let secret = Secret::decode(secrets.served()[&name].bytes.clone()).unwrap();
+        let bytes = secret.validation_context.unwrap().trusted_ca.unwrap().inline_bytes.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    };
+    // Of two, one is there: it is served, and the other is said to be missing.
+    assert_eq!(secrets.reload(at(&folder), bindings.iter()).errors[&name].label(), "missing");
+    assert_eq!(bundle(&secrets), format!("{}\n", a.trim_end()));
+    let roots = folder.path().join("example.com:b:roots");
+    std::fs::create_dir(&roots).unwrap();
+    std::fs::write(roots.join("ca.crt"), &b).unwrap();
+    assert!(secrets.reload(at(&folder), bindings.iter()).errors.is_empty());
+    assert_eq!(bundle(&secrets), format!("{b}{}\n", a.trim_end()));
+    // A part that goes bad stays as it was, and the other one changes on.
+    std::fs::write(roots.join("ca.crt"), "garbage").unwrap();
+    let c = pair().0;
+    write(folder.path(), "a", &[("ca.crt", &c)]);
+    assert_eq!(secrets.reload(at(&folder), bindings.iter()).errors[&name].label(), "certificate");
+    assert_eq!(bundle(&secrets), format!("{b}{c}"));
+    // Nothing of a name that is no more wanted is remembered.
+    secrets.reload(at(&folder), [].iter());
+    let empty = tempfile::tempdir().unwrap();
+    secrets.reload(at(&empty), bindings.iter());
+    assert!(secrets.served().is_empty());
 }

@@ -46,7 +46,8 @@ crate::codes! { Semantic;
     PARENT_NOT_SUPPORTED = "MG3017", Error, "a parent of this kind is not supported",
         "Routes attach to Gateways and ListenerSets. A Service as parent (GAMMA, mesh) is out of scope.";
     INVALID_PARAMETERS = "MG3018", Error, "parameters cannot be used",
-        "parametersRef names an object that is missing or of a kind that this version does not know.";
+        "parametersRef names an object that is missing, of a kind that cannot hold parameters, or with a value that cannot be \
+         used or carried out where it restricts. The GatewayClass or Gateway that names it is not accepted.";
     UNSUPPORTED_ADDRESS = "MG3019", Error, "an address cannot be used",
         "The address type is not supported. The Gateway is not accepted.";
     CERTIFICATE_NAMES = "MG3020", Warning, "a certificate does not cover the listener's hostname, or is out of date",
@@ -113,4 +114,7 @@ crate::codes! { Semantic;
         "Clients that speak HTTP/2 reuse a connection for another host if its certificate covers that host too, and so \
          meet the wrong listener. They get 421 then, and try again on a connection of their own. Use a certificate for \
          each listener to spare them that.";
+    UNSUPPORTED_ROUTABILITY = "MG3045", Error, "an address cannot be reachable only from where it says",
+        "An address of type IPAddress can have the routability Cluster: the IP address of a Service that only the cluster \
+         reaches. Other values belong to other implementations. The Gateway is not accepted.";
 }

@@ -7,12 +7,12 @@ use super::{Listener, field};
 use crate::attach::grant::{From, To, permit};
 use crate::attach::hostname::covers;
 use crate::attach::index::Index;
-use crate::attach::{GATEWAY_GROUP, spec};
+use crate::attach::spec;
 use base64::Engine as _;
 use moorgate_model::diagnostic::semantic::{
     CERTIFICATE_NAMES, INVALID_CERTIFICATE, INVALID_KIND, REF_NOT_PERMITTED, TLS_REQUIRED,
 };
-use moorgate_model::{Diagnostic, FieldPath, Object};
+use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -44,7 +44,7 @@ pub(super) fn resolve(index: &Index<'_>, listener: &mut Listener<'_>) {
 
 /// The SDS name of a Secret that an object may use, if nothing that is known of it is wrong. A certificate that does not
 /// cover `hostname` is named and served.
-pub(super) fn secret(
+pub(in crate::attach) fn secret(
     index: &Index<'_>,
     owner: &Object,
     at: &FieldPath,
@@ -57,8 +57,8 @@ pub(super) fn secret(
         findings.push(owner.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use kind Secret"));
         return None;
     }
-    let from =
-        From { group: GATEWAY_GROUP, kind: &owner.reference.kind, namespace: &owner.reference.namespace };
+    let ObjectRef { group, kind, namespace, .. } = &owner.reference;
+    let from = From { group, kind, namespace };
     let to =
         To { group: "", kind: "Secret", namespace: reference.namespace.as_deref(), name: &reference.name };
     let Some(permitted) = permit(index, from, to) else {

@@ -45,6 +45,7 @@ fn one<'a>(
         refuse: false,
         secrets: Vec::new(),
         clients: None,
+        asked: Vec::new(),
         overlap: None,
         attached: BTreeSet::new(),
     };
@@ -64,15 +65,6 @@ fn one<'a>(
     let unsupported = |field: FieldPath, what: &str| -> Diagnostic {
         owner.diagnostic(&UNSUPPORTED_VALUE, field, format!("{what} is not supported"))
     };
-    if spec.filters.is_some() {
-        listener.refuse = true;
-        let help = if spec.protocol == "HTTP" {
-            "its routes answer 500"
-        } else {
-            "the listener refuses connections"
-        };
-        listener.findings.push(unsupported(at.key("filters"), "a filter on a listener").help(help));
-    }
     if let Some(option) = spec.tls.as_ref().and_then(|tls| tls.options.keys().next()) {
         let field = at.key("tls").key("options").key(option);
         listener.findings.push(unsupported(field, "a TLS option"));
