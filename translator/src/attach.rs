@@ -46,12 +46,25 @@ pub struct Options {
     pub controller_name: String,
     /// Kinds of which the source does not hold all (DESIGN §4): a missing one may live elsewhere.
     pub open: BTreeSet<String>,
+    /// GatewayClasses whose Gateways are served by one fleet together.
+    pub merged: BTreeSet<String>,
+}
+
+impl Options {
+    /// The fleet that serves a Gateway of a class.
+    pub fn fleet(&self, class: &str, namespace: &str, name: &str) -> FleetName {
+        if self.merged.contains(class) {
+            FleetName::Class { name: class.to_owned() }
+        } else {
+            FleetName::gateway(namespace, name)
+        }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         let open = ["Secret", "ConfigMap", "ClusterTrustBundle", "EndpointSlice"].map(String::from).into();
-        Self { controller_name: CONTROLLER_NAME.into(), open }
+        Self { controller_name: CONTROLLER_NAME.into(), open, merged: BTreeSet::new() }
     }
 }
 
@@ -80,6 +93,8 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
     backend::external::report(&index, &routes, &mut diagnostics, &mut statuses);
     policy::report(&policies, &routes, &mut statuses);
-    let (fleets, takes) = fleet::assemble(&gateways, &routes, &policies, objects, &mut diagnostics);
+    listener::close(&mut gateways, &options.merged, |gateway| policies.denies_gateway(gateway));
+    let (fleets, takes) =
+        fleet::assemble(&gateways, &routes, &policies, (objects, options), &mut diagnostics);
     Attachment { fleets, diagnostics, statuses, takes }
 }

@@ -4,13 +4,16 @@ mod certificate;
 mod client;
 mod conflict;
 mod judge;
+mod merge;
 mod overlap;
 mod report;
 mod set;
 
 use super::index::{Index, Indexed, Key};
 use super::kind::Mode;
+use super::precedence::Age;
 use super::spec;
+pub(super) use merge::close;
 use moorgate_model::diagnostic::semantic::{CLASS_NOT_FOUND, INVALID_PARAMETERS, UNSUPPORTED_ADDRESS};
 use moorgate_model::ir::ClientValidation;
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
@@ -23,6 +26,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Gateway<'a> {
     pub(super) object: &'a Object,
     pub(super) generation: Option<i64>,
+    /// Its class.
+    pub(super) class: &'a str,
+    /// Of several that share a fleet the oldest comes first.
+    pub(super) age: Age,
     /// What makes the whole Gateway unacceptable; its listeners are not served.
     pub(super) refused: Vec<Diagnostic>,
     /// Modes in which clients pass without a valid certificate.
@@ -46,6 +53,8 @@ pub(super) struct Gateway<'a> {
 pub(super) struct Listener<'a> {
     /// The Gateway or ListenerSet that it stands in.
     pub(super) owner: &'a Object,
+    /// What stands before its name, so that no other listener of the fleet has it.
+    prefix: String,
     /// Its place in the owner's list.
     pub(super) index: usize,
     /// Its place among all listeners of the Gateway.
@@ -79,12 +88,13 @@ impl Gateway<'_> {
 }
 
 impl Listener<'_> {
-    /// A name that no other listener of the Gateway has: a ListenerSet's name stands before the listener's.
+    /// A name that no other listener of the fleet has: a ListenerSet's name stands before the listener's, and that of the
+    /// Gateway where several share a fleet.
     pub(super) fn full_name(&self) -> String {
         let owner = &self.owner.reference;
         match &*owner.kind {
-            "ListenerSet" => format!("{}/{}/{}", owner.namespace, owner.name, self.spec.name),
-            _ => self.spec.name.clone(),
+            "ListenerSet" => format!("{}{}/{}/{}", self.prefix, owner.namespace, owner.name, self.spec.name),
+            _ => format!("{}{}", self.prefix, self.spec.name),
         }
     }
 }
@@ -119,8 +129,9 @@ pub(super) fn gateways<'a>(
         }
     }
     set::attach(index, &mut out, diagnostics);
+    out.values_mut().for_each(conflict::find);
+    merge::all(&mut out, &index.options.merged);
     for gateway in out.values_mut() {
-        conflict::find(gateway);
         overlap::find(gateway);
         let own = gateway.refused.iter().chain(&gateway.fallbacks).chain(gateway.references.iter().flatten());
         diagnostics.extend(own.cloned());
@@ -164,8 +175,11 @@ fn judge<'a>(
             ));
         }
     }
+    let created = gateway.value.metadata.creation_timestamp.as_deref();
     let mut out = Gateway {
         object,
+        class: &class.object.reference.name,
+        age: Age::new(created, &object.reference.namespace, &object.reference.name),
         generation: gateway.value.metadata.generation,
         refused,
         fallbacks: client::fallbacks(object, spec),

@@ -55,6 +55,9 @@ pub(super) struct WatchArgs {
     /// Compile GatewayClasses of this controller
     #[arg(long, value_name = "NAME", default_value = crate::attach::CONTROLLER_NAME)]
     controller_name: String,
+    /// One fleet serves all Gateways of this GatewayClass, class/NAME; repeats
+    #[arg(long = "merge-class", value_name = "NAME")]
+    merged: Vec<String>,
     /// Check against these CRDs of the Gateway API [default: experimental; the API server knows its own]
     #[arg(long, value_enum)]
     crds: Option<Crds>,
@@ -145,6 +148,7 @@ impl WatchArgs {
             namespace: None,
             crds: self.crds,
             controller_name: self.controller_name.clone(),
+            merged: self.merged.clone(),
             open: self.open.clone(),
             closed: Vec::new(),
             ownership: None,

@@ -1,6 +1,6 @@
 //! Whose mistake: which fleets an error concerns, and which of them it keeps from being published.
 
-use super::Options;
+use super::{Fleets, Options};
 use crate::attach::GATEWAY_GROUP;
 use moorgate_model::{Class, Diagnostic, Diagnostics, Node, Object, ObjectRef, Severity, Value};
 use moorgate_snapshot::FleetName;
@@ -116,6 +116,12 @@ impl Named {
             }
         }
         Self { fleets: named, ours }
+    }
+
+    /// The same for the fleets that serve what is named.
+    pub(super) fn served(self, by: &Fleets) -> Self {
+        let fleets = self.fleets.into_iter().map(|(object, fleets)| (object, by.all_serving(fleets)));
+        Self { fleets: fleets.collect(), ours: by.all_serving(self.ours) }
     }
 
     /// Syntax and schema errors block the fleets that their object names; all, if it names none or could not be read. So

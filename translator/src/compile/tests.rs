@@ -3,6 +3,7 @@
 mod closed;
 mod inputs;
 mod listeners;
+mod merged;
 mod misdirected;
 
 use super::*;

@@ -43,7 +43,54 @@ fn fleet_of(text: &str) -> Fleet {
     let compilation = compile(&[file], &Options::default());
     assert!(!compilation.diagnostics.has_errors(), "{:#?}", compilation.diagnostics);
     let (name, compiled) = compilation.fleets.first_key_value().unwrap();
-    Fleet::of(name, compiled, &compilation.objects).unwrap()
+    Fleet::of(name, compiled, &compilation.objects, "moorgate-system").unwrap()
+}
+
+#[test]
+fn a_merged_class_has_one_fleet_in_a_namespace_of_its_own() {
+    let listener = |host: &str| HTTP.replace("port: 80", &format!("port: 80, hostname: {host}"));
+    let first = source(
+        &listener("a.example"),
+        "  addresses: [{ value: 192.0.2.1 }]\n  infrastructure: { labels: { a: b } }",
+        "",
+    );
+    let second = source(&listener("b.example"), "  addresses: [{ value: 192.0.2.2 }]", "");
+    let second = second
+        .split("\n---\n")
+        .nth(1)
+        .unwrap()
+        .replace("name: edge, namespace: infra", "name: other, namespace: shop");
+    let text = format!("{first}---\n{second}").replace(
+        "kind: GatewayClass\nmetadata: { name: moorgate }",
+        "kind: GatewayClass\nmetadata: { name: moorgate, uid: u-9 }",
+    );
+    let file = File { name: "in.yaml".into(), bytes: text.as_bytes().into() };
+    let mut options = Options::default();
+    options.attach.merged.insert("moorgate".into());
+    let compilation = compile(&[file], &options);
+    assert!(!compilation.diagnostics.has_errors(), "{:#?}", compilation.diagnostics);
+    let (name, compiled) = compilation.fleets.first_key_value().unwrap();
+    assert_eq!((name.to_string().as_str(), compilation.fleets.len()), ("class/moorgate", 1));
+    let fleet = Fleet::of(name, compiled, &compilation.objects, "system").unwrap();
+    let made = manifests(&fleet, &settings()).unwrap();
+    let services: Vec<&Value> = made.iter().filter(|object| object["kind"] == "Service").collect();
+    let addresses: BTreeSet<&str> =
+        services.iter().filter_map(|service| service["spec"]["loadBalancerIP"].as_str()).collect();
+    assert_eq!(addresses, BTreeSet::from(["192.0.2.1", "192.0.2.2"]));
+    for object in made.iter().filter(|object| object["metadata"]["namespace"] == "system") {
+        let metadata = &object["metadata"];
+        assert!(metadata["name"].as_str().unwrap().starts_with("moorgate-"), "{metadata}");
+        assert_eq!(metadata["labels"]["gateway.networking.k8s.io/gateway-class-name"], "moorgate");
+        assert_eq!(metadata["labels"]["a"], Value::Null, "what one Gateway asks for is not all Gateways'");
+        let owner = &metadata["ownerReferences"][0];
+        assert_eq!((&owner["kind"], &owner["uid"]), (&json!("GatewayClass"), &json!("u-9")));
+    }
+    assert!(made.iter().any(|object| object["kind"] == "Deployment"));
+    let elsewhere = made.iter().filter(|object| object["metadata"]["namespace"] != "system");
+    assert!(
+        elsewhere.clone().count() > 0
+            && elsewhere.clone().all(|object| { object["kind"].as_str().unwrap().starts_with("Role") })
+    );
 }
 
 fn plain() -> Fleet {
@@ -65,6 +112,7 @@ fn settings() -> Settings {
         report_secret: None,
         relay_image: "relay:1".into(),
         envoy_image: "envoy:1".into(),
+        merged_namespace: "moorgate-system".into(),
     }
 }
 

@@ -254,7 +254,7 @@ impl Releases {
         let there: BTreeSet<FleetName> = {
             let objects = lock(&self.shared.objects);
             let gateways = objects.of_kind(GATEWAY_GROUP, "Gateway");
-            gateways.map(|live| fleet_of(&live.reference)).collect()
+            gateways.map(|live| fleet_of(&live.reference, turn)).collect()
         };
         let mut earlier = Vec::new();
         if !self.looked {
@@ -277,9 +277,9 @@ impl Releases {
     }
 }
 
-/// The fleet of a Gateway.
-pub fn fleet_of(gateway: &ObjectRef) -> FleetName {
-    FleetName::gateway(&gateway.namespace, &gateway.name)
+/// The fleet that serves a Gateway.
+pub fn fleet_of(gateway: &ObjectRef, turn: &Turn) -> FleetName {
+    turn.compilation.served_by.of(&gateway.namespace, &gateway.name)
 }
 
 fn remember(released: &mut Released, fleet: &FleetName, snapshot: Digest, sequence: u64) {

@@ -133,7 +133,14 @@ impl StatusWriter {
             if &*reference.kind == "Service" {
                 let objects = lock(&self.shared.objects);
                 let gateways = objects.of_kind(crate::attach::GATEWAY_GROUP, "Gateway");
-                let near = gateways.filter(|live| live.reference.namespace == reference.namespace);
+                // That of a merged class lies elsewhere.
+                let turn = self.turns.borrow().clone();
+                let near = gateways.filter(|live| {
+                    live.reference.namespace == reference.namespace
+                        || turn.as_ref().is_some_and(|turn| {
+                            matches!(super::fleet_of(&live.reference, turn), FleetName::Class { .. })
+                        })
+                });
                 let near: Vec<ObjectRef> = near.map(|live| live.reference.clone()).collect();
                 drop(objects);
                 near.into_iter().for_each(|gateway| self.work.add(gateway));

@@ -35,6 +35,7 @@ fn one<'a>(
     let mode = Mode::of(spec);
     let mut listener = Listener {
         owner,
+        prefix: String::new(),
         index: position,
         position,
         spec: spec.clone(),

@@ -1,8 +1,11 @@
 //! Where a Gateway is reached: the addresses of its Service, or those that it names itself.
 
+use crate::render;
 use crate::source::cluster::{Live, Objects};
+use moorgate_snapshot::FleetName;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a Service says of the Gateway that it is for (GEP-1762).
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -22,9 +25,13 @@ pub(super) struct Addresses {
 }
 
 /// The addresses of a Gateway. `provisions` if its Service is made here, so that it has no address before that is there.
-pub(super) fn of(gateway: &Live, objects: &Objects, provisions: bool) -> Addresses {
+pub(super) fn of(gateway: &Live, fleet: &FleetName, objects: &Objects, provisions: bool) -> Addresses {
     let asked = asked(gateway);
-    let services: Vec<_> = objects.of_kind("", "Service").filter(|service| is_of(service, gateway)).collect();
+    let shared = matches!(fleet, FleetName::Class { .. });
+    let is_its = |service: &&Arc<Live>| {
+        if shared { render::is_made_for(&service.labels, fleet) } else { is_of(service, gateway) }
+    };
+    let services: Vec<_> = objects.of_kind("", "Service").filter(is_its).collect();
     if services.is_empty() && !provisions {
         // Whoever runs the Envoys knows where they are reached, and may have written it down.
         let assigned: Vec<Address> = asked.into_iter().collect();
@@ -155,7 +162,7 @@ mod tests {
     fn found(gateway: &Live, services: Vec<Live>, provisions: bool) -> Addresses {
         let mut objects = Objects::default();
         services.into_iter().for_each(|service| objects.insert(service));
-        of(gateway, &objects, provisions)
+        of(gateway, &FleetName::gateway("shop", "edge"), &objects, provisions)
     }
 
     fn pair(kind: &str, value: &str) -> Address {

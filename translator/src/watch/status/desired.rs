@@ -76,12 +76,12 @@ pub(super) fn serving(reference: &ObjectRef, turn: &Turn) -> Option<FleetName> {
         return None;
     }
     match &*reference.kind {
-        "Gateway" => Some(fleet_of(reference)),
+        "Gateway" => Some(fleet_of(reference, turn)),
         "ListenerSet" => {
             let object = turn.compilation.objects.iter().find(|object| object.reference == *reference)?;
             let parent = |key: &str| object.at(&format!("spec.parentRef.{key}"))?.as_str();
             let namespace = parent("namespace").unwrap_or(&reference.namespace);
-            Some(FleetName::gateway(namespace, parent("name")?))
+            Some(turn.compilation.served_by.of(namespace, parent("name")?))
         }
         _ => None,
     }
@@ -113,7 +113,8 @@ pub(super) fn desired(live: &Live, facts: &Facts<'_>, awaited: &Awaited) -> Opti
             wanted["supportedFeatures"] = features::supported();
         }
         (GATEWAY_GROUP, "Gateway") => {
-            let addresses = address::of(live, facts.objects, facts.provisions);
+            let fleet = fleet_of(reference, facts.turn);
+            let addresses = address::of(live, &fleet, facts.objects, facts.provisions);
             program(&mut wanted, live, facts, awaited, Some(&addresses));
             addresses.write(&mut wanted, live.generation);
         }
