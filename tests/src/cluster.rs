@@ -208,6 +208,23 @@ impl Cluster {
         Ok(crate::program::run(&mut command)?.ended_with(&[0])?.stdout)
     }
 
+    /// Kills the API server without a word, and starts it again; returns when the new one answers.
+    pub fn restart_api_server(&self) -> Result<()> {
+        let began = async |client: kube::Client| {
+            let request = http::Request::get("/metrics").body(Vec::new())?;
+            let metrics = client.request_text(request).await?;
+            let line = metrics.lines().find(|line| line.starts_with("process_start_time_seconds "));
+            line.map(str::to_owned).context("when it began")
+        };
+        let before = self.with(began)?;
+        std::io::Write::write_all(&mut self.outer.stdin.as_ref().context("its input")?, &[inside::RESTART])?;
+        self.until("the next API server", async |client| {
+            ensure!(began(client.clone()).await? != before, "it is still the old one");
+            client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
+            Ok(())
+        })
+    }
+
     /// Applies the objects of a YAML stream, in their order.
     pub fn apply(&self, yaml: &str) -> Result<()> {
         let objects = definitions::parse(yaml)?;

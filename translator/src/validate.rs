@@ -157,7 +157,8 @@ impl Validator {
             fine = false;
         }
         let label = !strict && matches!(&*object.reference.kind, "Namespace" | "Service");
-        let found = metadata::check(&object.root, metadata::Demands { strict, label });
+        let found =
+            metadata::check(&object.root, metadata::Demands { strict, label, namespaced: kind.namespaced });
         let mut walk = Walk::new(!strict && &*object.reference.kind == "Secret");
         walk.visit(&mut object.root, schema);
         for finding in found.into_iter().chain(walk.findings) {

@@ -4,10 +4,11 @@ use super::names::Folder;
 use super::network::{API_SERVER, SERVICE_RANGE};
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc::Receiver;
 
 const ETCD: &str = "http://127.0.0.1:2379";
 
@@ -19,6 +20,8 @@ root-ca-certificate-publisher-controller,garbage-collector-controller,job-contro
 /// Its three processes; dropping it kills them.
 pub(super) struct Control {
     processes: Vec<(&'static str, Child)>,
+    folder: Folder,
+    program: PathBuf,
 }
 
 fn start(folder: &Folder, program: &Path, name: &str, flags: &[String]) -> Result<Child> {
@@ -89,7 +92,7 @@ fn controller_manager(folder: &Folder) -> Vec<String> {
 impl Control {
     /// Starts all, and returns when the API server is ready.
     pub(super) async fn start(folder: &Folder, program: &Path) -> Result<Self> {
-        let mut control = Self { processes: Vec::new() };
+        let mut control = Self { processes: Vec::new(), folder: folder.clone(), program: program.to_owned() };
         for (name, flags) in [("etcd", etcd(folder)), ("kube-apiserver", api_server(folder))] {
             control.processes.push((name, start(folder, program, name, &flags)?));
         }
@@ -117,11 +120,24 @@ impl Control {
         Ok(())
     }
 
-    /// Returns when one of them has ended, which none should.
-    pub(super) async fn ended(&mut self) -> Result<()> {
+    /// Kills the API server, and starts it again at each order; returns when one of them has ended by itself, which none
+    /// should.
+    pub(super) async fn ended(&mut self, mut orders: Receiver<()>) -> Result<()> {
         loop {
             self.check()?;
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::select! {
+                Some(()) = orders.recv() => self.restart_api_server().await?,
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            }
         }
+    }
+
+    async fn restart_api_server(&mut self) -> Result<()> {
+        let (folder, program) = (self.folder.clone(), self.program.clone());
+        for (name, child) in self.processes.iter_mut().filter(|(name, _)| *name == "kube-apiserver") {
+            child.kill().await?;
+            *child = start(&folder, &program, name, &api_server(&folder))?;
+        }
+        Ok(())
     }
 }

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tokio::io::AsyncReadExt as _;
 
+/// What stands for a restart of the API server on standard input.
+pub(super) const RESTART: u8 = b'r';
+
 /// A line of the cluster's own log.
 #[allow(clippy::print_stderr, reason = "standard error is the cluster's log")]
 pub(super) fn say(line: &str) {
@@ -49,6 +52,7 @@ pub async fn run(run: Run) -> Result<()> {
     let mut control = Control::start(&folder, &run.kubernetes).await?;
     say(&format!("the API server is ready after {:.1} s", started.elapsed().as_secs_f64()));
     let client = client(&folder.path("kubeconfig")).await?;
+    let (order, orders) = tokio::sync::mpsc::channel(1);
     let work = async {
         let kubelet = Kubelet::start(client.clone(), folder.clone(), run.options.nodes).await?;
         balancer::start(&client);
@@ -56,12 +60,16 @@ pub async fn run(run: Run) -> Result<()> {
         std::fs::write(folder.path("ready"), "")?;
         say(&format!("the cluster is ready after {:.1} s", started.elapsed().as_secs_f64()));
         let mut byte = [0_u8; 1];
-        while tokio::io::stdin().read(&mut byte).await? > 0 {}
+        while tokio::io::stdin().read(&mut byte).await? > 0 {
+            if byte == [RESTART] {
+                order.send(()).await?;
+            }
+        }
         drop(kubelet);
         anyhow::Ok(())
     };
     tokio::select! {
         done = work => done,
-        ended = control.ended() => ended,
+        ended = control.ended(orders) => ended,
     }
 }

@@ -1,5 +1,7 @@
 //! Checks of `metadata`, which no CRD describes.
 
+mod system;
+
 use super::finding::{self, Finding};
 use super::names;
 use super::nearest::nearest;
@@ -36,6 +38,8 @@ pub(crate) struct Demands {
     pub(crate) strict: bool,
     /// Whether the name is a single DNS label.
     pub(crate) label: bool,
+    /// Whether the object lives in a namespace; of others, an API server drops it unread.
+    pub(crate) namespaced: bool,
 }
 
 /// Checks the metadata of an object. Paths start at the root.
@@ -58,13 +62,18 @@ pub(crate) fn check(root: &Node, demands: Demands) -> Vec<Finding> {
                     found.extend(name(&entry.value, form));
                 }
             }
-            "namespace" if entry.value.as_str() != Some("") => found.extend(name(&entry.value, names::label)),
+            "namespace" if entry.value.as_str() == Some("") => {}
+            "namespace" => {
+                let form = if demands.namespaced { names::label } else { |_: &str| None };
+                found.extend(name(&entry.value, form));
+            }
             "labels" => labels(&entry.value, &mut found),
             "annotations" => annotations(&entry.value, &mut found),
             other if demands.strict && !FIELDS.contains(&other) => {
                 found.push(unknown(other).at("metadata"));
                 continue;
             }
+            other if demands.strict => system::check(other, &entry.value, &mut found),
             _ => {}
         }
         for finding in found.iter_mut().skip(before) {

@@ -266,6 +266,6 @@ pub(in crate::attach) struct Timeouts {
 pub(in crate::attach) struct Retry {
     #[serde(default)]
     pub(in crate::attach) codes: Vec<u32>,
-    pub(in crate::attach) attempts: Option<u32>,
+    pub(in crate::attach) attempts: Option<i64>,
     pub(in crate::attach) backoff: Option<String>,
 }
