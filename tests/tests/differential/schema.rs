@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 /// A kind in a version that a channel serves.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_field_names, reason = "an object's own words: group, version, kind")]
 pub(crate) struct Kind {
     pub(crate) channel: Channel,
     pub(crate) group: String,
