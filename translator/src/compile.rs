@@ -12,6 +12,7 @@ mod takes;
 pub use blame::Blocked;
 pub use counts::Counts;
 pub use last_good::{Commits, Former, Kept, LastGood, Waiting, compile_kept, compile_last_good};
+pub use origins::content;
 
 use crate::load::Loaded;
 use crate::ownership::{self, Ownership};

@@ -2,7 +2,7 @@
 
 use super::config::{BOOTSTRAP, STORE_CA, TRUST};
 use super::port::{self, Port};
-use super::{Fleet, ReportSecret, Settings};
+use super::{Applier, Fleet, ReportSecret, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -69,6 +69,10 @@ pub(super) fn relay(fleet: &Fleet, settings: &Settings, store_paths: &[&str]) ->
         "--ready-acked".to_owned(),
         "--kubernetes".to_owned(),
     ]);
+    if settings.applier == Applier::Watch {
+        // Who writes to a live cluster waits for it to be programmed, on a store that cannot tell of changes too.
+        args.push("--poll-interval=2s".to_owned());
+    }
     let mut mounts = vec![
         json!({"name": volume::SOCKETS, "mountPath": SOCKETS}),
         json!({"name": volume::CACHE, "mountPath": CACHE}),

@@ -323,6 +323,16 @@ fn local_stores_need_a_volume() {
 }
 
 #[test]
+fn relays_of_a_live_cluster_look_often() {
+    let fleet = fleet_of(&source(HTTP, "", ""));
+    for (applier, often) in [(Applier::Watch, true), (Applier::Render, false)] {
+        let manifests = manifests(&fleet, &Settings { applier, ..settings() }).unwrap();
+        let relay = &pod(&manifests)["spec"]["initContainers"][0];
+        assert_eq!(relay["args"].as_array().unwrap().contains(&json!("--poll-interval=2s")), often);
+    }
+}
+
+#[test]
 fn the_health_port_yields_to_a_listener() {
     let fleet = fleet_of(&source(&HTTP.replace("80", "19001"), "", ""));
     let manifests = render(&fleet);
