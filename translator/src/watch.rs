@@ -118,18 +118,15 @@ impl Shared {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.clone());
     }
 
-    /// Whether every kind that was ever listed is served as it was; an error says what is not. With a definition all of its
-    /// objects go, one after the other as if somebody deleted them.
-    async fn has_all_kinds(&self, client: &Client) -> Result<(), String> {
-        let served = cluster::kinds(client).await.map_err(|error| error.to_string())?;
+    /// A kind that was listed once and is not served any more as it was. With a definition all of its objects go, one after
+    /// the other as if somebody deleted them.
+    async fn lost_kind(&self, client: &Client) -> Result<Option<String>, cluster::ClusterError> {
+        let served = cluster::kinds(client).await?;
         let lasting: BTreeSet<KindName> =
             served.iter().filter(|kind| kind.lasting).map(feed::name_of).collect();
         let known = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let custom = known.iter().filter(|(group, _)| !group.is_empty());
-        match custom.filter(|kind| !lasting.contains(*kind)).map(|(_, kind)| kind.as_str()).next() {
-            Some(kind) => Err(format!("the cluster's definition of {kind} goes or is gone")),
-            None => Ok(()),
-        }
+        let mut lost = known.iter().filter(|name| !name.0.is_empty() && !lasting.contains(*name));
+        Ok(lost.next().map(|(_, kind)| kind.clone()))
     }
 
     /// An object as the API server showed it. None if a newer state of it is known; true if its text changed.

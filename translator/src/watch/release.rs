@@ -120,12 +120,16 @@ enum Failure {
     Nonce(String),
     #[error(transparent)]
     Publish(#[from] PublishError),
+    #[error("{1}, and so this may be an accident: {0}")]
+    Definition(Gate, String),
+    #[error("it cannot be told who deleted its routes: {0}")]
+    Kinds(#[from] cluster::ClusterError),
 }
 
 impl Failure {
     /// Whether somebody has to decide.
     fn is_gate(&self) -> bool {
-        matches!(self, Self::Publish(PublishError::Refused(_)))
+        matches!(self, Self::Publish(PublishError::Refused(_)) | Self::Definition(..))
     }
 }
 
@@ -154,6 +158,8 @@ pub(super) struct Releases {
     barrier: ports::Barrier,
     /// The cluster.
     pub(super) client: Option<Client>,
+    /// Fleets held back because routes of theirs went with their definition.
+    undefined: BTreeSet<FleetName>,
 }
 
 impl Releases {
@@ -176,6 +182,7 @@ impl Releases {
             provisions: false,
             barrier: ports::Barrier::default(),
             client: None,
+            undefined: BTreeSet::new(),
         }
     }
 
@@ -213,17 +220,20 @@ impl Releases {
         }
     }
 
-    /// Where it is asked whether routes were deleted by somebody; nowhere if that does not count.
-    fn deletions(&self) -> Option<(Arc<Shared>, Client)> {
-        let client = self.client.clone().filter(|_| !self.target.guard_deletions)?;
+    /// Where it is asked whether routes of a fleet were deleted by somebody; nowhere if that does not count. What went with
+    /// its definition was not, also when that is there again: its routes have to come back first.
+    fn deletions(&self, fleet: &FleetName) -> Option<(Arc<Shared>, Client)> {
+        let counts = !self.target.guard_deletions && !self.undefined.contains(fleet);
+        let client = self.client.clone().filter(|_| counts)?;
         Some((self.shared.clone(), client))
     }
 
     /// What probes and owners see of it.
-    fn show(&self) {
+    fn show(&mut self) {
         let counts = self.queue.counts().map(|(state, count)| (vec![("state", state)], count));
         self.shared.meter.replace(FLEETS, counts);
         let held = self.queue.held();
+        self.undefined.retain(|fleet| held.contains_key(fleet));
         self.held.send_if_modified(|known| {
             let changed = *known != held;
             *known = held;
@@ -242,7 +252,7 @@ impl Releases {
         due.retain(|(name, _)| !self.waits_for_services(turn, name, now));
         for (name, snapshot) in due.into_iter().take(PARALLEL.saturating_sub(writes.len())) {
             let (target, turn, fleet) = (self.target.clone(), turn.clone(), name.clone());
-            let deletions = self.deletions();
+            let deletions = self.deletions(&name);
             let write = writes.spawn(async move {
                 let outcome = Box::pin(one(&target, &turn, &fleet, deletions)).await;
                 (fleet, Some(snapshot), outcome)
@@ -267,6 +277,9 @@ impl Releases {
         self.measure(act, &result);
         match (act, result) {
             (_, Err(error)) => {
+                if matches!(error, Failure::Definition(..)) {
+                    self.undefined.insert(name.clone());
+                }
                 self.queue.put_off(&name, act, (&error.to_string(), error.is_gate()), now);
             }
             (Some(snapshot), Ok(Some(outcome))) => {
@@ -398,9 +411,11 @@ async fn one(
     };
     let Some((shared, client)) = deletions else { return Err(PublishError::Refused(refused).into()) };
     tokio::time::sleep(SETTLE).await;
-    if let Err(why) = shared.has_all_kinds(&client).await {
-        tracing::warn!(fleet = %name, why, "it loses many routes, and nobody may have meant it");
-        return Err(PublishError::Refused(refused).into());
+    if let Some(kind) = shared.lost_kind(&client).await? {
+        return Err(Failure::Definition(
+            refused,
+            format!("the cluster's definition of {kind} goes or is gone"),
+        ));
     }
     let newest = publisher.reader.newest(None).await.map_err(PublishError::from)?.entry;
     let Some(newest) = newest.filter(|newest| is_earlier(newest.entry.state.newest(), &turn.stand)) else {

@@ -2,7 +2,7 @@ use super::*;
 use crate::compile::{Options, compile};
 use crate::source::{File, Sources};
 use futures::stream::BoxStream;
-use moorgate_snapshot::{KeyPair, Signer as _};
+use moorgate_snapshot::KeyPair;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{

@@ -68,14 +68,14 @@ pub(super) fn verdict(live: &Live, fleet: Option<&FleetName>, facts: &Facts<'_>)
         let Some(status) = item.status.map(bare) else { continue };
         merged = Some(match merged {
             None => status,
-            Some(known) => joined(known, status),
+            Some(known) => joined(known, &status),
         });
     }
     merged.map_or(Verdict::Nothing, |status| Verdict::AsPublished(status, None))
 }
 
 /// Entries of both, each once.
-fn joined(mut known: Value, more: Value) -> Value {
+fn joined(mut known: Value, more: &Value) -> Value {
     for field in ["parents", "ancestors"] {
         let (Some(list), Some(more)) = (known[field].as_array_mut(), more[field].as_array()) else {
             continue;
