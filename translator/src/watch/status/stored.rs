@@ -77,9 +77,8 @@ pub(super) fn verdict(live: &Live, fleet: Option<&FleetName>, facts: &Facts<'_>)
 /// Entries of both, each once.
 fn joined(mut known: Value, more: &Value) -> Value {
     for field in ["parents", "ancestors"] {
-        let (Some(list), Some(more)) = (known[field].as_array_mut(), more[field].as_array()) else {
-            continue;
-        };
+        let list = known.get_mut(field).and_then(Value::as_array_mut);
+        let (Some(list), Some(more)) = (list, more.get(field).and_then(Value::as_array)) else { continue };
         for entry in more {
             if !list.contains(entry) {
                 list.push(entry.clone());
