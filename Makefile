@@ -8,13 +8,14 @@ WORKSPACE := --workspace --locked
 KEEP ?= 0
 SEED ?= 1
 STEPS ?= 30
+FLIPS ?= 1000
 SECONDS ?= 600
 
 SUITE ?= 1.7.0
 RUN ?=
 PARALLEL ?= 4
 
-.PHONY: help build tools conformance cluster simulate soak weaken demo test test-radosgw lint generated bench bench-watch clean
+.PHONY: help build tools conformance cluster simulate soak flips weaken demo test test-radosgw lint generated bench bench-watch clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +35,11 @@ cluster: build tools ## A Kubernetes cluster on this machine, without containers
 simulate: ## One seeded run of publishers, relays and a failing store, with its trace: SEED=N STEPS=N
 	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seed $(SEED) --steps $(STEPS)
 
-soak: ## Fresh seeds of that for SECONDS; names each that fails
+soak: flips ## Fresh seeds of that for SECONDS, and a thousand flips before; names each that fails
 	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seconds $(SECONDS) --steps $(STEPS)
+
+flips: build tools ## A thousand route flips under load on a real Envoy, with the count of lost requests: FLIPS=1000
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) MOORGATE_FLIPS=$(FLIPS) $(CARGO) test $(WORKSPACE) --test flips -- --nocapture
 
 weaken: ## Switches off one defence after the other, in a copy, and shows that its test fails
 	$(CARGO) run --quiet $(WORKSPACE) --bin weaken

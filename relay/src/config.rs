@@ -7,6 +7,8 @@ pub use options::Options;
 use crate::canary::AdminAddress;
 use crate::serve::stream::Settings;
 use crate::serve::tls::Files;
+use crate::serve::types;
+use crate::serve::view::Name;
 use moorgate_snapshot::store::Settings as StoreSettings;
 use moorgate_snapshot::{Channel, FleetName, RelayIdentity, RelayName, Store, StoreError, wave};
 use std::collections::BTreeMap;
@@ -21,6 +23,8 @@ use thiserror::Error;
 const DEFAULT_LISTEN: &str = "unix:/run/moorgate/{fleet}.sock";
 /// Polling more often than this buys nothing and costs requests.
 const MIN_POLL: Duration = Duration::from_secs(1);
+/// A shorter life would be heartbeats and little else.
+const MIN_TTL: Duration = Duration::from_secs(3);
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
@@ -167,6 +171,7 @@ impl Options {
             linger: time("linger", self.linger, defaults.linger)?,
             max_response: self.max_response.unwrap_or(defaults.max_response),
             relay: Arc::from(format!("moorgate-relay {}", identity.name())),
+            ttls: ttls(&self.ttl)?,
             ..defaults
         };
         let front = StoreSettings::from_env()
@@ -302,6 +307,28 @@ fn fit(text: &str) -> Option<RelayName> {
 fn member(text: &str) -> Result<(String, FleetName), ConfigError> {
     let (name, fleet) = text.rsplit_once('=').ok_or_else(|| wrong("member", text, "write NAME=FLEET"))?;
     Ok((name.to_owned(), fleet.parse().map_err(|error| wrong("member", text, &error))?))
+}
+
+/// `RTDS/faults=30s` and the like, by type URL and name.
+fn ttls(texts: &[String]) -> Result<BTreeMap<Name, BTreeMap<Name, Duration>>, ConfigError> {
+    let mut all: BTreeMap<Name, BTreeMap<Name, Duration>> = BTreeMap::new();
+    for text in texts {
+        let parts = text.rsplit_once('=').and_then(|(resource, time)| {
+            let (short, name) = resource.split_once('/')?;
+            Some((short, name, duration(time)?))
+        });
+        let Some((short, name, life)) = parts else {
+            return Err(wrong("ttl", text, "write TYPE/NAME=TIME, such as RTDS/faults=30s"));
+        };
+        let Some(kind) = types::kinds().iter().find(|kind| kind.short == short) else {
+            return Err(wrong("ttl", text, "a type is LDS, CDS, EDS, RDS, SRDS, VHDS, SDS, ECDS or RTDS"));
+        };
+        if life < MIN_TTL {
+            return Err(wrong("ttl", text, "at least three seconds"));
+        }
+        all.entry(kind.type_url.into()).or_default().insert(name.into(), life);
+    }
+    Ok(all)
 }
 
 /// The folder of a seed as a store.

@@ -149,7 +149,8 @@ fn locality(zone: String, endpoints: Zone) -> LocalityLbEndpoints {
         })
         .collect();
     LocalityLbEndpoints {
-        locality: (!zone.is_empty()).then(|| Locality { zone, ..Locality::default() }),
+        // Always there, if only an empty one: gRPC refuses endpoints that are in none.
+        locality: Some(Locality { zone, ..Locality::default() }),
         lb_endpoints,
         load_balancing_weight: u32::try_from(weight).ok().map(|value| UInt32Value { value }),
     }
@@ -233,7 +234,7 @@ mod tests {
         let sets = r#"{"endpoints":[{"service":"shop/cart","addresses":["127.0.0.1:7"]}]}"#;
         std::fs::write(folder.path().join("sets.json"), sets).unwrap();
         assert!(catalog.reload(folder.path()).is_empty());
-        assert_eq!(first(&ask(&catalog)), (None, "127.0.0.1".into(), Some(7)));
+        assert_eq!(first(&ask(&catalog)), (Some(String::new()), "127.0.0.1".into(), Some(7)));
         live.list(&"shop".into(), Vec::new()).unwrap();
         std::fs::remove_file(folder.path().join("sets.json")).unwrap();
         assert!(catalog.reload(folder.path()).is_empty());

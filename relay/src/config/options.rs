@@ -114,6 +114,10 @@ pub struct Options {
     /// How long a cluster stays after nothing refers to it any more [default: 30s].
     #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_LINGER")]
     pub linger: Option<String>,
+    /// A resource that clients drop when they have heard nothing of it for so long, such as RTDS/faults=30s, for those that
+    /// understand it; the relay sends heartbeats, also without its store. Only for what must end with the relay; repeats.
+    #[arg(long, value_name = "TYPE/NAME=TIME", env = "MOORGATE_RELAY_TTL", value_delimiter = ',')]
+    pub ttl: Vec<String>,
     /// How long streams take to end when the relay stops [default: 5s].
     #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_DRAIN")]
     pub drain: Option<String>,
@@ -189,6 +193,7 @@ impl Options {
             kubeconfig: self.kubeconfig.or(below.kubeconfig),
             poll_interval: self.poll_interval.or(below.poll_interval),
             linger: self.linger.or(below.linger),
+            ttl: list(self.ttl, below.ttl),
             drain: self.drain.or(below.drain),
             max_request: self.max_request.or(below.max_request),
             max_response: self.max_response.or(below.max_response),

@@ -34,9 +34,21 @@ fn what_would_be_unsafe_or_unclear_is_refused_in_words() {
     assert!(with(&["--poll-interval", "5"]).contains("5s"));
     assert!(with(&["--kubeconfig", "x"]).contains("--kubernetes"));
     assert!(with(&["--member", "x=other/fleet"]).contains("not served"));
+    assert!(with(&["--ttl", "faults"]).contains("RTDS/faults=30s"));
+    assert!(with(&["--ttl", "XDS/faults=30s"]).contains("a type is"));
+    assert!(with(&["--ttl", "RTDS/faults=1s"]).contains("three seconds"));
     assert!(with(&["--fleet", "../x"]).contains("no fleet"));
     assert!(with(&["--channel", "A"]).contains("no channel"));
     assert!(options(&[&fleet[..], &["--listen", "tcp:127.0.0.1:0"]].concat()).check().is_ok());
+}
+
+#[test]
+fn times_to_live_are_of_single_resources() {
+    let config = options(&["--fleet", "a/b", "--ttl", "RTDS/a/b=30s,ECDS/fault=1m"]).check().unwrap();
+    let of = |type_url: &str, name: &str| config.settings.ttls[type_url][name];
+    assert_eq!(of(types::RUNTIME, "a/b"), Duration::from_secs(30));
+    assert_eq!(of(types::EXTENSION, "fault"), Duration::from_mins(1));
+    assert!(options(&["--fleet", "a/b"]).check().unwrap().settings.ttls.is_empty());
 }
 
 #[test]

@@ -243,6 +243,8 @@ pub struct View {
     pub endpoints: Arc<TypeSet>,
     /// Secrets and trust bundles, of both configurations.
     pub secrets: Arc<TypeSet>,
+    /// Endpoint sets that only the fallback names: they are kept up for whoever has not left it yet.
+    pub leftover: Arc<BTreeSet<Name>>,
 }
 
 impl View {
@@ -253,6 +255,12 @@ impl View {
             super::types::SECRET => Some(&self.secrets),
             _ => config.types.get(type_url),
         }
+    }
+
+    /// Endpoint sets that a client under one of the view's configurations will not need any more.
+    pub fn leftover(&self, config: &Config) -> &BTreeSet<Name> {
+        static NONE: BTreeSet<Name> = BTreeSet::new();
+        if config.id == self.config.id { &self.leftover } else { &NONE }
     }
 }
 

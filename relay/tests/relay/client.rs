@@ -67,8 +67,18 @@ impl<E, D: Message + Default> Decoder for Prost<E, D> {
 
 /// A connection to a Unix socket.
 pub(crate) async fn channel(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    connect(Endpoint::from_static("http://relay"), path).await
+}
+
+/// A connection that takes 64 KiB and no more until they were read.
+pub(crate) async fn narrow_channel(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_static("http://relay");
+    connect(endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535), path).await
+}
+
+async fn connect(endpoint: Endpoint, path: &Path) -> Result<Channel, tonic::transport::Error> {
     let path: PathBuf = path.to_owned();
-    Endpoint::from_static("http://relay")
+    endpoint
         .connect_with_connector(tower::service_fn(move |_| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }

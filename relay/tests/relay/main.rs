@@ -7,6 +7,7 @@ mod api_server;
 mod attacks;
 mod bucket;
 mod client;
+mod harness;
 mod herd;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
@@ -15,3 +16,4 @@ mod relay;
 mod report;
 mod serve;
 mod waves;
+mod wire;

@@ -92,7 +92,7 @@ impl Place {
         std::fs::write(folder.join("tls.crt"), certified.cert.pem()).unwrap();
     }
 
-    async fn envoy(&self, node: &str) -> Delta {
+    pub(crate) async fn envoy(&self, node: &str) -> Delta {
         Self::envoy_at(&self.path("shop.edge.sock"), node).await
     }
 

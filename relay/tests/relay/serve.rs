@@ -21,27 +21,31 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-struct Server {
-    hub: Arc<Hub>,
+pub(crate) struct Server {
+    pub(crate) hub: Arc<Hub>,
     notices: mpsc::UnboundedReceiver<Notice>,
     drain: CancellationToken,
     frontend: Frontend,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 fn server() -> Server {
+    start(8, 1 << 20)
+}
+
+fn start(streams: usize, max_request: usize) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let fleet = FleetName::gateway("shop", "edge");
     let (hub, notices) = Hub::new(fleet.clone(), Settings::default(), Arc::new(Metrics::default()));
     let drain = CancellationToken::new();
     let limits = Limits {
-        max_request: 1 << 20,
-        streams: Arc::new(Semaphore::new(8)),
+        max_request,
+        streams: Arc::new(Semaphore::new(streams)),
         drain: drain.clone(),
         drain_window: Duration::from_millis(50),
     };
-    let frontend = Frontend { limits, connections: Arc::new(Semaphore::new(100)) };
+    let frontend = Frontend { limits, connections: Arc::new(Semaphore::new(200)) };
     let template = directory.path().join("{fleet}.sock");
     let path = socket_path(template.to_str().unwrap(), &fleet);
     let socket = UnixSocket::bind(&path, 0o660).unwrap();
@@ -53,7 +57,7 @@ fn empty() -> Arc<TypeSet> {
     TypeSet::new(BTreeMap::new(), BTreeSet::new())
 }
 
-fn config(entries: &[(&str, &str, usize)]) -> Arc<Config> {
+pub(crate) fn config(entries: &[(&str, &str, usize)]) -> Arc<Config> {
     let mut types: BTreeMap<Name, BTreeMap<Name, Arc<Value>>> = BTreeMap::new();
     for (type_url, name, size) in entries {
         let value = Arc::new(Value::new(vec![Bytes::from(vec![1; *size])], vec![]));
@@ -62,12 +66,17 @@ fn config(entries: &[(&str, &str, usize)]) -> Arc<Config> {
     Config::new(Digest::of(format!("{entries:?}").as_bytes()), types, None)
 }
 
-fn view(config: Arc<Config>, fallback: Option<Arc<Config>>) -> Arc<View> {
-    Arc::new(View { config, fallback, endpoints: empty(), secrets: empty() })
+pub(crate) fn view(config: Arc<Config>, fallback: Option<Arc<Config>>) -> Arc<View> {
+    Arc::new(View { config, fallback, endpoints: empty(), secrets: empty(), leftover: Arc::default() })
 }
 
 impl Server {
-    async fn delta(&self, node: &str) -> Delta {
+    /// One that takes so many streams, and requests as a relay does by default.
+    pub(crate) fn new(streams: usize) -> Self {
+        start(streams, 32 << 20)
+    }
+
+    pub(crate) async fn delta(&self, node: &str) -> Delta {
         Delta::open(channel(&self.path).await.unwrap(), ADS_DELTA, node).await.unwrap()
     }
 }

@@ -1,6 +1,7 @@
 //! Putting a snapshot in force.
 
 use super::super::choice::{Because, Choice, choose};
+use super::super::loaded::Loaded;
 use super::Task;
 use crate::serve::view::{Config, Name, TypeSet, View};
 use moorgate_snapshot::{Binding, BindingKind, Digest, Effective};
@@ -98,7 +99,13 @@ impl Task {
         self.ask_for_bindings(&BTreeSet::new());
         let nothing = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
         let config = Config::new(Digest::of(b"retired"), BTreeMap::new(), None);
-        self.hub.publish(Arc::new(View { config, fallback: None, endpoints: nothing(), secrets: nothing() }));
+        self.hub.publish(Arc::new(View {
+            config,
+            fallback: None,
+            endpoints: nothing(),
+            secrets: nothing(),
+            leftover: Arc::default(),
+        }));
     }
 
     /// Puts the view in force, if the bindings of its snapshots are known.
@@ -110,13 +117,15 @@ impl Task {
             return;
         }
         let fallback = self.fallback.and_then(|id| self.loaded.get(&id));
+        let before = self.hub.view();
         let view = View {
             config: Arc::clone(&loaded.config),
             fallback: fallback.map(|loaded| Arc::clone(&loaded.config)),
             endpoints: bound.endpoints,
             secrets: bound.secrets,
+            leftover: leftover(loaded, fallback, before.as_deref()),
         };
-        let same = self.hub.view().is_some_and(|before| {
+        let same = before.is_some_and(|before| {
             Arc::ptr_eq(&before.config, &view.config)
                 && Arc::ptr_eq(&before.endpoints, &view.endpoints)
                 && Arc::ptr_eq(&before.secrets, &view.secrets)
@@ -127,4 +136,20 @@ impl Task {
             self.hub.publish(Arc::new(view));
         }
     }
+}
+
+/// Endpoint sets that only the fallback names, worked out anew when one of both snapshots is another.
+fn leftover(loaded: &Loaded, fallback: Option<&Loaded>, before: Option<&View>) -> Arc<BTreeSet<Name>> {
+    let Some(fallback) = fallback else { return Arc::default() };
+    let same = |view: &&View| {
+        view.config.id == loaded.config.id
+            && view.fallback.as_ref().is_some_and(|old| old.id == fallback.config.id)
+    };
+    if let Some(view) = before.filter(same) {
+        return Arc::clone(&view.leftover);
+    }
+    let keys = fallback.bindings.keys().filter(|key| !loaded.bindings.contains_key(*key));
+    Arc::new(
+        keys.filter(|(kind, _)| *kind == BindingKind::Endpoints).map(|(_, name)| Arc::clone(name)).collect(),
+    )
 }
