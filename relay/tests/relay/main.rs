@@ -1,6 +1,6 @@
 //! The relay from outside: a bare xDS client over real sockets.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 #[cfg(feature = "kubernetes")]
 mod api_server;
