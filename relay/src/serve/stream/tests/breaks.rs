@@ -7,6 +7,7 @@
 use super::super::model::*;
 use super::super::{Protocol, Settings};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -206,7 +207,13 @@ fn run(protocol: Protocol, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    // The same sequences in each run: what they found has its own test in `order` and `delta`.
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(47302),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn delta_never_holds_a_table_without_its_clusters(steps in prop::collection::vec(step(), 1..60)) {
