@@ -183,6 +183,7 @@ impl IntoResponse for Refusal {
                 (StatusCode::BAD_REQUEST, "name the fleet: ?fleet=namespace/gateway".to_owned())
             }
             Self::Command(error @ CommandError::NotCached(_)) => (StatusCode::NOT_FOUND, error.to_string()),
+            Self::Command(error @ CommandError::PinFile(_)) => (StatusCode::CONFLICT, error.to_string()),
             Self::Command(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         };
         (status, text + "\n").into_response()

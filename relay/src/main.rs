@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::Parser as _;
 use moorgate_relay::config::Options;
-use moorgate_relay::run::Relay;
+use moorgate_relay::run::{Handed, Relay};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,12 +61,26 @@ fn host() -> Option<String> {
     })
 }
 
+/// The sockets that systemd, or whoever started this process, handed to it (`LISTEN_FDS`, sd_listen_fds(3)).
+fn handed() -> Handed {
+    let mut held = listenfd::ListenFd::from_env();
+    let mut handed = Handed::default();
+    for at in 0..held.len() {
+        if let Ok(Some(socket)) = held.take_unix_listener(at) {
+            handed.unix.push(socket);
+        } else if let Ok(Some(socket)) = held.take_tcp_listener(at) {
+            handed.tcp.push(socket);
+        }
+    }
+    handed
+}
+
 /// Serves until SIGTERM or SIGINT; SIGHUP reads keys again.
 async fn serve(config: moorgate_relay::config::Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let relay = Relay::start(config).await?;
+    let relay = Relay::start_with(config, handed()).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "the relay serves");
     loop {
         tokio::select! {

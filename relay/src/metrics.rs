@@ -41,6 +41,11 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ),
     ("moorgate_relay_reports", Shape::Counter, "Reports written to the store, by result."),
     ("moorgate_relay_pinned", Shape::Gauge, "1 if the emergency pin beside the relay is in force."),
+    (
+        "moorgate_relay_pin_missing",
+        Shape::Gauge,
+        "1 if the emergency pin names a snapshot that this relay does not have.",
+    ),
     ("moorgate_relay_streams", Shape::Gauge, "Open xDS streams."),
     ("moorgate_relay_connections", Shape::Counter, "Accepted connections."),
     ("moorgate_relay_connections_refused", Shape::Counter, "Connections turned away, by reason."),

@@ -29,6 +29,11 @@ Examples:
       --listen tcp:0.0.0.0:18000 --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt \\
       --member spiffe://cluster/ns/shop/sa/envoy=shop/edge --member internal.envoy=class/internal
 
+  The same for pods that are known by their projected tokens, and with sockets for two users of this machine:
+    moorgate-relay ... --listen tcp:0.0.0.0:18000 --tls-cert tls.crt --tls-key tls.key --token-keys kubernetes \
+      --token-issuer https://kubernetes.default.svc.cluster.local \
+      --member system:serviceaccount:shop:envoy=shop/edge --listen 'unix:/run/moorgate/{fleet}.sock?uid=101&uid=102'
+
   A canary in its zone, which goes back by itself when a candidate makes answers fail:
     moorgate-relay ... --name edge-7 --label zone=eu-1 --envoy-admin http://127.0.0.1:9901
 
@@ -63,7 +68,8 @@ pub struct Options {
     /// The file with the keys that are trusted.
     #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_TRUST")]
     pub trust: Option<PathBuf>,
-    /// Where Envoys connect: unix:PATH, in which {fleet} stands for namespace.gateway, or tcp:ADDRESS; repeats
+    /// Where Envoys connect: unix:PATH, in which {fleet} stands for namespace.gateway, or tcp:ADDRESS; repeats. After
+    /// unix:PATH?uid=101&gid=5 only these users and groups may connect. A socket that systemd holds is taken over
     /// [default: unix:/run/moorgate/{fleet}.sock].
     #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_LISTEN", value_delimiter = ',')]
     pub listen: Vec<String>,
@@ -76,9 +82,20 @@ pub struct Options {
     /// The CA that clients on TCP descend from, PEM.
     #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_CLIENT_CA")]
     pub client_ca: Option<PathBuf>,
-    /// Which fleet a name in a client's certificate belongs to; repeats.
+    /// Which fleet a client may ask for: a name in its certificate (SPIFFE or DNS), or the account of its token as
+    /// system:serviceaccount:NAMESPACE:NAME; * stands for every certificate of --client-ca; repeats.
     #[arg(long, value_name = "NAME=FLEET", env = "MOORGATE_RELAY_MEMBER", value_delimiter = ',')]
     pub member: Vec<String>,
+    /// The public keys of the tokens by which clients on TCP are known: file:PATH of a JSON Web Key Set, or kubernetes
+    /// for those of the API server, which are kept in the cache.
+    #[arg(long, value_name = "KEYS", env = "MOORGATE_RELAY_TOKEN_KEYS")]
+    pub token_keys: Option<String>,
+    /// Who gives these tokens out: the API server's --service-account-issuer.
+    #[arg(long, value_name = "URL", env = "MOORGATE_RELAY_TOKEN_ISSUER")]
+    pub token_issuer: Option<String>,
+    /// The audience that these tokens must have [default: moorgate-relay].
+    #[arg(long, value_name = "NAME", env = "MOORGATE_RELAY_TOKEN_AUDIENCE")]
+    pub token_audience: Option<String>,
     /// The folder that survives restarts. Without it, a restart without the store has nothing to serve.
     #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_CACHE")]
     pub cache: Option<PathBuf>,
@@ -86,6 +103,10 @@ pub struct Options {
     /// such as a copy of the fleet's part of one.
     #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_SEED")]
     pub seed: Option<PathBuf>,
+    /// A file that holds a fleet at the snapshot whose id stands in it, whatever the channel says, as long as it is there;
+    /// {fleet} stands for namespace.gateway. Without it the file "pin" in the fleet's cache does.
+    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_PIN_FILE")]
+    pub pin_file: Option<PathBuf>,
     /// The address of /livez, /readyz and /metrics.
     #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_HEALTH")]
     pub health: Option<String>,
@@ -126,6 +147,9 @@ pub struct Options {
     /// Streams at one time [default: 20000].
     #[arg(long, value_name = "COUNT", env = "MOORGATE_RELAY_MAX_STREAMS")]
     pub max_streams: Option<usize>,
+    /// Streams and connections of one client: a process, or an address [default: three quarters of --max-streams].
+    #[arg(long, value_name = "COUNT", env = "MOORGATE_RELAY_MAX_STREAMS_PER_CLIENT")]
+    pub max_streams_per_client: Option<usize>,
     /// The name of this relay, as Envoys and reports show it and waves count it: unique in its fleet and the same after a
     /// restart [default: POD_NAME, or else the name of the host].
     #[arg(long, value_name = "NAME", env = "MOORGATE_RELAY_NAME")]
@@ -178,7 +202,11 @@ impl Options {
             tls_key: self.tls_key.or(below.tls_key),
             client_ca: self.client_ca.or(below.client_ca),
             member: list(self.member, below.member),
+            token_keys: self.token_keys.or(below.token_keys),
+            token_issuer: self.token_issuer.or(below.token_issuer),
+            token_audience: self.token_audience.or(below.token_audience),
             cache: self.cache.or(below.cache),
+            pin_file: self.pin_file.or(below.pin_file),
             seed: self.seed.or(below.seed),
             health: self.health.or(below.health),
             ready_acked: self.ready_acked || below.ready_acked,
@@ -193,6 +221,7 @@ impl Options {
             max_request: self.max_request.or(below.max_request),
             max_response: self.max_response.or(below.max_response),
             max_streams: self.max_streams.or(below.max_streams),
+            max_streams_per_client: self.max_streams_per_client.or(below.max_streams_per_client),
             name: self.name.or(below.name),
             label: list(self.label, below.label),
             report_key: self.report_key.or(below.report_key),

@@ -9,7 +9,7 @@ mod wave;
 use super::choice::Because;
 use super::loaded::{Loaded, Pages, kept, known, lock, open_cache};
 use super::status::Status;
-use super::{Command, CommandError, Fleet, FleetConfig, FleetError, Life};
+use super::{Command, Fleet, FleetConfig, FleetError, Life};
 use crate::bind::binder::{Binder, Bound, Wanted};
 use crate::cache::{Refused, SharedCache, State};
 use crate::canary::{Bake, Health, Watcher};
@@ -24,6 +24,7 @@ use moorgate_snapshot::{
     VerifiedEntry,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -48,6 +49,10 @@ struct Task {
     channel: Option<ChannelState>,
     expires: Option<i64>,
     pin: Option<Digest>,
+    /// Where the operator may pin, besides the cache.
+    pin_file: Option<PathBuf>,
+    /// A pin file that holds no snapshot id, as it was told.
+    odd_pin: bool,
     pages: Pages,
     loaded: BTreeMap<Digest, Loaded>,
     current: Option<(Digest, Because)>,
@@ -103,6 +108,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     next.cache = if cache.is_some() { "ok" } else { "none" };
     let (status, status_in) = watch::channel(Arc::new(next.clone()));
     state.good.iter().for_each(|id| hub.mark_good(*id));
+    hub.mark_set_back(&state.set_back);
     let state_expiry = state.envelope.as_deref().and_then(remembered_expiry);
     note_trust(&metrics, &label, &anchor);
     let reporter = reporter(&config, &hub, &status_in, &metrics);
@@ -120,6 +126,8 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         state,
         expires: state_expiry,
         pin: None,
+        pin_file: config.pin_file,
+        odd_pin: false,
         pages,
         loaded: BTreeMap::new(),
         current: None,
@@ -261,6 +269,7 @@ impl Task {
         // Another hash is asked for: what was refused before it may be tried again, should it ever come back.
         let asked_for = |id: &Digest| entry.state.releases().any(|release| release.snapshot == *id);
         self.state.forget_bad(self.clock.unix_now(), asked_for);
+        self.state.set_back.retain(|_, id| asked_for(id));
         self.channel = Some(entry.state.clone());
         self.save_state();
         self.decide();
@@ -292,6 +301,10 @@ impl Task {
                     self.state.note_good(snapshot);
                     self.save_state();
                 }
+            }
+            Notice::SetBack { node, snapshot } => {
+                self.state.note_set_back(node, snapshot);
+                self.save_state();
             }
             Notice::Refused { snapshot, kind, node, text } => self.quarantine(snapshot, kind, &node, &text),
         }
@@ -341,14 +354,13 @@ impl Task {
                 let _ = reply.send(result);
             }
             Command::Unpin(reply) => {
-                let removed = self.cache.as_ref().map_or(Ok(()), |cache| lock(cache).remove_pin());
-                let result = removed.map_err(|error| CommandError::Io(error.to_string()));
-                self.pin = None;
+                let result = self.unpin();
                 self.decide();
                 let _ = reply.send(result);
             }
             Command::Forgive(reply) => {
                 self.state.quarantined.clear();
+                self.state.set_back.clear();
                 self.state.wave = None;
                 self.hub.forgive();
                 self.save_state();

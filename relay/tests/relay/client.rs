@@ -93,6 +93,16 @@ where
     Response: Message + Default + Send + 'static,
 {
     pub(crate) async fn open(channel: Channel, path: &'static str, node: &str) -> Result<Self, Status> {
+        Self::open_with(channel, path, node, None).await
+    }
+
+    /// The same with a token.
+    pub(crate) async fn open_with(
+        channel: Channel,
+        path: &'static str,
+        node: &str,
+        token: Option<&str>,
+    ) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let outgoing = futures::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|request| (request, receiver))
@@ -100,13 +110,21 @@ where
         let mut grpc = Grpc::new(channel).max_decoding_message_size(1 << 30);
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = http::uri::PathAndQuery::from_static(path);
-        let request = tonic::Request::new(outgoing);
+        let mut request = tonic::Request::new(outgoing);
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
         let response = grpc.streaming(request, path, Prost::<Request, Response>::default()).await?;
         Ok(Self { requests, responses: response.into_inner(), first: true, node: node.into() })
     }
 
     fn node(&mut self) -> Option<Node> {
         std::mem::take(&mut self.first).then(|| Node { id: self.node.clone(), ..Node::default() })
+    }
+
+    /// Whether it gave this name of itself.
+    pub(crate) fn node_is(&self, node: &str) -> bool {
+        self.node == node
     }
 
     pub(crate) fn send(&self, request: Request) {

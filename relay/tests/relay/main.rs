@@ -8,10 +8,17 @@ mod attacks;
 mod bucket;
 mod client;
 mod herd;
+mod http2;
+mod issuer;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+mod process;
 mod publisher;
 mod relay;
 mod report;
+mod rows;
 mod serve;
+mod store_rows;
+mod tls;
+mod tokens;
 mod waves;

@@ -3,6 +3,7 @@
 use crate::client::{ADS_DELTA, Delta, channel};
 use crate::publisher::{Publisher, endpoints, resource, secret};
 use moorgate_relay::config::{Config, Listen};
+use moorgate_relay::serve::listen::Peers;
 use moorgate_relay::serve::proto::{ClusterLoadAssignment, DeltaDiscoveryResponse};
 use moorgate_relay::serve::stream::Settings;
 use moorgate_relay::serve::types::{CLUSTER, ENDPOINT, LISTENER, SECRET};
@@ -54,9 +55,14 @@ impl Place {
             report_key: None,
             envoy_admins: Vec::new(),
             trust: self.path("trust.pem"),
-            listen: vec![Listen::Unix(format!("{}/{{fleet}}.sock", self.folder.path().display()))],
+            listen: vec![Listen::Unix(
+                format!("{}/{{fleet}}.sock", self.folder.path().display()),
+                Peers::default(),
+            )],
             tls: None,
+            tokens: None,
             members: BTreeMap::new(),
+            pin_file: None,
             cache: Some(self.path("cache")),
             health: Some("127.0.0.1:0".parse().unwrap()),
             ready_acked: false,
@@ -68,6 +74,7 @@ impl Place {
             settings: Settings::default(),
             max_request: 1 << 20,
             max_streams: 100,
+            max_streams_per_client: 100,
             drain: Duration::from_millis(20),
         }
     }
@@ -92,7 +99,7 @@ impl Place {
         std::fs::write(folder.join("tls.crt"), certified.cert.pem()).unwrap();
     }
 
-    async fn envoy(&self, node: &str) -> Delta {
+    pub(crate) async fn envoy(&self, node: &str) -> Delta {
         Self::envoy_at(&self.path("shop.edge.sock"), node).await
     }
 
@@ -128,12 +135,12 @@ pub(crate) fn serving(relay: &Relay) -> Option<Digest> {
     relay.fleets()[0].hub.view().map(|view| view.config.id)
 }
 
-fn error(relay: &Relay) -> String {
+pub(crate) fn error(relay: &Relay) -> String {
     relay.fleets()[0].status.borrow().store.error.clone().unwrap_or_default()
 }
 
 /// One HTTP request over a Unix socket or TCP: status and body.
-async fn http(relay: &Relay, place: &Place, method: &str, path: &str) -> (u16, String) {
+pub(crate) async fn http(relay: &Relay, place: &Place, method: &str, path: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let request =
         format!("{method} {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
@@ -300,6 +307,49 @@ async fn a_refused_snapshot_is_quarantined_over_restarts_until_a_new_one_comes()
     relay.stop().await;
 }
 
+/// No veto for one Envoy, and no bytes twice for it either: that it was set back alone is known after a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_that_alone_refuses_is_set_back_over_restarts() {
+    let mut place = Place::new();
+    let good = place.publisher.publish(world("1")).await;
+    let relay = place.relay().await;
+    eventually("good", || serving(&relay) == Some(good)).await;
+    let (mut fine, mut odd) = (place.envoy("fine").await, place.envoy("odd").await);
+    take(&mut fine).await;
+    take(&mut odd).await;
+    eventually("it is known to be good", || relay.fleets()[0].status.borrow().good == [good]).await;
+    let next = place.publisher.publish(world("2")).await;
+    let taken = fine.response().await;
+    fine.ack(&taken);
+    let acked = || {
+        relay.fleets()[0]
+            .hub
+            .clients()
+            .iter()
+            .any(|client| client.types.get("CDS").is_some_and(|held| held.acked == Some(next)))
+    };
+    eventually("the other one took it", acked).await;
+    let refused = odd.response().await;
+    odd.nack(&refused, "cluster cart: not for me");
+    // Its endpoints were on their way again with the cluster.
+    let back = loop {
+        let response = odd.response().await;
+        if response.type_url == CLUSTER {
+            break response;
+        }
+    };
+    assert_eq!(back.system_version_info, good.short());
+    assert_eq!(serving(&relay), Some(next), "no veto");
+    relay.stop().await;
+    let relay = place.relay().await;
+    eventually("next", || serving(&relay) == Some(next)).await;
+    let of = async |node: &str| take(&mut place.envoy(node).await).await[0].system_version_info.clone();
+    assert_eq!((of("odd").await, of("fine").await), (good.short(), next.short()));
+    assert_eq!(http(&relay, &place, "DELETE", "/quarantine").await.0, 200);
+    assert_eq!(of("odd").await, next.short(), "tried again by hand");
+    relay.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_damage_in_the_store_stops_a_serving_relay() {
     let mut place = Place::new();
@@ -429,7 +479,7 @@ async fn a_mirror_serves_when_the_first_store_fails() {
 }
 
 /// Copies a folder of files and folders.
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));

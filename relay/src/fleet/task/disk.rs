@@ -6,15 +6,11 @@ use super::Task;
 use crate::cache::CacheError;
 use moorgate_snapshot::{Digest, Snapshot};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 impl Task {
-    pub(super) fn pin_path(&self) -> Option<PathBuf> {
-        self.cache.as_ref().map(|cache| lock(cache).pin_path())
-    }
-
     pub(super) fn pin(&mut self, snapshot: Digest) -> Result<(), CommandError> {
+        self.may_pin()?;
         if !self.load(snapshot) {
             return Err(CommandError::NotCached(snapshot));
         }
@@ -25,15 +21,44 @@ impl Task {
         Ok(())
     }
 
-    /// Reads the pin file; whether it changed.
-    pub(super) fn read_pin(&mut self) -> bool {
-        let Some(path) = self.pin_path() else { return false };
-        let text = crate::bind::file::read(&path, 1024).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let pin = text.and_then(|text| text.trim().parse::<Digest>().ok());
-        if path.exists() && pin.is_none() && self.pin.is_none() {
-            tracing::warn!(fleet = self.label, path = %path.display(), "the pin file holds no snapshot id");
+    pub(super) fn unpin(&mut self) -> Result<(), CommandError> {
+        self.may_pin()?;
+        self.pin = None;
+        let removed = self.cache.as_ref().map_or(Ok(()), |cache| lock(cache).remove_pin());
+        removed.map_err(|error| CommandError::Io(error.to_string()))
+    }
+
+    /// While the operator's own file pins, commands change nothing: the file would win again at once.
+    fn may_pin(&self) -> Result<(), CommandError> {
+        match &self.pin_file {
+            Some(path) if path.exists() => Err(CommandError::PinFile(path.clone())),
+            _ => Ok(()),
         }
-        std::mem::replace(&mut self.pin, pin) != pin
+    }
+
+    /// Reads the pin files: the operator's own, or else that of the cache; whether what they say changed. One that holds no
+    /// snapshot id takes back no pin: it may be half written.
+    pub(super) fn read_pin(&mut self) -> bool {
+        let own = self.pin_file.clone().filter(|path| path.exists());
+        let Some(path) = own.or_else(|| self.cache.as_ref().map(|cache| lock(cache).pin_path())) else {
+            return self.pin_file.is_some() && self.pin.take().is_some();
+        };
+        let text = match crate::bind::file::read(&path, 1024) {
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.odd_pin = false;
+                return self.pin.take().is_some();
+            }
+            Err(_) => String::new(),
+        };
+        let Ok(pin) = text.trim().parse::<Digest>() else {
+            if !std::mem::replace(&mut self.odd_pin, true) {
+                tracing::warn!(fleet = self.label, path = %path.display(), "the pin file holds no snapshot id");
+            }
+            return false;
+        };
+        self.odd_pin = false;
+        self.pin.replace(pin) != Some(pin)
     }
 
     /// Sees to it that a snapshot is ready to serve, from the cache if need be.

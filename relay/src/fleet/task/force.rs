@@ -47,6 +47,8 @@ impl Task {
         self.save_state();
         let stay: BTreeSet<Digest> = self.fallback.into_iter().chain([id]).collect();
         self.loaded.retain(|id, _| stay.contains(id));
+        self.hub
+            .need(self.loaded.iter().map(|(id, loaded)| (*id, loaded.snapshot.manifest().oldest_envoy())));
         self.clean_cache(&stay);
         if let Some(loaded) = self.loaded.get(&id) {
             let apart = loaded.snapshot.pages().iter().map(|page| (page.digest(), page.raw().clone()));
