@@ -1,6 +1,7 @@
 //! Pulls releases: polls the channel, verifies entries, fetches the pages that are missing. The same work in calm and in
 //! failure; whatever goes wrong, what is served stays.
 
+use crate::TRACE;
 use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::watch::Folders;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// A poll must be done within this time.
 const POLL_DEADLINE: Duration = Duration::from_secs(30);
@@ -245,14 +247,20 @@ impl Puller {
     /// One poll and what follows from it; how long to wait then.
     async fn round(&mut self, progress: &mut Progress) -> Duration {
         let fleet = self.label();
-        let result = match self.poll(progress).await {
-            Ok(()) => self.fetch_wanted(progress).await,
-            Err(failure) => Err(failure),
+        let span = tracing::info_span!(target: TRACE, "pull", fleet, outcome = tracing::field::Empty);
+        let work = async {
+            match self.poll(progress).await {
+                Ok(()) => self.fetch_wanted(progress).await,
+                Err(failure) => Err(failure),
+            }
         };
+        let result = work.instrument(span.clone()).await;
         let outcome = match &result {
             Ok(()) => "ok",
             Err(failure) => failure.label,
         };
+        span.record("outcome", outcome);
+        drop(span);
         self.metrics.count("moorgate_relay_polls", &[("fleet", &fleet), ("result", outcome)]);
         match result {
             Ok(()) => {

@@ -332,6 +332,7 @@ fn start_fleets(
                 endpoints: config.endpoints.clone(),
                 secrets: config.secrets.clone(),
                 live: live.cloned(),
+                ..Sources::default()
             },
             poll_interval: config.poll_interval,
             settings: config.settings.clone(),

@@ -17,9 +17,23 @@ pub struct Certificate {
 impl Certificate {
     /// A certificate for these DNS names, valid for a year around today.
     pub fn for_names(names: &[&str]) -> Result<Self> {
+        Self::made(names, |_| ())
+    }
+
+    /// One whose time is over since 2001.
+    pub fn expired(names: &[&str]) -> Result<Self> {
+        Self::made(names, |params| {
+            params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        })
+    }
+
+    fn made(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<Self> {
         let key = KeyPair::generate()?;
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let certificate = CertificateParams::new(names)?.self_signed(&key)?;
+        let mut params = CertificateParams::new(names)?;
+        change(&mut params);
+        let certificate = params.self_signed(&key)?;
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec() })
     }
 }

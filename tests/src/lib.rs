@@ -23,6 +23,7 @@ pub mod matches;
 pub mod ports;
 pub mod process;
 pub mod program;
+pub mod redaction;
 pub mod repository;
 pub mod routes;
 pub mod scale;

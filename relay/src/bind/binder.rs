@@ -3,7 +3,7 @@
 mod due;
 
 use super::catalog::Catalog;
-use super::dns::{self, Resolved};
+use super::dns::{self, Ask, Outlet, Resolved, Trouble};
 use super::endpoints::{self, Known, Resolution};
 use super::live::{Live, Ticks, Wants, Watches};
 use super::secrets::{Reloaded, Secrets, Source};
@@ -30,6 +30,9 @@ const SETTLE: Duration = Duration::from_millis(30);
 /// The last endpoints go to the disk at most this often.
 const SAVE: Duration = Duration::from_secs(2);
 
+/// The most names in trouble that are shown to people.
+const SHOWN: usize = 20;
+
 /// Where values come from.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -39,6 +42,24 @@ pub struct Sources {
     pub secrets: Option<PathBuf>,
     /// A cluster that is watched.
     pub live: Option<Live>,
+    /// Who resolves names.
+    pub names: Names,
+}
+
+/// Who resolves names: the system, unless somebody else is given.
+#[derive(Clone)]
+pub struct Names(pub Arc<dyn Ask>);
+
+impl Default for Names {
+    fn default() -> Self {
+        Self(Arc::new(dns::System::default()))
+    }
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Names")
+    }
 }
 
 /// What is asked for.
@@ -76,6 +97,9 @@ pub struct Report {
     pub kept: usize,
     /// Secrets and trust bundles.
     pub secrets: Vec<SecretReport>,
+    /// Names whose servers fail or deny them, some only.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, Trouble>,
     /// The watches on a cluster, of all fleets of this relay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watches: Option<Watches>,
@@ -180,8 +204,11 @@ impl Binder {
     ) {
         let names = watch::Sender::new(BTreeSet::new());
         let (resolved_out, mut resolved) = watch::channel(Resolved::default());
-        let resolver =
-            tokio::spawn(resolve_names(names.subscribe(), resolved_out, self.jitter.clone(), stop.clone()));
+        let (fleet, metrics) = (self.fleet.clone(), Arc::clone(&self.metrics));
+        let (outlet, asker) =
+            (Outlet { fleet, metrics, out: resolved_out }, Arc::clone(&self.sources.names.0));
+        let resolving = dns::resolve(names.subscribe(), asker, outlet, self.jitter.clone(), stop.clone());
+        let resolver = tokio::spawn(resolving);
         let mut folders = Folders::new();
         let reads = self.sources.endpoints.is_some() || self.sources.secrets.is_some();
         let mut ticks = self.sources.live.as_ref().map(Live::ticks);
@@ -235,7 +262,7 @@ impl Binder {
     }
 
     /// Tells the resolver of names and the watches of the cluster what is wanted.
-    fn ask(&self, question: &Wanted, names: &watch::Sender<BTreeSet<(String, u16)>>) {
+    fn ask(&self, question: &Wanted, names: &watch::Sender<BTreeSet<String>>) {
         let hosts = endpoints::names(question.bindings.iter());
         names.send_if_modified(|names| {
             let changed = *names != hosts;
@@ -259,6 +286,8 @@ impl Binder {
         if due.secrets {
             self.bind_secrets(question);
         }
+        self.report.names =
+            resolved.troubled.iter().take(SHOWN).map(|(name, t)| (name.clone(), t.clone())).collect();
         self.report.watches = self.sources.live.as_ref().map(Live::watches);
         let wrote = save && self.save();
         self.show(&self.report);
@@ -354,6 +383,9 @@ impl Binder {
         if self.sources.secrets.is_none() && self.sources.live.is_none() {
             return;
         }
+        let ended = |secret: &&SecretReport| secret.not_after.is_some_and(|end| end <= now);
+        let ended = self.report.secrets.iter().filter(ended).map(|secret| secret.name.to_string()).collect();
+        self.tell_once("expired", ended, "a certificate has run out: it is served on");
         let errors = errors.iter().map(|(name, error)| format!("{name}: {error}")).collect();
         self.tell_once(
             "secrets",
@@ -428,31 +460,4 @@ impl Binder {
 fn changed(binding: &Binding, live: Option<&Live>, seen: u64) -> bool {
     let (Some(live), BindingSource::Endpoints(sources)) = (live, &binding.source) else { return false };
     sources.iter().any(|source| live.changed(&source.namespace, &source.service) > seen)
-}
-
-/// Resolves names when they change and from time to time, apart from the files: DNS may be slow.
-async fn resolve_names(
-    mut names: watch::Receiver<BTreeSet<(String, u16)>>,
-    out: watch::Sender<Resolved>,
-    jitter: Jitter,
-    stop: CancellationToken,
-) {
-    let mut resolved = Resolved::default();
-    loop {
-        let wanted = names.borrow_and_update().clone();
-        for name in resolved.refresh(&wanted).await {
-            tracing::debug!(name, "a name does not resolve: its last addresses stay");
-        }
-        out.send_if_modified(|before| {
-            let changed = *before != resolved;
-            before.clone_from(&resolved);
-            changed
-        });
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            changed = names.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(jitter.around(dns::INTERVAL)) => {}
-        }
-    }
 }

@@ -50,7 +50,7 @@ pub fn resolve(binding: &Binding, known: Known<'_>) -> Resolution {
 }
 
 /// The DNS names that bindings ask for.
-pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<(String, u16)> {
+pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<String> {
     bindings
         .filter_map(|binding| match &binding.source {
             BindingSource::Endpoints(sources) => Some(sources),
@@ -58,7 +58,7 @@ pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<(Strin
         })
         .flatten()
         .filter(|source| !source.hostname.is_empty())
-        .map(|source| (source.hostname.to_string(), source.port))
+        .map(|source| source.hostname.to_string())
         .collect()
 }
 
@@ -74,7 +74,7 @@ impl Known<'_> {
         let mut out: Vec<Endpoint> = if !source.addresses.is_empty() {
             source.addresses.iter().filter_map(|text| text.parse().ok()).map(plain).collect()
         } else if !source.hostname.is_empty() {
-            self.resolved.get(&source.hostname, source.port)?.iter().copied().map(plain).collect()
+            self.resolved.get(&source.hostname, source.port)?.into_iter().map(plain).collect()
         } else {
             self.of_service(source)?
         };

@@ -147,6 +147,9 @@ pub struct Options {
     /// Log lines as text or json [default: text].
     #[arg(long, value_name = "FORMAT", env = "MOORGATE_RELAY_LOG_FORMAT")]
     pub log_format: Option<String>,
+    /// Where traces are sent, an OpenTelemetry collector that speaks OTLP on gRPC: http://HOST:4317 or https://HOST:4317.
+    #[arg(long, value_name = "URL", env = "MOORGATE_RELAY_TRACES")]
+    pub traces: Option<String>,
     /// What is logged: error, warn, info, debug, or a filter [default: info].
     #[arg(long, value_name = "FILTER", env = "MOORGATE_RELAY_LOG")]
     pub log: Option<String>,
@@ -200,6 +203,7 @@ impl Options {
             host: self.host,
             log_format: self.log_format.or(below.log_format),
             log: self.log.or(below.log),
+            traces: self.traces.or(below.traces),
         }
     }
 }
@@ -214,6 +218,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Options, String> {
 }
 
 #[cfg(not(feature = "yaml"))]
-fn parse(_path: &Path, bytes: &[u8]) -> Result<Options, String> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Options, String> {
+    if path.extension().is_none_or(|extension| extension != "json") {
+        return Err("this relay was built without the feature yaml: write it as JSON, NAME.json".to_owned());
+    }
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }

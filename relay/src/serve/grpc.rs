@@ -189,7 +189,7 @@ pub fn refuse(status: &Status) -> Response<Reply> {
     response
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut map = HeaderMap::new();
     // A status always fits headers: its message is percent-encoded.
     let _ = status.add_header(&mut map);
@@ -247,7 +247,8 @@ impl http_body::Body for Reply {
     }
 }
 
-struct Prost<M>(std::marker::PhantomData<M>);
+/// Decodes messages.
+pub(crate) struct Prost<M>(std::marker::PhantomData<M>);
 
 impl<M> Default for Prost<M> {
     fn default() -> Self {
@@ -360,6 +361,7 @@ impl Conversation {
         let output = self.stream.poll(Instant::now());
         output.events.into_iter().for_each(|event| self.session.report(event));
         for response in &output.responses {
+            let _span = self.session.span(response).entered();
             let _ = self.sender.send(Outgoing::Message(frame::message(response)?));
         }
         Ok(output.wake)

@@ -1,7 +1,7 @@
 //! One fleet as its streams see it: the view in force, and who took or refused what.
 
 use super::proto::Node;
-use super::stream::{Event, Protocol, Settings};
+use super::stream::{Event, Protocol, Response, Settings};
 use super::types;
 use super::view::{Name, View};
 use crate::metrics::Metrics;
@@ -64,6 +64,8 @@ pub struct Held {
     pub sent: Option<Digest>,
     /// The snapshot of the last response that it took.
     pub acked: Option<Digest>,
+    /// A response was sent that it has not answered yet.
+    pub unanswered: bool,
     /// Responses that it refused.
     pub nacks: u64,
     /// The snapshot of the response that it refused last and has not taken since.
@@ -240,6 +242,14 @@ impl Session {
         state.set_back.get(&node).copied()
     }
 
+    /// The span of a response that goes out.
+    pub(super) fn span(&self, response: &Response) -> tracing::Span {
+        let kind = types::kind(&response.type_url).short;
+        let (resources, removed) = (response.resources.len(), response.removed.len());
+        let (fleet, version) = (self.hub.label.as_str(), &*response.version);
+        tracing::info_span!(target: crate::TRACE, "push", fleet, r#type = kind, version, resources, removed)
+    }
+
     /// Takes note of an event.
     pub fn report(&self, event: Event) {
         let mut state = self.hub.lock();
@@ -250,13 +260,16 @@ impl Session {
         match event {
             Event::Sent { type_url, snapshot, .. } => {
                 let kind = types::kind(&type_url).short;
-                client.types.entry(kind).or_default().sent = Some(snapshot);
+                let held = client.types.entry(kind).or_default();
+                held.sent = Some(snapshot);
+                held.unanswered = true;
                 self.hub.count("moorgate_relay_responses", kind);
             }
             Event::Acked { type_url, snapshot } => {
                 let kind = types::kind(&type_url);
                 let held = client.types.entry(kind.short).or_default();
                 held.acked = Some(snapshot);
+                held.unanswered = false;
                 // Who takes another snapshot may still refuse the one before.
                 held.refuses = held.refuses.filter(|refused| !kind.bound && *refused != snapshot);
                 self.hub.count("moorgate_relay_acks", kind.short);
@@ -272,6 +285,7 @@ impl Session {
                 let kind = types::kind(&type_url);
                 let held = client.types.entry(kind.short).or_default();
                 held.nacks += 1;
+                held.unanswered = false;
                 held.refuses = Some(snapshot);
                 held.nack = Some(text.clone());
                 held.refused = names;

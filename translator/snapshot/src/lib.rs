@@ -6,6 +6,9 @@
 //!            runs                             then Entry
 //! ```
 
+/// The target of spans that say what was verified and when: for collectors of traces, no log lines.
+pub const TRACE: &str = "moorgate::trace";
+
 pub mod assemble;
 pub mod attestation;
 pub mod bundle;

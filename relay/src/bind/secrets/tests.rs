@@ -72,6 +72,66 @@ fn a_pair_that_goes_bad_keeps_the_last_good_one() {
     assert!(secrets.served().is_empty());
 }
 
+/// A CA, and a certificate that it issued, with its key.
+fn issued() -> (String, String, String) {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ca = params.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["shop.example".into()]).unwrap();
+    (leaf.signed_by(&key, &issuer).unwrap().pem(), ca, key.serialize_pem())
+}
+
+#[test]
+fn a_chain_leads_from_each_certificate_to_its_issuer() {
+    let ((leaf, ca, key), (_, other_ca, _)) = (issued(), issued());
+    let check = |chain: &str| pair::check_pair(chain.as_bytes(), key.as_bytes());
+    check(&leaf).unwrap();
+    check(&format!("{leaf}{ca}")).unwrap();
+    // The other CA has the same name: only the signature tells.
+    for (chain, at) in [(format!("{leaf}{other_ca}"), 1), (format!("{leaf}{ca}{other_ca}"), 2)] {
+        let error = check(&chain).unwrap_err();
+        assert!(matches!(error, SecretError::Chain(position) if position == at), "{error}");
+        assert_eq!(error.label(), "chain");
+    }
+}
+
+#[test]
+fn the_swap_of_a_mounted_secret_is_seen_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = folder.path().join("shop/mounted");
+    std::fs::create_dir_all(&mount).unwrap();
+    // As the kubelet does it: the names are links into `..data`, a link to a generation, which is replaced in one step.
+    let generation = |name: &str| {
+        let (chain, key) = pair();
+        std::fs::create_dir(mount.join(name)).unwrap();
+        std::fs::write(mount.join(name).join("tls.crt"), &chain).unwrap();
+        std::fs::write(mount.join(name).join("tls.key"), key).unwrap();
+        std::os::unix::fs::symlink(name, mount.join("..data_tmp")).unwrap();
+        std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+        chain
+    };
+    let first = generation("..2026_01");
+    for name in ["tls.crt", "tls.key"] {
+        std::os::unix::fs::symlink(Path::new("..data").join(name), mount.join(name)).unwrap();
+    }
+    let bindings = [binding(BindingKind::Secret, "mounted")];
+    let mut secrets = Secrets::default();
+    let mut chain = || {
+        let errors = secrets.reload(at(&folder), bindings.iter()).errors;
+        assert!(errors.is_empty(), "{errors:?}");
+        let secret = Secret::decode(secrets.served()["shop/mounted"].bytes.clone()).unwrap();
+        secret.tls_certificate.unwrap().certificate_chain.unwrap().inline_bytes.unwrap()
+    };
+    assert_eq!(chain(), first.as_bytes());
+    let second = generation("..2026_02");
+    assert_eq!(chain(), second.as_bytes());
+    std::fs::remove_dir_all(mount.join("..2026_01")).unwrap();
+    assert_eq!(chain(), second.as_bytes());
+}
+
 #[test]
 fn bundles_and_names() {
     let folder = tempfile::tempdir().unwrap();

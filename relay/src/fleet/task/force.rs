@@ -32,6 +32,9 @@ impl Task {
         if before.map(|(id, _)| id) == Some(id) && !was_retired {
             return;
         }
+        let (fleet, short) = (self.label.clone(), id.short());
+        let _span =
+            tracing::info_span!(target: crate::TRACE, "swap", fleet, snapshot = %short, ?because).entered();
         let refused = |id: &Digest| self.state.is_bad(id);
         let good = |id: &Digest| self.state.good.contains(id);
         // The last good one first; one that nobody has tried yet is better than none.

@@ -61,6 +61,9 @@ impl Reader {
         };
         pages.extend(fetched.into_iter().map(|page| (page.digest(), page)));
         let ordered = manifest.pages().iter().filter_map(|page| pages.remove(&page.digest)).collect();
+        let id = release.snapshot.short();
+        let _span =
+            tracing::info_span!(target: crate::TRACE, "verify", what = "snapshot", snapshot = %id).entered();
         Snapshot::from_pages(manifest, ordered).map_err(refused)
     }
 
@@ -166,6 +169,8 @@ impl Reader {
 }
 
 fn read_page(raw: Bytes, named: &PageRef) -> Result<Page, SnapshotError> {
+    let bytes = raw.len();
+    let _span = tracing::info_span!(target: crate::TRACE, "verify", what = "page", bytes).entered();
     if Digest::of(&raw) != named.digest {
         return Err(SnapshotError::PageMismatch(named.digest));
     }
