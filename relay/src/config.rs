@@ -39,6 +39,13 @@ pub enum Kubernetes {
     Kubeconfig(PathBuf),
 }
 
+/// How the store's own endpoints and secrets are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreValues {
+    /// The file of identities that open sealed secrets.
+    pub identities: Option<PathBuf>,
+}
+
 /// A relay's configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -78,6 +85,8 @@ pub struct Config {
     pub endpoints: Option<PathBuf>,
     /// The folder of secrets.
     pub secrets: Option<PathBuf>,
+    /// Endpoints and secrets come from the store too, sealed ones opened by this file of identities.
+    pub store_values: Option<StoreValues>,
     /// The API server that endpoints and secrets come from.
     pub kubernetes: Option<Kubernetes>,
     /// The time between polls.
@@ -190,6 +199,7 @@ impl Options {
             admin: self.admin.map(|text| unix_path("admin", &text)).transpose()?,
             endpoints: self.endpoints,
             secrets: self.secrets,
+            store_values: store_values(self.store_values, self.secrets_identity)?,
             kubernetes: kubernetes(self.kubernetes, self.kubeconfig)?,
             poll_interval,
             settings,
@@ -198,6 +208,16 @@ impl Options {
             drain: time("drain", self.drain, Duration::from_secs(5))?,
         })
     }
+}
+
+/// Who names identities wants what they open.
+fn store_values(asked: bool, identities: Option<PathBuf>) -> Result<Option<StoreValues>, ConfigError> {
+    if identities.is_some() && !cfg!(feature = "sealed") {
+        return Err(ConfigError::Together(
+            "--secrets-identity: this relay was built without the feature sealed",
+        ));
+    }
+    Ok((asked || identities.is_some()).then_some(StoreValues { identities }))
 }
 
 fn kubernetes(asked: bool, kubeconfig: Option<PathBuf>) -> Result<Option<Kubernetes>, ConfigError> {

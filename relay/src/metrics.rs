@@ -50,6 +50,12 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ("moorgate_relay_clients_set_back", Shape::Gauge, "Clients that refuse what others took."),
     ("moorgate_relay_endpoints", Shape::Gauge, "Endpoints served."),
     ("moorgate_relay_endpoint_sets", Shape::Gauge, "Endpoint sets by state."),
+    ("moorgate_relay_late_generation", Shape::Gauge, "Generation of the store's own endpoints and secrets."),
+    (
+        "moorgate_relay_late_polls",
+        Shape::Counter,
+        "Polls of the store's own endpoints and secrets, by result.",
+    ),
     ("moorgate_relay_dns_answers", Shape::Counter, "Answers to questions for addresses, by result."),
     ("moorgate_relay_dns_troubled", Shape::Gauge, "Names that do not resolve, by state."),
     (

@@ -2,6 +2,7 @@
 
 use crate::admin::Admin;
 use crate::bind::binder::Sources;
+use crate::bind::late::{Follower, Late};
 use crate::bind::live::Live;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
@@ -81,6 +82,7 @@ pub struct Relay {
     max_streams: usize,
     drain_window: Duration,
     trust: PathBuf,
+    late_trust: watch::Sender<Anchor>,
     tls: Option<(Files, watch::Sender<Arc<ServerConfig>>)>,
     report_key: Option<(PathBuf, watch::Sender<Arc<KeyPair>>)>,
     health: Option<SocketAddr>,
@@ -111,7 +113,9 @@ impl Relay {
         let guard = stop.clone().drop_guard();
         let live = start_live(&config, &metrics, &life).await?;
         let key = report_key.as_ref().map(|(_, sender)| sender);
-        let fleets = Arc::new(start_fleets(&config, &trust, (live.as_ref(), key), (&metrics, &life))?);
+        let late_trust = watch::Sender::new(trust.clone());
+        let from = (live.as_ref(), key, &late_trust);
+        let fleets = Arc::new(start_fleets(&config, &trust, from, (&metrics, &life))?);
         let drain = stop.child_token();
         let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
         let limits = Limits {
@@ -148,6 +152,7 @@ impl Relay {
             max_streams: config.max_streams.min(Semaphore::MAX_PERMITS),
             drain_window: config.drain,
             trust: config.trust,
+            late_trust,
             tls,
             report_key,
             health,
@@ -184,6 +189,7 @@ impl Relay {
                 for fleet in self.fleets.iter() {
                     fleet.trust(trust.clone()).await;
                 }
+                self.late_trust.send_replace(trust);
                 tracing::info!("trusted keys were read again");
             }
             Err(error) => tracing::error!(%error, "the keys that were trusted before stay"),
@@ -314,7 +320,11 @@ async fn start_live(_: &Config, _: &Arc<Metrics>, _: &Life) -> Result<Option<Liv
 fn start_fleets(
     config: &Config,
     trust: &Anchor,
-    (live, report_key): (Option<&Live>, Option<&watch::Sender<Arc<KeyPair>>>),
+    (live, report_key, late_trust): (
+        Option<&Live>,
+        Option<&watch::Sender<Arc<KeyPair>>>,
+        &watch::Sender<Anchor>,
+    ),
     (metrics, life): (&Arc<Metrics>, &Life),
 ) -> Result<Vec<Fleet>, RunError> {
     let start = |fleet: &FleetName| {
@@ -331,6 +341,7 @@ fn start_fleets(
             sources: Sources {
                 endpoints: config.endpoints.clone(),
                 secrets: config.secrets.clone(),
+                late: start_late(config, fleet, late_trust, (metrics, life)),
                 live: live.cloned(),
                 ..Sources::default()
             },
@@ -343,6 +354,30 @@ fn start_fleets(
             .map_err(|source| RunError::Fleet { fleet: fleet.clone(), source })
     };
     config.fleets.iter().map(start).collect()
+}
+
+/// Reads the store's own endpoints and secrets, if that is asked for.
+fn start_late(
+    config: &Config,
+    fleet: &FleetName,
+    trust: &watch::Sender<Anchor>,
+    (metrics, life): (&Arc<Metrics>, &Life),
+) -> Option<Late> {
+    let values = config.store_values.clone()?;
+    let late = Late::default();
+    let follower = Follower {
+        stores: config.stores.iter().map(|store| store.fleet(fleet)).collect(),
+        channel: config.channel.clone(),
+        trust: trust.subscribe(),
+        identities: values.identities,
+        file: config.cache.as_ref().map(|cache| cache.join(fleet.socket_name()).join("late")),
+        late: late.clone(),
+        interval: config.poll_interval,
+        jitter: Jitter::default(),
+        metrics: Arc::clone(metrics),
+    };
+    life.spawn(follower.run(life.stop.clone()));
+    Some(late)
 }
 
 async fn listen(

@@ -32,6 +32,8 @@ const COMMANDS: [&str; 27] = [
     "renew",
     "render",
     "keygen",
+    "seal",
+    "endpoints",
     "bootstrap",
     "completions",
     "version",

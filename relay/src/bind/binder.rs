@@ -5,6 +5,7 @@ mod due;
 use super::catalog::Catalog;
 use super::dns::{self, Ask, Outlet, Resolved, Trouble};
 use super::endpoints::{self, Known, Resolution};
+use super::late::Late;
 use super::live::{Live, Ticks, Wants, Watches};
 use super::secrets::{Reloaded, Secrets, Source};
 use crate::cache::SharedCache;
@@ -40,6 +41,8 @@ pub struct Sources {
     pub endpoints: Option<PathBuf>,
     /// The folder of secrets.
     pub secrets: Option<PathBuf>,
+    /// What the store has for this fleet, if that is read.
+    pub late: Option<Late>,
     /// A cluster that is watched.
     pub live: Option<Live>,
     /// Who resolves names.
@@ -211,6 +214,7 @@ impl Binder {
         let resolver = tokio::spawn(resolving);
         let mut folders = Folders::new();
         let reads = self.sources.endpoints.is_some() || self.sources.secrets.is_some();
+        let mut late = self.sources.late.as_ref().map(Late::changes);
         let mut ticks = self.sources.live.as_ref().map(Live::ticks);
         let (mut due, mut looked) = (Due::everything(), Ticks::default());
         let mut saved: Option<tokio::time::Instant> = None;
@@ -224,6 +228,9 @@ impl Binder {
             }
             for folder in [&self.sources.endpoints, &self.sources.secrets].into_iter().flatten() {
                 folders.watch(folder, true);
+            }
+            if let Some(late) = &mut late {
+                late.mark_unchanged();
             }
             let addresses = resolved.borrow_and_update().clone();
             let save = saved.is_none_or(|saved| saved.elapsed() >= SAVE);
@@ -254,6 +261,7 @@ impl Binder {
                     tokio::time::sleep(SETTLE).await;
                     Due::everything()
                 }
+                () = due::told(late.as_mut()) => Due::everything(),
                 () = due::rung(ticks.as_mut(), took) => Due::nothing(),
                 () = tokio::time::sleep(pause) => Due::everything(),
             };
@@ -311,7 +319,7 @@ impl Binder {
         // Read before the sources are: what changes meanwhile is looked at again.
         let now = live.map_or(0, |live| live.ticks().borrow().endpoints);
         let catalog = self.sources.endpoints.as_ref().map(|_| &self.catalog);
-        let sources = Known { catalog, live, resolved };
+        let sources = Known { catalog, late: self.sources.late.as_ref(), live, resolved };
         let mut known = BTreeMap::new();
         let mut pending = BTreeSet::new();
         for binding in question.bindings.iter().filter(|binding| binding.kind == BindingKind::Endpoints) {
@@ -347,7 +355,8 @@ impl Binder {
 
     fn bind_secrets(&mut self, question: &Wanted) {
         let wanted = || question.bindings.iter().filter(|binding| binding.kind != BindingKind::Endpoints);
-        let source = Source { folder: self.sources.secrets.as_deref(), live: self.sources.live.as_ref() };
+        let (late, live) = (self.sources.late.as_ref(), self.sources.live.as_ref());
+        let source = Source { folder: self.sources.secrets.as_deref(), late, live };
         let Reloaded { errors, pending } = self.secrets.reload(source, wanted());
         let now = self.clock.unix_now();
         let mut values = BTreeMap::new();
@@ -380,7 +389,7 @@ impl Binder {
         }
         self.report.secrets = reports;
         self.secret_set = TypeSet::following(&self.secret_set, values, pending);
-        if self.sources.secrets.is_none() && self.sources.live.is_none() {
+        if self.sources.secrets.is_none() && late.is_none() && live.is_none() {
             return;
         }
         let ended = |secret: &&SecretReport| secret.not_after.is_some_and(|end| end <= now);

@@ -2,6 +2,7 @@
 
 use super::catalog::{Catalog, Endpoint, Health};
 use super::dns::Resolved;
+use super::late::Late;
 use super::live::Live;
 use crate::serve::proto::{
     Address, ClusterLoadAssignment, Endpoint as EnvoyEndpoint, HealthStatus, LbEndpoint, Locality,
@@ -31,6 +32,8 @@ pub enum Resolution {
 pub struct Known<'k> {
     /// Files, if there are to be any. What they say of a Service counts before what a cluster says.
     pub catalog: Option<&'k Catalog>,
+    /// The store's own, if they are read. What they say of a Service counts before what a cluster says.
+    pub late: Option<&'k Late>,
     /// A cluster, if one is asked.
     pub live: Option<&'k Live>,
     /// Names.
@@ -90,11 +93,17 @@ impl Known<'_> {
         let (namespace, service) = (&source.namespace, &source.service);
         let told = self
             .catalog
-            .and_then(|files| files.endpoints(namespace, service, &source.port_name, source.port));
+            .and_then(|files| files.endpoints(namespace, service, &source.port_name, source.port))
+            .or_else(|| self.late?.endpoints(namespace, service, &source.port_name, source.port));
         match (told, self.live) {
             (Some(told), _) => Some(told),
             (None, Some(live)) => live.endpoints(namespace, service, &source.port_name, source.port),
-            (None, None) => self.catalog?.synced().then(Vec::new),
+            (None, None) => {
+                let read = [self.catalog.map(Catalog::synced), self.late.map(Late::synced)];
+                // Who could know was read, and does not.
+                let mut read = read.into_iter().flatten().peekable();
+                (read.peek().is_some() && read.all(|synced| synced)).then(Vec::new)
+            }
         }
     }
 }
@@ -178,7 +187,7 @@ mod tests {
     }
 
     fn alone(binding: &Binding) -> Resolution {
-        resolve(binding, Known { catalog: None, live: None, resolved: &Resolved::default() })
+        resolve(binding, Known { catalog: None, late: None, live: None, resolved: &Resolved::default() })
     }
 
     fn decode(resolution: &Resolution) -> ClusterLoadAssignment {
@@ -192,7 +201,7 @@ mod tests {
         let binding = binding(vec![source(1, &[])]);
         let mut catalog = Catalog::default();
         let resolved = Resolved::default();
-        let none = Known { catalog: None, live: None, resolved: &resolved };
+        let none = Known { catalog: None, late: None, live: None, resolved: &resolved };
         assert_eq!(resolve(&binding, none), Resolution::Unsynced);
         let unread = Known { catalog: Some(&catalog), ..none };
         assert_eq!(resolve(&binding, unread), Resolution::Unsynced);
@@ -216,7 +225,7 @@ mod tests {
         let mut catalog = Catalog::default();
         let (live, resolved) = (Live::default(), Resolved::default());
         let ask = |catalog: &Catalog| {
-            let known = Known { catalog: Some(catalog), live: Some(&live), resolved: &resolved };
+            let known = Known { catalog: Some(catalog), late: None, live: Some(&live), resolved: &resolved };
             resolve(&binding(vec![source(1, &[])]), known)
         };
         let first = |resolution: &Resolution| {

@@ -8,6 +8,7 @@ mod pair;
 
 pub use pair::SecretError;
 
+use super::late::Late;
 use super::live::{Answer, Live, Object, Pem};
 use crate::serve::proto::{CertificateValidationContext, DataSource, Secret, TlsCertificate};
 use bytes::Bytes;
@@ -43,6 +44,8 @@ impl std::fmt::Debug for Served {
 pub struct Source<'s> {
     /// Mounted files. What they hold counts before what a cluster says.
     pub folder: Option<&'s Path>,
+    /// The store's own, sealed. What they hold counts before what a cluster says.
+    pub late: Option<&'s Late>,
     /// A cluster.
     pub live: Option<&'s Live>,
 }
@@ -111,11 +114,19 @@ impl Source<'_> {
         let file = self
             .folder
             .map(|folder| path(folder, namespace, name).and_then(|folder| files(binding.kind, &folder)));
-        match (file, self.live) {
-            (Some(Err(error)), Some(live)) if error.label() == "missing" => told(live, binding),
-            (None, Some(live)) => told(live, binding),
-            (Some(read), _) => Some(read),
-            (None, None) => Some(Err(SecretError::Absent)),
+        let missing = match file {
+            Some(Err(error)) if error.label() == "missing" => Some(error),
+            Some(read) => return Some(read),
+            None => None,
+        };
+        if let Some(sealed) = self.late.and_then(|late| late.secret(namespace, name)) {
+            return Some(sealed.map(|pem| Pem::clone(&pem)).map_err(SecretError::Sealed));
+        }
+        match self.live {
+            Some(live) => told(live, binding),
+            // What the store has is not known yet.
+            None if self.late.is_some_and(|late| !late.synced()) => None,
+            None => Some(Err(missing.unwrap_or(SecretError::Absent))),
         }
     }
 }

@@ -101,6 +101,13 @@ pub struct Options {
     /// A folder of secrets: NAMESPACE/NAME/tls.crt, tls.key and ca.crt.
     #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_SECRETS")]
     pub secrets: Option<PathBuf>,
+    /// Endpoints that `moorgate endpoints put`, and secrets that `moorgate seal` wrote, come from the store.
+    #[arg(long, env = "MOORGATE_RELAY_STORE_VALUES")]
+    pub store_values: bool,
+    /// The file of age identities that open sealed secrets of the store; it implies --store-values, and is read again
+    /// whenever they change.
+    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_SECRETS_IDENTITY")]
+    pub secrets_identity: Option<PathBuf>,
     /// Endpoints and secrets that no folder holds come from a Kubernetes API server: that of the cluster which this is a pod
     /// of, or that of --kubeconfig.
     #[arg(long, env = "MOORGATE_RELAY_KUBERNETES")]
@@ -188,6 +195,8 @@ impl Options {
             admin: self.admin.or(below.admin),
             endpoints: self.endpoints.or(below.endpoints),
             secrets: self.secrets.or(below.secrets),
+            store_values: self.store_values || below.store_values,
+            secrets_identity: self.secrets_identity.or(below.secrets_identity),
             kubernetes: self.kubernetes || below.kubernetes,
             kubeconfig: self.kubeconfig.or(below.kubeconfig),
             poll_interval: self.poll_interval.or(below.poll_interval),

@@ -63,6 +63,7 @@ impl Place {
             admin: Some(self.path("admin.sock")),
             endpoints: Some(self.path("endpoints")),
             secrets: Some(self.path("secrets")),
+            store_values: None,
             kubernetes: None,
             poll_interval: Duration::from_millis(100),
             settings: Settings::default(),

@@ -21,6 +21,7 @@ pub mod envelope;
 pub mod fleet;
 pub mod gc;
 pub mod head;
+pub mod late;
 pub mod layout;
 pub mod limits;
 pub mod manifest;

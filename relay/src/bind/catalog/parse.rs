@@ -25,6 +25,14 @@ pub(super) fn services(path: &Path, bytes: &[u8]) -> Result<Services, String> {
     Ok(out)
 }
 
+/// Everything that a document in JSON tells.
+pub(in crate::bind) fn services_of_json(bytes: &[u8]) -> Result<Services, String> {
+    let mut out = Services::new();
+    let document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    add(document, &mut out, 0)?;
+    Ok(out)
+}
+
 #[cfg(feature = "yaml")]
 fn documents(path: &Path, bytes: &[u8]) -> Result<Vec<Value>, String> {
     if path.extension().is_some_and(|end| end == "json") {

@@ -1,5 +1,6 @@
 //! Whether a certificate and its key can be served.
 
+use crate::bind::late::SealError;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -40,6 +41,9 @@ pub enum SecretError {
     /// The key cannot be parsed, or is of a kind that is not served.
     #[error("no usable private key")]
     Key,
+    /// It lies sealed in the store, and does not open.
+    #[error(transparent)]
+    Sealed(SealError),
     /// The key belongs to another certificate.
     #[error("the private key does not fit the certificate")]
     Mismatch,
@@ -59,6 +63,7 @@ impl SecretError {
             Self::Incomplete(_) => "incomplete",
             Self::Certificate(_) => "certificate",
             Self::Key => "key",
+            Self::Sealed(_) => "sealed",
             Self::Mismatch => "mismatch",
             Self::Chain(_) => "chain",
         }

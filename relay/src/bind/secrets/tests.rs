@@ -16,7 +16,7 @@ fn write(folder: &Path, name: &str, files: &[(&str, &str)]) {
 }
 
 fn at(folder: &tempfile::TempDir) -> Source<'_> {
-    Source { folder: Some(folder.path()), live: None }
+    Source { folder: Some(folder.path()), ..Source::default() }
 }
 
 fn pair() -> (String, String) {
@@ -167,7 +167,7 @@ fn a_cluster_tells_what_no_file_holds() {
     live.tell(&object("half"), Some(Pem { key: None, ..pem(&chain, &key) }));
     live.tell(&object("none"), None);
     live.fail(&Subject::Object(object("denied")), "403 Forbidden");
-    let source = Source { folder: Some(folder.path()), live: Some(&live) };
+    let source = Source { folder: Some(folder.path()), late: None, live: Some(&live) };
     let mut secrets = Secrets::default();
     let reloaded = secrets.reload(source, bindings.iter());
     let labels: Vec<_> = reloaded.errors.iter().map(|(name, error)| (&**name, error.label())).collect();
