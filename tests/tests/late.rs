@@ -52,9 +52,9 @@ impl Scene {
         );
         let text =
             addresses.iter().fold(text, |text, one| text.replace(&format!("{one}"), &format!("'{one}'")));
-        let mut command = self.stack.signed("endpoints")?;
-        let arguments: Vec<_> = command.get_args().skip(1).map(ToOwned::to_owned).collect();
-        let mut command = copy_of(&command, &["endpoints", "put", "edge/public", "-"]);
+        let signed = self.stack.signed("endpoints")?;
+        let arguments: Vec<_> = signed.get_args().skip(1).map(ToOwned::to_owned).collect();
+        let mut command = copy_of(&signed, &["endpoints", "put", "edge/public", "-"]);
         run_with_input(command.args(arguments), text.as_bytes())?.ended_with(&[0])
     }
 

@@ -1,7 +1,7 @@
 //! Whole relays: from a store to a client, in calm and in failure.
 
 use crate::client::{ADS_DELTA, Delta, channel};
-use crate::publisher::{Publisher, endpoints, resource, secret};
+use crate::publisher::{Publisher, endpoints, endpoints_of, resource, secret};
 use moorgate_relay::config::{Config, Listen};
 use moorgate_relay::serve::proto::{ClusterLoadAssignment, DeltaDiscoveryResponse};
 use moorgate_relay::serve::stream::Settings;
@@ -82,6 +82,25 @@ impl Place {
             format!(r#"{{"endpoints":[{{"service":"shop/cart","port":"http","addresses":{addresses:?}}}]}}"#);
         let path = self.path("endpoints/cart.json");
         std::fs::write(path.with_extension("new"), text).unwrap();
+        std::fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    /// One slice of a Service, in two zones and three states of health, as Kubernetes writes it.
+    fn serve_slice(&self, service: &str, first: &str) {
+        let slice = serde_json::json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": { "name": service, "namespace": "shop",
+                "labels": { "kubernetes.io/service-name": service } },
+            "ports": [{ "name": "http", "port": 8080 }],
+            "endpoints": [
+                { "addresses": [first], "zone": "eu-1a", "conditions": { "ready": true } },
+                { "addresses": ["10.9.0.2"], "zone": "eu-1b",
+                  "conditions": { "ready": false, "serving": true, "terminating": true } },
+                { "addresses": ["10.9.0.3"], "zone": "eu-1b", "conditions": { "ready": false } },
+            ],
+        });
+        let path = self.path(&format!("endpoints/{service}.json"));
+        std::fs::write(path.with_extension("new"), slice.to_string()).unwrap();
         std::fs::rename(path.with_extension("new"), path).unwrap();
     }
 
@@ -225,6 +244,61 @@ async fn from_a_store_to_a_client() {
     assert!(shown.contains(&second.to_string()) && shown.contains("\"because\":\"target\""), "{shown}");
     let (_, shown) = http(&relay, &place, "GET", "/clients").await;
     assert!(shown.contains("envoy-1") && !shown.contains("PRIVATE KEY"), "{shown}");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_moves_is_one_resource_with_its_zone_and_health() {
+    let mut place = Place::new();
+    let relay = place.relay().await;
+    place.serve_slice("pay", "10.9.0.1");
+    place.serve_slice("stock", "10.8.0.1");
+    let records = [
+        resource(CLUSTER, "pay", "pay", Some("pay-endpoints")),
+        resource(CLUSTER, "stock", "stock", Some("stock-endpoints")),
+        endpoints_of("pay-endpoints", "pay"),
+        endpoints_of("stock-endpoints", "stock"),
+    ];
+    let snapshot = place.publisher.publish(records.to_vec()).await;
+    eventually("the snapshot is served", || serving(&relay) == Some(snapshot)).await;
+    let mut envoy = place.envoy("envoy-1").await;
+    for (type_url, names) in [(CLUSTER, &[][..]), (ENDPOINT, &["pay-endpoints", "stock-endpoints"])] {
+        envoy.ask(type_url, names);
+        let response = envoy.response().await;
+        assert_eq!((response.type_url.as_str(), response.resources.len()), (type_url, 2));
+        envoy.ack(&response);
+    }
+    place.serve_slice("pay", "10.9.0.7");
+    let moved = envoy.response().await;
+    assert_eq!((moved.type_url.as_str(), names(&moved)), (ENDPOINT, vec!["pay-endpoints"]));
+    assert!(moved.removed_resources.is_empty());
+    let any = moved.resources[0].resource.clone().unwrap();
+    let told: Vec<_> = ClusterLoadAssignment::decode(any.value)
+        .unwrap()
+        .endpoints
+        .into_iter()
+        .map(|locality| {
+            let zone = locality.locality.unwrap().zone;
+            let health = locality.lb_endpoints.iter().map(|one| format!("{:?}", one.health_status()));
+            (zone, health.collect::<Vec<_>>())
+        })
+        .collect();
+    assert_eq!(told[0], ("eu-1a".to_owned(), vec!["Healthy".to_owned()]));
+    assert_eq!(told[1], ("eu-1b".to_owned(), vec!["Draining".to_owned(), "Unhealthy".to_owned()]));
+    // A source that vanishes keeps what it told.
+    let served = place.path("endpoints");
+    std::fs::rename(&served, place.path("gone")).unwrap();
+    // Any change has all folders read again.
+    place.renew_certificate();
+    let failed = || {
+        let labels = [("fleet", "shop/edge"), ("reason", "endpoints")];
+        relay.metrics().get("moorgate_relay_binding_errors", &labels)
+    };
+    eventually("the folder is missed", || failed() == Some(1.0)).await;
+    envoy.ack(&moved);
+    let mut second = place.envoy("envoy-2").await;
+    second.ask(ENDPOINT, &["pay-endpoints"]);
+    assert_eq!(addresses(&second.response().await)[0], "10.9.0.7:8080");
     relay.stop().await;
 }
 

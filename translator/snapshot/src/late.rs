@@ -232,20 +232,28 @@ impl LateStore<'_> {
         whole.ok_or_else(|| LateError::Damaged(self.store.describe(&name)))
     }
 
-    /// The newest index of all: the head, and what the log has behind it because a writer ended before its head.
+    /// The newest index of all: the head, or what the log has behind it because a writer ended before its head. A head
+    /// that does not verify is as good as none: the log is read from its beginning.
     pub async fn newest(&self) -> Result<Index, LateError> {
-        let mut newest = match self.poll(0, None).await? {
-            Polled::Index(index, ..) => *index,
-            Polled::Same | Polled::Nothing => Index::first(self.store.fleet(), self.channel),
+        let head = match self.poll(0, None).await {
+            Ok(Polled::Index(index, ..)) => *index,
+            Err(error @ (LateError::Store(_) | LateError::Cosigned)) => return Err(error),
+            Ok(Polled::Same | Polled::Nothing) | Err(_) => Index::first(self.store.fleet(), self.channel),
         };
-        let mut slot = newest.generation;
-        let mut voids = 0;
+        let behind = self.behind(head.generation).await?;
+        Ok(behind.map_or(head, |(index, _)| index))
+    }
+
+    /// The newest index in the log behind this generation, with its stored bytes. Slots that do not verify are stepped
+    /// over.
+    async fn behind(&self, generation: u64) -> Result<Option<(Index, Bytes)>, LateError> {
+        let (mut newest, mut slot, mut voids) = (None, generation, 0);
         while voids < limits::VOID_RUN {
             slot += 1;
             let name = layout::late_entry(self.channel, slot);
             let Some(stored) = self.store.get(&name, limits::LATE_INDEX_BYTES).await? else { break };
             match Index::verify(&stored, self.trust, self.store.fleet(), self.channel) {
-                Ok(index) if index.generation == slot => (newest, voids) = (index, 0),
+                Ok(index) if index.generation == slot => (newest, voids) = (Some((index, stored)), 0),
                 _ => voids += 1,
             }
         }
@@ -265,7 +273,7 @@ impl LateStore<'_> {
 
     /// Copies an index with its values to a mirror, unless that has a newer one.
     pub async fn copy_to(&self, index: &Index, mirror: &FleetStore) -> Result<(), LateError> {
-        let to = Self { store: mirror, ..*self };
+        let to = LateStore { store: mirror, trust: self.trust, channel: self.channel };
         if let Polled::Index(newer, ..) = to.poll(0, None).await?
             && newer.generation >= index.generation
         {
@@ -304,6 +312,10 @@ impl LateStore<'_> {
             let name = layout::late_entry(self.channel, index.generation);
             if self.store.commit(&name, &stored, limits::LATE_INDEX_BYTES).await? {
                 self.store.overwrite(&layout::late_head(self.channel), stored).await?;
+                // Whoever came later may have written the head before: it must not stay at ours.
+                if let Some((_, newer)) = self.behind(index.generation).await? {
+                    self.store.overwrite(&layout::late_head(self.channel), newer).await?;
+                }
                 return Ok(index);
             }
             // Somebody else's; if it is void, the next one is ours.
@@ -396,6 +408,8 @@ mod tests {
             assert!(index.generation > 0);
         }
         let newest = place.late().newest().await.unwrap();
+        let Polled::Index(head, ..) = place.late().poll(0, None).await.unwrap() else { panic!() };
+        assert_eq!(*head, newest, "the head is that of whoever came last");
         assert_eq!(newest.endpoints.keys().collect::<Vec<_>>(), names.each_ref());
         assert_eq!(place.store.get(&intruder, 10).await.unwrap().unwrap(), "mine");
     }

@@ -110,10 +110,10 @@ impl SealArgs {
         if recipients.is_empty() {
             return Err(usage("for whom? give --recipient age1…"));
         }
-        let read = |file: &Option<PathBuf>, kind| file.as_deref().map(|file| pem(file, kind)).transpose();
-        let chain = read(&self.cert, "CERTIFICATE")?;
-        let key = read(&self.private_key, "PRIVATE KEY")?;
-        let bundle = read(&self.ca, "CERTIFICATE")?;
+        let read = |file: Option<&Path>, kind| file.map(|file| pem(file, kind)).transpose();
+        let chain = read(self.cert.as_deref(), "CERTIFICATE")?;
+        let key = read(self.private_key.as_deref(), "PRIVATE KEY")?;
+        let bundle = read(self.ca.as_deref(), "CERTIFICATE")?;
         let inside = json!({
             "fleet": self.fleet,
             "secret": self.secret.to_string(),
