@@ -209,15 +209,16 @@ mod tests {
     use super::*;
     use moorgate_snapshot::Digest;
 
-    fn held(sent: bool, acked: bool, refuses: bool, unanswered: bool) -> Held {
-        let digest = |is: bool| is.then(|| Digest::of(b"s"));
-        let nack = refuses.then(|| "no".to_owned());
+    /// What is held, in words.
+    fn held(words: &str) -> Held {
+        let has = |word: &str| words.split(' ').any(|one| one == word);
+        let digest = |word: &str| has(word).then(|| Digest::of(b"s"));
         Held {
-            sent: digest(sent),
-            acked: digest(acked),
-            refuses: digest(refuses),
-            nack,
-            unanswered,
+            sent: digest("sent"),
+            acked: digest("acked"),
+            refuses: digest("refuses"),
+            nack: has("refuses").then(|| "no".to_owned()),
+            unanswered: has("unanswered"),
             ..Held::default()
         }
     }
@@ -227,12 +228,12 @@ mod tests {
         let kind = types::kind(types::CLUSTER);
         let table = [
             (None, ConfigStatus::NotSent),
-            (Some(held(false, false, false, false)), ConfigStatus::NotSent),
-            (Some(held(true, false, false, true)), ConfigStatus::Stale),
-            (Some(held(true, true, false, true)), ConfigStatus::Stale),
-            (Some(held(true, true, false, false)), ConfigStatus::Synced),
-            (Some(held(true, true, true, false)), ConfigStatus::Error),
-            (Some(held(true, false, true, true)), ConfigStatus::Error),
+            (Some(held("")), ConfigStatus::NotSent),
+            (Some(held("sent unanswered")), ConfigStatus::Stale),
+            (Some(held("sent acked unanswered")), ConfigStatus::Stale),
+            (Some(held("sent acked")), ConfigStatus::Synced),
+            (Some(held("sent acked refuses")), ConfigStatus::Error),
+            (Some(held("sent refuses unanswered")), ConfigStatus::Error),
         ];
         for (held, expected) in table {
             let found = of_type(kind, held.as_ref());

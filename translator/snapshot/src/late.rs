@@ -352,7 +352,9 @@ mod tests {
 
         async fn put(&self, name: &str, text: &'static str) -> Index {
             let value = self.late().put(&Bytes::from_static(text.as_bytes())).await.unwrap();
-            let change = |index: &mut Index| drop(index.endpoints.insert(name.to_owned(), value));
+            let change = |index: &mut Index| {
+                index.endpoints.insert(name.to_owned(), value);
+            };
             self.late().change(&key(1), (NOW, "me"), change).await.unwrap()
         }
     }

@@ -74,8 +74,12 @@ pub(super) async fn run(args: SealArgs) -> Result<Exit, Failure> {
         None => None,
     };
     let change = |index: &mut Index| match value {
-        Some(value) => drop(index.secrets.insert(name.clone(), value)),
-        None => drop(index.secrets.remove(&name)),
+        Some(value) => {
+            index.secrets.insert(name.clone(), value);
+        }
+        None => {
+            index.secrets.remove(&name);
+        }
     };
     let author = actor.author();
     let index = late.change(actor.signer(), (now(), &author), change).await.map_err(late_failure)?;

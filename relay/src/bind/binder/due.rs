@@ -59,9 +59,9 @@ impl Due {
 
 /// Waits for a change of what the store has; without it for ever.
 pub(super) async fn told(late: Option<&mut watch::Receiver<u64>>) {
-    match late {
-        Some(late) if late.changed().await.is_ok() => {}
-        _ => std::future::pending().await,
+    let Some(late) = late else { return std::future::pending().await };
+    if late.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -40,7 +40,9 @@ impl Scene {
         let trust = Trust::of([self.key.public().clone()]);
         let late = LateStore { store: &self.store, trust: &trust, channel: &Channel::stable() };
         let value = late.put(&Bytes::from(text)).await.unwrap();
-        let change = |index: &mut Index| drop(index.endpoints.insert(service.to_owned(), value));
+        let change = |index: &mut Index| {
+            index.endpoints.insert(service.to_owned(), value);
+        };
         late.change(&self.key, (OffsetDateTime::UNIX_EPOCH, "me"), change).await.unwrap();
         value.digest
     }
