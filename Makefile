@@ -8,14 +8,17 @@ WORKSPACE := --workspace --locked
 KEEP ?= 0
 SEED ?= 1
 STEPS ?= 30
+FLIPS ?= 1000
 SECONDS ?= 600
 
 SUITE ?= 1.7.0
 STORE ?= shared
 RUN ?=
 PARALLEL ?= 4
+MUSL ?= $(shell uname -m)-unknown-linux-musl
+FEATURES ?= kubernetes sealed
 
-.PHONY: help build tools conformance cluster simulate soak weaken demo test test-radosgw lint generated bench bench-watch clean
+.PHONY: help build relay-static tools conformance cluster simulate soak flips weaken demo test test-radosgw lint generated bench bench-watch bench-relay clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +38,11 @@ cluster: build tools ## A Kubernetes cluster on this machine, without containers
 simulate: ## One seeded run of publishers, relays and a failing store, with its trace: SEED=N STEPS=N
 	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seed $(SEED) --steps $(STEPS)
 
-soak: ## Fresh seeds of that for SECONDS; names each that fails
+soak: flips ## Fresh seeds of that for SECONDS, and a thousand flips before; names each that fails
 	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seconds $(SECONDS) --steps $(STEPS)
+
+flips: build tools ## A thousand route flips under load on a real Envoy, with the count of lost requests: FLIPS=1000
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) MOORGATE_FLIPS=$(FLIPS) $(CARGO) test $(WORKSPACE) --test flips -- --nocapture
 
 weaken: ## Switches off one defence after the other, in a copy, and shows that its test fails
 	$(CARGO) run --quiet $(WORKSPACE) --bin weaken
@@ -51,18 +57,27 @@ test-radosgw: tools ## The suite of stores against a Ceph object gateway; needs 
 	$(CARGO) build --locked -p moorgate-tests --bin store-suite
 	tests/tools/radosgw $(TARGET)/tools $(TARGET)/debug/store-suite s3://bucket/some/prefix
 
+relay-static: ## The relay as one static program (musl), with FEATURES: needs musl-gcc (Debian: musl-tools)
+	rustup target add $(MUSL)
+	CC_$(subst -,_,$(MUSL))=musl-gcc $(CARGO) build --locked --release --target $(MUSL) -p moorgate-relay --features "$(FEATURES)"
+	@tests/tools/relay-size $(TARGET)/$(MUSL)/release/moorgate-relay
+
 lint: tools ## Format, clippy, dependencies
 	@tests/tools/suites lint
 
 generated: ## Checked-in data equals what its published source gives
 	@tests/tools/suites generated
 
-bench: tools ## Compile against bare YAML parsing; requests and bytes of a release; growth from 1,000 to 100,000 routes
+bench: tools ## Compile against bare YAML parsing; requests and bytes of a release; growth from 1,000 to 100,000 routes; size and idle memory of a static relay
 	$(CARGO) run --locked --release -p moorgate-tests --bin bench
 	$(CARGO) run --locked --release -p moorgate-tests --bin bench-store
+	@$(MAKE) --no-print-directory relay-static FEATURES=
 
 bench-watch: build tools ## From a write at a real API server until Programmed, 44 fleets with Envoys at once on two cores: p50, p99, limit
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/bench-watch
+
+bench-relay: tools ## The relay beside go-control-plane's snapshot cache: processor time, memory, bytes; and beside Envoy's own share
+	$(CARGO) run $(WORKSPACE) --release --bin bench-relay
 
 clean: ## Removes target/
 	$(CARGO) clean

@@ -5,7 +5,7 @@ pub(crate) mod tests;
 
 use crate::{Context, Effects, Policy, Report, TargetKind, TrustBundle};
 use moorgate_model::diagnostic::policy::{
-    CA_KIND_UNSUPPORTED, CA_NOT_FOUND, CA_TOO_MANY, CA_UNUSABLE, POLICY_INVALID, POLICY_OPTION_IGNORED,
+    CA_KIND_UNSUPPORTED, CA_NOT_FOUND, CA_UNUSABLE, POLICY_INVALID, POLICY_OPTION_IGNORED,
 };
 use moorgate_model::ir::UpstreamTls;
 use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
@@ -80,7 +80,7 @@ impl Policy for BackendTls {
     const FILE: &'static str = "backend_tls";
     const DOCS: &'static str = "\
 Connections to the targeted Service, or to the port that sectionName names, use TLS. The certificate must be signed by \
-the authority in caCertificateRefs (one ConfigMap, key ca.crt, or one ClusterTrustBundle, read by the relay) or by the roots of Envoy's image \
+an authority in caCertificateRefs (ConfigMaps, key ca.crt, and ClusterTrustBundles, read by the relay) or by the roots of Envoy's image \
 (wellKnownCACertificates: System), and must carry hostname, or one of subjectAltNames if there are any; hostname is \
 also the server name that is sent (SNI). A policy that cannot be carried out closes its target: no connection is made, \
 in plain text or otherwise.";
@@ -162,9 +162,8 @@ fn tls(spec: &Validation, at: &FieldPath, cx: &Context<'_>, report: &mut Report<
     }
 }
 
-/// The SDS names of the usable bundles. A broken reference beside a good one is reported and left out; without a good
-/// one the policy is not accepted (`caCertificateRefs`). More than one good one is refused: a proxy takes the roots
-/// of a connection from one place, and a choice of ours would break the backends that the other signs.
+/// The usable bundles. A broken reference beside a good one is reported and left out; without a good one the policy is
+/// not accepted (`caCertificateRefs`).
 fn bundles(refs: &[CaRef], at: &FieldPath, cx: &Context<'_>, report: &mut Report<'_>) -> Vec<String> {
     let mut names = Vec::new();
     for (index, reference) in refs.iter().enumerate() {
@@ -196,17 +195,8 @@ fn bundles(refs: &[CaRef], at: &FieldPath, cx: &Context<'_>, report: &mut Report
             }
         }
     }
-    match names.as_slice() {
-        [] if !refs.is_empty() => {
-            report.reject(NO_VALID_CA, "no CA certificate reference is valid");
-        }
-        [_, _, ..] => {
-            let message = "more than one CA certificate reference is not supported";
-            let field = at.key("caCertificateRefs").index(1);
-            report.find(&CA_TOO_MANY, field, message, "put all certificates under ca.crt of one ConfigMap");
-            report.reject(INVALID, message);
-        }
-        _ => {}
+    if names.is_empty() && !refs.is_empty() {
+        report.reject(NO_VALID_CA, "no CA certificate reference is valid");
     }
     names
 }

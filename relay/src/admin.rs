@@ -1,6 +1,7 @@
 //! HTTP for people and probes: the health address, and the admin socket. Neither shows keys or endpoints' content.
 
 use crate::clock;
+use crate::csds;
 use crate::fleet::{CommandError, Fleet};
 use crate::metrics::Metrics;
 use axum::extract::{Query, State};
@@ -48,7 +49,8 @@ impl Admin {
         layered(router.with_state(self))
     }
 
-    /// `/snapshot`, `/clients`, `/pin` and `/quarantine`, and what the health address has.
+    /// `/snapshot`, `/clients`, `/pin` and `/quarantine`, Envoy's client status discovery service, and what the health
+    /// address has.
     pub fn admin(self) -> Router {
         let router = Router::new()
             .route("/snapshot", get(snapshot))
@@ -56,7 +58,8 @@ impl Admin {
             .route("/pin", get(snapshot).post(pin).delete(unpin))
             .route("/quarantine", delete(forgive))
             .with_state(self.clone());
-        layered(router).merge(self.health())
+        // Streams of questions last as long as somebody asks: they have bounds of their own.
+        layered(router).merge(csds::router(Arc::clone(&self.fleets))).merge(self.health())
     }
 
     /// Why the relay is not ready: a fleet without a verified snapshot, or one that no Envoy took.
@@ -183,6 +186,7 @@ impl IntoResponse for Refusal {
                 (StatusCode::BAD_REQUEST, "name the fleet: ?fleet=namespace/gateway".to_owned())
             }
             Self::Command(error @ CommandError::NotCached(_)) => (StatusCode::NOT_FOUND, error.to_string()),
+            Self::Command(error @ CommandError::PinFile(_)) => (StatusCode::CONFLICT, error.to_string()),
             Self::Command(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         };
         (status, text + "\n").into_response()

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! --endpoints DIR ─▶ catalog ─┐
+//! --store-values  ─▶ late    ─┤
 //! --kubernetes    ─▶ live    ─┤
 //! DNS names       ─▶ dns     ─┼─▶ endpoints (EDS) ─┐
 //! fixed addresses            ─┘                    ├─▶ TypeSet, one a fleet
 //! --kubernetes    ─▶ live    ─┬─▶ secrets (SDS) ───┘
+//! --store-values  ─▶ late    ─┤
 //! --secrets DIR   ─▶ files   ─┘
 //! ```
 //! Values change by themselves, so none of them is in a snapshot. A source that vanishes keeps its last value; a name
@@ -18,5 +20,6 @@ pub mod endpoints;
 pub mod file;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod late;
 pub mod live;
 pub mod secrets;

@@ -5,6 +5,7 @@
 //!                 state, state.previous      what was verified and what is served (see `State`)
 //!                 objects/<digest>           manifests and pages, uncompressed, named by what they are
 //!                 endpoints                  the last endpoint sets
+//!                 late                       the store's own endpoints and secrets, as they came: sealed
 //!                 pin                        a snapshot id, by hand
 //! ```
 //! Every file is written beside its place, synced, and moved there; whatever is read is checked against its digest

@@ -1,12 +1,17 @@
 //! Flags, environment and configuration file, and what they amount to.
 
 mod options;
+mod proof;
 
 pub use options::Options;
+pub use proof::{TokenKeys, TokenOptions};
 
 use crate::canary::AdminAddress;
+use crate::serve::listen::Peers;
 use crate::serve::stream::Settings;
 use crate::serve::tls::Files;
+use crate::serve::types;
+use crate::serve::view::Name;
 use moorgate_snapshot::store::Settings as StoreSettings;
 use moorgate_snapshot::{Channel, FleetName, RelayIdentity, RelayName, Store, StoreError, wave};
 use std::collections::BTreeMap;
@@ -21,11 +26,13 @@ use thiserror::Error;
 const DEFAULT_LISTEN: &str = "unix:/run/moorgate/{fleet}.sock";
 /// Polling more often than this buys nothing and costs requests.
 const MIN_POLL: Duration = Duration::from_secs(1);
+/// A shorter life would be heartbeats and little else.
+const MIN_TTL: Duration = Duration::from_secs(3);
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// A Unix socket a fleet: a path with `{fleet}` in it.
-    Unix(String),
+    /// A Unix socket a fleet: a path with `{fleet}` in it, and who may connect.
+    Unix(String, Peers),
     /// A TCP address.
     Tcp(SocketAddr),
 }
@@ -37,6 +44,13 @@ pub enum Kubernetes {
     Pod,
     /// That of this kubeconfig's present context.
     Kubeconfig(PathBuf),
+}
+
+/// How the store's own endpoints and secrets are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreValues {
+    /// The file of identities that open sealed secrets.
+    pub identities: Option<PathBuf>,
 }
 
 /// A relay's configuration, checked.
@@ -62,10 +76,14 @@ pub struct Config {
     pub trust: PathBuf,
     /// Where Envoys connect.
     pub listen: Vec<Listen>,
-    /// Mutual TLS on TCP.
+    /// TLS on TCP.
     pub tls: Option<Files>,
-    /// Fleets by names in client certificates.
+    /// Tokens of clients on TCP.
+    pub tokens: Option<TokenOptions>,
+    /// Fleets by names that clients prove; `*` for every certificate.
     pub members: BTreeMap<String, FleetName>,
+    /// Where an operator may pin, with `{fleet}` in it.
+    pub pin_file: Option<PathBuf>,
     /// The disk cache.
     pub cache: Option<PathBuf>,
     /// The health address.
@@ -78,6 +96,8 @@ pub struct Config {
     pub endpoints: Option<PathBuf>,
     /// The folder of secrets.
     pub secrets: Option<PathBuf>,
+    /// Endpoints and secrets come from the store too, sealed ones opened by this file of identities.
+    pub store_values: Option<StoreValues>,
     /// The API server that endpoints and secrets come from.
     pub kubernetes: Option<Kubernetes>,
     /// The time between polls.
@@ -88,6 +108,8 @@ pub struct Config {
     pub max_request: usize,
     /// Streams at one time.
     pub max_streams: usize,
+    /// Streams, and connections, of one client.
+    pub max_streams_per_client: usize,
     /// How long streams take to end when the relay stops.
     pub drain: Duration,
 }
@@ -135,18 +157,17 @@ impl Options {
             listen => all("listen", listen)?,
         };
         let members = self.member.iter().map(|text| member(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
-        let tls = match (self.tls_cert, self.tls_key, self.client_ca) {
-            (Some(certificate), Some(key), Some(client_ca)) => Some(Files { certificate, key, client_ca }),
-            (None, None, None) => None,
-            _ => return Err(ConfigError::Together("--tls-cert, --tls-key and --client-ca go together")),
-        };
+        let tokens = proof::tokens(self.token_keys, self.token_issuer, self.token_audience)?;
+        let tls = proof::tls((self.tls_cert, self.tls_key), self.client_ca, tokens.is_some())?;
         if self.store.is_empty() {
             return Err(ConfigError::Required("store"));
         }
         if fleets.is_empty() {
             return Err(ConfigError::Required("fleet"));
         }
-        check_listen(&listen, &fleets, tls.is_some(), &members)?;
+        check_listen(&listen, &fleets, tls.as_ref(), &members)?;
+        let pin_file = self.pin_file.map(|path| pin_file(path, &fleets)).transpose()?;
+        let max_streams = self.max_streams.unwrap_or(20_000);
         let time = |flag, text: Option<String>, default| match text {
             None => Ok(default),
             Some(text) => duration(&text).ok_or_else(|| wrong(flag, &text, "write 500ms, 5s, 2m or 1h")),
@@ -167,6 +188,7 @@ impl Options {
             linger: time("linger", self.linger, defaults.linger)?,
             max_response: self.max_response.unwrap_or(defaults.max_response),
             relay: Arc::from(format!("moorgate-relay {}", identity.name())),
+            ttls: ttls(&self.ttl)?,
             ..defaults
         };
         let front = StoreSettings::from_env()
@@ -183,21 +205,35 @@ impl Options {
             trust: self.trust.ok_or(ConfigError::Required("trust"))?,
             listen,
             tls,
+            tokens,
             members,
+            pin_file,
             cache: self.cache,
             health: one("health", self.health)?,
             ready_acked: self.ready_acked,
             admin: self.admin.map(|text| unix_path("admin", &text)).transpose()?,
             endpoints: self.endpoints,
             secrets: self.secrets,
+            store_values: store_values(self.store_values, self.secrets_identity)?,
             kubernetes: kubernetes(self.kubernetes, self.kubeconfig)?,
             poll_interval,
             settings,
             max_request: self.max_request.unwrap_or(32 << 20),
-            max_streams: self.max_streams.unwrap_or(20_000),
+            max_streams,
+            max_streams_per_client: self.max_streams_per_client.unwrap_or(max_streams / 4 * 3).max(1),
             drain: time("drain", self.drain, Duration::from_secs(5))?,
         })
     }
+}
+
+/// Who names identities wants what they open.
+fn store_values(asked: bool, identities: Option<PathBuf>) -> Result<Option<StoreValues>, ConfigError> {
+    if identities.is_some() && !cfg!(feature = "sealed") {
+        return Err(ConfigError::Together(
+            "--secrets-identity: this relay was built without the feature sealed",
+        ));
+    }
+    Ok((asked || identities.is_some()).then_some(StoreValues { identities }))
 }
 
 fn kubernetes(asked: bool, kubeconfig: Option<PathBuf>) -> Result<Option<Kubernetes>, ConfigError> {
@@ -215,31 +251,39 @@ fn kubernetes(asked: bool, kubeconfig: Option<PathBuf>) -> Result<Option<Kuberne
 fn check_listen(
     listen: &[Listen],
     fleets: &[FleetName],
-    tls: bool,
+    tls: Option<&Files>,
     members: &BTreeMap<String, FleetName>,
 ) -> Result<(), ConfigError> {
     for address in listen {
         match address {
-            Listen::Unix(path) if fleets.len() > 1 && !path.contains("{fleet}") => {
+            Listen::Unix(path, _) if fleets.len() > 1 && !path.contains("{fleet}") => {
                 return Err(ConfigError::Together("with several fleets, a socket path needs {fleet} in it"));
             }
-            Listen::Tcp(address) if !tls && !address.ip().is_loopback() => {
+            Listen::Tcp(address) if tls.is_none() && !address.ip().is_loopback() => {
                 return Err(ConfigError::Together(
-                    "TCP beyond this machine needs mutual TLS: --tls-cert, --tls-key and --client-ca",
+                    "TCP beyond this machine needs TLS: --tls-cert and --tls-key, and mutual TLS (--client-ca) or tokens \
+                     (--token-keys)",
                 ));
             }
-            Listen::Tcp(_) if fleets.len() > 1 && (!tls || members.is_empty()) => {
+            Listen::Tcp(_) if fleets.len() > 1 && tls.is_none() => {
                 return Err(ConfigError::Together(
-                    "with several fleets on TCP, certificates tell them apart: mutual TLS and --member NAME=FLEET",
+                    "with several fleets on TCP, clients prove which one is theirs: mutual TLS or tokens, and --member \
+                     NAME=FLEET",
                 ));
             }
-            Listen::Unix(_) | Listen::Tcp(_) => {}
+            Listen::Tcp(_) if tls.is_some() && members.is_empty() => {
+                return Err(ConfigError::Together(
+                    "with TLS, say who may ask: --member NAME=FLEET, or --member '*=FLEET' for every certificate of \
+                     --client-ca",
+                ));
+            }
+            Listen::Unix(..) | Listen::Tcp(_) => {}
         }
     }
     if members.values().any(|fleet| !fleets.contains(fleet)) {
         return Err(ConfigError::Together("--member names a fleet that is not served"));
     }
-    Ok(())
+    proof::check_members(members, tls)
 }
 
 impl FromStr for Listen {
@@ -247,7 +291,10 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
-            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.to_owned())),
+            Some(("unix", path)) if path.starts_with('/') => {
+                let (path, query) = path.split_once('?').unwrap_or((path, ""));
+                Ok(Self::Unix(path.to_owned(), proof::peers(query)?))
+            }
             Some(("unix", _)) => Err("the path must be absolute"),
             Some(("tcp", address)) => {
                 address.parse().map(Self::Tcp).map_err(|_| "write tcp:ADDRESS:PORT with an IP address")
@@ -255,6 +302,13 @@ impl FromStr for Listen {
             _ => Err("write unix:/path or tcp:ADDRESS:PORT"),
         }
     }
+}
+
+fn pin_file(path: PathBuf, fleets: &[FleetName]) -> Result<PathBuf, ConfigError> {
+    if fleets.len() > 1 && !path.to_string_lossy().contains("{fleet}") {
+        return Err(ConfigError::Together("with several fleets, --pin-file needs {fleet} in its path"));
+    }
+    Ok(path)
 }
 
 fn wrong(flag: &'static str, value: &str, reason: &(impl ToString + ?Sized)) -> ConfigError {
@@ -301,7 +355,31 @@ fn fit(text: &str) -> Option<RelayName> {
 
 fn member(text: &str) -> Result<(String, FleetName), ConfigError> {
     let (name, fleet) = text.rsplit_once('=').ok_or_else(|| wrong("member", text, "write NAME=FLEET"))?;
-    Ok((name.to_owned(), fleet.parse().map_err(|error| wrong("member", text, &error))?))
+    // SPIFFE ids and accounts have one spelling; names of hosts have many.
+    let name = if name.contains(':') { name.to_owned() } else { name.to_ascii_lowercase() };
+    Ok((name, fleet.parse().map_err(|error| wrong("member", text, &error))?))
+}
+
+/// `RTDS/faults=30s` and the like, by type URL and name.
+fn ttls(texts: &[String]) -> Result<BTreeMap<Name, BTreeMap<Name, Duration>>, ConfigError> {
+    let mut all: BTreeMap<Name, BTreeMap<Name, Duration>> = BTreeMap::new();
+    for text in texts {
+        let parts = text.rsplit_once('=').and_then(|(resource, time)| {
+            let (short, name) = resource.split_once('/')?;
+            Some((short, name, duration(time)?))
+        });
+        let Some((short, name, life)) = parts else {
+            return Err(wrong("ttl", text, "write TYPE/NAME=TIME, such as RTDS/faults=30s"));
+        };
+        let Some(kind) = types::kinds().iter().find(|kind| kind.short == short) else {
+            return Err(wrong("ttl", text, "a type is LDS, CDS, EDS, RDS, SRDS, VHDS, SDS, ECDS or RTDS"));
+        };
+        if life < MIN_TTL {
+            return Err(wrong("ttl", text, "at least three seconds"));
+        }
+        all.entry(kind.type_url.into()).or_default().insert(name.into(), life);
+    }
+    Ok(all)
 }
 
 /// The folder of a seed as a store.

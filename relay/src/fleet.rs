@@ -52,6 +52,8 @@ pub struct FleetConfig {
     pub trust: Anchor,
     /// The root of the disk cache; none keeps everything in memory.
     pub cache: Option<PathBuf>,
+    /// Where an operator may pin besides the cache.
+    pub pin_file: Option<PathBuf>,
     /// Where endpoints and secrets come from.
     pub sources: Sources,
     /// The time between polls.
@@ -78,6 +80,9 @@ pub enum CommandError {
     /// The snapshot is not in this relay's cache.
     #[error("snapshot {0} is not in this relay's cache: only what it has served can be pinned")]
     NotCached(Digest),
+    /// The operator's own file pins, and is not this relay's to change.
+    #[error("{0} pins this fleet: change or remove that file")]
+    PinFile(PathBuf),
     /// The file cannot be written or removed.
     #[error("the pin cannot be changed: {0}")]
     Io(String),

@@ -6,12 +6,15 @@
 //!                   bind ──────┘ ▲───── took, refused, canary
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod bind;
 pub mod cache;
 pub mod canary;
 pub mod clock;
 pub mod config;
+pub mod csds;
 pub mod fleet;
 pub mod jitter;
 pub mod metrics;
@@ -19,7 +22,11 @@ pub mod pull;
 pub mod report;
 pub mod run;
 pub mod serve;
+#[cfg(feature = "otel")]
+pub mod traces;
 pub mod watch;
+
+pub use moorgate_snapshot::TRACE;
 
 pub use config::{Config, Options};
 pub use fleet::Status as FleetStatus;

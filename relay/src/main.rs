@@ -1,13 +1,17 @@
 //! The `moorgate-relay` command.
 
+#![forbid(unsafe_code)]
+
 use anyhow::Context as _;
 use clap::Parser as _;
-use moorgate_relay::config::Options;
-use moorgate_relay::run::Relay;
+use moorgate_relay::config::{Config, Options};
+use moorgate_relay::run::{Handed, Relay};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// Wrong usage.
 const USAGE: u8 = 2;
@@ -21,14 +25,20 @@ fn main() -> ExitCode {
         Ok((options, Ok(config))) => (options, config),
         Ok((_, Err(error))) | Err(error) => return fail(USAGE, &error.into()),
     };
-    if let Err(error) = start_logging(options.log_format.as_deref(), options.log.as_deref()) {
-        return fail(USAGE, &error);
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(ENVIRONMENT, &error.into()),
     };
-    match runtime.block_on(serve(config)) {
+    // What sends traces asks for a runtime around it.
+    let entered = runtime.enter();
+    let traces = match start_logging(&options, &config) {
+        Ok(traces) => traces,
+        Err(error) => return fail(USAGE, &error),
+    };
+    drop(entered);
+    let served = runtime.block_on(serve(config));
+    end(traces);
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(ENVIRONMENT, &error),
     }
@@ -40,16 +50,48 @@ fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn start_logging(format: Option<&str>, filter: Option<&str>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter.unwrap_or("info")).context("--log")?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format.unwrap_or("text") {
-        "text" => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
-        "json" => subscriber.json().init(),
+#[cfg(feature = "otel")]
+type Traces = Option<moorgate_relay::traces::Traces>;
+#[cfg(not(feature = "otel"))]
+type Traces = ();
+
+/// Log lines to standard error, and spans to a collector if one is named: neither is in the other.
+fn start_logging(options: &Options, config: &Config) -> anyhow::Result<Traces> {
+    let filter = EnvFilter::try_new(options.log.as_deref().unwrap_or("info")).context("--log")?;
+    let filter = filter.add_directive(format!("{}=off", moorgate_relay::TRACE).parse()?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match options.log_format.as_deref().unwrap_or("text") {
+        "text" => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        "json" => lines.json().boxed(),
         other => anyhow::bail!("--log-format {other:?}: write text or json"),
+    };
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+    #[cfg(feature = "otel")]
+    {
+        let name = config.identity.name().to_string();
+        let traces = options.traces.as_deref();
+        let traces = traces.map(|to| moorgate_relay::traces::Traces::to(to, &name)).transpose()?;
+        subscriber.with(traces.as_ref().map(moorgate_relay::traces::Traces::layer)).init();
+        Ok(traces)
     }
-    Ok(())
+    #[cfg(not(feature = "otel"))]
+    {
+        let _ = config;
+        anyhow::ensure!(options.traces.is_none(), "--traces: this relay was built without the feature otel");
+        subscriber.init();
+        Ok(())
+    }
 }
+
+#[cfg(feature = "otel")]
+fn end(traces: Traces) {
+    if let Some(traces) = traces {
+        traces.shut_down();
+    }
+}
+
+#[cfg(not(feature = "otel"))]
+fn end((): Traces) {}
 
 /// What this relay is called if nobody gives it a name: its pod, or else its host.
 fn host() -> Option<String> {
@@ -61,12 +103,26 @@ fn host() -> Option<String> {
     })
 }
 
+/// The sockets that systemd, or whoever started this process, handed to it (`LISTEN_FDS`, sd_listen_fds(3)).
+fn handed() -> Handed {
+    let mut held = listenfd::ListenFd::from_env();
+    let mut handed = Handed::default();
+    for at in 0..held.len() {
+        if let Ok(Some(socket)) = held.take_unix_listener(at) {
+            handed.unix.push(socket);
+        } else if let Ok(Some(socket)) = held.take_tcp_listener(at) {
+            handed.tcp.push(socket);
+        }
+    }
+    handed
+}
+
 /// Serves until SIGTERM or SIGINT; SIGHUP reads keys again.
-async fn serve(config: moorgate_relay::config::Config) -> anyhow::Result<()> {
+async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let relay = Relay::start(config).await?;
+    let relay = Relay::start_with(config, handed()).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "the relay serves");
     loop {
         tokio::select! {

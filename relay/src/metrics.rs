@@ -41,6 +41,11 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ),
     ("moorgate_relay_reports", Shape::Counter, "Reports written to the store, by result."),
     ("moorgate_relay_pinned", Shape::Gauge, "1 if the emergency pin beside the relay is in force."),
+    (
+        "moorgate_relay_pin_missing",
+        Shape::Gauge,
+        "1 if the emergency pin names a snapshot that this relay does not have.",
+    ),
     ("moorgate_relay_streams", Shape::Gauge, "Open xDS streams."),
     ("moorgate_relay_connections", Shape::Counter, "Accepted connections."),
     ("moorgate_relay_connections_refused", Shape::Counter, "Connections turned away, by reason."),
@@ -50,6 +55,14 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ("moorgate_relay_clients_set_back", Shape::Gauge, "Clients that refuse what others took."),
     ("moorgate_relay_endpoints", Shape::Gauge, "Endpoints served."),
     ("moorgate_relay_endpoint_sets", Shape::Gauge, "Endpoint sets by state."),
+    ("moorgate_relay_late_generation", Shape::Gauge, "Generation of the store's own endpoints and secrets."),
+    (
+        "moorgate_relay_late_polls",
+        Shape::Counter,
+        "Polls of the store's own endpoints and secrets, by result.",
+    ),
+    ("moorgate_relay_dns_answers", Shape::Counter, "Answers to questions for addresses, by result."),
+    ("moorgate_relay_dns_troubled", Shape::Gauge, "Names that do not resolve, by state."),
     (
         "moorgate_relay_binding_errors",
         Shape::Counter,

@@ -1,6 +1,7 @@
 //! Pulls releases: polls the channel, verifies entries, fetches the pages that are missing. The same work in calm and in
 //! failure; whatever goes wrong, what is served stays.
 
+use crate::TRACE;
 use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use crate::watch::Folders;
@@ -8,8 +9,8 @@ use bytes::Bytes;
 use moorgate_snapshot::store::FleetStore;
 use moorgate_snapshot::trust::chain::ChainError;
 use moorgate_snapshot::{
-    Anchor, Because, ChannelState, Digest, Effective, Position, ReadError, Reader, RelayIdentity, Release,
-    Snapshot, Tail, VerifiedEntry, layout,
+    Anchor, Because, ChannelState, Digest, Effective, Page, Position, ReadError, Reader, RelayIdentity,
+    Release, Snapshot, Tail, VerifiedEntry, layout,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// A poll must be done within this time.
 const POLL_DEADLINE: Duration = Duration::from_secs(30);
@@ -26,10 +28,14 @@ const FETCH_DEADLINE: Duration = Duration::from_mins(5);
 const PROBE: Duration = Duration::from_mins(1);
 /// The longest wait after failures.
 const BACK_OFF: Duration = Duration::from_mins(1);
-/// A local store settles for so long after a notification.
-const SETTLE: Duration = Duration::from_millis(20);
+/// A local store that tells of changes without end is looked at so often. An entry is written beside its place first,
+/// which is told too.
+const NOTICED: Duration = Duration::from_millis(2);
 
-/// Uncompressed pages that need not be fetched.
+/// Pages that were verified before.
+pub type Held = Arc<dyn Fn(&Digest) -> Option<Page> + Send + Sync>;
+
+/// Uncompressed pages that need not be fetched, to be verified.
 pub type Known = Arc<dyn Fn(&Digest) -> Option<Bytes> + Send + Sync>;
 
 /// Snapshots that need not be fetched, whole.
@@ -94,7 +100,9 @@ pub struct Puller {
     pub interval: Duration,
     /// The newest entry that was verified before.
     pub remembered: Option<Position>,
-    /// Pages that are here.
+    /// Pages that are in memory.
+    pub held: Held,
+    /// Pages that are on disk.
     pub known: Known,
     /// Snapshots that are here.
     pub kept: Kept,
@@ -151,6 +159,7 @@ impl Puller {
         }
         loop {
             self.watch(&mut folders);
+            let looked = Instant::now();
             // A store that does not answer must not hold up the end.
             let wait = tokio::select! {
                 biased;
@@ -161,7 +170,11 @@ impl Puller {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
-                () = folders.changed() => tokio::time::sleep(SETTLE).await,
+                () = folders.changed() => {
+                    // The entry is there before the head that shows it.
+                    progress.probed = None;
+                    tokio::time::sleep_until(looked + NOTICED).await;
+                }
                 request = requests.recv() => match request {
                     Some(Request::Now) => progress.probed = None,
                     Some(Request::Fetch(release)) => progress.wanted.push_front(*release),
@@ -245,14 +258,20 @@ impl Puller {
     /// One poll and what follows from it; how long to wait then.
     async fn round(&mut self, progress: &mut Progress) -> Duration {
         let fleet = self.label();
-        let result = match self.poll(progress).await {
-            Ok(()) => self.fetch_wanted(progress).await,
-            Err(failure) => Err(failure),
+        let span = tracing::info_span!(target: TRACE, "pull", fleet, outcome = tracing::field::Empty);
+        let work = async {
+            match self.poll(progress).await {
+                Ok(()) => self.fetch_wanted(progress).await,
+                Err(failure) => Err(failure),
+            }
         };
+        let result = work.instrument(span.clone()).await;
         let outcome = match &result {
             Ok(()) => "ok",
             Err(failure) => failure.label,
         };
+        span.record("outcome", outcome);
+        drop(span);
         self.metrics.count("moorgate_relay_polls", &[("fleet", &fleet), ("result", outcome)]);
         match result {
             Ok(()) => {
@@ -381,7 +400,7 @@ impl Puller {
         if let Some(snapshot) = (self.kept)(release.snapshot) {
             return Ok(Arc::new(snapshot));
         }
-        let fetch = reader.fetch(release, &*self.known);
+        let fetch = reader.fetch_beside(release, &*self.held, &*self.known);
         let fetched = tokio::time::timeout(FETCH_DEADLINE, fetch).await;
         Ok(Arc::new(fetched.map_err(|_| Failure::deadline(reader))??))
     }

@@ -1,20 +1,26 @@
 //! A whole relay: all fleets, all sockets, one way to stop and one to reload.
 
+mod doors;
+
+pub use doors::Handed;
+
 use crate::admin::Admin;
 use crate::bind::binder::Sources;
+use crate::bind::late::{Follower, Late};
 use crate::bind::live::Live;
 use crate::clock::Clock;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::fleet::{Fleet, FleetConfig, FleetError, Life};
 use crate::jitter::Jitter;
 use crate::metrics::Metrics;
+use crate::serve::admit::Frontend;
 use crate::serve::grpc::Limits;
-use crate::serve::hub::Hub;
-use crate::serve::listen::{Frontend, ListenError, Membership, TcpSocket, UnixSocket, socket_path};
+use crate::serve::listen::{ListenError, UnixSocket};
+use crate::serve::share::Shares;
 use crate::serve::tls::{Files, TlsError};
+use crate::serve::token::{Keys, KeysError};
 use moorgate_snapshot::{Anchor, FleetName, KeyPair, Signer as _};
 use rustls::ServerConfig;
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -67,6 +73,9 @@ pub enum RunError {
     /// The TLS files.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The keys of tokens.
+    #[error("--token-keys: {0}")]
+    TokenKeys(#[from] KeysError),
 }
 
 /// A running relay.
@@ -78,10 +87,13 @@ pub struct Relay {
     stop: CancellationToken,
     ended: mpsc::Receiver<()>,
     streams: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
     max_streams: usize,
     drain_window: Duration,
     trust: PathBuf,
+    late_trust: watch::Sender<Anchor>,
     tls: Option<(Files, watch::Sender<Arc<ServerConfig>>)>,
+    token_keys: Option<Arc<Keys>>,
     report_key: Option<(PathBuf, watch::Sender<Arc<KeyPair>>)>,
     health: Option<SocketAddr>,
     tcp: Vec<SocketAddr>,
@@ -90,6 +102,11 @@ pub struct Relay {
 impl Relay {
     /// Starts everything. What the cache holds is served at once; the store is not waited for.
     pub async fn start(config: Config) -> Result<Self, RunError> {
+        Self::start_with(config, Handed::default()).await
+    }
+
+    /// The same, with sockets that somebody else holds.
+    pub async fn start_with(config: Config, handed: Handed) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::default());
         metrics.set("moorgate_relay_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         introduce(&config);
@@ -111,17 +128,15 @@ impl Relay {
         let guard = stop.clone().drop_guard();
         let live = start_live(&config, &metrics, &life).await?;
         let key = report_key.as_ref().map(|(_, sender)| sender);
-        let fleets = Arc::new(start_fleets(&config, &trust, (live.as_ref(), key), (&metrics, &life))?);
+        let late_trust = watch::Sender::new(trust.clone());
+        let from = (live.as_ref(), key, &late_trust);
+        let fleets = Arc::new(start_fleets(&config, &trust, from, (&metrics, &life))?);
         let drain = stop.child_token();
-        let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
-        let limits = Limits {
-            max_request: config.max_request,
-            streams: Arc::clone(&streams),
-            drain: drain.clone(),
-            drain_window: config.drain,
-        };
-        let connections = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
-        let frontend = Frontend { limits, connections };
+        let frontend = frontend(&config, &drain);
+        let (streams, connections) =
+            (Arc::clone(&frontend.limits.streams), Arc::clone(&frontend.connections));
+        let tokens = doors::tokens(&config).await?;
+        let token_keys = tokens.as_ref().map(|tokens| Arc::clone(&tokens.keys));
         let admin = Admin {
             fleets: Arc::clone(&fleets),
             metrics: Arc::clone(&metrics),
@@ -136,7 +151,8 @@ impl Relay {
             let socket = UnixSocket::bind(path, 0o600)?;
             tokio::spawn(serve_http(socket, admin.admin(), stop.clone()));
         }
-        let tcp = listen(&config, &fleets, tls.as_ref().map(|(_, sender)| sender), &frontend).await?;
+        let doors = doors::Doors { config: &config, fleets: &fleets, metrics: &metrics, frontend: &frontend };
+        let tcp = doors.open(tls.as_ref().map(|(_, sender)| sender), tokens, handed).await?;
         let _ = guard.disarm();
         let relay = Self {
             fleets,
@@ -145,10 +161,13 @@ impl Relay {
             stop,
             ended,
             streams,
+            connections,
             max_streams: config.max_streams.min(Semaphore::MAX_PERMITS),
             drain_window: config.drain,
             trust: config.trust,
+            late_trust,
             tls,
+            token_keys,
             report_key,
             health,
             tcp,
@@ -177,19 +196,23 @@ impl Relay {
         &self.tcp
     }
 
-    /// Reads the trust file, the key of reports and the TLS files again. What cannot be used is reported, and what was read before stays.
+    /// Reads the trust file, the key of reports, the TLS files and the keys of tokens again. What cannot be used is reported, and what was read before stays.
     pub async fn reload(&self) {
         match read_trust(&self.trust) {
             Ok(trust) => {
                 for fleet in self.fleets.iter() {
                     fleet.trust(trust.clone()).await;
                 }
+                self.late_trust.send_replace(trust);
                 tracing::info!("trusted keys were read again");
             }
             Err(error) => tracing::error!(%error, "the keys that were trusted before stay"),
         }
         if let Some((files, sender)) = &self.tls {
             reload_tls(files, sender);
+        }
+        if let Some(keys) = &self.token_keys {
+            reload_token_keys(keys).await;
         }
         if let Some((path, sender)) = &self.report_key {
             reload_report_key(path, sender);
@@ -198,8 +221,9 @@ impl Relay {
 
     /// Certificates and keys are renewed without anybody telling: they are looked at from time to time.
     fn watch_files(&self) {
-        let (tls, report_key) = (self.tls.clone(), self.report_key.clone());
-        if tls.is_none() && report_key.is_none() {
+        let (tls, report_key, token_keys) =
+            (self.tls.clone(), self.report_key.clone(), self.token_keys.clone());
+        if tls.is_none() && report_key.is_none() && token_keys.is_none() {
             return;
         }
         let stop = self.stop.clone();
@@ -211,6 +235,9 @@ impl Relay {
                 }
                 if let Some((files, sender)) = &tls {
                     reload_tls(files, sender);
+                }
+                if let Some(keys) = &token_keys {
+                    reload_token_keys(keys).await;
                 }
                 if let Some((path, sender)) = &report_key {
                     reload_report_key(path, sender);
@@ -224,7 +251,12 @@ impl Relay {
         self.drain.cancel();
         let all = u32::try_from(self.max_streams).unwrap_or(u32::MAX);
         let grace = self.drain_window + Duration::from_secs(1);
-        let _ = tokio::time::timeout(grace, self.streams.acquire_many(all)).await;
+        // A stream has ended when its client was told so: connections go last.
+        let gone = async {
+            let _ = self.streams.acquire_many(all).await;
+            let _ = self.connections.acquire_many(all).await;
+        };
+        let _ = tokio::time::timeout(grace, gone).await;
         self.stop.cancel();
         // Until they have ended, tasks hold the cache.
         let _ = tokio::time::timeout(END, self.ended.recv()).await;
@@ -257,6 +289,28 @@ fn reload_tls(files: &Files, sender: &watch::Sender<Arc<ServerConfig>>) {
     match files.load() {
         Ok(config) => drop(sender.send_replace(config)),
         Err(error) => tracing::error!(%error, "the TLS files that were read before stay in use"),
+    }
+}
+
+async fn reload_token_keys(keys: &Keys) {
+    if let Err(error) = keys.refresh().await {
+        tracing::error!(%error, "the keys of tokens that were read before stay in use");
+    }
+}
+
+/// What clients may take. One of several fleets cannot take all of it.
+fn frontend(config: &Config, drain: &CancellationToken) -> Frontend {
+    let most = config.max_streams;
+    let limits = Limits::new(config.max_request, most, drain.clone(), config.drain);
+    let of_fleet = if config.fleets.len() > 1 { most / 4 * 3 } else { most };
+    Frontend {
+        limits: Limits {
+            shares: Shares::new(config.max_streams_per_client),
+            fleets: Shares::new(of_fleet),
+            ..limits
+        },
+        connections: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+        shares: Shares::new(config.max_streams_per_client),
     }
 }
 
@@ -311,10 +365,18 @@ async fn start_live(_: &Config, _: &Arc<Metrics>, _: &Life) -> Result<Option<Liv
     Ok(None)
 }
 
+/// A path in which `{fleet}` stands for a fleet.
+fn of_fleet(path: &Path, fleet: &FleetName) -> PathBuf {
+    path.to_string_lossy().replace("{fleet}", &fleet.socket_name()).into()
+}
+
+/// The key of reports, as it is at the moment.
+type ReportKey = watch::Sender<Arc<KeyPair>>;
+
 fn start_fleets(
     config: &Config,
     trust: &Anchor,
-    (live, report_key): (Option<&Live>, Option<&watch::Sender<Arc<KeyPair>>>),
+    (live, report_key, late_trust): (Option<&Live>, Option<&ReportKey>, &watch::Sender<Anchor>),
     (metrics, life): (&Arc<Metrics>, &Life),
 ) -> Result<Vec<Fleet>, RunError> {
     let start = |fleet: &FleetName| {
@@ -328,10 +390,13 @@ fn start_fleets(
             seed: config.seed.clone(),
             trust: trust.clone(),
             cache: config.cache.clone(),
+            pin_file: config.pin_file.as_ref().map(|path| of_fleet(path, fleet)),
             sources: Sources {
                 endpoints: config.endpoints.clone(),
                 secrets: config.secrets.clone(),
+                late: start_late(config, fleet, late_trust, (metrics, life)),
                 live: live.cloned(),
+                ..Sources::default()
             },
             poll_interval: config.poll_interval,
             settings: config.settings.clone(),
@@ -344,47 +409,28 @@ fn start_fleets(
     config.fleets.iter().map(start).collect()
 }
 
-async fn listen(
+/// Reads the store's own endpoints and secrets, if that is asked for.
+fn start_late(
     config: &Config,
-    fleets: &[Fleet],
-    tls: Option<&watch::Sender<Arc<ServerConfig>>>,
-    frontend: &Frontend,
-) -> Result<Vec<SocketAddr>, RunError> {
-    let mut addresses = Vec::new();
-    for listen in &config.listen {
-        match listen {
-            Listen::Unix(template) => {
-                for fleet in fleets {
-                    let path = socket_path(template, fleet.name());
-                    let socket = UnixSocket::bind(&path, 0o660)?;
-                    tracing::info!(fleet = %fleet.name(), path = %path.display(), "listening");
-                    tokio::spawn(socket.serve(Arc::clone(&fleet.hub), frontend.clone()));
-                }
-            }
-            Listen::Tcp(address) => {
-                let socket = TcpSocket::bind(*address).await?;
-                tracing::info!(address = %socket.address(), "listening");
-                addresses.push(socket.address());
-                let tls = tls.map(watch::Sender::subscribe);
-                tokio::spawn(socket.serve(membership(config, fleets), tls, frontend.clone()));
-            }
-        }
-    }
-    Ok(addresses)
-}
-
-fn membership(config: &Config, fleets: &[Fleet]) -> Membership {
-    let hub = |name: &FleetName| {
-        fleets.iter().find(|fleet| fleet.name() == name).map(|fleet| Arc::clone(&fleet.hub))
+    fleet: &FleetName,
+    trust: &watch::Sender<Anchor>,
+    (metrics, life): (&Arc<Metrics>, &Life),
+) -> Option<Late> {
+    let values = config.store_values.clone()?;
+    let late = Late::default();
+    let follower = Follower {
+        stores: config.stores.iter().map(|store| store.fleet(fleet)).collect(),
+        channel: config.channel.clone(),
+        trust: trust.subscribe(),
+        identities: values.identities,
+        file: config.cache.as_ref().map(|cache| cache.join(fleet.socket_name()).join("late")),
+        late: late.clone(),
+        interval: config.poll_interval,
+        jitter: Jitter::default(),
+        metrics: Arc::clone(metrics),
     };
-    match fleets {
-        [only] if config.members.is_empty() => Membership::Only(Arc::clone(&only.hub)),
-        _ => {
-            let by_name: BTreeMap<String, Arc<Hub>> =
-                config.members.iter().filter_map(|(name, fleet)| Some((name.clone(), hub(fleet)?))).collect();
-            Membership::ByName(by_name)
-        }
-    }
+    life.spawn(follower.run(life.stop.clone()));
+    Some(late)
 }
 
 async fn serve_health(

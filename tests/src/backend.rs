@@ -10,8 +10,8 @@ use hyper_util::server::conn::auto::Builder;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -50,6 +50,7 @@ pub struct Backend {
     address: SocketAddr,
     name: String,
     received: Arc<AtomicU64>,
+    last: Arc<Mutex<Option<Echo>>>,
     task: JoinHandle<()>,
 }
 
@@ -59,8 +60,11 @@ impl Backend {
         let listener = crate::runtime().block_on(TcpListener::bind(("127.0.0.1", 0)))?;
         let address = listener.local_addr()?;
         let received = Arc::new(AtomicU64::new(0));
-        let task = crate::runtime().spawn(serve(listener, Arc::from(name), Arc::clone(&received)));
-        Ok(Self { address, name: name.to_owned(), received, task })
+        let last = Arc::default();
+        let answers =
+            Answers { name: Arc::from(name), received: Arc::clone(&received), last: Arc::clone(&last) };
+        let task = crate::runtime().spawn(serve(listener, answers));
+        Ok(Self { address, name: name.to_owned(), received, last, task })
     }
 
     /// Its address.
@@ -77,6 +81,19 @@ impl Backend {
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
+
+    /// The last request that it has answered.
+    pub fn last(&self) -> Option<Echo> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a backend answers with, and what it notes.
+#[derive(Clone)]
+struct Answers {
+    name: Arc<str>,
+    received: Arc<AtomicU64>,
+    last: Arc<Mutex<Option<Echo>>>,
 }
 
 impl Drop for Backend {
@@ -85,15 +102,15 @@ impl Drop for Backend {
     }
 }
 
-async fn serve(listener: TcpListener, name: Arc<str>, received: Arc<AtomicU64>) {
+async fn serve(listener: TcpListener, answers: Answers) {
     // Connections end with the server: a stopped backend must look like one that is gone.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let (name, received) = (Arc::clone(&name), Arc::clone(&received));
+        let answers = answers.clone();
         connections.spawn(async move {
             let service = service_fn(|request| {
-                received.fetch_add(1, Ordering::Relaxed);
-                answer(Arc::clone(&name), request)
+                answers.received.fetch_add(1, Ordering::Relaxed);
+                answer(answers.clone(), request)
             });
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         });
@@ -102,7 +119,7 @@ async fn serve(listener: TcpListener, name: Arc<str>, received: Arc<AtomicU64>) 
 }
 
 async fn answer(
-    name: Arc<str>,
+    Answers { name, last, .. }: Answers,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
@@ -119,6 +136,7 @@ async fn answer(
         body,
     };
     let mut response = http::Response::new(Full::from(serde_json::to_vec(&echo).unwrap_or_default()));
+    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(echo);
     if let Ok(value) = http::HeaderValue::from_str(&name) {
         response.headers_mut().insert(NAME_HEADER, value);
         response.headers_mut().insert("x-served", http::HeaderValue::from_static("yes"));

@@ -1,7 +1,7 @@
 //! Certificates for tests: self-signed, made anew in each run.
 
 use anyhow::Result;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// A certificate with its key.
 #[derive(Debug, Clone)]
@@ -17,9 +17,41 @@ pub struct Certificate {
 impl Certificate {
     /// A certificate for these DNS names, valid for a year around today.
     pub fn for_names(names: &[&str]) -> Result<Self> {
+        Self::made(names, |_| ())
+    }
+
+    /// One whose time is over since 2001.
+    pub fn expired(names: &[&str]) -> Result<Self> {
+        Self::made(names, |params| {
+            params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        })
+    }
+
+    fn made(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<Self> {
         let key = KeyPair::generate()?;
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let certificate = CertificateParams::new(names)?.self_signed(&key)?;
+        let mut params = CertificateParams::new(names)?;
+        change(&mut params);
+        let certificate = params.self_signed(&key)?;
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec() })
+    }
+
+    /// An authority, and a certificate for this DNS name that it signed.
+    pub fn signed(name: &str) -> Result<(Self, Self)> {
+        let (own, key) = (KeyPair::generate()?, KeyPair::generate()?);
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Who has the name of its issuer has signed itself.
+        params.distinguished_name.push(DnType::CommonName, format!("authority of {name}"));
+        let root = params.self_signed(&own)?;
+        let leaf = CertificateParams::new(vec![name.to_owned()])?;
+        let leaf = leaf.signed_by(&key, &Issuer::from_params(&params, &own))?;
+        let of = |certificate: &rcgen::Certificate, key: &KeyPair| Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+            der: certificate.der().to_vec(),
+        };
+        Ok((of(&root, &own), of(&leaf, &key)))
     }
 }

@@ -39,11 +39,17 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tempfile::TempDir;
+
+/// What on its standard input has a cluster restart its API server.
+const RESTART: [u8; 1] = [b'r'];
+/// The file that says how often that was done.
+const RESTARTS: &str = "restarts";
 
 /// Which of the Gateway API's two channels a cluster has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -161,6 +167,20 @@ impl Cluster {
     /// The cgroup that holds all of its processes; none where this user may not make one.
     pub fn cgroup(&self) -> Option<&Path> {
         self.cgroup.as_ref().map(Cgroup::path)
+    }
+
+    /// Kills the API server, and starts another one on the same etcd: its watch cache begins anew.
+    pub fn restart_api_server(&self) -> Result<()> {
+        let count = || -> Result<u32> {
+            let text = std::fs::read_to_string(self.folder().join(RESTARTS)).unwrap_or_default();
+            Ok(if text.is_empty() { 0 } else { text.parse()? })
+        };
+        let before = count()?;
+        self.outer.stdin.as_ref().context("its standard input")?.write_all(&RESTART)?;
+        wait::until("the API server's restart", || {
+            ensure!(count()? > before, "{}", self.log("cluster"));
+            Ok(())
+        })
     }
 
     /// A command that will run in the cluster's network, outside of its pods.

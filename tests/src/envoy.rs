@@ -20,9 +20,23 @@ pub struct Envoy {
 impl Envoy {
     /// Starts one with a bootstrap file whose admin interface listens on a local port.
     pub fn start(name: &str, program: &Path, bootstrap: &Path, admin: u16, logs: &Path) -> Result<Self> {
+        Self::start_with(name, program, bootstrap, admin, logs, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(
+        name: &str,
+        program: &Path,
+        bootstrap: &Path,
+        admin: u16,
+        logs: &Path,
+        arguments: &[String],
+    ) -> Result<Self> {
         let mut command = Command::new(program);
         command.arg("--config-path").arg(bootstrap);
-        command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+        command
+            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
+            .args(arguments);
         let process = Running::start(name, &mut command, logs)?;
         Ok(Self { process, admin: Target::plain(admin) })
     }

@@ -4,12 +4,14 @@ mod version2;
 
 pub use version2::Http2;
 
+use crate::certificate::Certificate;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -50,14 +52,38 @@ impl Target {
 
     /// TLS on a local port with this server name, trusting one certificate (DER).
     pub fn tls(port: u16, server_name: &str, trusted: &[u8]) -> Result<Self> {
+        Self::mutual(port, server_name, trusted, None)
+    }
+
+    /// The same, with a certificate that the client shows when it is asked for one.
+    pub fn mutual(
+        port: u16,
+        server_name: &str,
+        trusted: &[u8],
+        client: Option<&Certificate>,
+    ) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(trusted.to_vec().into())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match client {
+            Some(client) => {
+                let key = PrivateKeyDer::from_pem_slice(client.key.as_bytes())?;
+                config.with_client_auth_cert(vec![client.der.clone().into()], key)?
+            }
+            None => config.with_no_client_auth(),
+        };
         Ok(Self(Transport::Tls(local(port), server_name.to_owned(), Arc::new(config))))
+    }
+}
+
+impl Target {
+    /// What TLS is spoken with, and to whom: for those who make the connection themselves.
+    pub fn tls_parts(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
+        let Transport::Tls(_, name, config) = &self.0 else { return None };
+        Some((Arc::clone(config), ServerName::try_from(name.clone()).ok()?))
     }
 }
 

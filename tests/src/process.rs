@@ -124,5 +124,18 @@ impl Drop for Running {
             self.kill();
         }
         left(|left| left.groups.remove(&self.child.id()));
+        self.has_shown_no_key();
+    }
+}
+
+impl Running {
+    /// Whatever suite it was started by: a program that prints a private key has failed.
+    #[allow(clippy::panic, reason = "a test ends where a secret shows")]
+    fn has_shown_no_key(&self) {
+        let shown = std::fs::read(&self.log).ok().and_then(|log| crate::redaction::private_material(&log));
+        // A test that has failed already says more by itself.
+        if let Some(shown) = shown.filter(|_| !std::thread::panicking()) {
+            panic!("{} shows a private key: {shown}", self.name);
+        }
     }
 }

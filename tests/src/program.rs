@@ -160,6 +160,11 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<Outcome> {
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output()?;
     drop(writer.join());
+    for text in [&output.stdout, &output.stderr] {
+        if let Some(shown) = crate::redaction::private_material(text) {
+            bail!("{command:?} shows a private key: {shown}");
+        }
+    }
     let signal = || std::os::unix::process::ExitStatusExt::signal(&output.status).map_or(-1, |n| 128 + n);
     Ok(Outcome {
         code: output.status.code().unwrap_or_else(signal),

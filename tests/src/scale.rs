@@ -29,6 +29,79 @@ pub fn files(routes: usize) -> Vec<File> {
         let name = format!("route-{index}");
         documents.push(manifest::http_route("shop", &name, "edge/public", &[&hostname], &rules));
     }
+    in_files(&documents)
+}
+
+/// How many ListenerSets and certificates there are for so many routes of [`tenants`]: with 100,000 routes, 40,000 of them
+/// are attached to ListenerSets, and 10,000 certificates are bound.
+const ROUTES_OF_SET: usize = 40;
+
+/// So many routes share a Gateway: a thousand certificates are all filter chains of one Envoy listener, which as one record
+/// may have 6 MiB.
+const ROUTES_OF_GATEWAY: usize = 10_000;
+
+/// Gateways of many tenants: of each hundred routes forty are attached to ListenerSets, each with a listener and a
+/// certificate of its own for four of them; the others to the Gateway's listener, in a namespace for ten.
+pub fn tenants(routes: usize) -> Vec<File> {
+    let gateways = (routes / ROUTES_OF_GATEWAY).max(1);
+    let mut documents = vec![manifest::gateway_class()];
+    for gateway in 0..gateways {
+        let text =
+            manifest::gateway("edge", &format!("public-{gateway}"), &[manifest::Listener::http("http", 80)]);
+        documents
+            .push(text.replace("spec:\n", "spec:\n  allowedListeners:\n    namespaces:\n      from: All\n"));
+    }
+    let of_sets = routes * 4 / 10;
+    for set in 0..of_sets / ROUTES_OF_SET {
+        let mut text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {{name: set, namespace: tenant-{set}}}\nspec:\n  \
+             parentRef: {{name: public-{}, namespace: edge}}\n  listeners:\n",
+            set % gateways
+        );
+        for listener in 0..ROUTES_OF_SET / 4 {
+            let _ = writeln!(
+                text,
+                "  - {{name: l{listener}, port: 443, protocol: HTTPS, hostname: '*.l{listener}.tenant-{set}.example.com', tls: \
+                 {{certificateRefs: [{{name: c{listener}}}]}}}}"
+            );
+        }
+        documents.push(text);
+        documents.push(manifest::service(&format!("tenant-{set}"), "web"));
+        for route in 0..ROUTES_OF_SET {
+            let listener = route / 4;
+            documents.push(tenants_route(
+                &format!("tenant-{set}"),
+                &format!("route-{route}"),
+                &format!("kind: ListenerSet, name: set, sectionName: l{listener}"),
+                &format!("r{route}.l{listener}.tenant-{set}.example.com"),
+            ));
+        }
+    }
+    let attached = of_sets / ROUTES_OF_SET * ROUTES_OF_SET;
+    for route in attached..routes {
+        let namespace = format!("team-{}", route / 10);
+        if route % 10 == 0 || route == attached {
+            documents.push(manifest::service(&namespace, "web"));
+        }
+        let parent = format!("name: public-{}, namespace: edge", route / 10 % gateways);
+        documents.push(tenants_route(
+            &namespace,
+            &format!("route-{route}"),
+            &parent,
+            &format!("r{route}.example.org"),
+        ));
+    }
+    in_files(&documents)
+}
+
+fn tenants_route(namespace: &str, name: &str, parent: &str, hostname: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  \
+         parentRefs: [{{{parent}}}]\n  hostnames: [{hostname}]\n  rules:\n  - backendRefs: [{{name: web, port: 80}}]\n"
+    )
+}
+
+fn in_files(documents: &[String]) -> Vec<File> {
     let file = |(index, texts): (usize, &[String])| File {
         name: format!("routes/{index}.yaml").into(),
         bytes: manifest::documents(texts).into_bytes().into(),

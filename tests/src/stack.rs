@@ -42,6 +42,8 @@ pub struct Stack {
     pub protocol: Protocol,
     /// What the relay is told besides.
     pub relay_arguments: Vec<String>,
+    /// What Envoy is told besides.
+    pub envoy_arguments: Vec<String>,
     /// What starts the relay, if it is not started by itself: a program that runs the one named after it.
     pub relay_prefix: Vec<String>,
 }
@@ -63,6 +65,7 @@ impl Stack {
             program: program::envoy()?,
             protocol: Protocol::default(),
             relay_arguments: Vec::new(),
+            envoy_arguments: Vec::new(),
             relay_prefix: Vec::new(),
             folder,
         };
@@ -258,7 +261,8 @@ impl Stack {
         let bootstrap = self.bootstrap()?;
         self.envoy = None;
         let logs = self.folder().join("logs");
-        let envoy = Envoy::start("envoy", &self.program, &bootstrap, self.admin, &logs)?;
+        let envoy =
+            Envoy::start_with("envoy", &self.program, &bootstrap, self.admin, &logs, &self.envoy_arguments)?;
         self.envoy.insert(envoy).wait_for_listeners(ports)
     }
 

@@ -95,8 +95,24 @@ fn the_relay_knows_the_snapshot_contract_only() {
     let linked = linked_alone("moorgate-relay", &[]);
     let ours: Vec<_> = linked.iter().filter(|name| is_of_family(name, "moorgate")).collect();
     assert_eq!(ours, ["moorgate-relay", "moorgate-snapshot"]);
-    let configuration =
-        ["envoy-types", "git2", "libgit2-sys", "cel", "kube", "k8s-openapi", "gateway-api", "clap_complete"];
+    let configuration = [
+        "envoy-types",
+        "git2",
+        "libgit2-sys",
+        "cel",
+        "kube",
+        "k8s-openapi",
+        "gateway-api",
+        "clap_complete",
+        "yaml_serde",
+        "serde_yaml",
+        "saphyr",
+        "libyaml",
+        "age",
+        "opentelemetry",
+        "tracing-opentelemetry",
+        "prost-reflect",
+    ];
     let found = |linked: &BTreeSet<String>| {
         let of_family = |name: &&String| configuration.iter().any(|family| is_of_family(name, family));
         linked.iter().filter(of_family).cloned().collect::<Vec<_>>()
@@ -106,6 +122,19 @@ fn the_relay_knows_the_snapshot_contract_only() {
     let with_client = found(&linked_alone("moorgate-relay", &["kubernetes"]));
     assert!(with_client.iter().any(|name| name == "kube-client"), "{with_client:?}");
     assert!(with_client.iter().all(|name| is_of_family(name, "kube") || name == "k8s-openapi"));
+    for (feature, brings) in [("yaml", "yaml_serde"), ("sealed", "age"), ("otel", "opentelemetry")] {
+        let with_it = found(&linked_alone("moorgate-relay", &[feature]));
+        assert!(with_it.iter().any(|name| name == brings), "{feature}: {with_it:?}");
+        assert!(!with_it.iter().any(|name| is_of_family(name, "kube")), "{feature}: {with_it:?}");
+    }
+}
+
+#[test]
+fn no_unsafe_code_in_the_relay() {
+    for file in ["relay/src/lib.rs", "relay/src/main.rs"] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        assert!(text.lines().any(|line| line == "#![forbid(unsafe_code)]"), "{file}");
+    }
 }
 
 /// Every package that is linked into this one, itself included, if it is built alone: no other package of the workspace

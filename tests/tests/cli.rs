@@ -7,7 +7,7 @@ use moorgate_tests::repository::Repository;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 29] = [
     "compile",
     "check",
     "diff",
@@ -32,6 +32,8 @@ const COMMANDS: [&str; 27] = [
     "renew",
     "render",
     "keygen",
+    "seal",
+    "endpoints",
     "bootstrap",
     "completions",
     "version",

@@ -2,10 +2,12 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DeleteParams, ListParams, LogParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 use kube::{Client, ResourceExt};
+use moorgate_relay::serve::token::{AUDIENCE, KeySource, Keys, TokenError, Tokens};
 use moorgate_tests::cluster::balancer::{UNUSABLE, USABLE};
 use moorgate_tests::cluster::{Channel, Cluster, Options, definitions};
 use moorgate_tests::distil::crds::VERSION;
@@ -275,6 +277,64 @@ fn what_ends_is_started_again() -> Result<()> {
     cluster.until("the end of the namespace", async |client| {
         let api = Api::<k8s_openapi::api::core::v1::Namespace>::all(client);
         ensure!(api.get_opt("ends").await?.is_none(), "it is there");
+        Ok(())
+    })
+}
+
+/// A relay judges tokens of pods by the API server's public keys, and keeps those for the time when that is down.
+#[test]
+fn tokens_of_pods_are_judged_by_keys_that_outlive_the_api_server() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    cluster.apply(&format!(
+        "{}apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: envoy, namespace: tokens}}\n---\napiVersion: v1\n\
+         kind: Pod\nmetadata: {{name: edge-0, namespace: tokens}}\nspec:\n  serviceAccountName: envoy\n  nodeSelector: \
+         {{nowhere: here}}\n  containers: [{{name: envoy, image: envoy}}]\n",
+        namespace("tokens")
+    ))?;
+    let folder = tempfile::tempdir()?;
+    let kept = folder.path().join("token-keys.json");
+    let (kubeconfig, now) = (cluster.kubeconfig(), moorgate_relay::clock::unix_now());
+    let down = folder.path().join("down");
+    let mut elsewhere: Value = serde_json::from_str(&std::fs::read_to_string(&kubeconfig)?)?;
+    elsewhere["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1".into();
+    std::fs::write(&down, elsewhere.to_string())?;
+    cluster.with(async |client| {
+        let pod = Api::<Pod>::namespaced(client.clone(), "tokens").get("edge-0").await?;
+        let accounts = Api::<ServiceAccount>::namespaced(client, "tokens");
+        let ask = async |audience: &str, bound: bool| {
+            let bound_object_ref = bound.then(|| BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some("edge-0".to_owned()),
+                uid: pod.uid(),
+            });
+            let audiences = Some(vec![audience.to_owned()]);
+            let spec = TokenRequestSpec { audiences, bound_object_ref, expiration_seconds: Some(3600) };
+            let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+            let answer = accounts.create_token_request("envoy", &PostParams::default(), &request).await?;
+            answer.status.and_then(|status| status.token).context("no token")
+        };
+        let judge = async |kubeconfig: &std::path::Path| -> Result<Tokens> {
+            let api = moorgate_relay::bind::kubernetes::Api::connect(Some(kubeconfig)).await?;
+            let keys = Keys::open(KeySource::Api(api, Some(kept.clone()))).await?;
+            let issuer = "https://kubernetes.default.svc".to_owned();
+            Ok(Tokens { issuer, audience: AUDIENCE.to_owned(), keys })
+        };
+        let (good, other, unbound) =
+            (ask(AUDIENCE, true).await?, ask("moorgate-store", true).await?, ask(AUDIENCE, false).await?);
+        let cold = judge(down.as_path()).await?;
+        assert_eq!(cold.judge(&good, now).await, Err(TokenError::Key), "nothing was kept yet");
+        for kubeconfig in [&kubeconfig, &down] {
+            let tokens = judge(kubeconfig.as_path()).await?;
+            let bearer = tokens.judge(&good, now).await?;
+            assert_eq!(
+                (bearer.account.as_str(), bearer.pod.as_str()),
+                ("system:serviceaccount:tokens:envoy", "edge-0")
+            );
+            assert_eq!(tokens.judge(&good, now + 7200).await, Err(TokenError::Expired));
+            assert_eq!(tokens.judge(&other, now).await, Err(TokenError::Audience));
+            assert_eq!(tokens.judge(&unbound, now).await, Err(TokenError::Unbound));
+        }
         Ok(())
     })
 }

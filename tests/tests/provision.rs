@@ -143,6 +143,41 @@ fn a_gateway_made_anew_is_programmed_by_pods_of_its_own() -> Result<()> {
 }
 
 #[test]
+fn a_merged_class_is_served_by_one_fleet() -> Result<()> {
+    let bench = Bench::new("merged")?;
+    let host = |gateway: &str, host: &str| {
+        let listener = format!("port: 80, hostname: {host}.example, protocol");
+        bench.gateway(gateway, &[80]).replace("port: 80, protocol", &listener)
+    };
+    bench.apply(&host("one", "one"))?;
+    bench.apply(&host("two", "two"))?;
+    let watch = bench.watch_with("only", &["--merge-class", "merged", "--merged-namespace", "merged"])?;
+    let [one, two] = [bench.until_programmed("one"), bench.until_programmed("two")];
+    let (one, two) = (one.with_context(|| watch.tail())?, two.with_context(|| watch.tail())?);
+    // One Service, one address.
+    assert_eq!(one["status"]["addresses"], two["status"]["addresses"]);
+    assert_eq!(one["status"]["addresses"].as_array().map(Vec::len), Some(1), "{one}");
+    let deployments = bench.read("/apis/apps/v1/namespaces/merged/deployments")?;
+    assert_eq!(deployments["items"].as_array().map(Vec::len), Some(1));
+    let fleet = "class/merged".parse()?;
+    let (sequence, _) = bench.published_of(&fleet)?;
+    // The younger one asks for what the older one has.
+    bench.apply(&host("two", "one"))?;
+    bench.until("gateways", "two", "a conflict", |gateway| {
+        let listener = &gateway["status"]["listeners"][0];
+        ensure!(condition(listener, "Conflicted")["status"] == "True", "{gateway}");
+        Ok(())
+    })?;
+    bench.until_programmed("one")?;
+    // It goes, and the fleet goes on.
+    bench.delete("gateways", "two")?;
+    bench.apply(&host("one", "three"))?;
+    bench.until_programmed("one").with_context(|| watch.tail())?;
+    assert!(bench.published_of(&fleet)?.0 > sequence);
+    Ok(())
+}
+
+#[test]
 fn an_address_that_cannot_be_had_is_said_and_one_that_can_is_given() -> Result<()> {
     let bench = Bench::new("addresses")?;
     bench.apply(&bench.gateway("edge", &[80]))?;

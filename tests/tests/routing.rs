@@ -2,15 +2,25 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
 use anyhow::{Result, ensure};
+use envoy_types::ext_authz::v3::pb::{HeaderAppendAction, HttpStatusCode};
+use envoy_types::ext_authz::v3::{CheckResponseExt as _, DeniedHttpResponseBuilder, OkHttpResponseBuilder};
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
 use moorgate_tests::backend::Backend;
 use moorgate_tests::certificate::Certificate;
 use moorgate_tests::http::{Answer, Http2, Request, Target, send, send_until};
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::program::run;
 use moorgate_tests::stack::Stack;
-use moorgate_tests::{ports, wait};
+use moorgate_tests::{ports, runtime, wait};
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
 
 const HOST: &str = "shop.example.com";
 
@@ -174,6 +184,9 @@ fn an_authorization_service_lets_pass_or_not() {
     let request = Request::get(HOST, "/yes").header("x-token", "a").header("x-backend", "forged");
     let answer = stage.answered_by(&request, "cart").unwrap();
     assert_eq!(answer.echo().unwrap().header("x-backend"), ["check"]);
+    // The service is shown what it is to be shown, and no more.
+    let shown = stage.backends["check"].last().unwrap();
+    assert_eq!((shown.header("x-token"), shown.header("x-backend")), (vec!["a"], vec![]));
     let asked = stage.backends["check"].received();
     assert!(asked > 0);
     // Every header of the answer goes on, but not those that frame it.
@@ -192,6 +205,97 @@ fn an_authorization_service_lets_pass_or_not() {
         assert!(matches!(status, 403 | 500), "{path}: {status}");
     }
     assert_eq!(stage.backends["cart"].received(), reached);
+}
+
+/// Says yes to requests that bring a token, and who they are; remembers the paths that it was asked about.
+#[derive(Debug, Clone, Default)]
+struct Gatekeeper(Arc<Mutex<Vec<String>>>);
+
+#[async_trait::async_trait]
+impl Authorization for Gatekeeper {
+    async fn check(
+        &self,
+        request: tonic::Request<CheckRequest>,
+    ) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
+        let attributes: AttributeContext = request.into_inner().attributes.unwrap_or_default();
+        let asked = attributes.request.and_then(|request| request.http).unwrap_or_default();
+        self.0.lock().unwrap().push(asked.path.clone());
+        let mut response;
+        if asked.headers.get("x-token").is_some_and(|token| token == "good") {
+            let mut allowed = OkHttpResponseBuilder::new();
+            allowed.add_header("x-user", "ann", Some(HeaderAppendAction::OverwriteIfExistsOrAdd), false);
+            response = CheckResponse::with_status(tonic::Status::ok(""));
+            response.set_http_response(allowed);
+        } else {
+            let mut denied = DeniedHttpResponseBuilder::new();
+            denied.set_http_status(HttpStatusCode::Unauthorized).set_body("who are you?");
+            response = CheckResponse::with_status(tonic::Status::unauthenticated("no token"));
+            response.set_http_response(denied);
+        }
+        Ok(tonic::Response::new(response))
+    }
+}
+
+/// A gRPC service on a local port; dropping it stops it.
+struct Service {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Gatekeeper {
+    fn start(&self) -> Service {
+        let listener = runtime().block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder().add_service(AuthorizationServer::new(self.clone()));
+        let task = runtime().spawn(async move {
+            drop(server.serve_with_incoming(TcpListenerStream::new(listener)).await);
+        });
+        Service { address, task }
+    }
+}
+
+#[test]
+fn an_authorization_service_is_asked_over_grpc() {
+    let mut stage = Stage::lay(&["cart"]).unwrap();
+    let gatekeeper = Gatekeeper::default();
+    let service = gatekeeper.start();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = closed.local_addr().unwrap();
+    drop(closed);
+    stage.stack.set_endpoints("shop", "checks", &[service.address]).unwrap();
+    stage.stack.set_endpoints("shop", "dead", &[dead]).unwrap();
+    let rule = |path: &str, service: &str| {
+        format!(
+            "    - matches: [{{ path: {{ value: {path} }} }}]\n      filters: [{{ type: ExternalAuth, externalAuth: {{ protocol: GRPC, \
+             backendRef: {{ name: {service}, port: 80 }}, grpc: {{}} }} }}]\n      backendRefs: [{{ name: cart, port: 80 }}]\n"
+        )
+    };
+    let rules = rule("/asked", "checks") + &rule("/dead", "dead") + &manifest::rule("/open", "cart");
+    let services = ["checks", "dead"].map(|name| manifest::service("shop", name));
+    let mut objects = vec![http_route(&rules)];
+    objects.extend(services);
+    stage.start(&[], &objects).unwrap();
+    let request = Request::get(HOST, "/asked/a?b=c").header("x-token", "good").header("x-user", "forged");
+    let answer = stage.answered_by(&request, "cart").unwrap();
+    assert_eq!(answer.echo().unwrap().header("x-user"), ["ann"]);
+    assert_eq!(gatekeeper.0.lock().unwrap().last().map(String::as_str), Some("/asked/a?b=c"));
+    let reached = stage.backends["cart"].received();
+    for token in ["", "bad"] {
+        let refused = send(&stage.target, &Request::get(HOST, "/asked").header("x-token", token)).unwrap();
+        assert_eq!((refused.status, &*refused.body), (401, b"who are you?".as_slice()));
+    }
+    let unasked = send(&stage.target, &Request::get(HOST, "/dead").header("x-token", "good")).unwrap();
+    assert_eq!(unasked.status, 403, "a service that does not answer has not said yes");
+    assert_eq!(stage.backends["cart"].received(), reached);
+    let asked = gatekeeper.0.lock().unwrap().len();
+    assert_eq!(send(&stage.target, &Request::get(HOST, "/open")).unwrap().who(), "cart");
+    assert_eq!(gatekeeper.0.lock().unwrap().len(), asked, "other rules ask nobody");
 }
 
 #[test]
@@ -218,6 +322,133 @@ fn a_cookie_keeps_a_client_at_its_endpoint() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn a_header_keeps_a_client_at_its_endpoint() {
+    let mut stage = Stage::lay(&["one"]).unwrap();
+    let (second, third) = (Backend::start("two").unwrap(), Backend::start("three").unwrap());
+    let all = [stage.backends["one"].address(), second.address(), third.address()];
+    stage.stack.set_endpoints("shop", "one", &all).unwrap();
+    let rules = "    - sessionPersistence: { type: Header, header: { name: X-Session } }\n      backendRefs: [{ name: one, port: 80 }]\n";
+    stage.start(&[], &[http_route(rules)]).unwrap();
+    let request = Request::get(HOST, "/");
+    let first =
+        send_until(&stage.target, &request, "an endpoint", |answer| answer.backend().is_some()).unwrap();
+    let session = first.header("x-session").unwrap().to_owned();
+    let again = Request::get(HOST, "/").header("x-session", &session);
+    for _ in 0..20 {
+        assert_eq!(send(&stage.target, &again).unwrap().backend(), first.backend());
+    }
+    // Without the header the others are drawn too, and one that says nothing to Envoy is as good as none.
+    for strange in ["", "bm90aGluZw=="] {
+        let request = Request::get(HOST, "/").header("x-session", strange);
+        wait::until("another endpoint", || {
+            ensure!(send(&stage.target, &request)?.backend() != first.backend(), "the same");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// Answers the first try of each request with 503, and further ones with 200: those for `/held` when it is told to.
+struct Fickle {
+    address: SocketAddr,
+    tries: Arc<Mutex<BTreeMap<String, usize>>>,
+    release: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Fickle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Fickle {
+    fn start() -> Self {
+        let listener = runtime().block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let tries: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
+        let (release, released) = watch::channel(false);
+        let counted = Arc::clone(&tries);
+        let task = runtime().spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tries, released) = (Arc::clone(&counted), released.clone());
+                let service =
+                    hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                        let (tries, mut released) = (Arc::clone(&tries), released.clone());
+                        async move {
+                            let path = request.uri().path().to_owned();
+                            let first = {
+                                let mut tries = tries.lock().unwrap();
+                                let count = tries.entry(path.clone()).or_default();
+                                *count += 1;
+                                *count == 1
+                            };
+                            if !first && path == "/held" {
+                                drop(released.wait_for(|told| *told).await);
+                            }
+                            let mut response = http::Response::new(Full::new(bytes::Bytes::new()));
+                            *response.status_mut() = if first {
+                                http::StatusCode::SERVICE_UNAVAILABLE
+                            } else {
+                                http::StatusCode::OK
+                            };
+                            Ok::<_, std::convert::Infallible>(response)
+                        }
+                    });
+                connections.spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, tries, release, task }
+    }
+
+    fn tries(&self, path: &str) -> usize {
+        self.tries.lock().unwrap().get(path).copied().unwrap_or(0)
+    }
+}
+
+#[test]
+fn a_budget_bounds_the_retries_in_flight() {
+    let mut stage = Stage::lay(&["plain"]).unwrap();
+    let fickle = Fickle::start();
+    stage.stack.set_endpoints("shop", "fickle", &[fickle.address]).unwrap();
+    let rules =
+        "    - retry: { codes: [503], attempts: 1 }\n      backendRefs: [{ name: fickle, port: 80 }]\n";
+    let policy = "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: { name: budget, namespace: shop }\n\
+                  spec:\n  targetRefs: [{ group: '', kind: Service, name: fickle }]\n  \
+                  retryConstraint: { budget: { percent: 0 }, minRetryRate: { count: 1 } }\n";
+    let objects = [http_route(rules), manifest::service("shop", "fickle"), policy.to_owned()];
+    stage.start(&[], &objects).unwrap();
+    // One retry may be in flight: alone, each request gets its second try.
+    let mut warm = 0;
+    wait::until("a first request", || {
+        warm += 1;
+        let path = format!("/warm/{warm}");
+        let status = send(&stage.target, &Request::get(HOST, &path))?.status;
+        ensure!(status == 200 && fickle.tries(&path) == 2, "{status} after {} tries", fickle.tries(&path));
+        Ok(())
+    })
+    .unwrap();
+    let target = stage.target.clone();
+    let held = std::thread::spawn(move || send(&target, &Request::get(HOST, "/held")));
+    wait::until("the second try of the first", || {
+        ensure!(fickle.tries("/held") == 2, "{} tries", fickle.tries("/held"));
+        Ok(())
+    })
+    .unwrap();
+    // While it lasts there is none for others.
+    assert_eq!(send(&stage.target, &Request::get(HOST, "/other")).unwrap().status, 503);
+    assert_eq!(fickle.tries("/other"), 1);
+    fickle.release.send(true).unwrap();
+    assert_eq!(held.join().unwrap().unwrap().status, 200);
+    assert_eq!(send(&stage.target, &Request::get(HOST, "/later")).unwrap().status, 200);
+    assert_eq!(fickle.tries("/later"), 2);
 }
 
 #[test]

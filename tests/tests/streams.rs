@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use moorgate_tests::backend::Backend;
 use moorgate_tests::certificate::Certificate;
 use moorgate_tests::http::{Request, Target, send_until};
-use moorgate_tests::stack::Stack;
+use moorgate_tests::program::run;
+use moorgate_tests::stack::{Protocol, Stack};
 use moorgate_tests::{manifest, ports, runtime, wait};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -335,6 +336,55 @@ fn sessions_of_datagrams_are_shared_by_weight() {
     // 280 expected, standard deviation 9: seven of them to either side.
     assert!((215..=345).contains(&counts["heavy"]), "{counts:?}");
     assert_eq!(counts["heavy"] + counts["light"], 400, "{counts:?}");
+}
+
+/// Publishes these listeners and a route, whatever was there before.
+fn publish_all(stack: &Stack, listeners: &[String], route: String) {
+    let mut all = base("", listeners, &["plain", "web"]);
+    all.push(route);
+    let file = stack.folder().join("source.yaml");
+    std::fs::write(&file, manifest::documents(&all)).unwrap();
+    run(stack.signed("publish").unwrap().arg("--allow-shrink").arg(&file)).unwrap().ended_with(&[0]).unwrap();
+}
+
+/// The Envoy listener of a port takes its name from the protocol, so one that changes is another listener on an address that
+/// the first still has. A running Envoy takes over in one step, in both protocols of xDS, and back.
+#[test]
+fn a_port_changes_its_protocol_under_a_running_envoy() {
+    for protocol in [Protocol::Delta, Protocol::StateOfTheWorld] {
+        let (mut stack, port) = (Stack::new("edge/public").unwrap(), ports::free().unwrap());
+        stack.protocol = protocol;
+        let certificate = Certificate::for_names(&["shop.example.com"]).unwrap();
+        let (plain, web) = (Peer::plain("plain"), Backend::start("web").unwrap());
+        stack.set_endpoints("shop", "plain", &[plain.address]).unwrap();
+        stack.set_endpoints("shop", "web", &[web.address()]).unwrap();
+        stack.set_secret("edge", "shop", &certificate).unwrap();
+        let requests = || {
+            let rule = manifest::rule("/", "web");
+            manifest::http_route("shop", "web", "edge/public", &["shop.example.com"], &rule)
+        };
+        let http = format!("name: l, port: {port}, protocol: HTTP");
+        let tcp = format!("name: l, port: {port}, protocol: TCP");
+        let https =
+            format!("name: l, port: {port}, protocol: HTTPS, tls: {{ certificateRefs: [{{ name: shop }}] }}");
+        let udp = format!("name: u, port: {port}, protocol: UDP");
+        let bytes = || route("TCPRoute", "tcp", "l", None, "{ name: plain, port: 80 }");
+        publish_all(&stack, std::slice::from_ref(&http), requests());
+        stack.start_relay().unwrap();
+        stack.start_envoy(&[port]).unwrap();
+        let request = Request::get("shop.example.com", "/");
+        let (open, closed) =
+            (Target::plain(port), Target::tls(port, "shop.example.com", &certificate.der).unwrap());
+        send_until(&open, &request, "HTTP", |answer| answer.who() == "web").unwrap();
+        publish_all(&stack, std::slice::from_ref(&tcp), bytes());
+        until("TCP in its place", "plain", || say(port));
+        // Datagrams of the same number are another socket, which takes nothing away.
+        publish_all(&stack, &[tcp, udp.clone()], bytes());
+        publish_all(&stack, &[https, udp], requests());
+        send_until(&closed, &request, "HTTPS in its place", |answer| answer.who() == "web").unwrap();
+        publish_all(&stack, &[http], requests());
+        send_until(&open, &request, "HTTP again", |answer| answer.who() == "web").unwrap();
+    }
 }
 
 #[test]

@@ -3,6 +3,12 @@
 
 #[path = "watch/bench.rs"]
 mod bench;
+#[path = "watch/elsewhere.rs"]
+mod elsewhere;
+#[path = "watch/faults.rs"]
+mod faults;
+#[path = "watch/seen.rs"]
+mod seen;
 
 use anyhow::{Context as _, Result, ensure};
 use bench::{Bench, condition, programmed, ready};
@@ -51,7 +57,7 @@ fn the_cluster_its_yaml_and_watch_give_one_snapshot() -> Result<()> {
 fn a_fleet_is_published_when_it_changes_and_only_then() -> Result<()> {
     let bench = Bench::new("changes")?;
     bench.cluster.apply(&bench.gateway_and_route())?;
-    let watch = bench.watch("only", &["--allow-shrink", "--retire-after", "1s"])?;
+    let watch = bench.watch("only", &["--retire-after", "1s"])?;
     let first = bench.published()?;
     bench.until_gateway("a verdict", |gateway| {
         ensure!(gateway["status"]["listeners"][0]["attachedRoutes"] == 1, "{gateway}");
@@ -202,27 +208,6 @@ fn programmed_is_what_envoys_acknowledged() -> Result<()> {
         ensure!(programmed(&gateway["status"]["listeners"][1]) == ("True", "Programmed"), "{gateway}");
         Ok(())
     })?;
-    Ok(())
-}
-
-#[test]
-fn whoever_publishes_from_elsewhere_gets_status_and_nothing_else() -> Result<()> {
-    let bench = Bench::new("elsewhere")?;
-    let yaml = bench.gateway_and_route();
-    bench.cluster.apply(&yaml)?;
-    let file = bench.folder().join("source.yaml");
-    std::fs::write(&file, &yaml)?;
-    let _watch = bench.watch("only", &["--status-only"])?;
-    let gateway = bench.until_gateway("a verdict", ready)?;
-    assert_eq!(programmed(&gateway["status"]), ("Unknown", "Pending"));
-    bench.publish(&file)?;
-    let snapshot = bench.published()?;
-    bench.report(&snapshot, &bench.key)?;
-    bench.until_gateway("Programmed", |gateway| {
-        ensure!(programmed(&gateway["status"]) == ("True", "Programmed"), "{gateway}");
-        Ok(())
-    })?;
-    assert_eq!(bench.entries()?, ["publish"]);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod hostname;
 mod index;
 mod kind;
 mod listener;
+mod parameters;
 mod parent;
 mod policy;
 mod precedence;
@@ -46,12 +47,28 @@ pub struct Options {
     pub controller_name: String,
     /// Kinds of which the source does not hold all (DESIGN §4): a missing one may live elsewhere.
     pub open: BTreeSet<String>,
+    /// The time in seconds since 1970, to warn of certificates that are out of date; without it nobody is warned. It
+    /// reaches diagnostics only, and never bytes.
+    pub now: Option<i64>,
+    /// GatewayClasses whose Gateways are served by one fleet together.
+    pub merged: BTreeSet<String>,
+}
+
+impl Options {
+    /// The fleet that serves a Gateway of a class.
+    pub fn fleet(&self, class: &str, namespace: &str, name: &str) -> FleetName {
+        if self.merged.contains(class) {
+            FleetName::Class { name: class.to_owned() }
+        } else {
+            FleetName::gateway(namespace, name)
+        }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         let open = ["Secret", "ConfigMap", "ClusterTrustBundle", "EndpointSlice"].map(String::from).into();
-        Self { controller_name: CONTROLLER_NAME.into(), open }
+        Self { controller_name: CONTROLLER_NAME.into(), open, now: None, merged: BTreeSet::new() }
     }
 }
 
@@ -75,11 +92,15 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     let mut gateways = listener::gateways(&index, &mut diagnostics);
     let mut statuses = Statuses::new(&options.controller_name);
     let policies = policy::attach(&index, &mut diagnostics);
-    let routes = parent::attach(&index, &mut gateways, &policies, &mut diagnostics, &mut statuses);
+    let mut routes = parent::attach(&index, &mut gateways, &policies, &mut diagnostics, &mut statuses);
+    listener::filters(&index, &policies, &mut gateways, &mut routes, &mut diagnostics);
     listener::report(&index, &gateways, &mut statuses);
+    parameters::report(&index, &mut diagnostics);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
     backend::external::report(&index, &routes, &mut diagnostics, &mut statuses);
     policy::report(&policies, &routes, &mut statuses);
-    let (fleets, takes) = fleet::assemble(&gateways, &routes, &policies, objects, &mut diagnostics);
+    listener::close(&mut gateways, &options.merged, |gateway| policies.denies_gateway(gateway));
+    let (fleets, takes) =
+        fleet::assemble(&gateways, &routes, &policies, (objects, options), &mut diagnostics);
     Attachment { fleets, diagnostics, statuses, takes }
 }

@@ -7,6 +7,7 @@ mod check;
 mod compile;
 mod completions;
 mod diff;
+mod endpoints;
 mod exit;
 mod explain;
 mod floor;
@@ -29,6 +30,7 @@ mod renew;
 mod retire;
 mod rollback;
 mod rollout;
+mod seal;
 mod serve_store;
 mod status;
 mod step;
@@ -82,6 +84,8 @@ enum Command {
     Render(Box<render::RenderArgs>),
     Renew(renew::RenewArgs),
     Gc(gc::GcArgs),
+    Seal(Box<seal::SealArgs>),
+    Endpoints(endpoints::EndpointsArgs),
     Keygen(keygen::KeygenArgs),
     Bootstrap(bootstrap::BootstrapArgs),
     Completions(completions::CompletionsArgs),
@@ -140,6 +144,8 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Render(args) => render::run(*args).await,
         Command::Renew(args) => renew::run(args).await,
         Command::Gc(args) => gc::run(args).await,
+        Command::Seal(args) => seal::run(*args).await,
+        Command::Endpoints(args) => endpoints::run(args).await,
         Command::Keygen(args) => keygen::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
         Command::Completions(args) => completions::run(&args),

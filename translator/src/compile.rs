@@ -4,6 +4,7 @@
 
 mod blame;
 mod counts;
+mod fleets;
 mod last_good;
 mod limits;
 mod origins;
@@ -11,7 +12,9 @@ mod takes;
 
 pub use blame::Blocked;
 pub use counts::Counts;
+pub use fleets::Fleets;
 pub use last_good::{Commits, Former, Kept, LastGood, Waiting, compile_kept, compile_last_good};
+pub use origins::content;
 
 use crate::load::Loaded;
 use crate::ownership::{self, Ownership};
@@ -53,6 +56,8 @@ pub struct Compilation {
     pub refused: BTreeSet<FleetName>,
     /// Lines of Secrets, by file: never to be quoted.
     pub redacted: BTreeMap<Arc<str>, Vec<(u32, u32)>>,
+    /// Which fleet serves a Gateway.
+    pub served_by: Fleets,
     /// Whose mistake an error is.
     named: blame::Named,
 }
@@ -78,7 +83,8 @@ pub fn compile(files: &[File], options: &Options) -> Compilation {
 /// Compiles objects that were loaded.
 pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
     let Loaded { objects, mut diagnostics, redacted } = loaded;
-    let named = blame::Named::new(&objects, options);
+    let served_by = Fleets::new(&objects, options.validate.namespace.as_deref(), &options.attach);
+    let named = blame::Named::new(&objects, options).served(&served_by);
     let (objects, found) = validate::validate(objects, &options.validate);
     diagnostics.append(found);
     let owned = options.ownership.as_ref();
@@ -121,6 +127,7 @@ pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
         erring,
         refused,
         redacted,
+        served_by,
         named,
     }
 }

@@ -5,11 +5,13 @@
 
 mod markdown;
 mod redact;
+mod revoked;
 mod routes;
 mod text;
 mod tree;
 
 pub use markdown::markdown;
+pub use revoked::{Refusal, mark, refusals};
 pub use text::text;
 
 use crate::xds::{XdsError, json};
@@ -33,6 +35,8 @@ pub enum Kind {
     Changed,
     /// A route is there, but an earlier one of the same match now answers all of its requests.
     Shadowed,
+    /// A reference into another namespace was permitted, and is not any more.
+    Revoked,
 }
 
 /// One difference.
@@ -40,9 +44,9 @@ pub enum Kind {
 pub struct Change {
     /// What happened.
     pub kind: Kind,
-    /// `listener`, `host`, `route`, `cluster`, `endpoints`, `secret`, `trust-bundle` or `resource`.
+    /// `grant`, `listener`, `host`, `route`, `cluster`, `endpoints`, `secret`, `trust-bundle` or `resource`.
     pub what: &'static str,
-    /// Its name; a route's is `table host match`.
+    /// Its name; a route's is `table host match`, a grant's who may not use what.
     pub name: String,
     /// The fields that differ, if it changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -188,6 +192,10 @@ fn binding_value(binding: &Binding) -> Value {
         BindingSource::Object { kind, namespace, name } => {
             serde_json::json!({ "kind": &**kind, "namespace": &**namespace, "name": &**name })
         }
+        BindingSource::Objects(objects) => objects
+            .iter()
+            .map(|one| serde_json::json!({ "kind": &*one.kind, "namespace": &*one.namespace, "name": &*one.name }))
+            .collect(),
         BindingSource::Endpoints(sources) => sources
             .iter()
             .map(|source| {

@@ -18,6 +18,7 @@ pub mod explain;
 pub mod history;
 pub mod load;
 pub mod ownership;
+pub mod parameters;
 pub mod publish;
 pub mod render;
 pub mod report;

@@ -20,7 +20,7 @@ mod text;
 mod yaml;
 
 pub use crate::source::Limits;
-pub(crate) use object::is_ours;
+pub(crate) use object::{defined_twice, is_ours};
 
 use crate::source::File;
 use budget::Budget;

@@ -29,11 +29,12 @@ mod shape;
 mod workload;
 mod yaml;
 
-pub use address::{Address, AddressKind, Addresses, addresses};
+pub use address::{Address, AddressKind, Addresses, Routability, addresses};
 pub use container::REPORT_KEY;
 pub use gateway::Infrastructure;
 pub use metadata::{
-    CONTROLLER_ANNOTATION, FLEET_ANNOTATION, FLEET_LABEL, GATEWAY_NAME_LABEL, MANAGED_BY_LABEL,
+    CLASS_NAME_LABEL, CONTROLLER_ANNOTATION, FLEET_ANNOTATION, FLEET_LABEL, GATEWAY_NAME_LABEL,
+    MANAGED_BY_LABEL,
 };
 pub use needs::Needs;
 pub use port::{Port, of as ports};
@@ -102,6 +103,8 @@ pub struct Settings {
     pub relay_image: String,
     /// Envoy's image.
     pub envoy_image: String,
+    /// The namespace of fleets that serve a merged class.
+    pub merged_namespace: String,
 }
 
 /// Which Secret holds the key that signs a relay's reports.
@@ -153,10 +156,10 @@ impl Settings {
 }
 
 impl Fleet {
-    /// The fleet of a Gateway among the objects that were compiled; `None` if it is not there, or the fleet is that of a
-    /// class.
-    pub fn of(name: &FleetName, compiled: &CompiledFleet, objects: &[Object]) -> Option<Self> {
-        let infrastructure = Infrastructure::find(name, objects)?;
+    /// The fleet of a Gateway or merged class among the objects that were compiled; `None` if that is not there. A class's
+    /// fleet lies in the namespace `home`.
+    pub fn of(name: &FleetName, compiled: &CompiledFleet, objects: &[Object], home: &str) -> Option<Self> {
+        let infrastructure = Infrastructure::find(name, objects, home)?;
         Some(Self {
             name: name.clone(),
             shape: Shape::find(&infrastructure, objects),
@@ -168,7 +171,10 @@ impl Fleet {
 
     /// The name of the fleet's Deployment, ServiceAccount, first Service and so on.
     pub fn object_name(&self) -> String {
-        name::object(&self.infrastructure.name, &self.infrastructure.class)
+        match &self.name {
+            FleetName::Gateway { .. } => name::object(&self.infrastructure.name, &self.infrastructure.class),
+            FleetName::Class { name } => name::of_class(name),
+        }
     }
 
     /// The name of the Secret that `watch --provision` makes for the key of reports.

@@ -5,7 +5,7 @@
 
 use crate::attach::GATEWAY_GROUP;
 use moorgate_model::diagnostic::semantic;
-use moorgate_model::{Diagnostic, ObjectRef};
+use moorgate_model::{Diagnostic, ObjectRef, Segment};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -260,17 +260,27 @@ pub fn of_listener(diagnostic: &Diagnostic) -> Option<(&'static str, &'static st
     Some(match code.id {
         id if id == semantic::UNSUPPORTED_PROTOCOL.id => ("Accepted", "UnsupportedProtocol"),
         id if id == semantic::UNSUPPORTED_VALUE.id => ("Accepted", "UnsupportedValue"),
+        id if id == semantic::HOSTNAME_IS_ADDRESS.id => ("Accepted", "UnsupportedValue"),
         id if id == semantic::LISTENER_CONFLICT.id => ("Conflicted", "HostnameConflict"),
         id if id == semantic::INVALID_ROUTE_KINDS.id => ("ResolvedRefs", "InvalidRouteKinds"),
         id if id == semantic::REF_NOT_PERMITTED.id => ("ResolvedRefs", "RefNotPermitted"),
         id if id == semantic::CLIENT_CA_KIND.id => ("ResolvedRefs", "InvalidCACertificateKind"),
         id if id == semantic::CLIENT_CA_INVALID.id => ("ResolvedRefs", "InvalidCACertificateRef"),
         id if id == semantic::NO_CLIENT_CA.id => ("Accepted", "NoValidCACertificate"),
+        // Services that a filter asks.
+        id if id == semantic::INVALID_KIND.id && is_of_filter(diagnostic) => ("ResolvedRefs", "InvalidKind"),
+        id if id == semantic::BACKEND_NOT_FOUND.id => ("ResolvedRefs", "BackendNotFound"),
+        id if id == semantic::EXTERNAL_NAME_REFUSED.id => ("ResolvedRefs", "BackendNotFound"),
+        id if id == semantic::BACKEND_UNUSABLE.id => ("ResolvedRefs", "BackendNotFound"),
         id if id == semantic::INVALID_KIND.id => ("ResolvedRefs", "InvalidCertificateRef"),
         id if id == semantic::INVALID_CERTIFICATE.id => ("ResolvedRefs", "InvalidCertificateRef"),
         id if id == semantic::TLS_REQUIRED.id => ("ResolvedRefs", "InvalidCertificateRef"),
         _ => return None,
     })
+}
+
+fn is_of_filter(diagnostic: &Diagnostic) -> bool {
+    diagnostic.field.segments().iter().any(|step| matches!(step, Segment::Key(key) if &**key == "filters"))
 }
 
 /// What a diagnostic says about a reference of a Gateway itself (`GatewayConditionReason`).

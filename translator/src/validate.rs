@@ -24,14 +24,18 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+use crate::attach::GATEWAY_GROUP;
+use crate::load::{defined_twice, is_ours};
 use bundle::{Bundle, Kind};
 use finding::Finding;
 use moorgate_model::diagnostic::schema as codes;
 use moorgate_model::{
-    Code, Diagnostic, Diagnostics, Entry, FieldPath, Node, Object, Segment, Severity, Span, Value,
+    Code, Diagnostic, Diagnostics, Entry, FieldPath, Node, Object, ObjectRef, Origin, Segment, Severity,
+    Span, Value,
 };
 pub(crate) use nearest::nearest;
 use schema::Schema;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -107,6 +111,7 @@ pub fn validate(objects: Vec<Object>, options: &Options) -> (Vec<Object>, Diagno
         diagnostics: Diagnostics::default(),
     };
     let accepted = objects.into_iter().filter_map(|object| validator.object(object)).collect();
+    let accepted = validator.once(accepted);
     (accepted, validator.diagnostics)
 }
 
@@ -143,6 +148,25 @@ impl Validator {
         Some(object)
     }
 
+    /// Each object once: with a namespace filled in, or one that its kind does not have left away, two may have become one.
+    fn once(&mut self, objects: Vec<Object>) -> Vec<Object> {
+        let mut seen: BTreeMap<ObjectRef, Origin> = BTreeMap::new();
+        let mut kept = Vec::with_capacity(objects.len());
+        for object in objects {
+            match seen.get(&object.reference) {
+                Some(first) if is_ours(&object.reference) => {
+                    self.diagnostics.push(defined_twice(&object, first));
+                }
+                Some(_) => {}
+                None => {
+                    seen.insert(object.reference.clone(), object.origin.clone());
+                    kept.push(object);
+                }
+            }
+        }
+        kept
+    }
+
     fn known(&mut self, mut object: Object, kind: &Kind, strict: bool) -> Option<Object> {
         let Some(schema) = kind.schema(self.channel, &object.version) else {
             self.unknown_version(&object, kind);
@@ -157,7 +181,8 @@ impl Validator {
             fine = false;
         }
         let label = !strict && matches!(&*object.reference.kind, "Namespace" | "Service");
-        let found = metadata::check(&object.root, metadata::Demands { strict, label });
+        let found =
+            metadata::check(&object.root, metadata::Demands { strict, label, namespaced: kind.namespaced });
         let mut walk = Walk::new(!strict && &*object.reference.kind == "Secret");
         walk.visit(&mut object.root, schema);
         for finding in found.into_iter().chain(walk.findings) {
@@ -234,9 +259,15 @@ impl Validator {
         let reference = &object.reference;
         let kinds = bundle.kinds(&reference.group).into_iter().flatten().map(|(kind, _)| &**kind);
         let release = &bundle.version;
-        let help = match nearest(&reference.kind, kinds.clone()) {
-            Some(meant) => format!("did you mean {meant:?}?"),
-            None => format!(
+        // What was on trial under another name and group until it was taken in.
+        let grown =
+            reference.kind.strip_prefix('X').filter(|kind| bundle.kind(GATEWAY_GROUP, kind).is_some());
+        let help = match (grown, nearest(&reference.kind, kinds.clone())) {
+            (Some(kind), _) => {
+                format!("it is kind {kind} of {GATEWAY_GROUP} now: write that, with apiVersion v1")
+            }
+            (None, Some(meant)) => format!("did you mean {meant:?}?"),
+            (None, None) => format!(
                 "Gateway API {release} has {}; a later release may have more: see whether a newer version of \
                  Moorgate knows it",
                 finding::list(kinds)
@@ -271,12 +302,19 @@ impl Validator {
             [] => format!("{said} in the {} channel", self.channel),
             versions => format!("{said}: served is {}", versions.join(", ")),
         };
-        let help = instead.or_else(|| {
+        let help = instead.unwrap_or_else(|| {
             let (channel, versions) = (Channel::Experimental, kind.served(Channel::Experimental));
             let versions: Vec<&str> = versions.map(|name| &**name).collect();
-            Some(format!("the {channel} channel serves {}", versions.join(", ")))
+            format!("the {channel} channel serves {}", versions.join(", "))
         });
-        self.report(object, &codes::UNKNOWN_VERSION, field, message, help);
+        let later = match &*reference.group {
+            "" => String::new(),
+            _ => format!(
+                "; if a later release than {} has it, see whether a newer version of Moorgate knows it",
+                Bundle::gateway_api().version
+            ),
+        };
+        self.report(object, &codes::UNKNOWN_VERSION, field, message, Some(help + &later));
     }
 
     fn deprecated(&mut self, object: &Object, kind: &Kind) {

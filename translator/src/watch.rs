@@ -12,27 +12,34 @@
 
 mod acks;
 mod feed;
+mod health;
 mod lease;
+mod meter;
 pub mod provision;
 mod release;
 mod status;
+mod stored;
+mod told;
 mod turn;
 
 pub use acks::{Acks, Relay, Standing};
 pub use lease::Holder;
-pub use release::{Released, Reporters, Seams, Target, WRITER, fleet_of};
-pub use turn::Turn;
+pub use release::{Held, Released, Reporters, Seams, Target, WRITER, fleet_of};
+pub use turn::{Compiled, Turn};
 
 use crate::compile;
-use crate::source::cluster::{Live, Objects};
+use crate::source::cluster::{self, Live, Objects};
+use feed::KindName;
 use futures::future::LocalBoxFuture;
 use kube::Client;
+use meter::Meter;
 use moorgate_model::ObjectRef;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use turn::Turns;
 
@@ -47,6 +54,10 @@ pub struct Options {
     pub target: Target,
     /// Which replica writes; without one this is the only one.
     pub holder: Option<Holder>,
+    /// Publishes nothing: status is what others have published.
+    pub status_only: bool,
+    /// Where probes and metrics are answered.
+    pub health: Option<TcpListener>,
     /// Makes the fleets too. Without it somebody else does, and a Gateway may have no address that is known here.
     pub provision: Option<Provision>,
     /// Done whenever this replica may write, before it writes anything; tried again until it succeeds.
@@ -95,11 +106,29 @@ impl View {
 #[derive(Debug, Default)]
 struct Shared {
     objects: Mutex<Objects>,
+    /// Kinds that were listed once.
+    kinds: Mutex<BTreeSet<KindName>>,
+    meter: Arc<Meter>,
     /// A Service changed: a release may wait for that.
     services: Notify,
 }
 
 impl Shared {
+    fn has_listed(&self, kind: &KindName) {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.clone());
+    }
+
+    /// A kind that was listed once and is not served any more as it was. With a definition all of its objects go, one after
+    /// the other as if somebody deleted them.
+    async fn lost_kind(&self, client: &Client) -> Result<Option<String>, cluster::ClusterError> {
+        let served = cluster::kinds(client).await?;
+        let lasting: BTreeSet<KindName> =
+            served.iter().filter(|kind| kind.lasting).map(feed::name_of).collect();
+        let known = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = known.iter().filter(|name| !name.0.is_empty() && !lasting.contains(*name));
+        Ok(lost.next().map(|(_, kind)| kind.clone()))
+    }
+
     /// An object as the API server showed it. None if a newer state of it is known; true if its text changed.
     fn take(&self, live: Live) -> Option<bool> {
         let mut objects = lock(&self.objects);
@@ -143,24 +172,36 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
     let target = Arc::new(options.target);
     let (turn_out, turns) = watch::channel(None);
     let (wanted_out, wanted) = watch::channel(BTreeSet::new());
-    let (holds_out, held) = watch::channel(options.holder.is_none());
+    let (holds_out, holds) = watch::channel(options.holder.is_none());
     let leads = options.leads.subscribe();
-    let taking_over = take_over(held, options.leads, options.takeover);
+    let taking_over = take_over(holds, options.leads, options.takeover);
     let (released_out, released) = watch::channel(Released::new());
     let (acks_out, acks) = watch::channel(Acks::new());
     let (awaited_out, awaited) = watch::channel(BTreeSet::new());
+    let (results_out, results) = watch::channel(stored::Results::new());
+    let (held_out, held) = watch::channel(Held::new());
     let (touched_out, touched) = mpsc::unbounded_channel();
     let (changes_out, changes) = mpsc::channel(CHANGES);
 
-    let feed = feed::run(client.clone(), changes_out.clone());
+    let alive = health::run(options.health, shared.meter.clone(), turns.clone(), stop.clone());
+    let elsewhere = stored::run(target.clone(), turns.clone(), released_out.clone(), results_out);
+    let elsewhere = if_wanted(options.status_only.then_some(elsewhere));
+    let told = told::run(turns.clone(), leads.clone());
+    let feed = feed::run(client.clone(), shared.clone(), changes_out.clone());
     let reread = turn::reread(client.clone(), shared.clone(), wanted, changes_out);
     let turning =
         Turns::new(shared.clone(), (client.clone(), url), options.compile, wanted_out, turn_out, touched_out);
     let provisions = options.provision.is_some();
-    let mut releases =
-        release::Releases::new(target.clone(), shared.clone(), turns.clone(), leads.clone(), released_out);
+    let mut releases = release::Releases::new(
+        target.clone(),
+        shared.clone(),
+        turns.clone(),
+        leads.clone(),
+        (released_out, held_out),
+    );
     releases.provisions = provisions;
-    let reports = acks::run(target.clone(), awaited, released.clone(), acks_out);
+    releases.client = Some(client.clone());
+    let reports = acks::run(target.clone(), shared.meter.clone(), awaited, released.clone(), acks_out);
     let view = View {
         client: client.clone(),
         turns: turns.clone(),
@@ -170,12 +211,7 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
         target: target.clone(),
         shared: shared.clone(),
     };
-    let provision = async move {
-        match options.provision {
-            Some(provision) => provision(view).await,
-            None => std::future::pending().await,
-        }
-    };
+    let provision = if_wanted(options.provision.map(|provision| provision(view)));
     let writer = status::StatusWriter {
         shared,
         client: client.clone(),
@@ -184,24 +220,19 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
         turns,
         acks,
         released,
+        held,
         leads,
         touched,
         awaited_fleets: awaited_out,
         work: status::Work::default(),
         judged: None,
+        results: options.status_only.then_some(results),
+        contents: BTreeMap::new(),
     };
-    let holds = async move {
-        if let Some(holder) = options.holder {
-            return lease::run(client, holder, holds_out, stop).await;
-        }
-        let mut stop = stop;
-        let _ = stop.wait_for(|stop| *stop).await;
-        // Kept so long, so that nobody takes its silence for the end.
-        holds_out.send_replace(false);
-    };
+    let holding = hold(client, options.holder, holds_out, stop);
     // One task for all: what takes long, the compile, has a thread of its own.
     tokio::select! {
-        () = holds => {}
+        () = holding => {}
         () = taking_over => {}
         () = feed => {}
         () = reread => {}
@@ -210,7 +241,33 @@ pub async fn run(client: Client, url: String, options: Options, stop: watch::Rec
         () = reports => {}
         () = writer.run() => {}
         () = provision => {}
+        () = told => {}
+        () = elsewhere => {}
+        () = alive => {}
     }
+}
+
+/// A part of the loop that not everybody wants.
+async fn if_wanted(part: Option<impl Future<Output = ()>>) {
+    match part {
+        Some(part) => part.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Holds the Lease, if there is one, until `stop` says so.
+async fn hold(
+    client: Client,
+    holder: Option<Holder>,
+    leads: watch::Sender<bool>,
+    mut stop: watch::Receiver<bool>,
+) {
+    if let Some(holder) = holder {
+        return lease::run(client, holder, leads, stop).await;
+    }
+    let _ = stop.wait_for(|stop| *stop).await;
+    // Kept so long, so that nobody takes its silence for the end.
+    leads.send_replace(false);
 }
 
 /// The wait after a takeover that failed.

@@ -35,7 +35,7 @@ mod tests;
 mod tls;
 mod value;
 
-pub use bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
+pub use bootstrap::{AdsProtocol, BootstrapOptions, RelayToken, bootstrap, bootstrap_with_token};
 use bytes::Bytes;
 pub use json::envoy as envoy_json;
 use moorgate_model::ir;

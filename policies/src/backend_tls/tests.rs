@@ -40,7 +40,7 @@ fn policy(validation: &Json) -> Object {
 /// `good` is usable, `bad` is not, everything else is missing.
 fn compile(object: &Object) -> Outcome {
     let trust_bundle = |reference: &ObjectRef| match (&*reference.namespace, &*reference.name) {
-        ("shop", "good" | "good-too") => TrustBundle::Usable,
+        ("shop", "good" | "good-too") | ("", "roots") => TrustBundle::Usable,
         ("shop", "bad") => TrustBundle::Unusable("it is empty".into()),
         _ => TrustBundle::Missing,
     };
@@ -100,10 +100,6 @@ fn what_is_wrong_closes_the_target() {
         (with_refs(json!([config_map("gone")])), (vec!["MG4003"], NO_VALID_CA, INVALID_CA_REF)),
         (with_refs(json!([config_map("bad")])), (vec!["MG4004"], NO_VALID_CA, INVALID_CA_REF)),
         (with_refs(json!([secret])), (vec!["MG4005"], NO_VALID_CA, INVALID_KIND)),
-        (
-            with_refs(json!([config_map("good"), config_map("good-too")])),
-            (vec!["MG4006"], "Invalid", "ResolvedRefs"),
-        ),
         (json!({"hostname": "a"}), invalid()),
         (json!({"hostname": "", "wellKnownCACertificates": "System"}), invalid()),
         (json!({"hostname": "a", "wellKnownCACertificates": "Mine"}), invalid()),
@@ -140,6 +136,17 @@ fn a_broken_reference_beside_a_good_one_is_only_reported() {
     assert_eq!(summary(&outcome), (vec!["MG4003"], "Accepted", INVALID_CA_REF));
     let tls = outcome.effects.upstream_tls.unwrap();
     assert_eq!((tls.ca_bundles, tls.refuse), (vec!["ConfigMap/shop/good".to_owned()], false));
+}
+
+#[test]
+fn several_bundles_are_trusted_together() {
+    let bundle = json!({"group": "certificates.k8s.io", "kind": "ClusterTrustBundle", "name": "roots"});
+    let refs =
+        json!({"hostname": "a", "caCertificateRefs": [config_map("good-too"), bundle, config_map("good")]});
+    let outcome = compile(&policy(&refs));
+    assert_eq!(summary(&outcome), (vec![], "Accepted", "ResolvedRefs"));
+    let bundles = outcome.effects.upstream_tls.unwrap().ca_bundles;
+    assert_eq!(bundles, ["ConfigMap/shop/good-too", "ClusterTrustBundle//roots", "ConfigMap/shop/good"]);
 }
 
 #[test]

@@ -3,8 +3,9 @@
 mod due;
 
 use super::catalog::Catalog;
-use super::dns::{self, Resolved};
+use super::dns::{self, Ask, Outlet, Resolved, Trouble};
 use super::endpoints::{self, Known, Resolution};
+use super::late::Late;
 use super::live::{Live, Ticks, Wants, Watches};
 use super::secrets::{Reloaded, Secrets, Source};
 use crate::cache::SharedCache;
@@ -30,6 +31,9 @@ const SETTLE: Duration = Duration::from_millis(30);
 /// The last endpoints go to the disk at most this often.
 const SAVE: Duration = Duration::from_secs(2);
 
+/// The most names in trouble that are shown to people.
+const SHOWN: usize = 20;
+
 /// Where values come from.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -37,8 +41,28 @@ pub struct Sources {
     pub endpoints: Option<PathBuf>,
     /// The folder of secrets.
     pub secrets: Option<PathBuf>,
+    /// What the store has for this fleet, if that is read.
+    pub late: Option<Late>,
     /// A cluster that is watched.
     pub live: Option<Live>,
+    /// Who resolves names.
+    pub names: Names,
+}
+
+/// Who resolves names: the system, unless somebody else is given.
+#[derive(Clone)]
+pub struct Names(pub Arc<dyn Ask>);
+
+impl Default for Names {
+    fn default() -> Self {
+        Self(Arc::new(dns::System::default()))
+    }
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Names")
+    }
 }
 
 /// What is asked for.
@@ -76,6 +100,9 @@ pub struct Report {
     pub kept: usize,
     /// Secrets and trust bundles.
     pub secrets: Vec<SecretReport>,
+    /// Names whose servers fail or deny them, some only.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, Trouble>,
     /// The watches on a cluster, of all fleets of this relay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watches: Option<Watches>,
@@ -180,10 +207,14 @@ impl Binder {
     ) {
         let names = watch::Sender::new(BTreeSet::new());
         let (resolved_out, mut resolved) = watch::channel(Resolved::default());
-        let resolver =
-            tokio::spawn(resolve_names(names.subscribe(), resolved_out, self.jitter.clone(), stop.clone()));
+        let (fleet, metrics) = (self.fleet.clone(), Arc::clone(&self.metrics));
+        let (outlet, asker) =
+            (Outlet { fleet, metrics, out: resolved_out }, Arc::clone(&self.sources.names.0));
+        let resolving = dns::resolve(names.subscribe(), asker, outlet, self.jitter.clone(), stop.clone());
+        let resolver = tokio::spawn(resolving);
         let mut folders = Folders::new();
         let reads = self.sources.endpoints.is_some() || self.sources.secrets.is_some();
+        let mut late = self.sources.late.as_ref().map(Late::changes);
         let mut ticks = self.sources.live.as_ref().map(Live::ticks);
         let (mut due, mut looked) = (Due::everything(), Ticks::default());
         let mut saved: Option<tokio::time::Instant> = None;
@@ -197,6 +228,9 @@ impl Binder {
             }
             for folder in [&self.sources.endpoints, &self.sources.secrets].into_iter().flatten() {
                 folders.watch(folder, true);
+            }
+            if let Some(late) = &mut late {
+                late.mark_unchanged();
             }
             let addresses = resolved.borrow_and_update().clone();
             let save = saved.is_none_or(|saved| saved.elapsed() >= SAVE);
@@ -227,6 +261,7 @@ impl Binder {
                     tokio::time::sleep(SETTLE).await;
                     Due::everything()
                 }
+                () = due::told(late.as_mut()) => Due::everything(),
                 () = due::rung(ticks.as_mut(), took) => Due::nothing(),
                 () = tokio::time::sleep(pause) => Due::everything(),
             };
@@ -235,7 +270,7 @@ impl Binder {
     }
 
     /// Tells the resolver of names and the watches of the cluster what is wanted.
-    fn ask(&self, question: &Wanted, names: &watch::Sender<BTreeSet<(String, u16)>>) {
+    fn ask(&self, question: &Wanted, names: &watch::Sender<BTreeSet<String>>) {
         let hosts = endpoints::names(question.bindings.iter());
         names.send_if_modified(|names| {
             let changed = *names != hosts;
@@ -259,6 +294,8 @@ impl Binder {
         if due.secrets {
             self.bind_secrets(question);
         }
+        self.report.names =
+            resolved.troubled.iter().take(SHOWN).map(|(name, t)| (name.clone(), t.clone())).collect();
         self.report.watches = self.sources.live.as_ref().map(Live::watches);
         let wrote = save && self.save();
         self.show(&self.report);
@@ -282,7 +319,7 @@ impl Binder {
         // Read before the sources are: what changes meanwhile is looked at again.
         let now = live.map_or(0, |live| live.ticks().borrow().endpoints);
         let catalog = self.sources.endpoints.as_ref().map(|_| &self.catalog);
-        let sources = Known { catalog, live, resolved };
+        let sources = Known { catalog, late: self.sources.late.as_ref(), live, resolved };
         let mut known = BTreeMap::new();
         let mut pending = BTreeSet::new();
         for binding in question.bindings.iter().filter(|binding| binding.kind == BindingKind::Endpoints) {
@@ -318,7 +355,8 @@ impl Binder {
 
     fn bind_secrets(&mut self, question: &Wanted) {
         let wanted = || question.bindings.iter().filter(|binding| binding.kind != BindingKind::Endpoints);
-        let source = Source { folder: self.sources.secrets.as_deref(), live: self.sources.live.as_ref() };
+        let (late, live) = (self.sources.late.as_ref(), self.sources.live.as_ref());
+        let source = Source { folder: self.sources.secrets.as_deref(), late, live };
         let Reloaded { errors, pending } = self.secrets.reload(source, wanted());
         let now = self.clock.unix_now();
         let mut values = BTreeMap::new();
@@ -351,9 +389,12 @@ impl Binder {
         }
         self.report.secrets = reports;
         self.secret_set = TypeSet::following(&self.secret_set, values, pending);
-        if self.sources.secrets.is_none() && self.sources.live.is_none() {
+        if self.sources.secrets.is_none() && late.is_none() && live.is_none() {
             return;
         }
+        let ended = |secret: &&SecretReport| secret.not_after.is_some_and(|end| end <= now);
+        let ended = self.report.secrets.iter().filter(ended).map(|secret| secret.name.to_string()).collect();
+        self.tell_once("expired", ended, "a certificate has run out: it is served on");
         let errors = errors.iter().map(|(name, error)| format!("{name}: {error}")).collect();
         self.tell_once(
             "secrets",
@@ -428,31 +469,4 @@ impl Binder {
 fn changed(binding: &Binding, live: Option<&Live>, seen: u64) -> bool {
     let (Some(live), BindingSource::Endpoints(sources)) = (live, &binding.source) else { return false };
     sources.iter().any(|source| live.changed(&source.namespace, &source.service) > seen)
-}
-
-/// Resolves names when they change and from time to time, apart from the files: DNS may be slow.
-async fn resolve_names(
-    mut names: watch::Receiver<BTreeSet<(String, u16)>>,
-    out: watch::Sender<Resolved>,
-    jitter: Jitter,
-    stop: CancellationToken,
-) {
-    let mut resolved = Resolved::default();
-    loop {
-        let wanted = names.borrow_and_update().clone();
-        for name in resolved.refresh(&wanted).await {
-            tracing::debug!(name, "a name does not resolve: its last addresses stay");
-        }
-        out.send_if_modified(|before| {
-            let changed = *before != resolved;
-            before.clone_from(&resolved);
-            changed
-        });
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            changed = names.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(jitter.around(dns::INTERVAL)) => {}
-        }
-    }
 }

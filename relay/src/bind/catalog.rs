@@ -12,6 +12,7 @@
 
 mod parse;
 
+pub(super) use parse::services_of_json;
 pub use parse::{Unreadable, slice};
 
 use std::collections::BTreeMap;
@@ -85,7 +86,7 @@ pub struct PortSet {
 }
 
 /// The Services that one file knows.
-type Services = BTreeMap<(String, String), Vec<PortSet>>;
+pub(super) type Services = BTreeMap<(String, String), Vec<PortSet>>;
 
 /// All endpoints that files tell, by Service.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 
 use super::catalog::{Catalog, Endpoint, Health};
 use super::dns::Resolved;
+use super::late::Late;
 use super::live::Live;
 use crate::serve::proto::{
     Address, ClusterLoadAssignment, Endpoint as EnvoyEndpoint, HealthStatus, LbEndpoint, Locality,
@@ -31,6 +32,8 @@ pub enum Resolution {
 pub struct Known<'k> {
     /// Files, if there are to be any. What they say of a Service counts before what a cluster says.
     pub catalog: Option<&'k Catalog>,
+    /// The store's own, if they are read. What they say of a Service counts before what a cluster says.
+    pub late: Option<&'k Late>,
     /// A cluster, if one is asked.
     pub live: Option<&'k Live>,
     /// Names.
@@ -50,15 +53,15 @@ pub fn resolve(binding: &Binding, known: Known<'_>) -> Resolution {
 }
 
 /// The DNS names that bindings ask for.
-pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<(String, u16)> {
+pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<String> {
     bindings
         .filter_map(|binding| match &binding.source {
             BindingSource::Endpoints(sources) => Some(sources),
-            BindingSource::Object { .. } => None,
+            BindingSource::Object { .. } | BindingSource::Objects(_) => None,
         })
         .flatten()
         .filter(|source| !source.hostname.is_empty())
-        .map(|source| (source.hostname.to_string(), source.port))
+        .map(|source| source.hostname.to_string())
         .collect()
 }
 
@@ -74,7 +77,7 @@ impl Known<'_> {
         let mut out: Vec<Endpoint> = if !source.addresses.is_empty() {
             source.addresses.iter().filter_map(|text| text.parse().ok()).map(plain).collect()
         } else if !source.hostname.is_empty() {
-            self.resolved.get(&source.hostname, source.port)?.iter().copied().map(plain).collect()
+            self.resolved.get(&source.hostname, source.port)?.into_iter().map(plain).collect()
         } else {
             self.of_service(source)?
         };
@@ -90,11 +93,17 @@ impl Known<'_> {
         let (namespace, service) = (&source.namespace, &source.service);
         let told = self
             .catalog
-            .and_then(|files| files.endpoints(namespace, service, &source.port_name, source.port));
+            .and_then(|files| files.endpoints(namespace, service, &source.port_name, source.port))
+            .or_else(|| self.late?.endpoints(namespace, service, &source.port_name, source.port));
         match (told, self.live) {
             (Some(told), _) => Some(told),
             (None, Some(live)) => live.endpoints(namespace, service, &source.port_name, source.port),
-            (None, None) => self.catalog?.synced().then(Vec::new),
+            (None, None) => {
+                let read = [self.catalog.map(Catalog::synced), self.late.map(Late::synced)];
+                // Who could know was read, and does not.
+                let mut read = read.into_iter().flatten().peekable();
+                (read.peek().is_some() && read.all(|synced| synced)).then(Vec::new)
+            }
         }
     }
 }
@@ -149,7 +158,8 @@ fn locality(zone: String, endpoints: Zone) -> LocalityLbEndpoints {
         })
         .collect();
     LocalityLbEndpoints {
-        locality: (!zone.is_empty()).then(|| Locality { zone, ..Locality::default() }),
+        // Always there, if only an empty one: gRPC refuses endpoints that are in none.
+        locality: Some(Locality { zone, ..Locality::default() }),
         lb_endpoints,
         load_balancing_weight: u32::try_from(weight).ok().map(|value| UInt32Value { value }),
     }
@@ -178,7 +188,7 @@ mod tests {
     }
 
     fn alone(binding: &Binding) -> Resolution {
-        resolve(binding, Known { catalog: None, live: None, resolved: &Resolved::default() })
+        resolve(binding, Known { catalog: None, late: None, live: None, resolved: &Resolved::default() })
     }
 
     fn decode(resolution: &Resolution) -> ClusterLoadAssignment {
@@ -192,7 +202,7 @@ mod tests {
         let binding = binding(vec![source(1, &[])]);
         let mut catalog = Catalog::default();
         let resolved = Resolved::default();
-        let none = Known { catalog: None, live: None, resolved: &resolved };
+        let none = Known { catalog: None, late: None, live: None, resolved: &resolved };
         assert_eq!(resolve(&binding, none), Resolution::Unsynced);
         let unread = Known { catalog: Some(&catalog), ..none };
         assert_eq!(resolve(&binding, unread), Resolution::Unsynced);
@@ -216,7 +226,7 @@ mod tests {
         let mut catalog = Catalog::default();
         let (live, resolved) = (Live::default(), Resolved::default());
         let ask = |catalog: &Catalog| {
-            let known = Known { catalog: Some(catalog), live: Some(&live), resolved: &resolved };
+            let known = Known { catalog: Some(catalog), late: None, live: Some(&live), resolved: &resolved };
             resolve(&binding(vec![source(1, &[])]), known)
         };
         let first = |resolution: &Resolution| {
@@ -233,7 +243,7 @@ mod tests {
         let sets = r#"{"endpoints":[{"service":"shop/cart","addresses":["127.0.0.1:7"]}]}"#;
         std::fs::write(folder.path().join("sets.json"), sets).unwrap();
         assert!(catalog.reload(folder.path()).is_empty());
-        assert_eq!(first(&ask(&catalog)), (None, "127.0.0.1".into(), Some(7)));
+        assert_eq!(first(&ask(&catalog)), (Some(String::new()), "127.0.0.1".into(), Some(7)));
         live.list(&"shop".into(), Vec::new()).unwrap();
         std::fs::remove_file(folder.path().join("sets.json")).unwrap();
         assert!(catalog.reload(folder.path()).is_empty());

@@ -1,13 +1,15 @@
 //! Bindings of secrets and trust bundles to SDS resources, from mounted files or from a cluster.
 //!
 //! `DIR/<namespace>/<name>/{tls.crt,tls.key}` is a pair, `DIR/<namespace>/<name>/ca.crt` a bundle: the layout in which
-//! Kubernetes mounts Secrets and ConfigMaps. Each pair is checked before Envoy sees it. A bad one keeps the last good
+//! Kubernetes mounts Secrets and ConfigMaps; a ClusterTrustBundle is `DIR/<name>/ca.crt`. Each pair is checked before Envoy sees it. A bad one keeps the last good
 //! one in service and costs nobody else anything. Keys stay in memory; they are neither logged nor cached.
 
+mod joined;
 mod pair;
 
 pub use pair::SecretError;
 
+use super::late::Late;
 use super::live::{Answer, Live, Object, Pem};
 use crate::serve::proto::{CertificateValidationContext, DataSource, Secret, TlsCertificate};
 use bytes::Bytes;
@@ -43,6 +45,8 @@ impl std::fmt::Debug for Served {
 pub struct Source<'s> {
     /// Mounted files. What they hold counts before what a cluster says.
     pub folder: Option<&'s Path>,
+    /// The store's own, sealed. What they hold counts before what a cluster says.
+    pub late: Option<&'s Late>,
     /// A cluster.
     pub live: Option<&'s Live>,
 }
@@ -60,6 +64,7 @@ pub struct Reloaded {
 #[derive(Debug, Default)]
 pub struct Secrets {
     served: BTreeMap<Arc<str>, Served>,
+    joined: joined::Joined,
 }
 
 impl Secrets {
@@ -75,7 +80,11 @@ impl Secrets {
         for binding in bindings {
             let name = &binding.name;
             let last = self.served.remove(name);
-            let value = match source.read(binding) {
+            let read = match &binding.source {
+                BindingSource::Objects(objects) => self.joined.read(source, binding, objects, &mut out),
+                BindingSource::Object { .. } | BindingSource::Endpoints(_) => source.read(binding),
+            };
+            let value = match read {
                 None => {
                     if last.is_none() {
                         out.pending.insert(Arc::clone(name));
@@ -92,6 +101,7 @@ impl Secrets {
             };
             served.extend(value.map(|value| (Arc::clone(name), value)));
         }
+        self.joined.keep(served.keys());
         self.served = served;
         out
     }
@@ -105,17 +115,25 @@ impl Secrets {
 impl Source<'_> {
     /// The entries behind a binding; `None` if they may come yet.
     fn read(self, binding: &Binding) -> Option<Result<Pem, SecretError>> {
-        let BindingSource::Object { namespace, name, .. } = &binding.source else {
+        let BindingSource::Object { kind, namespace, name } = &binding.source else {
             return Some(Err(SecretError::Unaskable));
         };
-        let file = self
-            .folder
-            .map(|folder| path(folder, namespace, name).and_then(|folder| files(binding.kind, &folder)));
-        match (file, self.live) {
-            (Some(Err(error)), Some(live)) if error.label() == "missing" => told(live, binding),
-            (None, Some(live)) => told(live, binding),
-            (Some(read), _) => Some(read),
-            (None, None) => Some(Err(SecretError::Absent)),
+        let file = self.folder.map(|folder| {
+            path(folder, kind, namespace, name).and_then(|folder| files(binding.kind, &folder))
+        });
+        let missing = match file {
+            Some(Err(error)) if error.label() == "missing" => Some(error),
+            Some(read) => return Some(read),
+            None => None,
+        };
+        if let Some(sealed) = self.late.and_then(|late| late.secret(namespace, name)) {
+            return Some(sealed.map(|pem| Pem::clone(&pem)).map_err(SecretError::Sealed));
+        }
+        match self.live {
+            Some(live) => told(live, binding),
+            // What the store has is not known yet.
+            None if self.late.is_some_and(|late| !late.synced()) => None,
+            None => Some(Err(missing.unwrap_or(SecretError::Absent))),
         }
     }
 }
@@ -131,9 +149,12 @@ fn told(live: &Live, binding: &Binding) -> Option<Result<Pem, SecretError>> {
 }
 
 /// The folder of an object. Names come from a verified snapshot, and still must not leave the folder.
-fn path(folder: &Path, namespace: &str, name: &str) -> Result<PathBuf, SecretError> {
+fn path(folder: &Path, kind: &str, namespace: &str, name: &str) -> Result<PathBuf, SecretError> {
     let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['/', '\\', '\0']);
-    if plain(namespace) && plain(name) {
+    if kind == "ClusterTrustBundle" && namespace.is_empty() && plain(name) {
+        // It lies in no namespace.
+        Ok(folder.join(name))
+    } else if plain(namespace) && plain(name) {
         Ok(folder.join(namespace).join(name))
     } else {
         Err(SecretError::Name)

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How many snapshots that were served are kept besides pins.
 const GENERATIONS: usize = 5;
+/// Nodes that are set back alone and remembered.
+const MAX_SET_BACK: usize = 1000;
 /// Refused snapshots that are remembered.
 const MAX_QUARANTINED: usize = 64;
 
@@ -27,6 +29,9 @@ pub struct State {
     pub good: Vec<Digest>,
     /// Snapshots that are bad here.
     pub quarantined: BTreeMap<Digest, Refused>,
+    /// Envoys that alone refused what others took, by their node's id: they get the snapshot before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_back: BTreeMap<String, Digest>,
     /// The candidate that was taken here, as far as its wave goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wave: Option<Wave>,
@@ -77,6 +82,13 @@ impl State {
         }
         self.good.retain(|known| *known != id);
         self.quarantined.insert(id, refused);
+    }
+
+    /// Notes that one Envoy refused what others took.
+    pub fn note_set_back(&mut self, node: String, snapshot: Digest) {
+        if self.set_back.len() < MAX_SET_BACK || self.set_back.contains_key(&node) {
+            self.set_back.insert(node, snapshot);
+        }
     }
 
     /// Whether a snapshot is bad here.

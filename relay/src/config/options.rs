@@ -29,6 +29,11 @@ Examples:
       --listen tcp:0.0.0.0:18000 --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt \\
       --member spiffe://cluster/ns/shop/sa/envoy=shop/edge --member internal.envoy=class/internal
 
+  The same for pods that are known by their projected tokens, and with sockets for two users of this machine:
+    moorgate-relay ... --listen tcp:0.0.0.0:18000 --tls-cert tls.crt --tls-key tls.key --token-keys kubernetes \
+      --token-issuer https://kubernetes.default.svc.cluster.local \
+      --member system:serviceaccount:shop:envoy=shop/edge --listen 'unix:/run/moorgate/{fleet}.sock?uid=101&uid=102'
+
   A canary in its zone, which goes back by itself when a candidate makes answers fail:
     moorgate-relay ... --name edge-7 --label zone=eu-1 --envoy-admin http://127.0.0.1:9901
 
@@ -63,7 +68,8 @@ pub struct Options {
     /// The file with the keys that are trusted.
     #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_TRUST")]
     pub trust: Option<PathBuf>,
-    /// Where Envoys connect: unix:PATH, in which {fleet} stands for namespace.gateway, or tcp:ADDRESS; repeats
+    /// Where Envoys connect: unix:PATH, in which {fleet} stands for namespace.gateway, or tcp:ADDRESS; repeats. After
+    /// unix:PATH?uid=101&gid=5 only these users and groups may connect. A socket that systemd holds is taken over
     /// [default: unix:/run/moorgate/{fleet}.sock].
     #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_LISTEN", value_delimiter = ',')]
     pub listen: Vec<String>,
@@ -76,9 +82,20 @@ pub struct Options {
     /// The CA that clients on TCP descend from, PEM.
     #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_CLIENT_CA")]
     pub client_ca: Option<PathBuf>,
-    /// Which fleet a name in a client's certificate belongs to; repeats.
+    /// Which fleet a client may ask for: a name in its certificate (SPIFFE or DNS), or the account of its token as
+    /// system:serviceaccount:NAMESPACE:NAME; * stands for every certificate of --client-ca; repeats.
     #[arg(long, value_name = "NAME=FLEET", env = "MOORGATE_RELAY_MEMBER", value_delimiter = ',')]
     pub member: Vec<String>,
+    /// The public keys of the tokens by which clients on TCP are known: file:PATH of a JSON Web Key Set, or kubernetes
+    /// for those of the API server, which are kept in the cache.
+    #[arg(long, value_name = "KEYS", env = "MOORGATE_RELAY_TOKEN_KEYS")]
+    pub token_keys: Option<String>,
+    /// Who gives these tokens out: the API server's --service-account-issuer.
+    #[arg(long, value_name = "URL", env = "MOORGATE_RELAY_TOKEN_ISSUER")]
+    pub token_issuer: Option<String>,
+    /// The audience that these tokens must have [default: moorgate-relay].
+    #[arg(long, value_name = "NAME", env = "MOORGATE_RELAY_TOKEN_AUDIENCE")]
+    pub token_audience: Option<String>,
     /// The folder that survives restarts. Without it, a restart without the store has nothing to serve.
     #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_CACHE")]
     pub cache: Option<PathBuf>,
@@ -86,6 +103,10 @@ pub struct Options {
     /// such as a copy of the fleet's part of one.
     #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_SEED")]
     pub seed: Option<PathBuf>,
+    /// A file that holds a fleet at the snapshot whose id stands in it, whatever the channel says, as long as it is there;
+    /// {fleet} stands for namespace.gateway. Without it the file "pin" in the fleet's cache does.
+    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_PIN_FILE")]
+    pub pin_file: Option<PathBuf>,
     /// The address of /livez, /readyz and /metrics.
     #[arg(long, value_name = "ADDRESS", env = "MOORGATE_RELAY_HEALTH")]
     pub health: Option<String>,
@@ -101,6 +122,13 @@ pub struct Options {
     /// A folder of secrets: NAMESPACE/NAME/tls.crt, tls.key and ca.crt.
     #[arg(long, value_name = "DIR", env = "MOORGATE_RELAY_SECRETS")]
     pub secrets: Option<PathBuf>,
+    /// Endpoints that `moorgate endpoints put`, and secrets that `moorgate seal` wrote, come from the store.
+    #[arg(long, env = "MOORGATE_RELAY_STORE_VALUES")]
+    pub store_values: bool,
+    /// The file of age identities that open sealed secrets of the store; it implies --store-values, and is read again
+    /// whenever they change.
+    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_SECRETS_IDENTITY")]
+    pub secrets_identity: Option<PathBuf>,
     /// Endpoints and secrets that no folder holds come from a Kubernetes API server: that of the cluster which this is a pod
     /// of, or that of --kubeconfig.
     #[arg(long, env = "MOORGATE_RELAY_KUBERNETES")]
@@ -114,6 +142,10 @@ pub struct Options {
     /// How long a cluster stays after nothing refers to it any more [default: 30s].
     #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_LINGER")]
     pub linger: Option<String>,
+    /// A resource that clients drop when they have heard nothing of it for so long, such as RTDS/faults=30s, for those that
+    /// understand it; the relay sends heartbeats, also without its store. Only for what must end with the relay; repeats.
+    #[arg(long, value_name = "TYPE/NAME=TIME", env = "MOORGATE_RELAY_TTL", value_delimiter = ',')]
+    pub ttl: Vec<String>,
     /// How long streams take to end when the relay stops [default: 5s].
     #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_DRAIN")]
     pub drain: Option<String>,
@@ -126,6 +158,9 @@ pub struct Options {
     /// Streams at one time [default: 20000].
     #[arg(long, value_name = "COUNT", env = "MOORGATE_RELAY_MAX_STREAMS")]
     pub max_streams: Option<usize>,
+    /// Streams and connections of one client: a process, or an address [default: three quarters of --max-streams].
+    #[arg(long, value_name = "COUNT", env = "MOORGATE_RELAY_MAX_STREAMS_PER_CLIENT")]
+    pub max_streams_per_client: Option<usize>,
     /// The name of this relay, as Envoys and reports show it and waves count it: unique in its fleet and the same after a
     /// restart [default: POD_NAME, or else the name of the host].
     #[arg(long, value_name = "NAME", env = "MOORGATE_RELAY_NAME")]
@@ -147,6 +182,9 @@ pub struct Options {
     /// Log lines as text or json [default: text].
     #[arg(long, value_name = "FORMAT", env = "MOORGATE_RELAY_LOG_FORMAT")]
     pub log_format: Option<String>,
+    /// Where traces are sent, an OpenTelemetry collector that speaks OTLP on gRPC: http://HOST:4317 or https://HOST:4317.
+    #[arg(long, value_name = "URL", env = "MOORGATE_RELAY_TRACES")]
+    pub traces: Option<String>,
     /// What is logged: error, warn, info, debug, or a filter [default: info].
     #[arg(long, value_name = "FILTER", env = "MOORGATE_RELAY_LOG")]
     pub log: Option<String>,
@@ -178,21 +216,29 @@ impl Options {
             tls_key: self.tls_key.or(below.tls_key),
             client_ca: self.client_ca.or(below.client_ca),
             member: list(self.member, below.member),
+            token_keys: self.token_keys.or(below.token_keys),
+            token_issuer: self.token_issuer.or(below.token_issuer),
+            token_audience: self.token_audience.or(below.token_audience),
             cache: self.cache.or(below.cache),
+            pin_file: self.pin_file.or(below.pin_file),
             seed: self.seed.or(below.seed),
             health: self.health.or(below.health),
             ready_acked: self.ready_acked || below.ready_acked,
             admin: self.admin.or(below.admin),
             endpoints: self.endpoints.or(below.endpoints),
             secrets: self.secrets.or(below.secrets),
+            store_values: self.store_values || below.store_values,
+            secrets_identity: self.secrets_identity.or(below.secrets_identity),
             kubernetes: self.kubernetes || below.kubernetes,
             kubeconfig: self.kubeconfig.or(below.kubeconfig),
             poll_interval: self.poll_interval.or(below.poll_interval),
             linger: self.linger.or(below.linger),
+            ttl: list(self.ttl, below.ttl),
             drain: self.drain.or(below.drain),
             max_request: self.max_request.or(below.max_request),
             max_response: self.max_response.or(below.max_response),
             max_streams: self.max_streams.or(below.max_streams),
+            max_streams_per_client: self.max_streams_per_client.or(below.max_streams_per_client),
             name: self.name.or(below.name),
             label: list(self.label, below.label),
             report_key: self.report_key.or(below.report_key),
@@ -200,6 +246,7 @@ impl Options {
             host: self.host,
             log_format: self.log_format.or(below.log_format),
             log: self.log.or(below.log),
+            traces: self.traces.or(below.traces),
         }
     }
 }
@@ -214,6 +261,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Options, String> {
 }
 
 #[cfg(not(feature = "yaml"))]
-fn parse(_path: &Path, bytes: &[u8]) -> Result<Options, String> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Options, String> {
+    if path.extension().is_none_or(|extension| extension != "json") {
+        return Err("this relay was built without the feature yaml: write it as JSON, NAME.json".to_owned());
+    }
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }

@@ -13,7 +13,7 @@ fn refusal(flags: &[&str]) -> String {
 #[test]
 fn defaults_are_those_of_a_sidecar() {
     let config = options(&["--fleet", "shop/edge"]).check().unwrap();
-    assert_eq!(config.listen, [Listen::Unix("/run/moorgate/{fleet}.sock".into())]);
+    assert_eq!(config.listen, [Listen::Unix("/run/moorgate/{fleet}.sock".into(), Peers::default())]);
     assert_eq!(config.channel.as_str(), "stable");
     assert_eq!(config.poll_interval, Duration::from_secs(5));
     assert_eq!(config.max_request, 32 << 20);
@@ -25,6 +25,8 @@ fn what_would_be_unsafe_or_unclear_is_refused_in_words() {
     let with = |flags: &[&str]| refusal(&[&fleet[..], flags].concat());
     assert_eq!(refusal(&[]), "--fleet is required");
     assert!(with(&["--listen", "tcp:0.0.0.0:18000"]).contains("mutual TLS"));
+    assert!(with(&["--listen", "unix:/x?uid=envoy"]).contains("?uid=NUMBER"));
+    assert!(with(&["--listen", "unix:/x?user=1"]).contains("?uid=NUMBER"));
     assert!(with(&["--listen", "tcp:localhost:1"]).contains("IP address"));
     assert!(with(&["--listen", "/x"]).contains("unix:/path"));
     assert!(with(&["--fleet", "c/d", "--listen", "unix:/x"]).contains("{fleet}"));
@@ -34,9 +36,70 @@ fn what_would_be_unsafe_or_unclear_is_refused_in_words() {
     assert!(with(&["--poll-interval", "5"]).contains("5s"));
     assert!(with(&["--kubeconfig", "x"]).contains("--kubernetes"));
     assert!(with(&["--member", "x=other/fleet"]).contains("not served"));
+    assert!(with(&["--ttl", "faults"]).contains("RTDS/faults=30s"));
+    assert!(with(&["--ttl", "XDS/faults=30s"]).contains("a type is"));
+    assert!(with(&["--ttl", "RTDS/faults=1s"]).contains("three seconds"));
     assert!(with(&["--fleet", "../x"]).contains("no fleet"));
     assert!(with(&["--channel", "A"]).contains("no channel"));
     assert!(options(&[&fleet[..], &["--listen", "tcp:127.0.0.1:0"]].concat()).check().is_ok());
+}
+
+#[test]
+fn times_to_live_are_of_single_resources() {
+    let config = options(&["--fleet", "a/b", "--ttl", "RTDS/a/b=30s,ECDS/fault=1m"]).check().unwrap();
+    let of = |type_url: &str, name: &str| config.settings.ttls[type_url][name];
+    assert_eq!(of(types::RUNTIME, "a/b"), Duration::from_secs(30));
+    assert_eq!(of(types::EXTENSION, "fault"), Duration::from_mins(1));
+    assert!(options(&["--fleet", "a/b"]).check().unwrap().settings.ttls.is_empty());
+}
+
+#[test]
+fn a_socket_names_who_may_connect() {
+    let config = options(&["--fleet", "a/b", "--listen", "unix:/x?uid=1&uid=2&gid=3"]).check().unwrap();
+    let peers = Peers { users: [1, 2].into(), groups: [3].into() };
+    assert_eq!(config.listen, [Listen::Unix("/x".into(), peers)]);
+}
+
+/// On TCP nobody is let in who was not named, and no proof goes over the wire for everybody to read.
+#[test]
+fn clients_on_tcp_are_named_and_prove_who_they_are() {
+    let tls = ["--fleet", "a/b", "--listen", "tcp:127.0.0.1:1", "--tls-cert", "c", "--tls-key", "k"];
+    let with = |flags: &[&str]| options(&[&tls[..], flags].concat()).check();
+    let refused = |flags: &[&str]| with(flags).unwrap_err().to_string();
+    let (account, tokens) =
+        ("system:serviceaccount:a:envoy=a/b", ["--token-keys", "file:/j", "--token-issuer", "https://i"]);
+    // The certificate of any client is admitted only if that is said.
+    assert!(refused(&["--client-ca", "ca"]).contains("'*=FLEET'"));
+    assert_eq!(with(&["--client-ca", "ca", "--member", "*=a/b"]).unwrap().members.len(), 1);
+    let named = with(&["--client-ca", "ca", "--member", "Envoy.Example=a/b,spiffe://X/Y=a/b"]).unwrap();
+    assert_eq!(named.members.keys().collect::<Vec<_>>(), ["envoy.example", "spiffe://X/Y"]);
+    assert!(refused(&[]).contains("--client-ca"));
+    assert!(refused(&["--client-ca", "ca", "--member", account]).contains("--token-keys"));
+    let config = with(&[&tokens[..], &["--member", account]].concat()).unwrap();
+    let options_of = config.tokens.unwrap();
+    assert_eq!(
+        (options_of.keys, options_of.audience.as_str()),
+        (TokenKeys::File("/j".into()), "moorgate-relay")
+    );
+    assert!(config.tls.is_some_and(|files| files.tokens && files.client_ca.is_none()));
+    assert!(refused(&[&tokens[..], &["--member", "*=a/b"]].concat()).contains("--client-ca"));
+    assert!(
+        refused(&[&tokens[..], &["--member", "system:serviceaccount:a=a/b"]].concat())
+            .contains("NAMESPACE:NAME")
+    );
+    assert!(refused(&tokens[..2]).contains("go together"));
+    assert!(refused(&["--token-audience", "x"]).contains("go together"));
+    assert!(refused(&["--token-keys", "j", "--token-issuer", "i"]).contains("file:PATH"));
+    let plain = options(&[&tls[..4], &tokens[..], &["--member", account]].concat()).check();
+    assert!(plain.unwrap_err().to_string().contains("needs TLS"));
+}
+
+#[test]
+fn a_pin_file_is_of_one_fleet() {
+    let one = options(&["--fleet", "a/b", "--pin-file", "/p"]).check().unwrap();
+    assert_eq!(one.pin_file, Some("/p".into()));
+    assert!(refusal(&["--fleet", "a/b,c/d", "--pin-file", "/p"]).contains("{fleet}"));
+    assert!(options(&["--fleet", "a/b,c/d", "--pin-file", "/p/{fleet}"]).check().is_ok());
 }
 
 #[test]

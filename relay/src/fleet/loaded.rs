@@ -6,7 +6,7 @@ use crate::metrics::Metrics;
 use crate::serve::types;
 use crate::serve::view::{Config, Name, Value};
 use bytes::Bytes;
-use moorgate_snapshot::{Binding, BindingKind, Digest, Snapshot, assemble, limits};
+use moorgate_snapshot::{Binding, BindingKind, Digest, Page, Snapshot, assemble_beside, limits};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,15 +21,24 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Puts the parts together; what equals `before` is shared with it.
     pub(super) fn new(snapshot: Arc<Snapshot>, before: Option<&Config>) -> Self {
-        let assembled = assemble(&snapshot);
+        let held = |type_url: &str, name: &str, chunks: &[Bytes]| {
+            before?.types.get(type_url)?.get(name).filter(|value| value.shares(chunks))
+        };
+        let assembled = assemble_beside(&snapshot, &|type_url, name, chunks| {
+            held(type_url, name, chunks).map(|value| value.digest())
+        });
         let mut types: BTreeMap<Name, BTreeMap<Name, Arc<Value>>> = BTreeMap::new();
         for (type_url, resources) in assembled.resources {
             let values = resources.into_iter().map(|(name, resource)| {
+                if let Some(value) = held(&type_url, &name, &resource.chunks) {
+                    return (name, Arc::clone(value));
+                }
                 let needs = resource.refs.into_iter().filter(|r| r.kind == BindingKind::Endpoints);
                 let needs = needs.map(|reference| reference.name).collect();
                 (name, Arc::new(Value::with_digest(&resource.version, resource.chunks, needs)))
             });
-            types.insert(type_url, values.collect());
+            let values = values.collect();
+            types.insert(type_url, values);
         }
         let config = Config::new(assembled.id, types, before);
         Self { config, bindings: assembled.bindings, snapshot }
@@ -45,8 +54,8 @@ impl Loaded {
     }
 }
 
-/// Uncompressed pages of what is served, so that only changed ones are fetched.
-pub(super) type Pages = Arc<Mutex<BTreeMap<Digest, Bytes>>>;
+/// Pages of what is served, so that only changed ones are fetched and read.
+pub(super) type Pages = Arc<Mutex<BTreeMap<Digest, Page>>>;
 
 /// A cache that another relay has is an error; one that cannot be used costs only the safety of a restart.
 pub(super) fn open_cache(config: &FleetConfig, metrics: &Metrics) -> Result<Option<SharedCache>, FleetError> {
@@ -77,13 +86,16 @@ pub(super) fn lock(cache: &SharedCache) -> std::sync::MutexGuard<'_, Cache> {
     cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Pages in memory, then those on disk.
-pub(super) fn known(pages: &Pages, cache: Option<&SharedCache>) -> crate::pull::Known {
-    let (pages, cache) = (Arc::clone(pages), cache.cloned());
-    Arc::new(move |digest| {
-        let held = pages.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
-        held.or_else(|| cache.as_ref().and_then(|cache| lock(cache).bytes(*digest, limits::PAGE_BYTES)))
-    })
+/// Pages in memory: they were verified when they came.
+pub(super) fn held(pages: &Pages) -> crate::pull::Held {
+    let pages = Arc::clone(pages);
+    Arc::new(move |digest| pages.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned())
+}
+
+/// Pages on disk.
+pub(super) fn known(cache: Option<&SharedCache>) -> crate::pull::Known {
+    let cache = cache.cloned();
+    Arc::new(move |digest| cache.as_ref().and_then(|cache| lock(cache).bytes(*digest, limits::PAGE_BYTES)))
 }
 
 pub(super) fn kept(cache: Option<&SharedCache>) -> crate::pull::Kept {

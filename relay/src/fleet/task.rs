@@ -7,9 +7,9 @@ mod trusted;
 mod wave;
 
 use super::choice::Because;
-use super::loaded::{Loaded, Pages, kept, known, lock, open_cache};
+use super::loaded::{Loaded, Pages, held, kept, known, lock, open_cache};
 use super::status::Status;
-use super::{Command, CommandError, Fleet, FleetConfig, FleetError, Life};
+use super::{Command, Fleet, FleetConfig, FleetError, Life};
 use crate::bind::binder::{Binder, Bound, Wanted};
 use crate::cache::{Refused, SharedCache, State};
 use crate::canary::{Bake, Health, Watcher};
@@ -24,6 +24,7 @@ use moorgate_snapshot::{
     VerifiedEntry,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +41,7 @@ struct Task {
     metrics: Arc<Metrics>,
     clock: Clock,
     cache: Option<SharedCache>,
+    owed: disk::Owed,
     /// What of the cache fails.
     failing: BTreeSet<&'static str>,
     state: State,
@@ -48,6 +50,10 @@ struct Task {
     channel: Option<ChannelState>,
     expires: Option<i64>,
     pin: Option<Digest>,
+    /// Where the operator may pin, besides the cache.
+    pin_file: Option<PathBuf>,
+    /// A pin file that holds no snapshot id, as it was told.
+    odd_pin: bool,
     pages: Pages,
     loaded: BTreeMap<Digest, Loaded>,
     current: Option<(Digest, Because)>,
@@ -71,8 +77,6 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     let pages = Pages::default();
     let (events, pulled) = mpsc::unbounded_channel();
     let (requests, asked) = mpsc::channel(16);
-    let remembered =
-        state.entry.map(|digest| Position { sequence: state.sequence, digest }).filter(|p| p.sequence > 0);
     let anchor = config.trust.clone().resume(state.trust.as_ref());
     let reader = |store: &moorgate_snapshot::Store| {
         Reader::new(store.fleet(&config.fleet), anchor.trust(), config.channel.clone())
@@ -83,8 +87,9 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         identity: config.identity.clone(),
         anchor: anchor.clone(),
         interval: config.poll_interval,
-        remembered,
-        known: known(&pages, cache.as_ref()),
+        remembered: remembered_position(&state),
+        held: held(&pages),
+        known: known(cache.as_ref()),
         kept: kept(cache.as_ref()),
         jitter: config.jitter.clone(),
         metrics: Arc::clone(&metrics),
@@ -103,6 +108,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     next.cache = if cache.is_some() { "ok" } else { "none" };
     let (status, status_in) = watch::channel(Arc::new(next.clone()));
     state.good.iter().for_each(|id| hub.mark_good(*id));
+    hub.mark_set_back(&state.set_back);
     let state_expiry = state.envelope.as_deref().and_then(remembered_expiry);
     note_trust(&metrics, &label, &anchor);
     let reporter = reporter(&config, &hub, &status_in, &metrics);
@@ -113,6 +119,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         metrics,
         clock: config.clock,
         cache,
+        owed: disk::Owed::default(),
         failing: BTreeSet::new(),
         name: config.channel,
         identity: config.identity,
@@ -120,6 +127,8 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         state,
         expires: state_expiry,
         pin: None,
+        pin_file: config.pin_file,
+        odd_pin: false,
         pages,
         loaded: BTreeMap::new(),
         current: None,
@@ -171,6 +180,11 @@ struct Inputs {
     health: mpsc::UnboundedReceiver<Health>,
 }
 
+fn remembered_position(state: &State) -> Option<Position> {
+    let position = state.entry.map(|digest| Position { sequence: state.sequence, digest });
+    position.filter(|position| position.sequence > 0)
+}
+
 /// The channel as the last entry left it. The relay verified that entry before it wrote it down.
 fn remembered_channel(entry: &str) -> Option<ChannelState> {
     serde_json::from_str::<Entry>(entry).ok().map(|entry| entry.state)
@@ -184,10 +198,15 @@ impl Task {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.tell();
+            if self.owes() {
+                // First the streams: what they send must not wait for the disk.
+                tokio::task::yield_now().await;
+                self.pay();
+            }
             // In this order, so that a run can be repeated; what Envoys cause comes last, since they may be many.
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.pay(),
                 _ = tick.tick() => self.on_tick(),
                 Some(command) = inputs.commands.recv() => self.on_command(command).await,
                 Ok(()) = self.bound.changed() => self.publish(),
@@ -199,6 +218,8 @@ impl Task {
     }
 
     fn on_tick(&mut self) {
+        // A source of bindings that takes its time must not keep a release from the disk.
+        self.pay();
         let changed = self.read_pin();
         if self.try_again() || changed {
             self.decide();
@@ -261,6 +282,7 @@ impl Task {
         // Another hash is asked for: what was refused before it may be tried again, should it ever come back.
         let asked_for = |id: &Digest| entry.state.releases().any(|release| release.snapshot == *id);
         self.state.forget_bad(self.clock.unix_now(), asked_for);
+        self.state.set_back.retain(|_, id| asked_for(id));
         self.channel = Some(entry.state.clone());
         self.save_state();
         self.decide();
@@ -292,6 +314,10 @@ impl Task {
                     self.state.note_good(snapshot);
                     self.save_state();
                 }
+            }
+            Notice::SetBack { node, snapshot } => {
+                self.state.note_set_back(node, snapshot);
+                self.save_state();
             }
             Notice::Refused { snapshot, kind, node, text } => self.quarantine(snapshot, kind, &node, &text),
         }
@@ -334,6 +360,8 @@ impl Task {
     }
 
     async fn on_command(&mut self, command: Command) {
+        // What is asked for by hand is answered when the disk has it.
+        self.pay();
         match command {
             Command::Pin(snapshot, reply) => {
                 let result = self.pin(snapshot);
@@ -341,19 +369,19 @@ impl Task {
                 let _ = reply.send(result);
             }
             Command::Unpin(reply) => {
-                let removed = self.cache.as_ref().map_or(Ok(()), |cache| lock(cache).remove_pin());
-                let result = removed.map_err(|error| CommandError::Io(error.to_string()));
-                self.pin = None;
+                let result = self.unpin();
                 self.decide();
                 let _ = reply.send(result);
             }
             Command::Forgive(reply) => {
                 self.state.quarantined.clear();
+                self.state.set_back.clear();
                 self.state.wave = None;
                 self.hub.forgive();
                 self.save_state();
                 self.ask_for_wanted();
                 self.decide();
+                self.pay();
                 let _ = reply.send(Ok(()));
             }
             Command::Trust(file) => {

@@ -91,6 +91,8 @@ mod tests {
 
     fn client(node: &str, synced: Option<Digest>, held: &[(&'static str, Held)]) -> Client {
         Client {
+            envoy: None,
+            unfit: None,
             node: node.into(),
             cluster: String::new(),
             agent: String::new(),

@@ -2,12 +2,14 @@
 //!
 //! Protobuf lets fields come in any order, so nothing is encoded twice and large pieces are never copied.
 
-use super::proto::{ControlPlane, DeltaDiscoveryResponse, DiscoveryResponse};
+use super::proto::{Any, ControlPlane, DeltaDiscoveryResponse, DiscoveryResponse, Duration, Resource};
 use super::stream::{Protocol, Response};
-use super::view::Value;
+use super::types;
+use super::view::{Name, Value};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, string};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Pieces of at least this size are shared, smaller ones copied together.
@@ -30,7 +32,7 @@ pub fn message(response: &Response) -> Result<Vec<Bytes>, TooLarge> {
             nonce: response.nonce.clone(),
             removed_resources: response.removed.iter().map(ToString::to_string).collect(),
             control_plane,
-            resources: Vec::new(),
+            resources: wrapped(response),
         }
         .encode_to_vec(),
         Protocol::StateOfTheWorld => DiscoveryResponse {
@@ -38,13 +40,11 @@ pub fn message(response: &Response) -> Result<Vec<Bytes>, TooLarge> {
             type_url: response.type_url.to_string(),
             nonce: response.nonce.clone(),
             control_plane,
-            resources: Vec::new(),
+            resources: wrapped(response).iter().map(wrapper).collect(),
         }
         .encode_to_vec(),
     };
-    let entries: usize = response
-        .resources
-        .iter()
+    let entries: usize = shared(response)
         .map(|(name, value)| {
             let entry = entry_len(response, name, value);
             1 + encoded_len_varint(entry as u64) + entry
@@ -56,10 +56,52 @@ pub fn message(response: &Response) -> Result<Vec<Bytes>, TooLarge> {
     pieces.tail.put_u8(0);
     pieces.tail.put_u32(prefix);
     pieces.tail.put_slice(&header);
-    for (name, value) in &response.resources {
+    for (name, value) in shared(response) {
         put_entry(&mut pieces, response, name, value);
     }
     Ok(pieces.finish())
+}
+
+/// Resources whose bytes are shared: all but the few with a time to live.
+fn shared(response: &Response) -> impl Iterator<Item = &(Name, Arc<Value>)> {
+    response.resources.iter().filter(|(name, _)| !response.ttls.contains_key(name))
+}
+
+/// Entries with more than name, version and content: times to live, heartbeats, names that nobody knows.
+fn wrapped(response: &Response) -> Vec<Resource> {
+    let ttl = |name: &Name| {
+        let life = response.ttls.get(name)?;
+        let nanos = i32::try_from(life.subsec_nanos()).unwrap_or_default();
+        Some(Duration { seconds: i64::try_from(life.as_secs()).unwrap_or(i64::MAX), nanos })
+    };
+    let with_content = response.resources.iter().filter(|(name, _)| response.ttls.contains_key(name));
+    let with_content = with_content.map(|(name, value)| Resource {
+        version: value.version().to_string(),
+        resource: Some(Any {
+            type_url: response.type_url.to_string(),
+            value: value.chunks().concat().into(),
+        }),
+        name: name.to_string(),
+        ttl: ttl(name),
+        ..Resource::default()
+    });
+    let heartbeats = response.heartbeats.iter().map(|(name, version)| Resource {
+        version: version.to_string(),
+        name: name.to_string(),
+        ttl: ttl(name),
+        ..Resource::default()
+    });
+    let unknown = response.unknown.iter().map(|name| Resource {
+        name: name.to_string(),
+        aliases: vec![name.to_string()],
+        ..Resource::default()
+    });
+    with_content.chain(heartbeats).chain(unknown).collect()
+}
+
+/// A `Resource` where state of the world has an `Any`.
+fn wrapper(resource: &Resource) -> Any {
+    Any { type_url: types::WRAPPER.to_owned(), value: resource.encode_to_vec().into() }
 }
 
 fn any_len(type_url: &str, value: &Value) -> usize {
@@ -145,8 +187,8 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::types;
-    use std::sync::Arc;
+    use std::collections::BTreeMap;
+    use std::time::Duration as Time;
 
     fn response(protocol: Protocol) -> Response {
         let big = Bytes::from(vec![7; 20_000]);
@@ -161,6 +203,9 @@ mod tests {
                 ("empty".into(), value(vec![])),
             ],
             removed: if protocol == Protocol::Delta { vec!["gone".into()] } else { vec![] },
+            unknown: Vec::new(),
+            heartbeats: Vec::new(),
+            ttls: BTreeMap::new(),
             identifier: "relay x".into(),
         }
     }
@@ -186,5 +231,39 @@ mod tests {
         assert_eq!(decoded.version_info, "v1");
         assert_eq!(decoded.resources[0].value.len(), 20_004);
         assert_eq!(decoded.control_plane.unwrap().identifier, "relay x");
+    }
+
+    /// A resource with a time to live, a heartbeat, and a name that nobody knows, beside shared ones.
+    #[test]
+    fn times_to_live_heartbeats_and_aliases_decode_to_what_was_meant() {
+        let ttls =
+            BTreeMap::from([("a".into(), Time::from_millis(1500)), ("old".into(), Time::from_secs(9))]);
+        let heartbeats = vec![("old".into(), "v0".into())];
+        let response =
+            |protocol| Response { ttls: ttls.clone(), heartbeats: heartbeats.clone(), ..response(protocol) };
+        let check = |entries: &BTreeMap<String, Resource>| {
+            assert_eq!(entries["a"].ttl, Some(Duration { seconds: 1, nanos: 500_000_000 }));
+            assert_eq!(entries["a"].resource.as_ref().unwrap().value.len(), 20_004);
+            assert_eq!(entries["old"].ttl, Some(Duration { seconds: 9, nanos: 0 }));
+            assert_eq!((&*entries["old"].version, &entries["old"].resource), ("v0", &None));
+        };
+        let unknown = Response { unknown: vec!["r/host".into()], ..response(Protocol::Delta) };
+        let whole = message(&unknown).unwrap().concat();
+        let decoded = DeltaDiscoveryResponse::decode(&whole[5..]).unwrap();
+        let entries = decoded.resources.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+        check(&entries);
+        assert_eq!(entries["empty"].ttl, None);
+        assert_eq!(
+            (entries["r/host"].aliases.join(","), &entries["r/host"].resource),
+            ("r/host".to_owned(), &None)
+        );
+
+        let whole = message(&response(Protocol::StateOfTheWorld)).unwrap().concat();
+        let decoded = DiscoveryResponse::decode(&whole[5..]).unwrap();
+        let (wrapped, bare): (Vec<Any>, Vec<Any>) =
+            decoded.resources.into_iter().partition(|any| any.type_url == types::WRAPPER);
+        assert_eq!((bare.len(), &*bare[0].type_url), (1, types::CLUSTER));
+        let entries = wrapped.into_iter().map(|any| Resource::decode(any.value).unwrap());
+        check(&entries.map(|entry| (entry.name.clone(), entry)).collect());
     }
 }

@@ -1,9 +1,11 @@
 //! gRPC by hand on top of hyper: requests are decoded, responses are shared bytes that nothing copies.
 
 use super::hub::{Hub, Session};
+use super::meter::Metered;
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest};
+use super::share::Shares;
 use super::stream::{Protocol, Stream, Violation};
-use super::{frame, types};
+use super::{frame, meter, types};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -18,14 +20,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::codec::{DecodeBuf, Decoder, Streaming};
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder, Streaming};
 
 /// The first message must come within this time.
 const FIRST_MESSAGE: Duration = Duration::from_secs(30);
 /// A client that acknowledges nothing for so long is let go; it comes back if it lives.
 const UNACKNOWLEDGED: Duration = Duration::from_mins(15);
+/// Bytes that each stream has ready for requests: an acknowledgement is shorter, and what is longer grows the buffer.
+const READ_AHEAD: usize = 512;
 /// Requests a second that one stream may make; more wait.
 const REQUESTS_PER_SECOND: u32 = 500;
+
+/// Requests of the largest size that may come in at one time.
+const LARGE_REQUESTS: usize = 8;
+/// Messages that wait for a client that does not read. A poll may add one a type.
+const WAITING: usize = 2 * ROUND;
+/// The most messages that one poll brings.
+const ROUND: usize = 40;
 
 /// What all streams share.
 #[derive(Debug, Clone)]
@@ -34,10 +45,40 @@ pub struct Limits {
     pub max_request: usize,
     /// Streams at one time.
     pub streams: Arc<Semaphore>,
+    /// Streams of one client.
+    pub shares: Arc<Shares>,
+    /// Streams of one fleet.
+    pub fleets: Arc<Shares>,
+    /// Bytes of large requests that are coming in, see [`super::meter`].
+    pub incoming: Arc<Semaphore>,
     /// Ends all streams, each after a share of the window.
     pub drain: CancellationToken,
     /// Over how long streams end when the relay drains.
     pub drain_window: Duration,
+}
+
+impl Limits {
+    /// Room for so many streams, which one client alone may fill.
+    pub fn new(max_request: usize, streams: usize, drain: CancellationToken, drain_window: Duration) -> Self {
+        Self {
+            max_request,
+            streams: Arc::new(Semaphore::new(streams.min(Semaphore::MAX_PERMITS))),
+            shares: Shares::new(streams),
+            fleets: Shares::new(streams),
+            incoming: meter::budget(max_request.saturating_mul(LARGE_REQUESTS)),
+            drain,
+            drain_window,
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// For people: where it comes from, and what it has proven.
+    pub peer: Arc<str>,
+    /// What counts as one client, for limits: a process, or an address.
+    pub client: Arc<str>,
 }
 
 /// Method paths, with the variant and the type that they stand for.
@@ -128,7 +169,12 @@ const METHODS: &[(&str, Protocol, Option<&str>)] = &[
 ];
 
 /// Answers one HTTP/2 request: a stream, or a refusal.
-pub fn answer(hub: &Arc<Hub>, limits: &Limits, peer: &str, request: Request<Incoming>) -> Response<Reply> {
+pub fn answer(
+    hub: &Arc<Hub>,
+    limits: &Limits,
+    caller: &Caller,
+    request: Request<Incoming>,
+) -> Response<Reply> {
     if request.method() != Method::POST {
         return plain(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -146,11 +192,20 @@ pub fn answer(hub: &Arc<Hub>, limits: &Limits, peer: &str, request: Request<Inco
     let Ok(permit) = Arc::clone(&limits.streams).try_acquire_owned() else {
         return refuse(&Status::resource_exhausted("too many streams"));
     };
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let session = hub.connect(peer.to_owned(), *protocol);
+    let Some(share) = limits.shares.take(&caller.client, Instant::now()) else {
+        return refuse(&Status::resource_exhausted("too many streams of one client"));
+    };
+    let fleet = hub.fleet().to_string().into();
+    let Some(of_fleet) = limits.fleets.take(&fleet, Instant::now()) else {
+        return refuse(&Status::resource_exhausted("too many streams of one fleet"));
+    };
+    let permit = (permit, share, of_fleet);
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let session = hub.connect(caller.peer.to_string(), *protocol);
     let stream = Stream::new(*protocol, only.map(Into::into), Arc::clone(&hub.settings));
     let conversation = Conversation { stream, session, limits: limits.clone(), sender };
-    let (body, max) = (request.into_body(), Some(limits.max_request));
+    let max = Some(limits.max_request);
+    let body = Metered::new(request.into_body(), Arc::clone(&limits.incoming), limits.max_request);
     match protocol {
         Protocol::Delta => {
             let requests = Streaming::new_request(Prost::<DeltaDiscoveryRequest>::default(), body, None, max);
@@ -189,7 +244,7 @@ pub fn refuse(status: &Status) -> Response<Reply> {
     response
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut map = HeaderMap::new();
     // A status always fits headers: its message is percent-encoded.
     let _ = status.add_header(&mut map);
@@ -204,7 +259,7 @@ enum Outgoing {
 
 /// The body of an answer: messages as they come, then the status.
 pub struct Reply {
-    receiver: Option<mpsc::UnboundedReceiver<Outgoing>>,
+    receiver: Option<mpsc::Receiver<Outgoing>>,
     ready: VecDeque<Bytes>,
 }
 
@@ -247,7 +302,8 @@ impl http_body::Body for Reply {
     }
 }
 
-struct Prost<M>(std::marker::PhantomData<M>);
+/// Decodes messages.
+pub(crate) struct Prost<M>(std::marker::PhantomData<M>);
 
 impl<M> Default for Prost<M> {
     fn default() -> Self {
@@ -261,6 +317,10 @@ impl<M: prost::Message + Default> Decoder for Prost<M> {
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
         M::decode(source).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(READ_AHEAD, READ_AHEAD)
     }
 }
 
@@ -286,13 +346,14 @@ struct Conversation {
     stream: Stream,
     session: Session,
     limits: Limits,
-    sender: mpsc::UnboundedSender<Outgoing>,
+    sender: mpsc::Sender<Outgoing>,
 }
 
 impl Conversation {
     async fn run<M: Ask>(mut self, requests: Streaming<M>) {
         let status = self.talk(requests).await;
-        let _ = self.sender.send(Outgoing::End(status));
+        // A client that reads nothing need not be told.
+        let _ = self.sender.try_send(Outgoing::End(status));
     }
 
     /// Reads requests and views until one side ends. What waits for the client is bounded: one response a type.
@@ -301,21 +362,26 @@ impl Conversation {
         let mut pace = Pace::new(Instant::now());
         let started = Instant::now();
         let mut leave: Option<Instant> = None;
+        let mut stuck: Option<Instant> = None;
         if let Some(view) = views.borrow_and_update().clone() {
             self.stream.set_view(view);
         }
         loop {
-            let wake = match self.send() {
+            // A client that does not read gets nothing more to read, and is not read either: what changes meanwhile
+            // comes in its newest form. Acknowledging what it cannot know yet does not help it.
+            let full = self.sender.capacity() < ROUND;
+            let wake = match if full { Ok(None) } else { self.send() } {
                 Ok(wake) => wake,
                 Err(error) => return Status::resource_exhausted(error.to_string()),
             };
+            stuck = full.then(|| stuck.unwrap_or_else(Instant::now));
             let deadline = match self.stream.oldest_unacknowledged() {
                 _ if self.stream.node().is_none() => Some(started + FIRST_MESSAGE),
-                oldest => oldest.map(|oldest| oldest + UNACKNOWLEDGED),
+                oldest => oldest.into_iter().chain(stuck).min().map(|oldest| oldest + UNACKNOWLEDGED),
             };
             let pause = pace.pause(Instant::now());
             tokio::select! {
-                request = requests.message(), if pause.is_none() => match request {
+                request = requests.message(), if pause.is_none() && !full => match request {
                     Ok(Some(request)) => {
                         pace.count();
                         if let Err(violation) = self.take(request) {
@@ -329,10 +395,14 @@ impl Conversation {
                     if changed.is_err() {
                         return Status::unavailable("the relay stops");
                     }
-                    if let Some(view) = views.borrow_and_update().clone() {
+                    // The borrow ends here: whoever holds one while another is waited for stops all who publish.
+                    let view = views.borrow_and_update().clone();
+                    if let Some(view) = view {
                         self.stream.set_view(view);
+                        self.mind_age();
                     }
                 }
+                () = room(&self.sender), if full => {}
                 () = until(wake) => {}
                 () = until(pause) => {}
                 () = until(deadline) => return Status::deadline_exceeded("the client is silent"),
@@ -348,21 +418,38 @@ impl Conversation {
     fn take<M: Ask>(&mut self, request: M) -> Result<(), Violation> {
         let known = self.stream.node().is_some();
         request.give(&mut self.stream, Instant::now())?;
-        if let Some(node) = self.stream.node().filter(|_| !known)
-            && let Some(snapshot) = self.session.meet(node)
-        {
-            self.stream.set_back(snapshot);
+        if let Some(node) = self.stream.node().filter(|_| !known) {
+            if let Some(snapshot) = self.session.meet(node) {
+                self.stream.set_back(snapshot);
+            }
+            self.mind_age();
         }
         Ok(())
+    }
+
+    /// An Envoy that is too old for the snapshot in force gets the one before.
+    fn mind_age(&mut self) {
+        let snapshot = self.session.hub().view().map(|view| view.config.id);
+        if let Some(snapshot) = snapshot.filter(|snapshot| self.session.is_too_old(snapshot)) {
+            self.stream.set_back(snapshot);
+        }
     }
 
     fn send(&mut self) -> Result<Option<Instant>, frame::TooLarge> {
         let output = self.stream.poll(Instant::now());
         output.events.into_iter().for_each(|event| self.session.report(event));
         for response in &output.responses {
-            let _ = self.sender.send(Outgoing::Message(frame::message(response)?));
+            let _span = self.session.span(response).entered();
+            let _ = self.sender.try_send(Outgoing::Message(frame::message(response)?));
         }
         Ok(output.wake)
+    }
+}
+
+/// Waits until the client has read enough for another round. That it left is noticed elsewhere.
+async fn room(sender: &mpsc::Sender<Outgoing>) {
+    if sender.reserve_many(ROUND).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -399,3 +486,6 @@ impl Pace {
         (self.count >= REQUESTS_PER_SECOND).then_some(end)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! One fleet as its streams see it: the view in force, and who took or refused what.
 
 use super::proto::Node;
-use super::stream::{Event, Protocol, Settings};
+use super::stream::{Event, Protocol, Response, Settings};
 use super::types;
 use super::view::{Name, View};
 use crate::metrics::Metrics;
@@ -31,6 +31,13 @@ pub enum Notice {
         /// Its words.
         text: String,
     },
+    /// One Envoy refused what others took: it alone is set back, also when this relay starts again.
+    SetBack {
+        /// The node that refused.
+        node: String,
+        /// The snapshot.
+        snapshot: Digest,
+    },
     /// An Envoy took all of a snapshot.
     Synced {
         /// The snapshot.
@@ -47,6 +54,12 @@ pub struct Client {
     pub cluster: String,
     /// Name and version of its program.
     pub agent: String,
+    /// Major and minor version, if it is an Envoy.
+    #[serde(skip)]
+    pub envoy: Option<(u32, u32)>,
+    /// Why it gets the snapshot before the one in force, if not because it refused that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
     /// Where it comes from.
     pub peer: String,
     /// `delta` or `state-of-the-world`.
@@ -64,6 +77,8 @@ pub struct Held {
     pub sent: Option<Digest>,
     /// The snapshot of the last response that it took.
     pub acked: Option<Digest>,
+    /// A response was sent that it has not answered yet.
+    pub unanswered: bool,
     /// Responses that it refused.
     pub nacks: u64,
     /// The snapshot of the response that it refused last and has not taken since.
@@ -95,6 +110,8 @@ struct State {
     clients: BTreeMap<u64, Client>,
     /// Nodes that refuse what others took.
     set_back: BTreeMap<String, Digest>,
+    /// The oldest Envoy, major and minor, that understands a snapshot.
+    oldest: BTreeMap<Digest, (u32, u32)>,
     /// Snapshots that some Envoy took whole.
     good: BTreeSet<Digest>,
 }
@@ -152,6 +169,11 @@ impl Hub {
         self.lock().good.insert(snapshot);
     }
 
+    /// Nodes that refused what others took, such as those of the disk cache's record.
+    pub fn mark_set_back(&self, nodes: &BTreeMap<String, Digest>) {
+        self.lock().set_back.extend(nodes.iter().map(|(node, snapshot)| (node.clone(), *snapshot)));
+    }
+
     /// The clients that are connected now.
     pub fn clients(&self) -> Vec<Client> {
         self.lock().clients.values().cloned().collect()
@@ -165,6 +187,16 @@ impl Hub {
     /// Whether some connected client holds this snapshot whole.
     pub fn is_synced(&self, snapshot: &Digest) -> bool {
         self.lock().clients.values().any(|client| client.synced.as_ref() == Some(snapshot))
+    }
+
+    /// The oldest Envoy that understands each of these snapshots, such as `1.38`; all others are forgotten.
+    pub fn need<'s>(&self, snapshots: impl Iterator<Item = (Digest, &'s str)>) {
+        let version = |text: &str| {
+            let mut parts = text.split('.').map(str::parse);
+            Some((parts.next()?.ok()?, parts.next()?.ok()?))
+        };
+        let oldest = snapshots.filter_map(|(id, text)| Some((id, version(text)?)));
+        self.lock().oldest = oldest.collect();
     }
 
     /// Forgets which nodes refuse what others took.
@@ -186,6 +218,8 @@ impl Hub {
             node: String::new(),
             cluster: String::new(),
             agent: String::new(),
+            envoy: None,
+            unfit: None,
             peer,
             protocol,
             synced: None,
@@ -233,11 +267,45 @@ impl Session {
         let version = node.user_agent_build_version.as_ref().and_then(|build| build.version);
         let version = version.map(|v| format!(" {}.{}.{}", v.major, v.minor, v.patch)).unwrap_or_default();
         client.agent = clip(&format!("{}{version}", node.user_agent_name));
+        let build = node.user_agent_build_version.as_ref().and_then(|build| build.version);
+        client.envoy = build.filter(|_| node.user_agent_name == "envoy").map(|v| (v.major, v.minor));
         client.cluster = clip(&node.cluster);
         client.node = clip(&node.id);
         let node = client.node.clone();
         self.hub.changes.send_replace(());
         state.set_back.get(&node).copied()
+    }
+
+    /// Whether the client is an Envoy too old for a snapshot: it would refuse that, or worse, take a part of it.
+    pub fn is_too_old(&self, snapshot: &Digest) -> bool {
+        let mut state = self.hub.lock();
+        let oldest = state.oldest.get(snapshot).copied();
+        let Some(client) = state.clients.get_mut(&self.id) else { return false };
+        let needed = oldest.filter(|oldest| client.envoy.is_some_and(|envoy| envoy < *oldest));
+        let unfit = needed.map(|(major, minor)| format!("{} needs Envoy {major}.{minor}", snapshot.short()));
+        if client.unfit != unfit {
+            if let Some(reason) = &unfit {
+                let (fleet, node) = (&self.hub.label, &client.node);
+                tracing::warn!(
+                    fleet,
+                    node,
+                    agent = client.agent,
+                    reason,
+                    "an Envoy is too old for the snapshot"
+                );
+            }
+            client.unfit = unfit;
+            self.hub.changes.send_replace(());
+        }
+        needed.is_some()
+    }
+
+    /// The span of a response that goes out.
+    pub(super) fn span(&self, response: &Response) -> tracing::Span {
+        let kind = types::kind(&response.type_url).short;
+        let (resources, removed) = (response.resources.len(), response.removed.len());
+        let (fleet, version) = (self.hub.label.as_str(), &*response.version);
+        tracing::info_span!(target: crate::TRACE, "push", fleet, r#type = kind, version, resources, removed)
     }
 
     /// Takes note of an event.
@@ -250,13 +318,16 @@ impl Session {
         match event {
             Event::Sent { type_url, snapshot, .. } => {
                 let kind = types::kind(&type_url).short;
-                client.types.entry(kind).or_default().sent = Some(snapshot);
+                let held = client.types.entry(kind).or_default();
+                held.sent = Some(snapshot);
+                held.unanswered = true;
                 self.hub.count("moorgate_relay_responses", kind);
             }
             Event::Acked { type_url, snapshot } => {
                 let kind = types::kind(&type_url);
                 let held = client.types.entry(kind.short).or_default();
                 held.acked = Some(snapshot);
+                held.unanswered = false;
                 // Who takes another snapshot may still refuse the one before.
                 held.refuses = held.refuses.filter(|refused| !kind.bound && *refused != snapshot);
                 self.hub.count("moorgate_relay_acks", kind.short);
@@ -269,9 +340,11 @@ impl Session {
                 let _ = self.hub.notices.send(Notice::Synced { snapshot });
             }
             Event::Refused { type_url, snapshot, text, names } => {
+                let text = plain(&text);
                 let kind = types::kind(&type_url);
                 let held = client.types.entry(kind.short).or_default();
                 held.nacks += 1;
+                held.unanswered = false;
                 held.refuses = Some(snapshot);
                 held.nack = Some(text.clone());
                 held.refused = names;
@@ -303,7 +376,8 @@ impl Session {
                 "one Envoy refused what others took"
             );
             if state.set_back.len() < MAX_SET_BACK || state.set_back.contains_key(&node) {
-                state.set_back.insert(node, snapshot);
+                state.set_back.insert(node.clone(), snapshot);
+                let _ = self.hub.notices.send(Notice::SetBack { node, snapshot });
             }
             #[expect(clippy::cast_precision_loss, reason = "nodes are few")]
             let count = state.set_back.len() as f64;
@@ -323,9 +397,18 @@ impl Session {
     }
 }
 
-/// Clients choose these words: they are kept short.
+/// Clients choose these words: they are kept short, and mean nothing to a terminal.
 fn clip(text: &str) -> String {
-    text.chars().take(MAX_WORD).collect()
+    plain(&text.chars().take(MAX_WORD).collect::<String>())
+}
+
+/// On one line, and without characters that control a terminal or turn the direction of text.
+fn plain(text: &str) -> String {
+    let odd = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if odd(c) { ' ' } else { c }).collect()
 }
 
 impl Drop for Session {
@@ -338,55 +421,4 @@ impl Drop for Session {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hub() -> (Arc<Hub>, mpsc::UnboundedReceiver<Notice>) {
-        Hub::new(FleetName::gateway("shop", "edge"), Settings::default(), Arc::default())
-    }
-
-    fn envoy(hub: &Arc<Hub>, node: &str) -> Session {
-        let session = hub.connect("test".into(), Protocol::Delta);
-        session.meet(&Node { id: node.into(), ..Node::default() });
-        session
-    }
-
-    fn refused(snapshot: Digest, type_url: &str) -> Event {
-        Event::Refused { type_url: type_url.into(), snapshot, text: "no".into(), names: vec![] }
-    }
-
-    #[test]
-    fn a_refusal_of_what_nobody_took_withdraws_the_snapshot() {
-        let (hub, mut notices) = hub();
-        let (a, snapshot) = (envoy(&hub, "a"), Digest::of(b"s"));
-        a.report(refused(snapshot, types::LISTENER));
-        let notice = notices.try_recv().unwrap();
-        assert!(matches!(notice, Notice::Refused { snapshot: s, kind: "LDS", .. } if s == snapshot));
-    }
-
-    #[test]
-    fn one_envoy_has_no_veto_and_is_remembered() {
-        let (hub, mut notices) = hub();
-        let (a, b, snapshot) = (envoy(&hub, "a"), envoy(&hub, "b"), Digest::of(b"s"));
-        b.report(Event::Acked { type_url: types::LISTENER.into(), snapshot });
-        a.report(refused(snapshot, types::LISTENER));
-        assert!(notices.try_recv().is_err());
-        drop(a);
-        let again = hub.connect("test".into(), Protocol::Delta);
-        let node = Node { id: "a".into(), ..Node::default() };
-        assert_eq!(again.meet(&node), Some(snapshot));
-        hub.forgive();
-        assert_eq!(again.meet(&node), None);
-    }
-
-    #[test]
-    fn a_refused_value_is_not_the_snapshots_fault() {
-        let (hub, mut notices) = hub();
-        let a = envoy(&hub, "a");
-        a.report(refused(Digest::of(b"s"), types::SECRET));
-        assert!(notices.try_recv().is_err());
-        assert_eq!(hub.clients()[0].types["SDS"].nack.as_deref(), Some("no"));
-        drop(a);
-        assert!(hub.clients().is_empty());
-    }
-}
+mod tests;

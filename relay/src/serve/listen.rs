@@ -1,40 +1,22 @@
-//! Sockets: Unix sockets, one a fleet, and TCP, with mutual TLS unless it stays on the machine.
+//! Sockets: Unix sockets, one a fleet, and TCP, with TLS unless it stays on the machine. Who is let in: [`super::admit`].
 
-use super::grpc::{self, Limits, Reply};
+use super::admit::{self, Frontend, Proofs};
+use super::grpc::Caller;
 use super::hub::Hub;
-use super::tls;
-use http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use moorgate_snapshot::FleetName;
-use rustls::ServerConfig;
-use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
-use tonic::Status;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 /// The longest path of a Unix socket on Linux.
 const MAX_SOCKET_PATH: usize = 107;
-/// A connection must have sent its first request within this time.
-const FIRST_REQUEST: Duration = Duration::from_secs(30);
-/// A TLS handshake must be done within this time.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Streams on one connection: one for ADS, or one a type, and some for reconnects under way.
-const STREAMS_PER_CONNECTION: u32 = 64;
-
 /// A socket that cannot be opened.
 #[derive(Debug, Error)]
 pub enum ListenError {
@@ -51,31 +33,25 @@ pub enum ListenError {
     PathTooLong(PathBuf),
 }
 
-/// Which fleet a TCP client belongs to.
-#[derive(Debug, Clone)]
-pub enum Membership {
-    /// The only one that is served here.
-    Only(Arc<Hub>),
-    /// By a name in its certificate.
-    ByName(BTreeMap<String, Arc<Hub>>),
+/// Which users may connect to a Unix socket, besides what its mode says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// Users by number.
+    pub users: BTreeSet<u32>,
+    /// Groups by number: the one that a process runs as.
+    pub groups: BTreeSet<u32>,
 }
 
-impl Membership {
-    fn find(&self, names: &[String]) -> Option<&Arc<Hub>> {
-        match self {
-            Self::Only(hub) => Some(hub),
-            Self::ByName(hubs) => names.iter().find_map(|name| hubs.get(name)),
+impl Peers {
+    /// Whether whoever is at the other end may ask. Without a list everybody may whom the mode lets in.
+    fn admit(&self, stream: &UnixStream) -> bool {
+        if self.users.is_empty() && self.groups.is_empty() {
+            return true;
         }
+        stream
+            .peer_cred()
+            .is_ok_and(|peer| self.users.contains(&peer.uid()) || self.groups.contains(&peer.gid()))
     }
-}
-
-/// What a connection may use.
-#[derive(Debug, Clone)]
-pub struct Frontend {
-    /// Limits of streams, and the way to end them.
-    pub limits: Limits,
-    /// Connections at one time.
-    pub connections: Arc<Semaphore>,
 }
 
 /// The path of a fleet's socket: `{fleet}` stands for `namespace.gateway` or `class.NAME`.
@@ -83,12 +59,14 @@ pub fn socket_path(template: &str, fleet: &FleetName) -> PathBuf {
     template.replace("{fleet}", &fleet.socket_name()).into()
 }
 
-/// A Unix socket under its final name; the file goes when it is dropped, unless another relay took the name over.
+/// A Unix socket under its final name; the file goes when it is dropped, unless another relay took the name over, or the
+/// socket was handed to this one and stays whoever's it is.
 #[derive(Debug)]
 pub struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
-    inode: u64,
+    /// Of the file that is to go.
+    inode: Option<u64>,
 }
 
 impl UnixSocket {
@@ -115,22 +93,38 @@ impl UnixSocket {
         let _ = std::fs::remove_file(&staging);
         let listener = UnixListener::bind(&staging).map_err(error)?;
         std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(mode)).map_err(error)?;
-        let inode = std::fs::symlink_metadata(&staging).map_err(error)?.ino();
+        let inode = Some(std::fs::symlink_metadata(&staging).map_err(error)?.ino());
         std::fs::rename(&staging, path).map_err(error)?;
         Ok(Self { listener, path: path.to_owned(), inode })
     }
 
+    /// A socket that somebody else bound and listens on, such as systemd: clients that connect while no relay runs wait.
+    pub fn handed(listener: std::os::unix::net::UnixListener, path: &Path) -> Result<Self, ListenError> {
+        let error = |source| ListenError::Bind { address: format!("unix:{}", path.display()), source };
+        listener.set_nonblocking(true).map_err(error)?;
+        let listener = UnixListener::from_std(listener).map_err(error)?;
+        Ok(Self { listener, path: path.to_owned(), inode: None })
+    }
+
     /// Accepts until the drain begins.
-    pub async fn serve(self, hub: Arc<Hub>, frontend: Frontend) {
+    pub async fn serve(self, hub: Arc<Hub>, peers: Peers, frontend: Frontend) {
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = frontend.limits.drain.cancelled() => return,
             };
             match accepted {
+                Ok((stream, _)) if peers.admit(&stream) => {
+                    let caller = unix_caller(&stream);
+                    admit::admit_unix(&frontend, &hub, stream, caller);
+                }
                 Ok((stream, _)) => {
-                    let peer = unix_peer(&stream);
-                    admit(&frontend, &hub, stream, peer, false);
+                    let labels = [("reason", "peer")];
+                    hub.metrics().count("moorgate_relay_connections_refused", &labels);
+                    tracing::warn!(
+                        peer = &*unix_caller(&stream).peer,
+                        "a user who may not ask is turned away"
+                    );
                 }
                 Err(error) => pause_after(&error).await,
             }
@@ -146,7 +140,7 @@ impl axum::serve::Listener for UnixSocket {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let peer = unix_peer(&stream);
+                    let peer = unix_caller(&stream).peer.to_string();
                     return (stream, peer);
                 }
                 Err(error) => pause_after(&error).await,
@@ -161,19 +155,22 @@ impl axum::serve::Listener for UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+        let there = std::fs::symlink_metadata(&self.path).map(|metadata| metadata.ino());
+        if self.inode.is_some_and(|inode| there.is_ok_and(|there| there == inode)) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-fn unix_peer(stream: &UnixStream) -> String {
+/// Who is at the other end: the process counts as one client.
+fn unix_caller(stream: &UnixStream) -> Caller {
     match stream.peer_cred() {
         Ok(cred) => {
             let pid = cred.pid().map_or_else(|| "?".to_owned(), |pid| pid.to_string());
-            format!("unix:pid={pid},uid={},gid={}", cred.uid(), cred.gid())
+            let peer = format!("unix:pid={pid},uid={},gid={}", cred.uid(), cred.gid()).into();
+            Caller { client: Arc::clone(&peer), peer }
         }
-        Err(_) => "unix".to_owned(),
+        Err(_) => Caller { peer: "unix".into(), client: "unix".into() },
     }
 }
 
@@ -198,13 +195,19 @@ impl TcpSocket {
         self.address
     }
 
+    /// A socket that somebody else bound and listens on.
+    pub fn handed(listener: std::net::TcpListener) -> Result<Self, ListenError> {
+        let error =
+            |source| ListenError::Bind { address: "a socket that was handed over".to_owned(), source };
+        listener.set_nonblocking(true).map_err(error)?;
+        let listener = TcpListener::from_std(listener).map_err(error)?;
+        let address = listener.local_addr().map_err(error)?;
+        Ok(Self { listener, address })
+    }
+
     /// Accepts until the drain begins. New handshakes use the TLS configuration of the moment.
-    pub async fn serve(
-        self,
-        membership: Membership,
-        tls: Option<watch::Receiver<Arc<ServerConfig>>>,
-        frontend: Frontend,
-    ) {
+    pub async fn serve(self, proofs: Proofs, frontend: Frontend) {
+        let proofs = Arc::new(proofs);
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -213,110 +216,12 @@ impl TcpSocket {
             match accepted {
                 Ok((stream, address)) => {
                     let _ = stream.set_nodelay(true);
-                    match &tls {
-                        None => match membership.find(&[]) {
-                            Some(hub) => admit(&frontend, hub, stream, format!("tcp:{address}"), true),
-                            None => drop(stream),
-                        },
-                        Some(tls) => {
-                            let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
-                            let (frontend, membership) = (frontend.clone(), membership.clone());
-                            tokio::spawn(handshake(acceptor, stream, address, membership, frontend));
-                        }
-                    }
+                    let (proofs, frontend) = (Arc::clone(&proofs), frontend.clone());
+                    tokio::spawn(admit::admit_tcp(proofs, stream, address, frontend));
                 }
                 Err(error) => pause_after(&error).await,
             }
         }
-    }
-}
-
-async fn handshake(
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    address: SocketAddr,
-    membership: Membership,
-    frontend: Frontend,
-) {
-    let Ok(permit) = Arc::clone(&frontend.connections).try_acquire_owned() else { return };
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::info!(%address, %error, "a TLS handshake failed");
-            return;
-        }
-        Err(_) => return,
-    };
-    drop(permit);
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let names = certificate.map(tls::names).unwrap_or_default();
-    let peer = format!("tls:{address} {}", names.join(" "));
-    if let Some(hub) = membership.find(&names) {
-        admit(&frontend, hub, stream, peer, true);
-    } else {
-        tracing::warn!(%address, ?names, "a client's certificate names no fleet");
-    }
-}
-
-/// Serves a connection in a task of its own, if there is room.
-fn admit<S>(frontend: &Frontend, hub: &Arc<Hub>, stream: S, peer: String, keepalive: bool)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let Ok(permit) = Arc::clone(&frontend.connections).try_acquire_owned() else {
-        hub.metrics().count("moorgate_relay_connections_refused", &[("reason", "too_many")]);
-        return;
-    };
-    hub.metrics().count("moorgate_relay_connections", &[]);
-    let (hub, limits) = (Arc::clone(hub), frontend.limits.clone());
-    tokio::spawn(async move {
-        connection(hub, limits, stream, peer, keepalive).await;
-        drop(permit);
-    });
-}
-
-async fn connection<S>(hub: Arc<Hub>, limits: Limits, stream: S, peer: String, keepalive: bool)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .max_header_list_size(16 * 1024)
-        .max_pending_accept_reset_streams(32);
-    if keepalive {
-        builder.keep_alive_interval(Duration::from_secs(30)).keep_alive_timeout(Duration::from_secs(20));
-    }
-    let (begun, drain) = (Arc::new(AtomicBool::new(false)), limits.drain.clone());
-    let seen = Arc::clone(&begun);
-    let peer: Arc<str> = peer.into();
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        seen.store(true, Ordering::Relaxed);
-        let response = if limits.drain.is_cancelled() {
-            grpc::refuse(&Status::unavailable("the relay stops"))
-        } else {
-            grpc::answer(&hub, &limits, &peer, request)
-        };
-        std::future::ready(Ok::<http::Response<Reply>, Infallible>(response))
-    });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let silent = silence(&begun);
-    tokio::pin!(silent);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = &mut silent => return,
-        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = connection.await;
-}
-
-/// Ends if no request came in time.
-async fn silence(begun: &AtomicBool) {
-    tokio::time::sleep(FIRST_REQUEST).await;
-    if begun.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -108,6 +108,23 @@ pub struct Resource {
     /// Its name.
     #[prost(string, tag = "3")]
     pub name: String,
+    /// Other names that it was asked for by. With one and no content: nobody knows that name (VHDS).
+    #[prost(string, repeated, tag = "4")]
+    pub aliases: Vec<String>,
+    /// When the client drops it, unless it hears of it again. Without content: it lives on (a heartbeat).
+    #[prost(message, optional, tag = "6")]
+    pub ttl: Option<Duration>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Duration {
+    /// Whole seconds.
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    /// The rest, in nanoseconds.
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
 }
 
 /// `google.protobuf.Any`.
@@ -129,7 +146,8 @@ pub struct ControlPlane {
     pub identifier: String,
 }
 
-/// The part of `envoy.config.core.v3.Node` that the relay shows to people. Nothing is decided by it.
+/// The part of `envoy.config.core.v3.Node` that the relay shows to people. Nothing is decided by it, but whether a time to
+/// live is understood.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Node {
     /// The node's id.
@@ -147,6 +165,9 @@ pub struct Node {
     /// The client's version, from Envoy.
     #[prost(message, optional, tag = "8")]
     pub user_agent_build_version: Option<BuildVersion>,
+    /// What the client understands besides, such as [`super::types::TTL_FEATURE`].
+    #[prost(string, repeated, tag = "10")]
+    pub client_features: Vec<String>,
 }
 
 /// `envoy.config.core.v3.BuildVersion`.

@@ -5,7 +5,10 @@
 //! endpoints, listeners, routes, each waiting for the one before; removals go last, after a linger; endpoints are sent
 //! again after their cluster changed; nothing that was refused is sent again.
 
+mod heartbeat;
+mod leftover;
 mod plan;
+mod post;
 mod subscription;
 
 #[cfg(test)]
@@ -16,7 +19,9 @@ mod tests;
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest, Node};
 use super::types;
 use super::view::{Config, Name, TypeSet, Value, View};
+use heartbeat::Lives;
 use moorgate_snapshot::Digest;
+use post::Post;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +52,8 @@ pub struct Settings {
     pub max_names: usize,
     /// The relay, as the control plane's identifier shows it.
     pub relay: Arc<str>,
+    /// Times to live, by type URL and name; none by default, since with one a relay that is gone takes configuration away.
+    pub ttls: BTreeMap<Name, BTreeMap<Name, Duration>>,
 }
 
 impl Default for Settings {
@@ -59,6 +66,7 @@ impl Default for Settings {
             max_response: 4_000_000,
             max_names: 1_000_000,
             relay: Arc::from("moorgate-relay"),
+            ttls: BTreeMap::new(),
         }
     }
 }
@@ -78,6 +86,12 @@ pub struct Response {
     pub resources: Vec<(Name, Arc<Value>)>,
     /// Names that are gone or never were; delta only.
     pub removed: Vec<Name>,
+    /// Names that nobody knows, answered as aliases without content; VHDS only.
+    pub unknown: Vec<Name>,
+    /// Resources that the client shall keep, by name and version, without content.
+    pub heartbeats: Vec<(Name, Arc<str>)>,
+    /// Times to live of resources and heartbeats.
+    pub ttls: BTreeMap<Name, Duration>,
     /// The identifier of the control plane.
     pub identifier: String,
 }
@@ -170,6 +184,8 @@ pub struct Stream {
     subscriptions: BTreeMap<(u8, Name), Subscription>,
     nothing: Arc<TypeSet>,
     events: Vec<Event>,
+    /// Times to live by type, if the client understands them.
+    lives: Arc<BTreeMap<Name, Lives>>,
 }
 
 impl Stream {
@@ -187,6 +203,7 @@ impl Stream {
             subscriptions: BTreeMap::new(),
             nothing: TypeSet::new(BTreeMap::new(), BTreeSet::new()),
             events: Vec::new(),
+            lives: Arc::default(),
         }
     }
 
@@ -251,6 +268,9 @@ impl Stream {
             return Ok(());
         }
         let node = node.filter(|node| !node.id.is_empty()).ok_or(Violation::NodeMissing)?;
+        if heartbeat::understood(self.protocol, &node.client_features) {
+            self.lives = Arc::new(self.settings.ttls.clone());
+        }
         self.node = Some(node);
         Ok(())
     }
@@ -266,6 +286,10 @@ impl Stream {
         let key = (types::kind(&type_url).phase, Arc::clone(&type_url));
         if !self.subscriptions.contains_key(&key) && self.subscriptions.len() >= MAX_TYPES {
             return Err(Violation::TooMuch("types"));
+        }
+        if !self.subscriptions.contains_key(&key) {
+            // A table of an earlier stream may come with it, and name what nothing seemed to refer to.
+            self.subscriptions.values_mut().for_each(Subscription::linger_anew);
         }
         let (protocol, nothing) = (self.protocol, &self.nothing);
         Ok(self
@@ -308,6 +332,7 @@ impl Stream {
         if let Some(view) = self.view.clone() {
             let config = self.config(&view);
             self.add(&view, &config, now, &mut output);
+            self.beat(&view, &config, now, &mut output);
             if self.subscriptions.values().all(Subscription::is_settled) {
                 self.remove(&view, &config, now, &mut output);
                 self.note_synced(&config);
@@ -321,21 +346,23 @@ impl Stream {
     fn add(&mut self, view: &View, config: &Config, now: Instant, output: &mut Output) {
         let (mut open, mut complete) = (true, true);
         let mut resend: Vec<Name> = Vec::new();
-        let mut post =
-            Post { config, settings: &self.settings, nonce: &mut self.nonce, events: &mut self.events, now };
+        let mut post = Post::new(config, &self.settings, &mut self.nonce, &mut self.events, now);
         for subscription in self.subscriptions.values_mut() {
             let kind = subscription.kind();
             let set = view.set(config, subscription.type_url()).unwrap_or(&self.nothing);
+            let before = view.fallback.as_ref().and_then(|before| view.set(before, subscription.type_url()));
+            subscription.stays(set);
             if kind.type_url == types::ENDPOINT {
+                subscription.recall(view.leftover(config));
                 subscription.resend(&resend, now);
             }
             if complete || !kind.gated {
-                let gate = plan::Gate { additions: open || !kind.gated, removals: false, now };
+                let gate = plan::Gate { additions: open || !kind.gated, removals: false, now, before };
                 if let Some(draft) = subscription.plan(set, &gate, &self.settings) {
                     if kind.type_url == types::CLUSTER {
                         resend.extend(draft.needs.iter().map(Arc::clone));
                     }
-                    output.responses.push(post.send(subscription, draft));
+                    output.responses.push(post.send(subscription, draft, &self.lives));
                 }
             }
             let until = subscription.in_flight_since().map(|since| since + self.settings.phase_timeout);
@@ -348,11 +375,27 @@ impl Stream {
         }
     }
 
+    /// Heartbeats of what has a time to live.
+    fn beat(&mut self, view: &View, config: &Config, now: Instant, output: &mut Output) {
+        let lives = Arc::clone(&self.lives);
+        for (type_url, lives) in lives.iter() {
+            let key = (types::kind(type_url).phase, Arc::clone(type_url));
+            let Some(subscription) = self.subscriptions.get_mut(&key) else { continue };
+            let set = view.set(config, type_url).unwrap_or(&self.nothing);
+            if let Some(draft) = subscription.beat(set, lives, now) {
+                let mut post = Post::new(config, &self.settings, &mut self.nonce, &mut self.events, now);
+                output.responses.push(post.send(subscription, draft, &self.lives));
+            }
+            if subscription.is_settled() {
+                output.wake = earliest(output.wake, subscription.next_beat(set, lives));
+            }
+        }
+    }
+
     /// Removals, when nothing else is under way: what nothing refers to any more, one type after the other.
     /// Endpoints come after the cluster that used them is known to be gone.
     fn remove(&mut self, view: &View, config: &Config, now: Instant, output: &mut Output) {
-        let mut post =
-            Post { config, settings: &self.settings, nonce: &mut self.nonce, events: &mut self.events, now };
+        let mut post = Post::new(config, &self.settings, &mut self.nonce, &mut self.events, now);
         for type_url in [types::ROUTE, types::CLUSTER, types::ENDPOINT] {
             let key = (types::kind(type_url).phase, Name::from(type_url));
             let Some(subscription) = self.subscriptions.get_mut(&key) else { continue };
@@ -363,11 +406,18 @@ impl Stream {
                 output.wake = earliest(output.wake, Some(due));
                 continue;
             }
-            let gate = plan::Gate { additions: true, removals: true, now };
+            let gate = plan::Gate { additions: true, removals: true, now, before: None };
             if let Some(draft) = subscription.plan(set, &gate, &self.settings) {
-                output.responses.push(post.send(subscription, draft));
+                output.responses.push(post.send(subscription, draft, &self.lives));
                 return;
             }
+        }
+        let key = (types::kind(types::ENDPOINT).phase, Name::from(types::ENDPOINT));
+        let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
+        let Some(since) = subscription.leave_behind(view.leftover(config), now) else { return };
+        match subscription.drop_leftover(self.settings.linger, now) {
+            Some(draft) => output.responses.push(post.send(subscription, draft, &self.lives)),
+            None => output.wake = earliest(output.wake, Some(since + self.settings.linger)),
         }
     }
 
@@ -396,43 +446,4 @@ fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 
 fn check_names<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), Violation> {
     if names.any(|name| name.len() > MAX_NAME) { Err(Violation::TooMuch("a name")) } else { Ok(()) }
-}
-
-/// What turns drafts into responses.
-struct Post<'a> {
-    config: &'a Config,
-    settings: &'a Settings,
-    nonce: &'a mut u64,
-    events: &'a mut Vec<Event>,
-    now: Instant,
-}
-
-impl Post<'_> {
-    /// Makes a response of a draft and remembers it as in flight. Nonces count up: a digest would repeat itself after
-    /// a rollback.
-    fn send(&mut self, subscription: &mut Subscription, draft: plan::Draft) -> Response {
-        *self.nonce += 1;
-        let nonce = self.nonce.to_string();
-        self.events.push(Event::Sent {
-            type_url: Arc::clone(subscription.type_url()),
-            snapshot: self.config.id,
-            resources: draft.resources.len(),
-            removed: draft.removed.len(),
-        });
-        subscription.launch(&draft, nonce.clone(), self.config.id, self.now);
-        let protocol = subscription.protocol();
-        let version = match protocol {
-            Protocol::Delta => Arc::clone(&self.config.label),
-            Protocol::StateOfTheWorld => draft.version,
-        };
-        Response {
-            protocol,
-            type_url: Arc::clone(subscription.type_url()),
-            nonce,
-            version,
-            resources: draft.resources,
-            removed: draft.removed,
-            identifier: format!("{} {}", self.settings.relay, self.config.label),
-        }
-    }
 }

@@ -1,6 +1,8 @@
-//! Mutual TLS on TCP: who the client is comes from its certificate.
+//! TLS on TCP: who the client is comes from its certificate, or from the token that it then sends.
 
+use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,8 +19,10 @@ pub struct Files {
     pub certificate: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
-    /// CA certificates that clients must descend from, PEM.
-    pub client_ca: PathBuf,
+    /// CA certificates that clients must descend from, PEM; none asks for no certificate.
+    pub client_ca: Option<PathBuf>,
+    /// A client without a certificate is let in too: it brings a token.
+    pub tokens: bool,
 }
 
 /// Files that make no TLS configuration.
@@ -38,19 +42,17 @@ pub enum TlsError {
 }
 
 impl Files {
-    /// Reads the files into a configuration that asks every client for a certificate and speaks HTTP/2.
+    /// Reads the files into a configuration that speaks HTTP/2 and asks every client for a certificate, if there is a CA.
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.client_ca)? {
-            roots.add(certificate).map_err(|error| TlsError::Configuration(error.to_string()))?;
-        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| TlsError::Configuration(error.to_string()))?;
+        let configuration = |error: rustls::Error| TlsError::Configuration(error.to_string());
+        let verifier = match &self.client_ca {
+            Some(path) => self.verifier(path, &provider)?,
+            None if self.tokens => WebPkiClientVerifier::no_client_auth(),
+            None => return Err(TlsError::Configuration("clients would prove nothing".to_owned())),
+        };
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|error| TlsError::File { path: self.key.clone(), reason: error.to_string() })?;
-        let configuration = |error: rustls::Error| TlsError::Configuration(error.to_string());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(configuration)?
@@ -59,6 +61,20 @@ impl Files {
             .map_err(configuration)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Arc::new(config))
+    }
+
+    fn verifier(
+        &self,
+        client_ca: &Path,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(client_ca)? {
+            roots.add(certificate).map_err(|error| TlsError::Configuration(error.to_string()))?;
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        let builder = if self.tokens { builder.allow_unauthenticated() } else { builder };
+        builder.build().map_err(|error| TlsError::Configuration(error.to_string()))
     }
 }
 
@@ -70,13 +86,13 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if found.is_empty() { Err(error("no certificate in it".into())) } else { Ok(found) }
 }
 
-/// The names that a client certificate speaks for: its URIs (SPIFFE) and DNS names.
+/// The names that a client certificate speaks for: its URIs (SPIFFE), and its DNS names in lower case.
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
     let text = |name: &GeneralName<'_>| match name {
         GeneralName::URI(uri) => Some((*uri).to_owned()),
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         _ => None,
     };
     names.value.general_names.iter().filter_map(text).collect()

@@ -19,6 +19,13 @@ pub const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExten
 /// `RTDS`.
 pub const RUNTIME: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
 
+/// In the features of a client that drops a resource when its time to live is over (protocol page, TTL).
+pub const TTL_FEATURE: &str = "xds.config.supports-resource-ttl";
+/// In the features of a client that takes a `Resource` where state of the world has a bare `Any`.
+pub const WRAPPER_FEATURE: &str = "xds.config.resource-in-sotw";
+/// The type of that wrapper.
+pub const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+
 /// When a client is told that a resource which it holds is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
@@ -52,6 +59,11 @@ pub struct Kind {
     pub removal: Removal,
     /// A version that the client names on reconnect is believed. Not so for endpoints: envoy #22418.
     pub resumes: bool,
+    /// Asked for by name only: `*` stands for nothing. Who may have one secret need not have all.
+    pub named_only: bool,
+    /// A name that nobody knows is answered with itself as an alias and no content: Envoy holds a request up until it
+    /// hears of that name.
+    pub aliased: bool,
     /// Each value stands for itself: a refused one is isolated, and the snapshot is not to blame.
     pub bound: bool,
 }
@@ -66,6 +78,8 @@ const CONFIGURATION: Kind = Kind {
     full_state: false,
     removal: Removal::WithAdditions,
     resumes: true,
+    named_only: false,
+    aliased: false,
     bound: false,
 };
 
@@ -91,7 +105,15 @@ static KINDS: [Kind; 9] = [
         bound: true,
         ..CONFIGURATION
     },
-    Kind { type_url: SECRET, short: "SDS", phase: 2, removal: Removal::Never, bound: true, ..CONFIGURATION },
+    Kind {
+        type_url: SECRET,
+        short: "SDS",
+        phase: 2,
+        removal: Removal::Never,
+        named_only: true,
+        bound: true,
+        ..CONFIGURATION
+    },
     Kind { type_url: EXTENSION, short: "ECDS", phase: 2, removal: Removal::Never, ..CONFIGURATION },
     Kind {
         type_url: LISTENER,
@@ -127,6 +149,7 @@ static KINDS: [Kind; 9] = [
         phase: 5,
         gated: true,
         legacy_wildcard: true,
+        aliased: true,
         ..CONFIGURATION
     },
 ];

@@ -18,6 +18,7 @@ const VERSION_DIGITS: usize = 16;
 /// One resource, encoded.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Value {
+    digest: Digest,
     version: Arc<str>,
     chunks: Vec<Bytes>,
     len: usize,
@@ -34,12 +35,24 @@ impl Value {
     /// As [`Value::new`], with the digest of the pieces known.
     pub fn with_digest(digest: &Digest, chunks: Vec<Bytes>, endpoints: Vec<Name>) -> Self {
         let len = chunks.iter().map(Bytes::len).sum();
-        Self { version: version_of(digest), chunks, len, endpoints }
+        Self { digest: *digest, version: version_of(digest), chunks, len, endpoints }
     }
 
     /// The version that clients see: the first digits of the digest, the same on every relay.
     pub fn version(&self) -> &Arc<str> {
         &self.version
+    }
+
+    /// The digest of the encoded message.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Whether these pieces are its own, byte for byte in the same memory: nothing has to be compared then.
+    pub fn shares(&self, chunks: &[Bytes]) -> bool {
+        let same =
+            |(own, other): (&Bytes, &Bytes)| own.as_ptr() == other.as_ptr() && own.len() == other.len();
+        self.chunks.len() == chunks.len() && self.chunks.iter().zip(chunks).all(same)
     }
 
     /// The encoded message, in pieces.
@@ -243,6 +256,8 @@ pub struct View {
     pub endpoints: Arc<TypeSet>,
     /// Secrets and trust bundles, of both configurations.
     pub secrets: Arc<TypeSet>,
+    /// Endpoint sets that only the fallback names: they are kept up for whoever has not left it yet.
+    pub leftover: Arc<BTreeSet<Name>>,
 }
 
 impl View {
@@ -253,6 +268,12 @@ impl View {
             super::types::SECRET => Some(&self.secrets),
             _ => config.types.get(type_url),
         }
+    }
+
+    /// Endpoint sets that a client under one of the view's configurations will not need any more.
+    pub fn leftover(&self, config: &Config) -> &BTreeSet<Name> {
+        static NONE: BTreeSet<Name> = BTreeSet::new();
+        if config.id == self.config.id { &self.leftover } else { &NONE }
     }
 }
 

@@ -14,20 +14,20 @@ use time::{Duration, OffsetDateTime};
 
 const FLEET: &str = "shop/edge";
 
-fn key(seed: u8) -> KeyPair {
+pub(crate) fn key(seed: u8) -> KeyPair {
     KeyPair::generate(&[seed; 32]).unwrap().0
 }
 
 /// Two honest releases and a relay that serves the second.
-struct Scene {
-    place: Place,
-    relay: Relay,
-    served: Digest,
+pub(crate) struct Scene {
+    pub(crate) place: Place,
+    pub(crate) relay: Relay,
+    pub(crate) served: Digest,
     newest: VerifiedEntry,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let mut place = Place::new();
         std::fs::write(place.path("trust.pem"), trust(&place.publisher)).unwrap();
         place.publisher.publish(world("1")).await;
@@ -41,7 +41,7 @@ impl Scene {
     }
 
     /// An entry that could be the next one.
-    fn next(&self) -> Entry {
+    pub(crate) fn next(&self) -> Entry {
         let mut entry = self.newest.entry.clone();
         entry.sequence = 3;
         entry.previous = Some(self.newest.position());
@@ -53,23 +53,28 @@ impl Scene {
         entry
     }
 
-    async fn put(&self, name: &str, bytes: Vec<u8>) {
+    pub(crate) async fn put(&self, name: &str, bytes: Vec<u8>) {
         self.place.publisher.part().overwrite(name, bytes.into()).await.unwrap();
     }
 
     /// Lays an entry into its slot and into the head.
-    async fn forge(&self, envelope: Envelope, sequence: u64) {
+    pub(crate) async fn forge(&self, envelope: Envelope, sequence: u64) {
         self.put(&layout::entry(&Channel::stable(), sequence), envelope.encode()).await;
         self.put("head/stable", Head::of(envelope).encode()).await;
     }
 
-    fn refused(&self, reason: &str) -> bool {
+    /// How often something was refused for this reason.
+    pub(crate) fn count(&self, reason: &str) -> f64 {
         let labels = [("fleet", FLEET), ("reason", reason)];
-        self.relay.metrics().get("moorgate_relay_refusals", &labels).is_some_and(|count| count >= 1.0)
+        self.relay.metrics().get("moorgate_relay_refusals", &labels).unwrap_or_default()
+    }
+
+    fn refused(&self, reason: &str) -> bool {
+        self.count(reason) >= 1.0
     }
 
     /// Waits for the word, and sees that nothing else changed.
-    async fn expect(&self, attack: &str, reason: &str) {
+    pub(crate) async fn expect(&self, attack: &str, reason: &str) {
         eventually(attack, || self.refused(reason)).await;
         assert_eq!(serving(&self.relay), Some(self.served), "{attack}: what is served stays");
     }

@@ -67,8 +67,18 @@ impl<E, D: Message + Default> Decoder for Prost<E, D> {
 
 /// A connection to a Unix socket.
 pub(crate) async fn channel(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    connect(Endpoint::from_static("http://relay"), path).await
+}
+
+/// A connection that takes 64 KiB and no more until they were read.
+pub(crate) async fn narrow_channel(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_static("http://relay");
+    connect(endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535), path).await
+}
+
+async fn connect(endpoint: Endpoint, path: &Path) -> Result<Channel, tonic::transport::Error> {
     let path: PathBuf = path.to_owned();
-    Endpoint::from_static("http://relay")
+    endpoint
         .connect_with_connector(tower::service_fn(move |_| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
@@ -93,6 +103,16 @@ where
     Response: Message + Default + Send + 'static,
 {
     pub(crate) async fn open(channel: Channel, path: &'static str, node: &str) -> Result<Self, Status> {
+        Self::open_with(channel, path, node, None).await
+    }
+
+    /// The same with a token.
+    pub(crate) async fn open_with(
+        channel: Channel,
+        path: &'static str,
+        node: &str,
+        token: Option<&str>,
+    ) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let outgoing = futures::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|request| (request, receiver))
@@ -100,13 +120,21 @@ where
         let mut grpc = Grpc::new(channel).max_decoding_message_size(1 << 30);
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = http::uri::PathAndQuery::from_static(path);
-        let request = tonic::Request::new(outgoing);
+        let mut request = tonic::Request::new(outgoing);
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
         let response = grpc.streaming(request, path, Prost::<Request, Response>::default()).await?;
         Ok(Self { requests, responses: response.into_inner(), first: true, node: node.into() })
     }
 
     fn node(&mut self) -> Option<Node> {
         std::mem::take(&mut self.first).then(|| Node { id: self.node.clone(), ..Node::default() })
+    }
+
+    /// Whether it gave this name of itself.
+    pub(crate) fn node_is(&self, node: &str) -> bool {
+        self.node == node
     }
 
     pub(crate) fn send(&self, request: Request) {

@@ -39,6 +39,7 @@ impl Herd {
                 identity: RelayIdentity::new(name, BTreeMap::new()).unwrap(),
                 interval: POLL,
                 remembered: None,
+                held: Arc::new(|_| None),
                 known: Arc::new(|_| None),
                 kept: Arc::new(|_| None),
                 jitter: Jitter::seeded(number as u64),

@@ -152,9 +152,14 @@ pub(crate) fn resource(type_url: &str, name: &str, content: &str, needs: Option<
 
 /// Endpoints of `shop/cart`, port `http`.
 pub(crate) fn endpoints(name: &str) -> Record {
+    endpoints_of(name, "cart")
+}
+
+/// Endpoints of a Service of `shop`, port `http`.
+pub(crate) fn endpoints_of(name: &str, service: &str) -> Record {
     let source = EndpointSource {
         namespace: "shop".into(),
-        service: "cart".into(),
+        service: service.into(),
         port_name: "http".into(),
         port: 8080,
         family: Family::Any,

@@ -1,8 +1,9 @@
 //! Whole relays: from a store to a client, in calm and in failure.
 
 use crate::client::{ADS_DELTA, Delta, channel};
-use crate::publisher::{Publisher, endpoints, resource, secret};
+use crate::publisher::{Publisher, endpoints, endpoints_of, resource, secret};
 use moorgate_relay::config::{Config, Listen};
+use moorgate_relay::serve::listen::Peers;
 use moorgate_relay::serve::proto::{ClusterLoadAssignment, DeltaDiscoveryResponse};
 use moorgate_relay::serve::stream::Settings;
 use moorgate_relay::serve::types::{CLUSTER, ENDPOINT, LISTENER, SECRET};
@@ -54,20 +55,27 @@ impl Place {
             report_key: None,
             envoy_admins: Vec::new(),
             trust: self.path("trust.pem"),
-            listen: vec![Listen::Unix(format!("{}/{{fleet}}.sock", self.folder.path().display()))],
+            listen: vec![Listen::Unix(
+                format!("{}/{{fleet}}.sock", self.folder.path().display()),
+                Peers::default(),
+            )],
             tls: None,
+            tokens: None,
             members: BTreeMap::new(),
+            pin_file: None,
             cache: Some(self.path("cache")),
             health: Some("127.0.0.1:0".parse().unwrap()),
             ready_acked: false,
             admin: Some(self.path("admin.sock")),
             endpoints: Some(self.path("endpoints")),
             secrets: Some(self.path("secrets")),
+            store_values: None,
             kubernetes: None,
             poll_interval: Duration::from_millis(100),
             settings: Settings::default(),
             max_request: 1 << 20,
             max_streams: 100,
+            max_streams_per_client: 100,
             drain: Duration::from_millis(20),
         }
     }
@@ -84,6 +92,25 @@ impl Place {
         std::fs::rename(path.with_extension("new"), path).unwrap();
     }
 
+    /// One slice of a Service, in two zones and three states of health, as Kubernetes writes it.
+    fn serve_slice(&self, service: &str, first: &str) {
+        let slice = serde_json::json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": { "name": service, "namespace": "shop",
+                "labels": { "kubernetes.io/service-name": service } },
+            "ports": [{ "name": "http", "port": 8080 }],
+            "endpoints": [
+                { "addresses": [first], "zone": "eu-1a", "conditions": { "ready": true } },
+                { "addresses": ["10.9.0.2"], "zone": "eu-1b",
+                  "conditions": { "ready": false, "serving": true, "terminating": true } },
+                { "addresses": ["10.9.0.3"], "zone": "eu-1b", "conditions": { "ready": false } },
+            ],
+        });
+        let path = self.path(&format!("endpoints/{service}.json"));
+        std::fs::write(path.with_extension("new"), slice.to_string()).unwrap();
+        std::fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
     fn renew_certificate(&self) {
         let certified = rcgen::generate_simple_self_signed(vec!["shop.example".to_owned()]).unwrap();
         let folder = self.path("secrets/shop/tls");
@@ -92,7 +119,7 @@ impl Place {
         std::fs::write(folder.join("tls.crt"), certified.cert.pem()).unwrap();
     }
 
-    async fn envoy(&self, node: &str) -> Delta {
+    pub(crate) async fn envoy(&self, node: &str) -> Delta {
         Self::envoy_at(&self.path("shop.edge.sock"), node).await
     }
 
@@ -128,12 +155,12 @@ pub(crate) fn serving(relay: &Relay) -> Option<Digest> {
     relay.fleets()[0].hub.view().map(|view| view.config.id)
 }
 
-fn error(relay: &Relay) -> String {
+pub(crate) fn error(relay: &Relay) -> String {
     relay.fleets()[0].status.borrow().store.error.clone().unwrap_or_default()
 }
 
 /// One HTTP request over a Unix socket or TCP: status and body.
-async fn http(relay: &Relay, place: &Place, method: &str, path: &str) -> (u16, String) {
+pub(crate) async fn http(relay: &Relay, place: &Place, method: &str, path: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let request =
         format!("{method} {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
@@ -228,6 +255,61 @@ async fn from_a_store_to_a_client() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_moves_is_one_resource_with_its_zone_and_health() {
+    let mut place = Place::new();
+    let relay = place.relay().await;
+    place.serve_slice("pay", "10.9.0.1");
+    place.serve_slice("stock", "10.8.0.1");
+    let records = [
+        resource(CLUSTER, "pay", "pay", Some("pay-endpoints")),
+        resource(CLUSTER, "stock", "stock", Some("stock-endpoints")),
+        endpoints_of("pay-endpoints", "pay"),
+        endpoints_of("stock-endpoints", "stock"),
+    ];
+    let snapshot = place.publisher.publish(records.to_vec()).await;
+    eventually("the snapshot is served", || serving(&relay) == Some(snapshot)).await;
+    let mut envoy = place.envoy("envoy-1").await;
+    for (type_url, names) in [(CLUSTER, &[][..]), (ENDPOINT, &["pay-endpoints", "stock-endpoints"])] {
+        envoy.ask(type_url, names);
+        let response = envoy.response().await;
+        assert_eq!((response.type_url.as_str(), response.resources.len()), (type_url, 2));
+        envoy.ack(&response);
+    }
+    place.serve_slice("pay", "10.9.0.7");
+    let moved = envoy.response().await;
+    assert_eq!((moved.type_url.as_str(), names(&moved)), (ENDPOINT, vec!["pay-endpoints"]));
+    assert!(moved.removed_resources.is_empty());
+    let any = moved.resources[0].resource.clone().unwrap();
+    let told: Vec<_> = ClusterLoadAssignment::decode(any.value)
+        .unwrap()
+        .endpoints
+        .into_iter()
+        .map(|locality| {
+            let zone = locality.locality.unwrap().zone;
+            let health = locality.lb_endpoints.iter().map(|one| format!("{:?}", one.health_status()));
+            (zone, health.collect::<Vec<_>>())
+        })
+        .collect();
+    assert_eq!(told[0], ("eu-1a".to_owned(), vec!["Healthy".to_owned()]));
+    assert_eq!(told[1], ("eu-1b".to_owned(), vec!["Draining".to_owned(), "Unhealthy".to_owned()]));
+    // A source that vanishes keeps what it told.
+    let served = place.path("endpoints");
+    std::fs::rename(&served, place.path("gone")).unwrap();
+    // Any change has all folders read again.
+    place.renew_certificate();
+    let failed = || {
+        let labels = [("fleet", "shop/edge"), ("reason", "endpoints")];
+        relay.metrics().get("moorgate_relay_binding_errors", &labels)
+    };
+    eventually("the folder is missed", || failed() == Some(1.0)).await;
+    envoy.ack(&moved);
+    let mut second = place.envoy("envoy-2").await;
+    second.ask(ENDPOINT, &["pay-endpoints"]);
+    assert_eq!(addresses(&second.response().await)[0], "10.9.0.7:8080");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn store_down_cold_start_from_disk() {
     let mut place = Place::new();
     let snapshot = place.publisher.publish(world("1")).await;
@@ -297,6 +379,49 @@ async fn a_refused_snapshot_is_quarantined_over_restarts_until_a_new_one_comes()
     // By hand what was refused is tried again.
     assert_eq!(http(&relay, &place, "DELETE", "/quarantine").await.0, 200);
     eventually("nothing is quarantined", || relay.fleets()[0].status.borrow().quarantined.is_empty()).await;
+    relay.stop().await;
+}
+
+/// No veto for one Envoy, and no bytes twice for it either: that it was set back alone is known after a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_that_alone_refuses_is_set_back_over_restarts() {
+    let mut place = Place::new();
+    let good = place.publisher.publish(world("1")).await;
+    let relay = place.relay().await;
+    eventually("good", || serving(&relay) == Some(good)).await;
+    let (mut fine, mut odd) = (place.envoy("fine").await, place.envoy("odd").await);
+    take(&mut fine).await;
+    take(&mut odd).await;
+    eventually("it is known to be good", || relay.fleets()[0].status.borrow().good == [good]).await;
+    let next = place.publisher.publish(world("2")).await;
+    let taken = fine.response().await;
+    fine.ack(&taken);
+    let acked = || {
+        relay.fleets()[0]
+            .hub
+            .clients()
+            .iter()
+            .any(|client| client.types.get("CDS").is_some_and(|held| held.acked == Some(next)))
+    };
+    eventually("the other one took it", acked).await;
+    let refused = odd.response().await;
+    odd.nack(&refused, "cluster cart: not for me");
+    // Its endpoints were on their way again with the cluster.
+    let back = loop {
+        let response = odd.response().await;
+        if response.type_url == CLUSTER {
+            break response;
+        }
+    };
+    assert_eq!(back.system_version_info, good.short());
+    assert_eq!(serving(&relay), Some(next), "no veto");
+    relay.stop().await;
+    let relay = place.relay().await;
+    eventually("next", || serving(&relay) == Some(next)).await;
+    let of = async |node: &str| take(&mut place.envoy(node).await).await[0].system_version_info.clone();
+    assert_eq!((of("odd").await, of("fine").await), (good.short(), next.short()));
+    assert_eq!(http(&relay, &place, "DELETE", "/quarantine").await.0, 200);
+    assert_eq!(of("odd").await, next.short(), "tried again by hand");
     relay.stop().await;
 }
 
@@ -429,7 +554,7 @@ async fn a_mirror_serves_when_the_first_store_fails() {
 }
 
 /// Copies a folder of files and folders.
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));

@@ -3,12 +3,13 @@
 use crate::client::{ADS_DELTA, ADS_WORLD, Delta, World, channel};
 use bytes::Bytes;
 use moorgate_relay::metrics::Metrics;
+use moorgate_relay::serve::admit::Frontend;
 use moorgate_relay::serve::grpc::Limits;
 use moorgate_relay::serve::hub::{Hub, Notice};
-use moorgate_relay::serve::listen::{Frontend, Membership, TcpSocket, UnixSocket, socket_path};
+use moorgate_relay::serve::listen::{Peers, UnixSocket, socket_path};
 use moorgate_relay::serve::proto::DeltaDiscoveryRequest;
+use moorgate_relay::serve::share::Shares;
 use moorgate_relay::serve::stream::Settings;
-use moorgate_relay::serve::tls::Files;
 use moorgate_relay::serve::types::{CLUSTER, LISTENER, SECRET};
 use moorgate_relay::serve::view::{Config, Name, TypeSet, Value, View};
 use moorgate_snapshot::{Digest, FleetName};
@@ -17,43 +18,43 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-struct Server {
-    hub: Arc<Hub>,
-    notices: mpsc::UnboundedReceiver<Notice>,
-    drain: CancellationToken,
-    frontend: Frontend,
-    path: PathBuf,
-    _directory: tempfile::TempDir,
+pub(crate) struct Server {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) notices: mpsc::UnboundedReceiver<Notice>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) frontend: Frontend,
+    pub(crate) path: PathBuf,
+    pub(crate) _directory: tempfile::TempDir,
 }
 
-fn server() -> Server {
+pub(crate) fn server() -> Server {
+    start(8, 1 << 20)
+}
+
+fn start(streams: usize, max_request: usize) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let fleet = FleetName::gateway("shop", "edge");
     let (hub, notices) = Hub::new(fleet.clone(), Settings::default(), Arc::new(Metrics::default()));
     let drain = CancellationToken::new();
-    let limits = Limits {
-        max_request: 1 << 20,
-        streams: Arc::new(Semaphore::new(8)),
-        drain: drain.clone(),
-        drain_window: Duration::from_millis(50),
-    };
-    let frontend = Frontend { limits, connections: Arc::new(Semaphore::new(100)) };
+    let limits = Limits::new(max_request, streams, drain.clone(), Duration::from_millis(50));
+    let (connections, shares) = (Arc::new(Semaphore::new(200)), Shares::new(200));
+    let frontend = Frontend { limits, connections, shares };
     let template = directory.path().join("{fleet}.sock");
     let path = socket_path(template.to_str().unwrap(), &fleet);
     let socket = UnixSocket::bind(&path, 0o660).unwrap();
-    tokio::spawn(socket.serve(Arc::clone(&hub), frontend.clone()));
+    tokio::spawn(socket.serve(Arc::clone(&hub), Peers::default(), frontend.clone()));
     Server { hub, notices, drain, frontend, path, _directory: directory }
 }
 
-fn empty() -> Arc<TypeSet> {
+pub(crate) fn empty() -> Arc<TypeSet> {
     TypeSet::new(BTreeMap::new(), BTreeSet::new())
 }
 
-fn config(entries: &[(&str, &str, usize)]) -> Arc<Config> {
+pub(crate) fn config(entries: &[(&str, &str, usize)]) -> Arc<Config> {
     let mut types: BTreeMap<Name, BTreeMap<Name, Arc<Value>>> = BTreeMap::new();
     for (type_url, name, size) in entries {
         let value = Arc::new(Value::new(vec![Bytes::from(vec![1; *size])], vec![]));
@@ -62,12 +63,17 @@ fn config(entries: &[(&str, &str, usize)]) -> Arc<Config> {
     Config::new(Digest::of(format!("{entries:?}").as_bytes()), types, None)
 }
 
-fn view(config: Arc<Config>, fallback: Option<Arc<Config>>) -> Arc<View> {
-    Arc::new(View { config, fallback, endpoints: empty(), secrets: empty() })
+pub(crate) fn view(config: Arc<Config>, fallback: Option<Arc<Config>>) -> Arc<View> {
+    Arc::new(View { config, fallback, endpoints: empty(), secrets: empty(), leftover: Arc::default() })
 }
 
 impl Server {
-    async fn delta(&self, node: &str) -> Delta {
+    /// One that takes so many streams, and requests as a relay does by default.
+    pub(crate) fn new(streams: usize) -> Self {
+        start(streams, 32 << 20)
+    }
+
+    pub(crate) async fn delta(&self, node: &str) -> Delta {
         Delta::open(channel(&self.path).await.unwrap(), ADS_DELTA, node).await.unwrap()
     }
 }
@@ -211,125 +217,9 @@ async fn a_socket_is_taken_over_and_the_old_owner_leaves_it_alone() {
     let drain = CancellationToken::new();
     let limits = Limits { drain: drain.clone(), ..server.frontend.limits.clone() };
     let frontend = Frontend { limits, ..server.frontend.clone() };
-    tokio::spawn(next.serve(Arc::clone(&server.hub), frontend));
+    tokio::spawn(next.serve(Arc::clone(&server.hub), Peers::default(), frontend));
     let mut envoy = server.delta("e").await;
     envoy.ask(CLUSTER, &[]);
     assert_eq!(envoy.response().await.resources.len(), 1);
     assert!(server.path.exists());
-}
-
-mod mutual_tls {
-    use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-    use rustls::{ClientConfig, RootCertStore};
-    use rustls_pki_types::pem::PemObject;
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-    use tokio::net::TcpStream;
-    use tokio_rustls::TlsConnector;
-
-    struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-    impl Authority {
-        fn new() -> Self {
-            let mut params = CertificateParams::default();
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-        }
-
-        fn leaf(&self, name: &str) -> (String, String) {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec!["relay".to_owned()]).unwrap();
-            params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
-            (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
-        }
-    }
-
-    async fn connect(
-        address: std::net::SocketAddr,
-        authority: &Authority,
-        client: Option<(String, String)>,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, std::io::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.0.pem().as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match client {
-            Some((certificate, key)) => builder
-                .with_client_auth_cert(
-                    vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
-                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-                )
-                .unwrap(),
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = TcpStream::connect(address).await?;
-        let name = ServerName::try_from("relay").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
-    }
-
-    #[tokio::test]
-    async fn the_fleet_comes_from_the_certificate() {
-        let server = server();
-        server.hub.publish(view(config(&[(CLUSTER, "a", 1)]), None));
-        let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
-        let file = |name: &str, content: &str| {
-            let path = directory.path().join(name);
-            std::fs::write(&path, content).unwrap();
-            path
-        };
-        let (certificate, key) = authority.leaf("spiffe://moorgate/relay");
-        let files = Files {
-            certificate: file("tls.crt", &certificate),
-            key: file("tls.key", &key),
-            client_ca: file("ca.crt", &authority.0.pem()),
-        };
-        let tls = watch::Sender::new(files.load().unwrap());
-        let socket = TcpSocket::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = socket.address();
-        let hubs = BTreeMap::from([("spiffe://shop/envoy".to_owned(), Arc::clone(&server.hub))]);
-        let membership = Membership::ByName(hubs);
-        tokio::spawn(socket.serve(membership, Some(tls.subscribe()), server.frontend.clone()));
-
-        let served = |stream: tokio_rustls::client::TlsStream<TcpStream>| async move {
-            let cell = std::sync::Mutex::new(Some(stream));
-            let connector = tower::service_fn(move |_| {
-                let stream = cell.lock().unwrap().take();
-                async move {
-                    stream.map(hyper_util::rt::TokioIo::new).ok_or_else(|| std::io::Error::other("used"))
-                }
-            });
-            let endpoint = tonic::transport::Endpoint::from_static("http://relay");
-            let channel = endpoint.connect_with_connector(connector).await.ok()?;
-            let mut envoy = Delta::open(channel, ADS_DELTA, "e").await.ok()?;
-            envoy.ask(CLUSTER, &[]);
-            envoy.next().await.ok().flatten()
-        };
-        let ours = connect(address, &authority, Some(authority.leaf("spiffe://shop/envoy"))).await.unwrap();
-        assert_eq!(served(ours).await.unwrap().resources.len(), 1);
-        assert!(server.hub.clients().iter().all(|client| client.peer.contains("spiffe://shop/envoy")));
-        let stranger =
-            connect(address, &authority, Some(authority.leaf("spiffe://other/envoy"))).await.unwrap();
-        assert!(served(stranger).await.is_none(), "a certificate of no fleet gets nothing");
-        let impostor = Authority::new();
-        if let Ok(stream) = connect(address, &authority, Some(impostor.leaf("spiffe://shop/envoy"))).await {
-            assert!(served(stream).await.is_none(), "another authority's certificate gets nothing");
-        }
-        if let Ok(stream) = connect(address, &authority, None).await {
-            assert!(served(stream).await.is_none(), "no certificate, no service");
-        }
-    }
-
-    #[test]
-    fn a_missing_key_is_named_without_its_content() {
-        let files = Files {
-            certificate: "/nonexistent/tls.crt".into(),
-            key: "/nonexistent/tls.key".into(),
-            client_ca: "/nonexistent/ca.crt".into(),
-        };
-        assert!(files.load().unwrap_err().to_string().contains("/nonexistent/ca.crt"));
-    }
 }

@@ -5,6 +5,7 @@ use crate::publisher::Publisher;
 use crate::relay::{Place, eventually, serving, take, world};
 use moorgate_relay::canary::AdminAddress;
 use moorgate_relay::config::{Config, Listen};
+use moorgate_relay::serve::listen::Peers;
 use moorgate_relay::{FleetStatus, Relay};
 use moorgate_snapshot::channel::Step;
 use moorgate_snapshot::{Digest, RelayIdentity, wave};
@@ -34,7 +35,7 @@ impl Member {
         let config = Config {
             identity: RelayIdentity::new(name.parse().unwrap(), labels).unwrap(),
             envoy_admins: admins,
-            listen: vec![Listen::Unix(socket.display().to_string())],
+            listen: vec![Listen::Unix(socket.display().to_string(), Peers::default())],
             cache: Some(place.path(&format!("cache-{name}"))),
             health: None,
             admin: None,

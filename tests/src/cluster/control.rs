@@ -4,10 +4,11 @@ use super::names::Folder;
 use super::network::{API_SERVER, SERVICE_RANGE};
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 
 const ETCD: &str = "http://127.0.0.1:2379";
 
@@ -16,9 +17,21 @@ const CONTROLLERS: &str = "deployment-controller,replicaset-controller,daemonset
 endpointslice-controller,namespace-controller,serviceaccount-controller,\
 root-ca-certificate-publisher-controller,garbage-collector-controller,job-controller";
 
+/// What the API server writes down: each request of the product's own accounts, without bodies.
+const AUDIT: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ['system:serviceaccounts:moorgate-system']}
+- {level: None}
+";
+
 /// Its three processes; dropping it kills them.
 pub(super) struct Control {
     processes: Vec<(&'static str, Child)>,
+    folder: Folder,
+    program: PathBuf,
+    restarts: u32,
 }
 
 fn start(folder: &Folder, program: &Path, name: &str, flags: &[String]) -> Result<Child> {
@@ -65,6 +78,8 @@ fn api_server(folder: &Folder) -> Vec<String> {
         ("service-account-key-file", file("accounts.pub")),
         ("token-auth-file", file("tokens.csv")),
         ("authorization-mode", "RBAC".to_owned()),
+        ("audit-policy-file", file("audit.yaml")),
+        ("audit-log-path", file("logs/audit.log")),
         ("kubelet-preferred-address-types", "InternalIP".to_owned()),
         ("allow-privileged", "true".to_owned()),
     ])
@@ -89,22 +104,42 @@ fn controller_manager(folder: &Folder) -> Vec<String> {
 impl Control {
     /// Starts all, and returns when the API server is ready.
     pub(super) async fn start(folder: &Folder, program: &Path) -> Result<Self> {
-        let mut control = Self { processes: Vec::new() };
+        std::fs::write(folder.path("audit.yaml"), AUDIT)?;
+        let mut control =
+            Self { processes: Vec::new(), folder: folder.clone(), program: program.to_owned(), restarts: 0 };
         for (name, flags) in [("etcd", etcd(folder)), ("kube-apiserver", api_server(folder))] {
             control.processes.push((name, start(folder, program, name, &flags)?));
         }
-        let client = super::inside::client(&folder.path("kubeconfig")).await?;
-        loop {
-            control.check()?;
-            let request = http::Request::get("/readyz").body(Vec::new())?;
-            if client.request_text(request).await.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        control.ready().await?;
         let name = "kube-controller-manager";
         control.processes.push((name, start(folder, program, name, &controller_manager(folder))?));
         Ok(control)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let client = super::inside::client(&self.folder.path("kubeconfig")).await?;
+        loop {
+            self.check()?;
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            if client.request_text(request).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Kills the API server and starts another one on the same etcd; says in a file how often that was done.
+    async fn restart_api_server(&mut self) -> Result<()> {
+        let name = "kube-apiserver";
+        for (_, child) in self.processes.iter_mut().filter(|(known, _)| *known == name) {
+            child.kill().await?;
+        }
+        self.processes.retain(|(known, _)| *known != name);
+        let child = start(&self.folder, &self.program, name, &api_server(&self.folder))?;
+        self.processes.push((name, child));
+        self.ready().await?;
+        self.restarts += 1;
+        Ok(std::fs::write(self.folder.path(super::RESTARTS), self.restarts.to_string())?)
     }
 
     /// An error if one of them has ended.
@@ -117,11 +152,14 @@ impl Control {
         Ok(())
     }
 
-    /// Returns when one of them has ended, which none should.
-    pub(super) async fn ended(&mut self) -> Result<()> {
+    /// Returns when one of them has ended, which none should; restarts the API server when it is asked to.
+    pub(super) async fn hold(&mut self, mut restarts: mpsc::Receiver<()>) -> Result<()> {
         loop {
             self.check()?;
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+                Some(()) = restarts.recv() => self.restart_api_server().await?,
+            }
         }
     }
 }

@@ -49,6 +49,7 @@ pub async fn run(run: Run) -> Result<()> {
     let mut control = Control::start(&folder, &run.kubernetes).await?;
     say(&format!("the API server is ready after {:.1} s", started.elapsed().as_secs_f64()));
     let client = client(&folder.path("kubeconfig")).await?;
+    let (ask, asked) = tokio::sync::mpsc::channel(1);
     let work = async {
         let kubelet = Kubelet::start(client.clone(), folder.clone(), run.options.nodes).await?;
         balancer::start(&client);
@@ -56,12 +57,17 @@ pub async fn run(run: Run) -> Result<()> {
         std::fs::write(folder.path("ready"), "")?;
         say(&format!("the cluster is ready after {:.1} s", started.elapsed().as_secs_f64()));
         let mut byte = [0_u8; 1];
-        while tokio::io::stdin().read(&mut byte).await? > 0 {}
+        let mut stdin = tokio::io::stdin();
+        while stdin.read(&mut byte).await? > 0 {
+            if byte == super::RESTART {
+                ask.send(()).await?;
+            }
+        }
         drop(kubelet);
         anyhow::Ok(())
     };
     tokio::select! {
         done = work => done,
-        ended = control.ended() => ended,
+        ended = control.hold(asked) => ended,
     }
 }

@@ -150,18 +150,39 @@ fn add(
     Ok(())
 }
 
-/// An object's schema without what every object has, and without `status` where that is a subresource: the API
-/// server drops it from what users send.
+/// An object's schema without what every object has. Where `status` is a subresource, only its shape is left.
 fn root(schema: &Value, status: bool) -> Result<Value> {
     let mut root = schema.clone();
     let properties = root["properties"].as_object_mut().context("an object without fields")?;
     for name in ["apiVersion", "kind", "metadata"] {
         properties.remove(name);
     }
-    if status {
-        properties.remove("status");
+    if status && let Some(own) = properties.get_mut("status") {
+        *own = shape(own);
     }
     Ok(root)
+}
+
+/// The names of a schema's fields, and nothing about their values: the API server drops `status` from what users send,
+/// but not before it has refused fields that it does not know.
+fn shape(schema: &Value) -> Value {
+    let mut out = Map::from_iter([("nullable".to_owned(), true.into())]);
+    for (keyword, value) in schema.as_object().into_iter().flatten() {
+        match (keyword.as_str(), value) {
+            ("properties", Value::Object(fields)) => {
+                let fields = fields.iter().map(|(name, child)| (name.clone(), shape(child)));
+                out.insert(keyword.clone(), Value::Object(fields.collect()));
+            }
+            ("items", child) | ("additionalProperties", child @ Value::Object(_)) => {
+                out.insert(keyword.clone(), shape(child));
+            }
+            ("x-kubernetes-preserve-unknown-fields" | "additionalProperties", open) => {
+                out.insert(keyword.clone(), open.clone());
+            }
+            _ => {}
+        }
+    }
+    Value::Object(out)
 }
 
 /// Every distinct schema, children before parents.

@@ -133,6 +133,7 @@ impl Running {
             seed: None,
             trust: world.keys.anchor(),
             cache: setup.cache,
+            pin_file: None,
             sources: Sources::default(),
             poll_interval: POLL,
             settings: Settings::default(),

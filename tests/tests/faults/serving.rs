@@ -361,7 +361,7 @@ async fn fault_33_a_bad_secret_costs_only_itself() {
         source: BindingSource::Object { kind: "Secret".into(), namespace: "shop".into(), name: name.into() },
     };
     let bindings = Arc::new(["good", "mismatched", "missing"].map(binding).to_vec());
-    let sources = Sources { endpoints: None, secrets: Some(folder.path().to_owned()), live: None };
+    let sources = Sources { secrets: Some(folder.path().to_owned()), ..Sources::default() };
     let binder = Binder::new("shop/edge".into(), sources, None, Arc::new(Metrics::default()));
     let (wanted, wanted_in) = watch::channel(Wanted { generation: 1, bindings });
     let (out, mut bound) = watch::channel(Binder::nothing());

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use moorgate_snapshot::{
     Channel, Digest, FleetName, KeyPair, Reader, Report, Signer as _, Store, Trust, layout, report,
 };
-use moorgate_tests::cluster::Cluster;
+use moorgate_tests::cluster::{Cluster, Options};
 use moorgate_tests::process::Running;
 use moorgate_tests::program::{Outcome, binary, root, run};
 use moorgate_tests::wait;
@@ -60,16 +60,26 @@ pub(crate) fn ready(gateway: &Value) -> Result<()> {
 impl Bench {
     /// A namespace and a class of this name in the shared cluster, and what `watch` may do there: the shipped rights.
     pub(crate) fn new(name: &str) -> Result<Self> {
-        let cluster = Cluster::shared()?;
+        Self::on(Cluster::shared()?, name)
+    }
+
+    /// The same in a cluster of its own, so that nobody else minds what becomes of it.
+    pub(crate) fn alone(name: &str) -> Result<Self> {
+        Self::on(Arc::new(Cluster::start(&Options { nodes: 1, ..Options::default() })?), name)
+    }
+
+    fn on(cluster: Arc<Cluster>, name: &str) -> Result<Self> {
         let shipped = std::fs::read_to_string(root().join("deploy/kubernetes/watch.yaml"))?;
         let rights: Vec<&str> =
             shipped.split("\n---\n").filter(|part| !part.contains("kind: Deployment")).collect();
         // Each test has a Lease of its own; the name in the role is that of all.
         let rights =
             rights.join("\n---\n").replace("[moorgate-watch]", &format!("[{}]", leases().join(", ")));
+        // Each test is an account of its own, so that the API server's log tells them apart.
+        let rights = rights.replace("name: moorgate-watch", &format!("name: {name}"));
         cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: moorgate-system}\n")?;
         cluster.apply(&rights)?;
-        let kubeconfig = cluster.kubeconfig_of("moorgate-system", "moorgate-watch")?;
+        let kubeconfig = cluster.kubeconfig_of("moorgate-system", name)?;
         let (key, pem) = KeyPair::generate(&[7; 32])?;
         let (stranger, _) = KeyPair::generate(&[8; 32])?;
         let folder = tempfile::tempdir()?;
@@ -116,6 +126,52 @@ metadata: {{name: cart, namespace: {name}}}
 spec: {{parentRefs: [{{name: edge}}], rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]}}
 "
             )
+    }
+
+    /// Another route to the same Service.
+    pub(crate) fn route(&self, name: &str, hostname: &str) -> String {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: {0}}}
+spec: {{parentRefs: [{{name: edge}}], hostnames: [{hostname}], rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]}}
+",
+            self.name
+        )
+    }
+
+    /// A Gateway for a TCPRoute, and a Service.
+    pub(crate) fn tcp_gateway(&self) -> String {
+        let name = &self.name;
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: {name}}}
+spec: {{gatewayClassName: {name}, listeners: [{{name: tcp, port: 9000, protocol: TCP}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: cart, namespace: {name}}}
+spec: {{ports: [{{name: tcp, port: 80}}]}}
+"
+        )
+    }
+
+    /// That TCPRoute, in a version that is served.
+    pub(crate) fn tcp_route(&self, version: &str) -> String {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/{version}
+kind: TCPRoute
+metadata: {{name: cart, namespace: {0}}}
+spec: {{parentRefs: [{{name: edge}}], rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]}}
+",
+            self.name
+        )
+    }
+
+    /// One object of every other kind that gets a status, and a CA bundle.
+    pub(crate) fn one_of_each(&self) -> String {
+        include_str!("each.yaml").replace("NAME", &self.name)
     }
 
     /// A Gateway with a certificate that is not there yet.
@@ -276,12 +332,55 @@ spec:
         Self::block(async { Ok(self.reader()?.store().overwrite(&name, bytes.into()).await?) })
     }
 
+    /// What was asked of the API server with the rights of `watch`: its log.
+    pub(crate) fn asked(&self) -> Result<Vec<Asked>> {
+        let text = std::fs::read_to_string(self.cluster.folder().join("logs/audit.log"))?;
+        let user = format!("system:serviceaccount:moorgate-system:{}", self.name);
+        let mut asked = Vec::new();
+        for line in text.lines().filter(|line| line.contains(&user)) {
+            // The last line may be half there.
+            let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
+            if event["user"]["username"] == *user {
+                asked.push(Asked::of(&event));
+            }
+        }
+        Ok(asked)
+    }
+
+    /// An answer of the health address of a `watch` that was given `--health 127.0.0.1:0`: status and body.
+    pub(crate) fn health(&self, watch: &Running, path: &str) -> Result<(u16, String)> {
+        let output = watch.output();
+        let (_, rest) = output.split_once("probes and metrics").context("no health address yet")?;
+        let (_, rest) = rest.split_once("127.0.0.1:").context("no address")?;
+        let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: watch\r\nConnection: close\r\n\r\n");
+        self.cluster.enter(move || {
+            let mut stream = TcpStream::connect(format!("127.0.0.1:{port}"))?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            let status = answer.split(' ').nth(1).context("a status")?.parse()?;
+            Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
+        })
+    }
+
+    /// The value of a series in the metrics; none if it is not there.
+    pub(crate) fn metric(&self, watch: &Running, series: &str) -> Result<Option<f64>> {
+        let (_, text) = self.health(watch, "/metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map(|value| Ok(value.parse()?)).transpose()
+    }
+
     fn path(&self, kind: &str, name: &str) -> String {
+        if let Some((version, plural)) = kind.split_once('/') {
+            let group = format!("/apis/gateway.networking.k8s.io/{version}");
+            return format!("{group}/namespaces/{}/{plural}/{name}", self.name);
+        }
         let group = if kind == "services" { "/api/v1" } else { "/apis/gateway.networking.k8s.io/v1" };
         format!("{group}/namespaces/{}/{kind}/{name}", self.name)
     }
 
-    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+    pub(crate) fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
         let request = request.body(body.map_or_else(Vec::new, |body| body.to_string().into_bytes()))?;
@@ -381,7 +480,7 @@ spec:
 }
 
 /// Names of the tests' Leases.
-fn leases() -> [&'static str; 10] {
+fn leases() -> [&'static str; 19] {
     [
         "moorgate-watch",
         "offline",
@@ -393,7 +492,43 @@ fn leases() -> [&'static str; 10] {
         "secrets",
         "broken",
         "classes",
+        "restarted",
+        "definitions",
+        "fought",
+        "rights",
+        "seen",
+        "held",
+        "once",
+        "spoken",
+        "ancestors",
     ]
+}
+
+/// One request in the API server's log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Asked {
+    pub(crate) verb: String,
+    pub(crate) group: String,
+    /// With its subresource: `gateways/status`.
+    pub(crate) resource: String,
+    pub(crate) name: String,
+    /// The HTTP status.
+    pub(crate) code: u64,
+}
+
+impl Asked {
+    fn of(event: &Value) -> Self {
+        let object = &event["objectRef"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let sub = object["subresource"].as_str().map(|sub| format!("/{sub}")).unwrap_or_default();
+        Self {
+            verb: text(&event["verb"]),
+            group: text(&object["apiGroup"]),
+            resource: text(&object["resource"]) + &sub,
+            name: text(&object["name"]),
+            code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+        }
+    }
 }
 
 /// The address of the server that a kubeconfig names.

@@ -64,6 +64,9 @@ pub struct VirtualHost {
     /// The filter chain by whose listener requests for this host must come, where several TLS listeners share the table:
     /// those of other chains are misdirected and answered with 421. `None`: all may come.
     pub listener: Option<String>,
+    /// Services that are asked before a route is looked for, in this order, and whose answers may decide which one it is
+    /// (listener filters). `None` if no listener of the table asks any: then hosts that ask nobody look as ever.
+    pub asked: Option<Vec<ExternalAuth>>,
     /// Routes in order of precedence: the first that matches answers. May be empty (404).
     pub routes: Vec<Route>,
 }

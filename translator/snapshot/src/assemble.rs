@@ -37,6 +37,15 @@ pub struct AssembledResource {
 
 /// Puts resources together: parts in key order, the version over all of them.
 pub fn assemble(snapshot: &Snapshot) -> Assembled {
+    assemble_beside(snapshot, &|_, _, _| None)
+}
+
+/// What a caller may know: asked with type URL, name and chunks of a resource, the version if it has seen the very same
+/// memory before.
+pub type KnownVersion<'a> = dyn Fn(&str, &str, &[Bytes]) -> Option<Digest> + 'a;
+
+/// The same for a caller that knows versions already.
+pub fn assemble_beside(snapshot: &Snapshot, known: &KnownVersion<'_>) -> Assembled {
     let mut resources: BTreeMap<Arc<str>, BTreeMap<Arc<str>, AssembledResource>> = BTreeMap::new();
     let mut bindings = BTreeMap::new();
     for record in snapshot.records() {
@@ -59,10 +68,14 @@ pub fn assemble(snapshot: &Snapshot) -> Assembled {
             }
         }
     }
-    for resource in resources.values_mut().flat_map(BTreeMap::values_mut) {
-        resource.version = Digest::of_parts(resource.chunks.iter().map(AsRef::as_ref));
-        resource.refs.sort_unstable();
-        resource.refs.dedup();
+    for (type_url, by_name) in &mut resources {
+        for (name, resource) in by_name {
+            let version = known(type_url, name, &resource.chunks);
+            let digest = || Digest::of_parts(resource.chunks.iter().map(AsRef::as_ref));
+            resource.version = version.unwrap_or_else(digest);
+            resource.refs.sort_unstable();
+            resource.refs.dedup();
+        }
     }
     Assembled {
         id: snapshot.id(),

@@ -270,6 +270,8 @@ impl Entry {
         channel: &Channel,
         slot: Option<u64>,
     ) -> Result<VerifiedEntry, EntryError> {
+        let _span =
+            tracing::info_span!(target: crate::TRACE, "verify", what = "entry", %fleet, slot).entered();
         let signers = trust.signers(&envelope, PAYLOAD_TYPE)?;
         let malformed = |error: serde_json::Error| EntryError::Malformed(error.to_string());
         // Before all else the format, so that one from the future is named as such.

@@ -9,6 +9,8 @@
 //! att/documents/sha256/ab/<digest>   zstd frame of a document that an attestation names
 //! log/<channel>/<%020d>              signed entries: the create of the next one is the commit point
 //! head/<channel>                     hint at the newest entry, which it embeds
+//! late/<channel>/…                   index of endpoint sets and sealed secrets (see `late`)
+//! values/sha256/ab/<digest>          these, one by one
 //! status/<relay>.json                a relay's report
 //! gc/…                               gc's own: what is condemned, who is at work
 //! ```
@@ -131,6 +133,21 @@ pub fn head(channel: &Channel) -> String {
     format!("head/{channel}")
 }
 
+/// The newest index of late values.
+pub fn late_head(channel: &Channel) -> String {
+    format!("late/{channel}/head")
+}
+
+/// A slot of the log of late values.
+pub fn late_entry(channel: &Channel, generation: u64) -> String {
+    format!("late/{channel}/log/{generation:020}")
+}
+
+/// A late value.
+pub fn late_value(digest: &Digest) -> String {
+    hashed("values", digest)
+}
+
 /// Where the chain of trust lies, at the root of the store.
 pub const TRUST: &str = "trust";
 
@@ -149,7 +166,8 @@ pub const REPORTS: &str = "status";
 
 /// Whether the object of this name never changes, because its digest names it.
 pub fn is_immutable(name: &str) -> bool {
-    let named = ["pages/", "manifests/", "bundles/", "att/"].iter().any(|folder| name.starts_with(folder));
+    let named =
+        ["pages/", "manifests/", "bundles/", "att/", "values/"].iter().any(|folder| name.starts_with(folder));
     named && !name.contains("/cosign/")
 }
 
@@ -178,11 +196,18 @@ mod tests {
             manifest(&digest),
             bundle(&digest),
             document(&digest),
+            late_value(&digest),
             attestation(&digest, &digest),
         ] {
             assert!(is_immutable(&name), "{name}");
         }
-        for name in [entry(&stable, 7), head(&stable), report(&"a".parse().unwrap())] {
+        for name in [
+            entry(&stable, 7),
+            head(&stable),
+            late_head(&stable),
+            late_entry(&stable, 7),
+            report(&"a".parse().unwrap()),
+        ] {
             assert!(!is_immutable(&name), "{name}");
         }
     }

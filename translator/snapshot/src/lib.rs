@@ -6,6 +6,9 @@
 //!            runs                             then Entry
 //! ```
 
+/// The target of spans that say what was verified and when: for collectors of traces, no log lines.
+pub const TRACE: &str = "moorgate::trace";
+
 pub mod assemble;
 pub mod attestation;
 pub mod bundle;
@@ -18,6 +21,7 @@ pub mod envelope;
 pub mod fleet;
 pub mod gc;
 pub mod head;
+pub mod late;
 pub mod layout;
 pub mod limits;
 pub mod manifest;
@@ -35,7 +39,7 @@ pub mod wave;
 mod wire;
 pub mod writer;
 
-pub use assemble::{Assembled, AssembledResource, assemble};
+pub use assemble::{Assembled, AssembledResource, assemble, assemble_beside};
 pub use channel::{Because, ChannelState, Effective, Pin, Release, Source};
 pub use digest::Digest;
 pub use entry::{Action, Entry, EntryError, Position, VerifiedEntry};
@@ -45,7 +49,8 @@ pub use manifest::{Manifest, PageRef};
 pub use page::Page;
 pub use reader::{Polled, ReadError, Reader, Slot, Tail, Void};
 pub use record::{
-    Binding, BindingKind, BindingSource, EndpointSource, Family, Key, Record, Reference, Resource,
+    Binding, BindingKind, BindingSource, EndpointSource, Family, Key, ObjectSource, Record, Reference,
+    Resource,
 };
 pub use report::{Report, Reported};
 pub use signature::{KeyError, KeyId, KeyPair, PublicKey, Signer};

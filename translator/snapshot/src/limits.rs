@@ -37,6 +37,14 @@ pub const TRUST_BYTES: usize = 256 << 10;
 pub const TRUST_HOPS: usize = 1024;
 /// A report of a relay, in bytes.
 pub const REPORT_BYTES: usize = 64 << 10;
+/// A signed index of late values, as stored, in bytes.
+pub const LATE_INDEX_BYTES: usize = 4 << 20;
+/// One late value, in bytes: what Kubernetes allows for a Secret.
+pub const LATE_VALUE_BYTES: usize = 1 << 20;
+/// All late values of a fleet in a channel together, in bytes.
+pub const LATE_BYTES: u64 = 256 << 20;
+/// How many late values a fleet may have in a channel.
+pub const LATE_VALUES: usize = 10_000;
 /// How many slots of a log that do not verify are stepped over in a row before a reader gives up.
 pub const VOID_RUN: u64 = 16;
 /// Pages whose records together stay below this many bytes lie inside the manifest.

@@ -6,7 +6,7 @@
 use crate::digest::Digest;
 use crate::limits;
 use crate::page::Page;
-use crate::record::Key;
+use crate::record::{BindingSource, Key, Record};
 use crate::snapshot::SnapshotError;
 use crate::wire;
 use bytes::Bytes;
@@ -16,8 +16,10 @@ use prost::Message as _;
 pub const FORMAT: u32 = 1;
 /// The oldest Envoy, `major.minor`, that understands everything this version can put into a snapshot.
 pub const OLDEST_ENVOY: &str = "1.38";
-/// Required features that this version understands. None yet: the first one gives old relays a clear refusal.
-pub(crate) const FEATURES: &[&str] = &[];
+/// A binding of this snapshot takes its value from several objects.
+const JOINED_BUNDLES: &str = "joined-bundles";
+/// Required features that this version understands; those that do not know one refuse the snapshot with a clear word.
+pub(crate) const FEATURES: &[&str] = &[JOINED_BUNDLES];
 
 /// The pages of a snapshot and what a reader must know to use them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Manifest {
         let mut manifest = Self {
             id: Digest::of(b""),
             raw: Bytes::new(),
-            required: Vec::new(),
+            required: required(pages),
             optional: Vec::new(),
             oldest_envoy: OLDEST_ENVOY.to_owned(),
             pages: refs.collect(),
@@ -226,4 +228,11 @@ fn read_page(page: wire::PageRef) -> Result<PageRef, SnapshotError> {
         records: page.records,
         inline,
     })
+}
+
+/// What a reader must know to use these pages.
+fn required(pages: &[Page]) -> Vec<String> {
+    let joined = |record: &Record| matches!(record, Record::Binding(binding) if matches!(binding.source, BindingSource::Objects(_)));
+    let joins = pages.iter().flat_map(Page::records).any(joined);
+    joins.then(|| JOINED_BUNDLES.to_owned()).into_iter().collect()
 }

@@ -6,7 +6,8 @@
 use crate::digest::Digest;
 use crate::limits;
 use crate::record::{
-    Binding, BindingKind, BindingSource, EndpointSource, Family, Key, Record, Reference, Resource,
+    Binding, BindingKind, BindingSource, EndpointSource, Family, Key, ObjectSource, Record, Reference,
+    Resource,
 };
 use crate::snapshot::SnapshotError;
 use crate::wire;
@@ -29,7 +30,8 @@ const CUT_RECORDS: usize = 1024;
 /// A run of records, decoded and in canonical bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    records: Vec<Record>,
+    // Shared: the next snapshot has most pages in common with this one.
+    records: Arc<[Record]>,
     raw: Bytes,
     digest: Digest,
 }
@@ -46,7 +48,7 @@ impl Page {
             }
         }
         let raw = Bytes::from(page.encode_to_vec());
-        Self { digest: Digest::of(&raw), raw, records }
+        Self { digest: Digest::of(&raw), raw, records: records.into() }
     }
 
     /// Decodes a page and refuses all but canonical bytes: unknown or misplaced fields, records of another section, or
@@ -82,7 +84,7 @@ impl Page {
         if records.windows(2).any(|pair| pair[0].key() >= pair[1].key()) {
             return Err(SnapshotError::NotSorted);
         }
-        Ok(Self { digest: Digest::of(&raw), raw, records })
+        Ok(Self { digest: Digest::of(&raw), raw, records: records.into() })
     }
 
     /// The digest of the uncompressed bytes.
@@ -182,8 +184,17 @@ pub(crate) fn check(record: &Record) -> Result<(), SnapshotError> {
                     limit: limits::RECORD_BYTES,
                 });
             }
-            let endpoints = matches!(binding.source, BindingSource::Endpoints(_));
-            if endpoints != (binding.kind == BindingKind::Endpoints) {
+            let fits = match &binding.source {
+                BindingSource::Endpoints(_) => binding.kind == BindingKind::Endpoints,
+                BindingSource::Object { .. } => binding.kind != BindingKind::Endpoints,
+                // Sorted, so that the same objects are the same bytes.
+                BindingSource::Objects(objects) => {
+                    binding.kind == BindingKind::TrustBundle
+                        && objects.len() > 1
+                        && objects.is_sorted_by(|a, b| a < b)
+                }
+            };
+            if !fits {
                 return Err(SnapshotError::BindingSource(key.to_string()));
             }
         }
@@ -231,18 +242,21 @@ fn read_resource(section: &Arc<str>, resource: wire::Resource) -> Result<Resourc
 }
 
 fn wire_binding(binding: &Binding) -> wire::Binding {
-    let (endpoints, object) = match &binding.source {
-        BindingSource::Endpoints(sources) => (sources.iter().map(wire_endpoints).collect(), None),
-        BindingSource::Object { kind, namespace, name } => {
-            let object = wire::ObjectSource {
-                kind: kind.to_string(),
-                namespace: namespace.to_string(),
-                name: name.to_string(),
-            };
-            (Vec::new(), Some(object))
-        }
+    let object = |kind: &str, namespace: &str, name: &str| wire::ObjectSource {
+        kind: kind.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
     };
-    wire::Binding { name: binding.name.to_string(), endpoints, object }
+    let mut out = wire::Binding { name: binding.name.to_string(), ..Default::default() };
+    match &binding.source {
+        BindingSource::Endpoints(sources) => out.endpoints = sources.iter().map(wire_endpoints).collect(),
+        BindingSource::Object { kind, namespace, name } => out.object = Some(object(kind, namespace, name)),
+        BindingSource::Objects(objects) => {
+            let objects = objects.iter().map(|one| object(&one.kind, &one.namespace, &one.name));
+            out.objects = objects.collect();
+        }
+    }
+    out
 }
 
 fn wire_endpoints(source: &EndpointSource) -> wire::EndpointSource {
@@ -264,10 +278,20 @@ fn wire_endpoints(source: &EndpointSource) -> wire::EndpointSource {
 
 fn read_binding(kind: BindingKind, binding: wire::Binding) -> Result<Binding, SnapshotError> {
     let source = match (kind, binding.object) {
-        (BindingKind::Endpoints, None) => BindingSource::Endpoints(
+        (BindingKind::TrustBundle, None) if binding.endpoints.is_empty() => {
+            let objects = binding.objects.into_iter().map(|object| ObjectSource {
+                kind: object.kind.into(),
+                namespace: object.namespace.into(),
+                name: object.name.into(),
+            });
+            BindingSource::Objects(objects.collect())
+        }
+        (BindingKind::Endpoints, None) if binding.objects.is_empty() => BindingSource::Endpoints(
             binding.endpoints.into_iter().map(read_endpoints).collect::<Result<_, _>>()?,
         ),
-        (BindingKind::Secret | BindingKind::TrustBundle, Some(object)) if binding.endpoints.is_empty() => {
+        (BindingKind::Secret | BindingKind::TrustBundle, Some(object))
+            if binding.endpoints.is_empty() && binding.objects.is_empty() =>
+        {
             BindingSource::Object {
                 kind: object.kind.into(),
                 namespace: object.namespace.into(),

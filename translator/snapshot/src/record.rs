@@ -74,6 +74,20 @@ pub enum BindingSource {
         /// Its name.
         name: Arc<str>,
     },
+    /// CA certificates of several objects, two and more, one behind the other: trust in any of them is enough.
+    /// Needs the feature `joined-bundles`.
+    Objects(Vec<ObjectSource>),
+}
+
+/// One of several Kubernetes objects that hold a value together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectSource {
+    /// `ConfigMap` or `ClusterTrustBundle`.
+    pub kind: Arc<str>,
+    /// Its namespace, empty if the kind has none.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
 }
 
 /// One source of endpoints.

@@ -49,6 +49,9 @@ pub(crate) struct Binding {
     /// In the other sections only.
     #[prost(message, optional, tag = "3")]
     pub(crate) object: Option<ObjectSource>,
+    /// In `binding/trust-bundle` only, instead of `object`: two and more.
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) objects: Vec<ObjectSource>,
 }
 
 #[derive(Clone, PartialEq, Message)]

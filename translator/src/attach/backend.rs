@@ -138,14 +138,15 @@ fn x_backend(
     let Permitted { namespace, name } = reference;
     let Some(backend) = cx.index.x_backends.get(&(namespace.as_str(), name.as_str())) else {
         let message = format!("XBackend {namespace}/{name} is not in this source");
-        return Err(route.diagnostic(&BACKEND_NOT_FOUND, at.clone(), message));
+        let finding = route.diagnostic(&BACKEND_NOT_FOUND, at.clone(), message);
+        return Err(finding.help("add the XBackend to the source, or correct the name"));
     };
     let object = &backend.object.reference;
     let eds_name = format!("{namespace}/{}/{}", key(object), backend.value.spec.port.number);
     let mut cluster = external::build(cx.index, backend, usage).map_err(|findings| {
         let why = findings.into_iter().next().map(|finding| finding.message).unwrap_or_default();
         let message = format!("XBackend {namespace}/{name} cannot be used: {why}");
-        route.diagnostic(&BACKEND_UNUSABLE, at.clone(), message)
+        route.diagnostic(&BACKEND_UNUSABLE, at.clone(), message).help("see the diagnostic of that object")
     })?;
     let full = format!("{eds_name}{}", usage.variant());
     cluster.eds_name = eds_name;
@@ -182,17 +183,17 @@ fn service_port(
             return Ok(ServicePort { name: String::new(), port: number, protocol: None, app_protocol: None });
         }
         let message = format!("Service {namespace}/{name} is not in this source");
-        let mut finding = route.diagnostic(&BACKEND_NOT_FOUND, at.key("name"), message);
-        if let Some(near) =
-            nearest(name, index.services.keys().filter(|key| key.0 == namespace).map(|key| key.1))
-        {
-            finding = finding.help(format!("is {near:?} meant?"));
-        }
-        return Err(finding);
+        let finding = route.diagnostic(&BACKEND_NOT_FOUND, at.key("name"), message);
+        let names = index.services.keys().filter(|key| key.0 == namespace).map(|key| key.1);
+        return Err(finding.help(match nearest(name, names) {
+            Some(near) => format!("is {near:?} meant?"),
+            None => "add the Service to the source, or correct the name".to_owned(),
+        }));
     };
     if service.value.spec.kind.as_deref() == Some("ExternalName") {
         let message = format!("Service {namespace}/{name} is of type ExternalName");
-        return Err(route.diagnostic(&EXTERNAL_NAME_REFUSED, at.key("name"), message));
+        let finding = route.diagnostic(&EXTERNAL_NAME_REFUSED, at.key("name"), message);
+        return Err(finding.help("use a Service with endpoints of its own, or an XBackend"));
     }
     let serves =
         |port: &&ServicePort| port.port == number && port.protocol.as_deref().unwrap_or("TCP") == transport;

@@ -6,7 +6,9 @@ use super::backend::{self, Use};
 use super::index::Index;
 use super::kind::Building;
 use super::policy::Policies;
-use super::spec::{BackendRef, CorsFilter, Filter, Fraction, HeaderFilter, PathModifier, RedirectFilter};
+use super::spec::{
+    BackendRef, CorsFilter, ExternalAuthFilter, Filter, Fraction, HeaderFilter, PathModifier, RedirectFilter,
+};
 use moorgate_model::diagnostic::semantic::{
     CORS_ANY_ORIGIN, FORMATTER_ESCAPED, REDIRECT_LOOP, UNSUPPORTED_VALUE,
 };
@@ -120,6 +122,17 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, at: &FieldPath, filters: &[Filter]
         }
     }
     out
+}
+
+/// A service that is asked, as a filter of type ExternalAuth says at this place; findings say why there is none.
+pub(super) fn external_auth(
+    cx: &mut Context<'_, '_>,
+    at: &FieldPath,
+    filter: &ExternalAuthFilter,
+) -> Option<ExternalAuth> {
+    let mut out = Filters::default();
+    auth::lower(cx, at, filter, &mut out);
+    out.auth.filter(|_| !out.broken)
 }
 
 /// Headers that Envoy owns or that frame the message: changing them would break routing or the protocol.

@@ -1,7 +1,8 @@
-//! Fleets: the listeners of a Gateway, put together by port.
+//! Fleets: the listeners of a Gateway, or of all Gateways of a merged class, put together by port.
 
 mod stream;
 
+use super::Options;
 use super::index::Key;
 use super::kind::Mode;
 use super::listener::{Gateway, Listener};
@@ -17,21 +18,27 @@ use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Makes one fleet of each Gateway.
+/// The Gateways of each fleet, the oldest first.
+type Members<'g, 'a> = BTreeMap<FleetName, Vec<(Key<'a>, &'g Gateway<'a>)>>;
+
+/// Makes one fleet of each Gateway, and of each merged class.
 pub(super) fn assemble(
     gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
     routes: &Routes<'_>,
     policies: &Policies,
-    objects: &[Object],
+    (objects, options): (&[Object], &Options),
     diagnostics: &mut Diagnostics,
 ) -> (BTreeMap<FleetName, Fleet>, Takes) {
     let mut fleets = BTreeMap::new();
     let mut found = table::Found::default();
-    for (&key, gateway) in gateways {
+    for (name, members) in members(gateways, options) {
         let mut fleet = Fleet::default();
-        if gateway.is_served() {
+        let served: Vec<_> = members.into_iter().filter(|(_, gateway)| gateway.is_served()).collect();
+        if !served.is_empty() {
+            let denied =
+                |(_, gateway): &(Key<'_>, &Gateway<'_>)| policies.denies_gateway(&gateway.object.reference);
             let closed = Closed {
-                all: policies.denies_gateway(&gateway.object.reference),
+                all: served.iter().all(denied),
                 clusters: routes
                     .clusters
                     .iter()
@@ -39,19 +46,22 @@ pub(super) fn assemble(
                     .map(|(name, _)| name.as_str())
                     .collect(),
             };
-            for ((port, transport), listeners) in by_port(key, gateway, routes) {
+            for ((port, transport), listeners) in by_port(&served, routes) {
                 let (name, mut chains) = chains(port, &listeners, &closed, &mut found);
                 chains.iter_mut().for_each(|chain| closed.stream(chain));
                 fleet.listeners.insert(name, ir::Listener { port, transport, chains });
             }
         }
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
-        if let Some(name) = &gateway.client_certificate {
+        // Those that share a fleet agree on it.
+        if let Some(certificate) = served.first().and_then(|(_, gateway)| gateway.client_certificate.as_ref())
+        {
             for tls in fleet.clusters.values_mut().filter_map(|cluster| cluster.tls.as_mut()) {
-                tls.client_certificate = Some(name.clone());
+                // A backend's own comes first.
+                tls.client_certificate.get_or_insert_with(|| certificate.clone());
             }
         }
-        fleets.insert(FleetName::gateway(key.0, key.1), fleet);
+        fleets.insert(name, fleet);
     }
     if !found.shadows.is_empty() {
         let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
@@ -60,15 +70,33 @@ pub(super) fn assemble(
     (fleets, found.takes)
 }
 
+fn members<'g, 'a>(gateways: &'g BTreeMap<Key<'a>, Gateway<'a>>, options: &Options) -> Members<'g, 'a> {
+    let mut members = Members::new();
+    for (&key, gateway) in gateways {
+        members.entry(options.fleet(gateway.class, key.0, key.1)).or_default().push((key, gateway));
+    }
+    for gateways in members.values_mut() {
+        gateways.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
+    }
+    members
+}
+
 fn by_port<'r>(
-    key: Key<'r>,
-    gateway: &'r Gateway<'_>,
-    routes: &'r Routes<'_>,
+    gateways: &[(Key<'r>, &'r Gateway<'r>)],
+    routes: &'r Routes<'r>,
 ) -> BTreeMap<(u16, Transport), Vec<Filled<'r>>> {
     let mut ports: BTreeMap<(u16, Transport), Vec<Filled<'r>>> = BTreeMap::new();
-    for listener in gateway.listeners.iter().filter(|listener| listener.accepted) {
+    let listeners = gateways.iter().flat_map(|(key, gateway)| {
+        let accepted = gateway.listeners.iter().filter(|listener| listener.accepted);
+        accepted.map(|listener| (*key, listener))
+    });
+    for (key, listener) in listeners {
         let placements = routes.placements.get(&(key, listener.position));
-        let placements: &[Placement] = placements.map_or(&[], Vec::as_slice);
+        let mut placements: &[Placement] = placements.map_or(&[], Vec::as_slice);
+        if listener.refuse && matches!(listener.mode, Some(Mode::Tcp | Mode::Udp)) {
+            // Without a route nothing passes.
+            placements = &[];
+        }
         let transport = if listener.mode == Some(Mode::Udp) { Transport::Udp } else { Transport::Tcp };
         ports.entry((listener.spec.port, transport)).or_default().push((listener, placements));
     }
@@ -202,8 +230,10 @@ fn refuses(cluster: &ir::Cluster) -> bool {
 
 /// The clusters that a fleet's routes name: nothing that is not needed goes to its Envoys.
 fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap<String, ir::Cluster> {
-    let routes = fleet.tables().into_values().flat_map(|table| &table.hosts).flat_map(|host| &host.routes);
-    let mut names: BTreeSet<&str> = routes.flat_map(Route::clusters).collect();
+    let tables = fleet.tables();
+    let hosts = || tables.values().flat_map(|table| &table.hosts);
+    let mut names: BTreeSet<&str> = hosts().flat_map(|host| &host.routes).flat_map(Route::clusters).collect();
+    names.extend(hosts().filter_map(|host| host.asked.as_ref()).flatten().map(|auth| auth.cluster.as_str()));
     let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
     let streams = chains.filter_map(FilterChain::stream).flat_map(|stream| &stream.backends);
     names.extend(streams.filter_map(|backend| backend.cluster.as_deref()));

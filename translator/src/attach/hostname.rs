@@ -12,6 +12,11 @@ pub fn covers(wide: &str, narrow: &str) -> bool {
     }
 }
 
+/// True for an IPv4 address, which has the form of a hostname and is none (`Hostname`: "IPs are not allowed").
+pub(super) fn is_address(hostname: &str) -> bool {
+    hostname.parse::<std::net::Ipv4Addr>().is_ok()
+}
+
 /// The hosts that both name, if there are any.
 pub fn intersect<'a>(listener: &'a str, route: &'a str) -> Option<&'a str> {
     if covers(listener, route) && !route.is_empty() {

@@ -7,6 +7,7 @@ use super::spec::{
 };
 use super::trust::CERTIFICATES_GROUP;
 use super::{GATEWAY_GROUP, Options};
+use crate::parameters;
 use moorgate_model::diagnostic::schema::TYPE_MISMATCH;
 use moorgate_model::node::decode;
 use moorgate_model::{Diagnostics, Object, ObjectRef};
@@ -42,6 +43,7 @@ pub(super) struct Index<'a> {
     pub(super) x_backends: BTreeMap<Key<'a>, Indexed<'a, XBackend>>,
     pub(super) secrets: BTreeMap<Key<'a>, &'a Object>,
     pub(super) config_maps: BTreeMap<Key<'a>, &'a Object>,
+    pub(super) envoy_proxies: BTreeMap<Key<'a>, &'a Object>,
     /// ClusterTrustBundles by name.
     pub(super) trust_bundles: BTreeMap<&'a str, &'a Object>,
     grants: BTreeMap<&'a str, Vec<ReferenceGrant>>,
@@ -78,6 +80,7 @@ impl<'a> Index<'a> {
             x_backends: BTreeMap::new(),
             secrets: BTreeMap::new(),
             config_maps: BTreeMap::new(),
+            envoy_proxies: BTreeMap::new(),
             trust_bundles: BTreeMap::new(),
             grants: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -118,7 +121,8 @@ impl<'a> Index<'a> {
                 }
             }
             (X_GROUP, "XBackend") => insert(&mut self.x_backends, object, diagnostics),
-            (GATEWAY_GROUP | X_GROUP | "gateway.envoyproxy.io", _) => {
+            (parameters::GROUP, parameters::KIND) => drop(self.envoy_proxies.insert(key, object)),
+            (GATEWAY_GROUP | X_GROUP | parameters::GROUP, _) => {
                 self.others.push(object);
             }
             ("", "Service") => insert(&mut self.services, object, diagnostics),

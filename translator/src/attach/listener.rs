@@ -3,16 +3,22 @@
 mod certificate;
 mod client;
 mod conflict;
+mod filters;
 mod judge;
+mod merge;
 mod overlap;
 mod report;
 mod set;
 
 use super::index::{Index, Indexed, Key};
 use super::kind::Mode;
-use super::spec;
-use moorgate_model::diagnostic::semantic::{CLASS_NOT_FOUND, INVALID_PARAMETERS, UNSUPPORTED_ADDRESS};
-use moorgate_model::ir::ClientValidation;
+use super::precedence::Age;
+use super::{parameters, spec};
+pub(super) use certificate::secret;
+pub(super) use filters::resolve as filters;
+pub(super) use merge::close;
+use moorgate_model::diagnostic::semantic::{CLASS_NOT_FOUND, UNSUPPORTED_ADDRESS, UNSUPPORTED_ROUTABILITY};
+use moorgate_model::ir::{ClientValidation, ExternalAuth};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
 pub(super) use report::report;
 pub(super) use set::gateway_of;
@@ -23,6 +29,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Gateway<'a> {
     pub(super) object: &'a Object,
     pub(super) generation: Option<i64>,
+    /// Its class.
+    pub(super) class: &'a str,
+    /// Of several that share a fleet the oldest comes first.
+    pub(super) age: Age,
     /// What makes the whole Gateway unacceptable; its listeners are not served.
     pub(super) refused: Vec<Diagnostic>,
     /// Modes in which clients pass without a valid certificate.
@@ -46,6 +56,8 @@ pub(super) struct Gateway<'a> {
 pub(super) struct Listener<'a> {
     /// The Gateway or ListenerSet that it stands in.
     pub(super) owner: &'a Object,
+    /// What stands before its name, so that no other listener of the fleet has it.
+    prefix: String,
     /// Its place in the owner's list.
     pub(super) index: usize,
     /// Its place among all listeners of the Gateway.
@@ -65,6 +77,8 @@ pub(super) struct Listener<'a> {
     pub(super) secrets: Vec<String>,
     /// How its clients are checked.
     pub(super) clients: Option<ClientValidation>,
+    /// Services that are asked before a route is looked for, in this order.
+    pub(super) asked: Vec<ExternalAuth>,
     /// Another listener of its port has TLS for hostnames that this one's overlap.
     overlap: Option<String>,
     /// The routes that are attached.
@@ -79,12 +93,13 @@ impl Gateway<'_> {
 }
 
 impl Listener<'_> {
-    /// A name that no other listener of the Gateway has: a ListenerSet's name stands before the listener's.
+    /// A name that no other listener of the fleet has: a ListenerSet's name stands before the listener's, and that of the
+    /// Gateway where several share a fleet.
     pub(super) fn full_name(&self) -> String {
         let owner = &self.owner.reference;
         match &*owner.kind {
-            "ListenerSet" => format!("{}/{}/{}", owner.namespace, owner.name, self.spec.name),
-            _ => self.spec.name.clone(),
+            "ListenerSet" => format!("{}{}/{}/{}", self.prefix, owner.namespace, owner.name, self.spec.name),
+            _ => format!("{}{}", self.prefix, self.spec.name),
         }
     }
 }
@@ -119,8 +134,9 @@ pub(super) fn gateways<'a>(
         }
     }
     set::attach(index, &mut out, diagnostics);
+    out.values_mut().for_each(conflict::find);
+    merge::all(&mut out, &index.options.merged);
     for gateway in out.values_mut() {
-        conflict::find(gateway);
         overlap::find(gateway);
         let own = gateway.refused.iter().chain(&gateway.fallbacks).chain(gateway.references.iter().flatten());
         diagnostics.extend(own.cloned());
@@ -136,23 +152,12 @@ fn judge<'a>(
 ) -> Gateway<'a> {
     let object = gateway.object;
     let spec = &gateway.value.spec;
-    let mut refused = Vec::new();
-    if let Some(parameters) = &class.value.spec.parameters_ref {
-        refused.push(invalid_parameters(
-            class.object,
-            "spec.parametersRef",
-            &parameters.kind,
-            &parameters.name,
-        ));
-    }
-    if let Some(parameters) = spec.infrastructure.as_ref().and_then(|value| value.parameters_ref.as_ref()) {
-        refused.push(invalid_parameters(
-            object,
-            "spec.infrastructure.parametersRef",
-            &parameters.kind,
-            &parameters.name,
-        ));
-    }
+    let own = spec.infrastructure.as_ref().and_then(|value| value.parameters_ref.as_ref());
+    let own = own.and_then(|named| {
+        let at = FieldPath::parse("spec.infrastructure.parametersRef");
+        parameters::refuse(index, object, at, named, Some(&object.reference.namespace))
+    });
+    let mut refused: Vec<_> = parameters::of_class(index, class).into_iter().chain(own).collect();
     for (position, address) in spec.addresses.iter().enumerate() {
         let kind = address.kind.as_deref().unwrap_or("IPAddress");
         if kind != "IPAddress" && kind != "Hostname" {
@@ -163,9 +168,13 @@ fn judge<'a>(
                 format!("address type {kind:?} is not supported"),
             ));
         }
+        refused.extend(unroutable(object, position, kind, &address.routability));
     }
+    let created = gateway.value.metadata.creation_timestamp.as_deref();
     let mut out = Gateway {
         object,
+        class: &class.object.reference.name,
+        age: Age::new(created, &object.reference.namespace, &object.reference.name),
         generation: gateway.value.metadata.generation,
         refused,
         fallbacks: client::fallbacks(object, spec),
@@ -181,14 +190,16 @@ fn judge<'a>(
     out
 }
 
-fn invalid_parameters(object: &Object, field: &str, kind: &str, name: &str) -> Diagnostic {
-    object
-        .diagnostic(
-            &INVALID_PARAMETERS,
-            FieldPath::parse(field),
-            format!("parameters of kind {kind} ({name:?}) are not supported"),
-        )
-        .help("remove parametersRef: this version takes no parameters")
+/// Whether an address asks to be reachable from where it cannot be: only an IP address can be that of a Service inside of
+/// the cluster (GEP-1651, `Cluster`), and other values are of other implementations.
+fn unroutable(object: &Object, position: usize, kind: &str, routability: &str) -> Option<Diagnostic> {
+    if routability.is_empty() || (routability == "Cluster" && kind == "IPAddress") {
+        return None;
+    }
+    let field = FieldPath::parse("spec.addresses").index(position).key("routability");
+    let message = format!("routability {routability:?} of an address of type {kind} is not supported");
+    let finding = object.diagnostic(&UNSUPPORTED_ROUTABILITY, field, message);
+    Some(finding.help("leave it out, or write Cluster for an IPAddress that only the cluster reaches"))
 }
 
 /// The field of a listener.

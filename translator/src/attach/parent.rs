@@ -9,8 +9,8 @@ use super::spec::{self, From, ParentRef};
 use super::{GATEWAY_GROUP, hostname};
 use crate::status::{self, ParentStatus, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{
-    NO_MATCHING_HOSTNAME, NO_MATCHING_PARENT, NOT_ALLOWED_BY_LISTENERS, PARENT_NOT_FOUND,
-    PARENT_NOT_SUPPORTED,
+    HOSTNAME_IS_ADDRESS, NO_MATCHING_HOSTNAME, NO_MATCHING_PARENT, NOT_ALLOWED_BY_LISTENERS,
+    PARENT_NOT_FOUND, PARENT_NOT_SUPPORTED,
 };
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ir};
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,6 +117,7 @@ impl<'a> Attaching<'_, 'a> {
             self.diagnostics.extend(built.findings);
         }
         if !parents.is_empty() {
+            self.diagnostics.extend(addresses(route.object, route.value.hostnames()));
             self.statuses.set(route.object.reference.clone(), Status::Route { parents });
         }
     }
@@ -164,7 +165,7 @@ impl<'a> Attaching<'_, 'a> {
             if !own.any(|other| other.host == host) {
                 placements.push(Placement { host, written, age: age.clone(), rules: rules.clone() });
             }
-            note_ancestors(&mut self.out.ancestors, rules, gateway);
+            rules.clusters().into_iter().for_each(|cluster| self.out.note(cluster, gateway));
         }
     }
 
@@ -185,7 +186,8 @@ impl<'a> Attaching<'_, 'a> {
             }),
             _ => {
                 let message = format!("a parent of kind {kind} is not supported");
-                self.diagnostics.push(route.diagnostic(&PARENT_NOT_SUPPORTED, at.key("kind"), message));
+                let finding = route.diagnostic(&PARENT_NOT_SUPPORTED, at.key("kind"), message);
+                self.diagnostics.push(finding.help("name a Gateway or a ListenerSet"));
                 return None;
             }
         };
@@ -198,15 +200,12 @@ impl<'a> Attaching<'_, 'a> {
     }
 }
 
-fn note_ancestors<'a>(
-    ancestors: &mut BTreeMap<(String, String), Vec<Key<'a>>>,
-    rules: &Rules,
-    gateway: Key<'a>,
-) {
-    for cluster in rules.clusters() {
+impl<'a> Routes<'a> {
+    /// Notes that a Gateway serves the backend of a cluster.
+    pub(super) fn note(&mut self, cluster: &str, gateway: Key<'a>) {
         let mut parts = cluster.split('/');
-        let (Some(namespace), Some(name)) = (parts.next(), parts.next()) else { continue };
-        let gateways = ancestors.entry((namespace.to_owned(), name.to_owned())).or_default();
+        let (Some(namespace), Some(name)) = (parts.next(), parts.next()) else { return };
+        let gateways = self.ancestors.entry((namespace.to_owned(), name.to_owned())).or_default();
         if !gateways.contains(&gateway) {
             gateways.push(gateway);
         }
@@ -283,7 +282,14 @@ fn match_listeners<K: RouteKind>(
     if placed.is_empty() {
         let hostnames = route.value.hostnames().join(", ");
         let message = format!("none of {hostnames} fits a listener of {}", owner.reference);
-        return Err(object.diagnostic(&NO_MATCHING_HOSTNAME, FieldPath::parse("spec.hostnames"), message));
+        let own = gateway.listeners.iter().filter(|listener| listener.owner.reference == owner.reference);
+        let listeners: Vec<_> = own
+            .map(|listener| listener.spec.hostname.as_str())
+            .map(|hostname| if hostname.is_empty() { "any" } else { hostname })
+            .collect();
+        let help = format!("hostnames of the listeners: {}", listeners.join(", "));
+        let finding = object.diagnostic(&NO_MATCHING_HOSTNAME, FieldPath::parse("spec.hostnames"), message);
+        return Err(finding.help(help));
     }
     Ok(placed)
 }
@@ -302,13 +308,25 @@ fn allows<K: RouteKind>(index: &Index<'_>, listener: &Listener<'_>, route: &Obje
     listener.accepted && namespace_allowed && listener.kinds.contains(&K::KIND)
 }
 
+/// Hostnames of a route that are addresses, which no listener takes for a name.
+fn addresses(route: &Object, hostnames: &[String]) -> Vec<Diagnostic> {
+    let found = hostnames.iter().enumerate().filter(|(_, name)| hostname::is_address(name));
+    let say = |(position, name): (usize, &String)| {
+        let at = FieldPath::parse("spec.hostnames").index(position);
+        let message = format!("{name:?} is an IP address, and no hostname");
+        let help = "leave hostnames away to answer requests for any host, addresses too";
+        route.diagnostic(&HOSTNAME_IS_ADDRESS, at, message).help(help)
+    };
+    found.map(say).collect()
+}
+
 /// Where listener and route meet: each hostname once, with the most specific one that the route wrote for it.
 fn hosts(listener: &str, route: &[String]) -> Vec<(String, String)> {
     if route.is_empty() {
         return vec![(listener.to_owned(), String::new())];
     }
     let mut hosts: BTreeMap<&str, &str> = BTreeMap::new();
-    for written in route {
+    for written in route.iter().filter(|name| !hostname::is_address(name)) {
         if let Some(host) = hostname::intersect(listener, written) {
             let best = hosts.entry(host).or_insert(written);
             if hostname::specificity(written) < hostname::specificity(best) {

@@ -52,6 +52,8 @@ struct Attached {
     verdict: Verdict,
     /// Every target was taken by an older policy.
     conflicted: bool,
+    /// No target is there, with the section that is asked for.
+    lost: bool,
     services: Vec<ObjectRef>,
 }
 
@@ -105,7 +107,7 @@ fn restricts(object: &Object) -> bool {
         }
         None => true,
     };
-    if ["EnvoyProxy", "Backend", "HTTPRouteFilter"].contains(&&*object.reference.kind) {
+    if ["Backend", "HTTPRouteFilter"].contains(&&*object.reference.kind) {
         return false;
     }
     let Some(spec) = object.root.get("spec") else { return true };
@@ -157,10 +159,11 @@ fn attach_one(
     if policy.restricts() {
         policies.refused_services.extend(misnamed(object));
     }
-    let (mut taken, mut services) = (0, Vec::new());
+    let (mut taken, mut lost, mut services) = (0, 0, Vec::new());
     let total = targets.len();
     for target in targets {
         if !exists(index, &target.object, target.section.as_deref()) {
+            lost += 1;
             let port = target.section.as_deref().filter(|_| policy.restricts());
             let port = port.filter(|_| exists(index, &target.object, None));
             let (code, message) = if let Some(port) = port {
@@ -169,7 +172,8 @@ fn attach_one(
             } else {
                 (&POLICY_TARGET_NOT_FOUND, format!("{} is not in this source", target.object))
             };
-            diagnostics.push(object.diagnostic(code, target.field.clone(), message));
+            let help = "what is named is not there: correct the name";
+            diagnostics.push(object.diagnostic(code, target.field.clone(), message).help(help));
         }
         let key = (policy.kind(), target.object.clone(), target.section.map(String::from));
         match policies.effects.entry(key) {
@@ -188,6 +192,7 @@ fn attach_one(
         generation: metadata(object).and_then(|metadata| metadata.generation),
         verdict: outcome.verdict,
         conflicted: total > 0 && taken == total,
+        lost: total > 0 && lost == total,
         services,
     });
 }
@@ -297,6 +302,10 @@ fn ancestor(attached: &Attached, gateway: Key<'_>, controller_name: &str) -> Anc
     if attached.conflicted && attached.verdict.accepted.status {
         let message = "an older policy of this kind has the same targets";
         accepted = status::fails("Accepted", "Conflicted", message, attached.generation);
+    }
+    if attached.lost && accepted.status == "True" {
+        let message = "no target of the policy is there, or none has the port that it names";
+        accepted = status::fails("Accepted", "TargetNotFound", message, attached.generation);
     }
     AncestorStatus {
         ancestor_ref: ParentReference::gateway(gateway.0, gateway.1),

@@ -191,7 +191,8 @@ fn timeouts<M>(rule: &RouteRule<M>) -> Timeouts {
 
 fn retry<M>(rule: &RouteRule<M>) -> Option<Retry> {
     let retry = rule.retry.as_ref()?;
-    let attempts = retry.attempts.unwrap_or(1);
+    // The Gateway API sets no upper bound, and Envoy counts up to 32 bits.
+    let attempts = u32::try_from(retry.attempts.unwrap_or(1).max(0)).unwrap_or(u32::MAX);
     let backoff = retry.backoff.as_deref().and_then(duration::parse);
     (attempts > 0).then(|| Retry { attempts, codes: retry.codes.clone(), backoff })
 }

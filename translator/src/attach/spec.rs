@@ -13,12 +13,13 @@ mod stream;
 pub(super) use backend::XBackend;
 pub(super) use gateway::{
     CaRef, CertificateRef, From, FrontendValidation, Gateway, GatewayClass, GatewaySpec, LabelSelector,
-    Listener, NamespacesFrom, PortTls,
+    Listener, NamespacesFrom, ParametersRef, PortTls,
 };
 pub(super) use listener_set::ListenerSet;
 pub(super) use route::{
     BackendRef, CorsFilter, ExternalAuthFilter, Filter, Fraction, GrpcRoute, GrpcRouteMatch, HeaderFilter,
-    HttpRoute, Matcher, ParentRef, PathModifier, RedirectFilter, RouteMatch, RouteRule, RuleRoute,
+    HttpRoute, ListenerFilters, Matcher, ParentRef, PathModifier, RedirectFilter, RouteMatch, RouteRule,
+    RuleRoute,
 };
 pub(super) use service::{Namespace, ReferenceGrant, Service, ServicePort};
 pub(super) use stream::{StreamRoute, TcpRoute, TlsRoute, UdpRoute};

@@ -38,6 +38,7 @@ pub(super) struct Found {
 pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -> RouteTable {
     let mut hosts: BTreeMap<&str, Vec<(&Placement, &Route, &Listener<'_>)>> = BTreeMap::new();
     let owners = Owners::new(listeners);
+    let asks = listeners.iter().any(|(listener, _)| !listener.asked.is_empty());
     let guarded =
         listeners.len() > 1 && listeners.iter().all(|(listener, _)| listener.spec.protocol != "HTTP");
     for (listener, placements) in listeners {
@@ -55,10 +56,17 @@ pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -
         takes::find(host, &routes, &mut found.takes);
         let domain = if host.is_empty() { "*".to_owned() } else { host.to_ascii_lowercase() };
         let routes = routes.into_iter().map(|(_, route, listener)| finish(route, listener)).collect();
-        let listener = owners.of(host).filter(|_| guarded).map(Listener::full_name);
-        VirtualHost { name: domain.clone(), domain, listener, routes }
+        let owner = owners.of(host);
+        let listener = owner.filter(|_| guarded).map(Listener::full_name);
+        let asked = asks.then(|| owner.map(|owner| owner.asked.clone()).unwrap_or_default());
+        VirtualHost { name: domain.clone(), domain, listener, asked, routes }
     });
     let mut hosts: Vec<_> = hosts.collect();
+    if asks && hosts.iter().all(|host| host.domain != "*") {
+        let any = "*".to_owned();
+        let asked = Some(Vec::new());
+        hosts.push(VirtualHost { name: any.clone(), domain: any, listener: None, asked, routes: Vec::new() });
+    }
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
     RouteTable { name, hosts }
 }

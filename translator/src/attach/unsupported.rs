@@ -3,12 +3,12 @@
 use super::index::{Index, Key, metadata};
 use super::listener::Gateway;
 use super::spec;
-use crate::status::{self, ParentStatus, Status, Statuses};
+use crate::status::{self, AncestorStatus, ParentReference, ParentStatus, Status, Statuses};
 use moorgate_model::diagnostic::semantic::ROUTE_KIND_UNSUPPORTED;
 use moorgate_model::node::decode;
-use moorgate_model::{Diagnostics, FieldPath, Object};
+use moorgate_model::{Diagnostics, FieldPath, Node, Object};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,8 +39,39 @@ pub(super) fn report(
         if !parents.is_empty() {
             statuses.set(object.reference.clone(), Status::Route { parents });
         }
+        let ancestors = ancestors(object, gateways, &finding, statuses.controller_name());
+        if !ancestors.is_empty() {
+            statuses.set(object.reference.clone(), Status::Policy { ancestors });
+        }
         diagnostics.push(finding);
     }
+}
+
+/// What Gateways of ours say of a policy that targets them and that nobody carries out.
+fn ancestors(
+    object: &Object,
+    gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
+    finding: &moorgate_model::Diagnostic,
+    controller_name: &str,
+) -> Vec<AncestorStatus> {
+    let targets = object.at("spec.targetRefs").and_then(Node::as_sequence).unwrap_or_default();
+    let text = |target: &Node, key: &str| target.get(key).and_then(Node::as_str).map(str::to_owned);
+    let namespace = &*object.reference.namespace;
+    let named: BTreeSet<String> = targets
+        .iter()
+        .filter(|target| text(target, "kind").as_deref() == Some("Gateway"))
+        .filter_map(|target| text(target, "name"))
+        .filter(|name| gateways.contains_key(&(namespace, name.as_str())))
+        .collect();
+    let generation = metadata(object).and_then(|metadata| metadata.generation);
+    named
+        .into_iter()
+        .map(|name| AncestorStatus {
+            ancestor_ref: ParentReference::gateway(namespace, &name),
+            controller_name: controller_name.to_owned(),
+            conditions: vec![status::fails("Accepted", "Invalid", &finding.message, generation)],
+        })
+        .collect()
 }
 
 fn parents(

@@ -6,10 +6,11 @@ use anyhow::{Context as _, anyhow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
+use moorgate_snapshot::late::{Index, LateStore};
 use moorgate_snapshot::reader::{ReadError, Reader};
 use moorgate_snapshot::trust::chain::ChainError;
 use moorgate_snapshot::{
-    Anchor, Channel, FleetName, KeyError, KeyPair, PublicKey, Signer, Store, StoreError, Trust,
+    Anchor, Channel, FleetName, FleetStore, KeyError, KeyPair, PublicKey, Signer, Store, StoreError, Trust,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::io::Write as _;
@@ -270,6 +271,35 @@ impl Actor {
     /// The store.
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The fleet's part of the store.
+    pub(super) fn place(&self, fleet: &FleetName) -> FleetStore {
+        self.store.fleet(fleet)
+    }
+
+    /// Whom to trust.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Who signs.
+    pub(super) fn signer(&self) -> &dyn Signer {
+        &*self.signer
+    }
+
+    /// Who acts.
+    pub(super) fn author(&self) -> String {
+        self.act.author.clone().unwrap_or_else(ci_author)
+    }
+
+    /// Copies late values to the mirrors. One that fails is told, and brought up to date by the next change.
+    pub(super) async fn mirror_late(&self, late: &LateStore<'_>, index: &Index) {
+        for mirror in &self.mirrors {
+            if let Err(error) = late.copy_to(index, &mirror.fleet(&index.fleet)).await {
+                warn(&format!("a mirror was not written: {:#}", anyhow::Error::from(error)));
+            }
+        }
     }
 
     /// A reader of one channel.

@@ -4,7 +4,7 @@ use super::access::{StoreArgs, read_failure};
 use super::input::{Fleets, Reading};
 use super::output::{self, json};
 use super::{Exit, Failure};
-use crate::diff::{Side, diff, markdown, text};
+use crate::diff::{Refusal, Side, diff, mark, markdown, refusals, text};
 use crate::report::FORMAT_VERSION;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
@@ -30,6 +30,8 @@ Examples:
   moorgate diff channel:shop/edge@stable dir:gateways/
   moorgate diff cluster: dir:gateways/
   moorgate diff snapshot:3f1c… snapshot:90ab… --fleet shop/edge -o markdown
+
+A line `- grant … (revoked)`, red on a terminal, says that a ReferenceGrant was taken away.
 
 Exits 0 without differences, 1 with, 6 if a side has errors and could not be compiled.")]
 pub(super) struct DiffArgs {
@@ -70,9 +72,10 @@ enum Output {
 
 /// Runs the command.
 pub(super) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
-    let before = side(&args, &args.before).await?;
-    let after = side(&args, &args.after).await?;
-    let fleets = diff(&before, &after, args.show_values)?;
+    let (before, _) = side(&args, &args.before).await?;
+    let (after, refused) = side(&args, &args.after).await?;
+    let mut fleets = diff(&before, &after, args.show_values)?;
+    mark(&mut fleets, &before, &refused)?;
     match args.output {
         Output::Text => output::print(&text(&fleets))?,
         Output::Json => output::print(&json(&json!({ "format_version": FORMAT_VERSION, "fleets": fleets })))?,
@@ -81,10 +84,11 @@ pub(super) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
     Ok(if fleets.is_empty() { Exit::Fine } else { Exit::No })
 }
 
-async fn side(args: &DiffArgs, text: &str) -> Result<Side, Failure> {
+/// The records of a side, and the references that no grant permits where it has a source.
+async fn side(args: &DiffArgs, text: &str) -> Result<(Side, Vec<Refusal>), Failure> {
     match text.split_once(':') {
-        Some(("snapshot", id)) => snapshot(args, id).await,
-        Some(("channel", name)) => channel(args, name).await,
+        Some(("snapshot", id)) => Ok((snapshot(args, id).await?, Vec::new())),
+        Some(("channel", name)) => Ok((channel(args, name).await?, Vec::new())),
         Some(("cluster", context)) => cluster(args, context).await,
         Some(("git", rev)) => compiled(args, &args.repo, Some(rev)).await,
         Some(("dir", path)) => compiled(args, path, None).await,
@@ -93,7 +97,7 @@ async fn side(args: &DiffArgs, text: &str) -> Result<Side, Failure> {
 }
 
 /// A side that has syntax or schema errors says nothing about what would run, so it is not compared.
-async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<Side, Failure> {
+async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<(Side, Vec<Refusal>), Failure> {
     let mut reading = args.reading.clone();
     reading.rev = rev.map(str::to_owned);
     reading.live.cluster = false;
@@ -105,7 +109,7 @@ async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<Si
 }
 
 /// A live cluster.
-async fn cluster(args: &DiffArgs, context: &str) -> Result<Side, Failure> {
+async fn cluster(args: &DiffArgs, context: &str) -> Result<(Side, Vec<Refusal>), Failure> {
     let mut reading = Reading { rev: None, path: None, ownership: None, ..args.reading.clone() };
     reading.live.cluster = true;
     if !context.is_empty() {
@@ -114,7 +118,12 @@ async fn cluster(args: &DiffArgs, context: &str) -> Result<Side, Failure> {
     read(args, &reading, &[], "the cluster").await
 }
 
-async fn read(args: &DiffArgs, reading: &Reading, sources: &[String], name: &str) -> Result<Side, Failure> {
+async fn read(
+    args: &DiffArgs,
+    reading: &Reading,
+    sources: &[String],
+    name: &str,
+) -> Result<(Side, Vec<Refusal>), Failure> {
     let one_side = |error: anyhow::Error| Failure::new(Exit::OneSide, error);
     let compiled = reading.compile(sources).await.map_err(|failure| one_side(failure.error))?;
     let blocked = &compiled.compilation.blocked;
@@ -124,11 +133,12 @@ async fn read(args: &DiffArgs, reading: &Reading, sources: &[String], name: &str
         return Err(one_side(anyhow!("{name} has errors and cannot be compared")));
     }
     let side = fleets.iter().filter(|(fleet, _)| args.fleets.wants(fleet));
-    Ok(side
+    let side = side
         .map(|(fleet, found)| {
             (fleet.clone(), (found.snapshot.id(), found.snapshot.records().cloned().collect()))
         })
-        .collect())
+        .collect();
+    Ok((side, refusals(&compiled.compilation)))
 }
 
 /// A snapshot is known by its digest, so nobody needs to be trusted for it.

@@ -48,6 +48,9 @@ pub(super) struct Reading {
     /// Compile GatewayClasses of this controller
     #[arg(long, value_name = "NAME", default_value = crate::attach::CONTROLLER_NAME)]
     pub controller_name: String,
+    /// One fleet serves all Gateways of this GatewayClass, class/NAME; repeats
+    #[arg(long = "merge-class", value_name = "NAME")]
+    pub merged: Vec<String>,
     /// The source does not hold all objects of this kind: a missing one is no error
     #[arg(long, value_name = "KIND")]
     pub open: Vec<String>,
@@ -106,11 +109,13 @@ impl Reading {
         };
         options.validate.namespace.clone_from(&self.namespace);
         options.attach.controller_name.clone_from(&self.controller_name);
+        options.attach.merged.extend(self.merged.iter().cloned());
         let open: BTreeSet<String> = self.open.iter().cloned().collect();
         if self.live.cluster {
             // What a live cluster lacks is missing.
             options.attach.open.clear();
         }
+        options.attach.now = Some(time::OffsetDateTime::now_utc().unix_timestamp());
         options.attach.open.extend(open);
         options.attach.open.retain(|kind| !self.closed.contains(kind));
         options

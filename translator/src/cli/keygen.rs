@@ -13,12 +13,13 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Make a key pair for signing releases
+/// Make a key pair for signing releases, or an identity that opens sealed secrets
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   moorgate keygen ci.key                 writes ci.key (mode 0600) and ci.pub
   moorgate publish gateways/ --key file:ci.key --store file:///var/lib/moorgate
   moorgate-relay --trust ci.pub …
+  moorgate keygen --age edge.identity    writes an identity of age (mode 0600), and prints its recipient
 
 Ed25519, as `openssl genpkey -algorithm ed25519` makes it: PKCS#8 and SubjectPublicKeyInfo in PEM.
 Files that are there are never written over.")]
@@ -26,6 +27,9 @@ pub(super) struct KeygenArgs {
     /// Where to write the private key; the public key goes beside it, with the ending .pub
     #[arg(value_name = "PATH")]
     path: PathBuf,
+    /// Make an identity of age, as `age-keygen` does: relays get it as --secrets-identity, `moorgate seal` its recipient
+    #[arg(long)]
+    age: bool,
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -33,6 +37,9 @@ pub(super) struct KeygenArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &KeygenArgs) -> Result<Exit, Failure> {
+    if args.age {
+        return identity(args);
+    }
     let public_path = args.path.with_extension("pub");
     if public_path == args.path {
         return Err(Failure::new(
@@ -66,6 +73,24 @@ pub(super) fn run(args: &KeygenArgs) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
+/// An identity that opens what is sealed for its recipient.
+fn identity(args: &KeygenArgs) -> Result<Exit, Failure> {
+    use age::secrecy::ExposeSecret as _;
+    let identity = age::x25519::Identity::generate();
+    let recipient = identity.to_public();
+    let text = format!("# recipient: {recipient}\n{}\n", identity.to_string().expose_secret());
+    create(&args.path, text.as_bytes(), 0o600)?;
+    match args.output {
+        Format::Text => print(&format!("recipient {recipient}\nidentity  {}\n", args.path.display()))?,
+        Format::Json => print(&pretty(&json!({
+            "format_version": FORMAT_VERSION,
+            "recipient": recipient.to_string(),
+            "identity": args.path,
+        })))?,
+    }
+    Ok(Exit::Fine)
+}
+
 fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -86,7 +111,7 @@ mod tests {
     fn keys_are_private_and_never_written_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ci.key");
-        let args = || KeygenArgs { path: path.clone(), output: Format::Json };
+        let args = || KeygenArgs { path: path.clone(), age: false, output: Format::Json };
         assert!(matches!(run(&args()), Ok(Exit::Fine)));
         let private = std::fs::read(&path).unwrap();
         let pair = KeyPair::from_pem(&private).unwrap();

@@ -44,7 +44,14 @@ pub(super) fn parameters(reading: &Reading) -> BTreeMap<String, Value> {
         ("open", list(&reading.open)),
         ("closed", list(&reading.closed)),
     ];
-    parameters.into_iter().chain(ownership).map(|(name, value)| (name.to_owned(), value)).collect()
+    // Named only where it is asked for, so that earlier releases need not name it.
+    let merged = (!reading.merged.is_empty()).then(|| ("mergeClass", list(&reading.merged)));
+    parameters
+        .into_iter()
+        .chain(ownership)
+        .chain(merged)
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn commit(revision: &Revision) -> Material {

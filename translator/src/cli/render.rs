@@ -63,6 +63,9 @@ pub(super) struct FleetArgs {
     /// The store is served by watch --serve-store: relays show it a token of their pod
     #[arg(long)]
     store_token: bool,
+    /// The namespace of fleets that serve a merged class
+    #[arg(long, value_name = "NAMESPACE", default_value = "moorgate-system")]
+    merged_namespace: String,
     /// The file with the CA of a store over HTTPS, PEM
     #[arg(long, value_name = "FILE")]
     store_ca: Option<PathBuf>,
@@ -119,6 +122,7 @@ impl FleetArgs {
             report_secret: None,
             relay_image: self.relay_image.clone(),
             envoy_image: self.envoy_image.clone(),
+            merged_namespace: self.merged_namespace.clone(),
         })
     }
 }
@@ -148,7 +152,9 @@ fn manifests(compiled: &Compiled, wanted: &Fleets, settings: &Settings) -> Resul
     let compilation = &compiled.compilation;
     let mut out = Vec::new();
     for (name, fleet) in compilation.fleets.iter().filter(|(name, _)| wanted.wants(name)) {
-        let Some(fleet) = Fleet::of(name, fleet, &compilation.objects) else { continue };
+        let Some(fleet) = Fleet::of(name, fleet, &compilation.objects, &settings.merged_namespace) else {
+            continue;
+        };
         if !fleet.ports.is_empty() {
             out.extend(of_fleet(name, &fleet, settings)?);
         }

@@ -11,10 +11,12 @@ use crate::source::Sources;
 use crate::watch::provision::Provisioner;
 use crate::watch::{self, Holder, Options, Seams, Target};
 use anyhow::{Context as _, anyhow};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use moorgate_snapshot::Channel;
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 /// Watch a cluster: compile in a loop, publish what changed, write Gateway API status
@@ -30,8 +32,11 @@ use tracing_subscriber::EnvFilter;
 
 Runs until it is told to stop. Of several replicas the holder of a Lease writes; all compile. Secrets are read by name, and
 only those that Gateways of ours refer to. A fleet whose Gateway is deleted is retired; one whose Gateway only lost its class
-goes on. With --provision and --serve-store no bucket is needed: the store lies on the disk of the replica that writes, which may
-be lost, since the cluster holds what relays have been shown. Log lines go to stderr.")]
+goes on. Routes that are deleted in the cluster end at once; a snapshot that loses many for another reason, as a CRD that is
+gone or a store that another cluster wrote, is held back, and its Gateway's condition moorgate.dev/Published says so. With
+--provision and --serve-store no bucket is needed: the store lies on the disk of the replica that writes, which may be lost,
+since the cluster holds what relays have been shown. Log lines go to stderr: diagnostics once when they appear, and once when
+they are gone.")]
 pub(super) struct WatchArgs {
     #[command(flatten)]
     live: ClusterArgs,
@@ -46,7 +51,8 @@ pub(super) struct WatchArgs {
         required_unless_present = "status_only"
     )]
     key: Option<KeySource>,
-    /// Never publish: write status of what others publish, as far as it is what the cluster's objects give. Needs --trust
+    /// Never publish: write the status that others signed beside what they published, of objects that are as they were then,
+    /// and what relays report. Needs --trust
     #[arg(long)]
     status_only: bool,
     /// The channel
@@ -55,6 +61,9 @@ pub(super) struct WatchArgs {
     /// Compile GatewayClasses of this controller
     #[arg(long, value_name = "NAME", default_value = crate::attach::CONTROLLER_NAME)]
     controller_name: String,
+    /// One fleet serves all Gateways of this GatewayClass, class/NAME; repeats
+    #[arg(long = "merge-class", value_name = "NAME")]
+    merged: Vec<String>,
     /// Check against these CRDs of the Gateway API [default: experimental; the API server knows its own]
     #[arg(long, value_enum)]
     crds: Option<Crds>,
@@ -75,9 +84,24 @@ pub(super) struct WatchArgs {
     provision: ProvisionArgs,
     #[command(flatten)]
     front: ServeStoreArgs,
+    /// The address of /livez, /readyz and /metrics, such as 0.0.0.0:8081
+    #[arg(long, value_name = "ADDRESS")]
+    health: Option<SocketAddr>,
+    /// Log lines as text or json
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", env = "MOORGATE_LOG_FORMAT")]
+    log_format: LogFormat,
     /// What to log: error, warn, info, debug, or a filter by module
     #[arg(long, value_name = "FILTER", env = "MOORGATE_LOG", default_value = "info")]
     log: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum LogFormat {
+    /// A line for people
+    #[default]
+    Text,
+    /// An object a line
+    Json,
 }
 
 /// What goes beyond the usual.
@@ -90,9 +114,13 @@ struct Allowed {
     /// Publish a state of the cluster that is older than the published one, as after a restore of etcd
     #[arg(long)]
     allow_unrelated: bool,
-    /// Publish even if more than a fifth of the routes go, or all
+    /// Publish even if more than a fifth of the routes go, or all, for whatever reason. What was deleted in this cluster is
+    /// published anyway, unless --guard-deletions
     #[arg(long)]
     allow_shrink: bool,
+    /// Hold back a fleet that loses more than a fifth of its routes, or all, also when they were deleted in this cluster
+    #[arg(long, conflicts_with = "allow_shrink")]
+    guard_deletions: bool,
     /// Publish what relays report not to understand: they keep what they have
     #[arg(long)]
     allow_old_relays: bool,
@@ -145,6 +173,7 @@ impl WatchArgs {
             namespace: None,
             crds: self.crds,
             controller_name: self.controller_name.clone(),
+            merged: self.merged.clone(),
             open: self.open.clone(),
             closed: Vec::new(),
             ownership: None,
@@ -174,6 +203,7 @@ impl WatchArgs {
                 bad: false,
                 old_relays: allowed.allow_old_relays,
             },
+            guard_deletions: allowed.guard_deletions,
             provenance: provenance::of(&self.reading(), &Sources::default()),
             retire_after: Duration::try_from(self.retire_after).unwrap_or_default(),
             seams: Seams { now, nonce: random_text },
@@ -244,13 +274,16 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
     if !args.live.cluster {
         return Err(Failure::new(Exit::Usage, anyhow!("what to watch? say --cluster")));
     }
-    let filter =
-        EnvFilter::try_new(&args.log).context("--log").map_err(|error| Failure::new(Exit::Usage, error))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    subscriber.try_init().map_err(|error| anyhow!("cannot log: {error}"))?;
+    start_logging(&args)?;
+    let health = match args.health {
+        Some(address) => {
+            Some(TcpListener::bind(address).await.with_context(|| format!("--health {address}"))?)
+        }
+        None => None,
+    };
+    if let Some(address) = health.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        tracing::info!(%address, "probes and metrics");
+    }
     let (client, url) = args.live.connect().await?;
     let target = args.target().await?;
     let (stop_out, stop) = tokio::sync::watch::channel(false);
@@ -267,6 +300,8 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
     let options = Options {
         compile: args.reading().options(),
         holder: args.holder(client.default_namespace())?,
+        health,
+        status_only: args.status_only,
         provision: args.provisioner(&client, &target, served.as_ref())?,
         takeover: served.as_mut().and_then(|served| served.takeover.take()),
         leads,
@@ -284,6 +319,17 @@ pub(super) async fn run(args: WatchArgs) -> Result<Exit, Failure> {
         served.ended().await;
     }
     Ok(Exit::Fine)
+}
+
+fn start_logging(args: &WatchArgs) -> Result<(), Failure> {
+    let filter =
+        EnvFilter::try_new(&args.log).context("--log").map_err(|error| Failure::new(Exit::Usage, error))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match args.log_format {
+        LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => subscriber.json().try_init(),
+    };
+    Ok(started.map_err(|error| anyhow!("cannot log: {error}"))?)
 }
 
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! Whose mistake: which fleets an error concerns, and which of them it keeps from being published.
 
-use super::Options;
+use super::{Fleets, Options};
 use crate::attach::GATEWAY_GROUP;
 use moorgate_model::{Class, Diagnostic, Diagnostics, Node, Object, ObjectRef, Severity, Value};
 use moorgate_snapshot::FleetName;
@@ -39,15 +39,7 @@ impl Named {
         let (mut named, mut ours) = (BTreeMap::new(), BTreeSet::new());
         let mut services: BTreeMap<ObjectRef, BTreeSet<FleetName>> = BTreeMap::new();
         let mut classes: BTreeMap<ObjectRef, BTreeSet<FleetName>> = BTreeMap::new();
-        let sets: Sets = objects
-            .iter()
-            .filter(|object| &*object.reference.kind == "ListenerSet")
-            .filter_map(|set| {
-                let reference = with_namespace(&set.reference, namespace);
-                let fleet = set_fleet(set, &reference)?;
-                Some((reference, fleet))
-            })
-            .collect();
+        let sets = listener_sets(objects, namespace);
         // Fleets that refer into a namespace.
         let mut granted: BTreeMap<String, BTreeSet<FleetName>> = BTreeMap::new();
         let reference = |object: &Object| with_namespace(&object.reference, namespace);
@@ -115,7 +107,14 @@ impl Named {
                 _ => {}
             }
         }
+        named.extend(parameters(objects, namespace, &named));
         Self { fleets: named, ours }
+    }
+
+    /// The same for the fleets that serve what is named.
+    pub(super) fn served(self, by: &Fleets) -> Self {
+        let fleets = self.fleets.into_iter().map(|(object, fleets)| (object, by.all_serving(fleets)));
+        Self { fleets: fleets.collect(), ours: by.all_serving(self.ours) }
     }
 
     /// Syntax and schema errors block the fleets that their object names; all, if it names none or could not be read. So
@@ -185,7 +184,53 @@ pub(super) fn referred_namespaces(object: &Object, sets: &Sets) -> BTreeSet<Stri
     namespaces
 }
 
+/// The fleets whose Gateways, or the classes of these, take their parameters from an object.
+fn parameters(
+    objects: &[Object],
+    namespace: Option<&str>,
+    named: &BTreeMap<ObjectRef, BTreeSet<FleetName>>,
+) -> BTreeMap<ObjectRef, BTreeSet<FleetName>> {
+    let mut found: BTreeMap<ObjectRef, BTreeSet<FleetName>> = BTreeMap::new();
+    for object in objects {
+        let owner = with_namespace(&object.reference, namespace);
+        if &*owner.kind == crate::parameters::KIND {
+            // Nobody's parameters concern nobody.
+            found.entry(owner).or_default();
+            continue;
+        }
+        let at = match &*owner.kind {
+            "Gateway" => "spec.infrastructure.parametersRef",
+            "GatewayClass" => "spec.parametersRef",
+            _ => continue,
+        };
+        let (Some(named_here), Some(fleets)) = (object.at(at), named.get(&owner)) else { continue };
+        let of = |key| text(named_here, &[key]);
+        let namespace = of("namespace").or_else(|| Some(&*owner.namespace).filter(|name| !name.is_empty()));
+        let reference = crate::parameters::reference(
+            of("group").unwrap_or_default(),
+            of("kind").unwrap_or_default(),
+            namespace,
+            of("name").unwrap_or_default(),
+        );
+        if let Ok(reference) = reference {
+            found.entry(reference).or_default().extend(fleets.iter().cloned());
+        }
+    }
+    found
+}
+
 /// The Gateway that a ListenerSet names, if it can be told.
+/// ListenerSets, each with the fleet of its Gateway.
+fn listener_sets(objects: &[Object], namespace: Option<&str>) -> Sets {
+    let sets = objects.iter().filter(|object| &*object.reference.kind == "ListenerSet");
+    sets.filter_map(|set| {
+        let reference = with_namespace(&set.reference, namespace);
+        let fleet = set_fleet(set, &reference)?;
+        Some((reference, fleet))
+    })
+    .collect()
+}
+
 fn set_fleet(set: &Object, reference: &ObjectRef) -> Option<FleetName> {
     let parent = set.at("spec.parentRef")?;
     let namespace = text(parent, &["namespace"]).unwrap_or(&reference.namespace);
@@ -217,6 +262,10 @@ fn parents(object: &Object, reference: &ObjectRef, sets: &Sets) -> Option<BTreeS
     let mut fleets = BTreeSet::new();
     for parent in parents {
         let namespace = text(parent, &["namespace"]).unwrap_or(&reference.namespace);
+        if namespace.is_empty() {
+            // A route without a namespace means Gateways of a namespace that nobody knows.
+            return None;
+        }
         let name = text(parent, &["name"])?;
         fleets.insert(match text(parent, &["kind"]) {
             Some("ListenerSet") => {

@@ -11,7 +11,7 @@
 //! - A kept route that would meet another Gateway or other policies than it was released with makes its fleets wait.
 
 use super::blame::{fleets_of_route, referred_namespaces, sets};
-use super::{Compilation, Options, compile_objects};
+use super::{Compilation, Fleets, Options, compile_objects};
 use crate::load::{self, Loaded, is_ours};
 use crate::source::File;
 use moorgate_model::{Class, Diagnostic, Diagnostics, Object, ObjectRef, Severity};
@@ -106,6 +106,12 @@ impl Waiting {
         self.fleets.get(fleet).or(self.all.as_ref()).map(String::as_str)
     }
 
+    /// Makes those wait that serve what waits.
+    fn move_to(&mut self, served_by: &Fleets) {
+        let fleets = std::mem::take(&mut self.fleets).into_iter();
+        self.fleets = fleets.map(|(fleet, why)| (served_by.serving(fleet), why)).collect();
+    }
+
     fn add(&mut self, fleets: Option<BTreeSet<FleetName>>, why: &str) {
         match fleets {
             Some(fleets) => {
@@ -143,6 +149,7 @@ pub fn compile_last_good(
         compilation = compile_objects(work.merged(&loaded), options);
     }
     work.check(&loaded.objects);
+    work.waiting.move_to(&compilation.served_by);
     let waits = |fleet: &&FleetName| work.waiting.why(fleet).is_some();
     compilation.blocked.fleets.extend(compilation.fleets.keys().filter(waits).cloned());
     let kept = work.kept();

@@ -46,7 +46,10 @@ fn about(name: &FleetName, diagnostic: Diagnostic, objects: &[Object]) -> Diagno
     }
 }
 
-/// Points at the object whose matches take most bytes, if the fleet has routes at all.
+/// How many objects are named as those that take most.
+const MOST_NAMED: usize = 3;
+
+/// Points at the objects whose matches take most bytes, if the fleet has routes at all.
 fn pointed(diagnostic: Diagnostic, fleet: &ir::Fleet, objects: &[Object]) -> Diagnostic {
     let mut sizes: BTreeMap<&ObjectRef, (usize, usize)> = BTreeMap::new();
     let hosts = fleet.tables().into_values().flat_map(|table| &table.hosts);
@@ -59,14 +62,19 @@ fn pointed(diagnostic: Diagnostic, fleet: &ir::Fleet, objects: &[Object]) -> Dia
         *bytes += size;
         *routes += 1;
     }
+    let total: usize = sizes.values().map(|(bytes, _)| bytes).sum();
     // The first by name of equals.
-    let largest = sizes.into_iter().rev().max_by_key(|(_, (bytes, _))| *bytes);
-    let Some((reference, (_, routes))) = largest else { return diagnostic };
-    let Some(object) = objects.iter().find(|object| object.reference == *reference) else {
-        return diagnostic;
-    };
-    let message = format!("{reference} takes most of it: {routes} matches on its hostnames");
-    diagnostic.related(object.origin.file.clone(), object.origin.start, message)
+    let mut largest: Vec<_> = sizes.into_iter().collect();
+    largest.sort_by_key(|(_, (bytes, _))| std::cmp::Reverse(*bytes));
+    let mut diagnostic = diagnostic;
+    for (reference, (bytes, routes)) in largest.into_iter().take(MOST_NAMED) {
+        let Some(object) = objects.iter().find(|object| object.reference == *reference) else { continue };
+        let share = bytes.saturating_mul(100) / total.max(1);
+        let message =
+            format!("{reference} takes {share} % of the routes' bytes: {routes} matches on its hostnames");
+        diagnostic = diagnostic.related(object.origin.file.clone(), object.origin.start, message);
+    }
+    diagnostic
 }
 
 /// The text of a route, in bytes: what grows with what was written.

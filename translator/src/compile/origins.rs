@@ -210,6 +210,13 @@ fn of_fleet(
     says.then_some(status)
 }
 
+/// What tells contents of an object apart: the mark that records have of it.
+pub fn content(object: &Object) -> String {
+    // Keys in the order of names: who writes them otherwise says the same.
+    let spec = object.at("spec").and_then(|spec| serde_json::to_value(spec.to_json()).ok());
+    history::mark(spec.map(|spec| spec.to_string()).unwrap_or_default().as_bytes())
+}
+
 fn item(
     object: &Object,
     made: Option<&Vec<Digest>>,
@@ -227,15 +234,12 @@ fn item(
         line: object.root.locate(&list.clone().index(index)).start.line.saturating_sub(line),
         makes: marks.and_then(|marks| marks.get(&index)).into_iter().flatten().cloned().collect(),
     };
-    // Keys in the order of names: who writes them otherwise says the same.
-    let spec = object.at("spec").and_then(|spec| serde_json::to_value(spec.to_json()).ok());
-    let spec = spec.map(|spec| spec.to_string()).unwrap_or_default();
     let effective = made.map(|pieces| pieces.iter().flat_map(Digest::as_bytes).copied().collect::<Vec<u8>>());
     Item {
         file: object.origin.file.to_string(),
         line,
         rendered_from: object.origin.rendered_from.as_ref().map(ToString::to_string),
-        content: history::mark(spec.as_bytes()),
+        content: content(object),
         effective: effective.map(|bytes| history::mark(&bytes)).unwrap_or_default(),
         parts: (0..count).map(part).collect(),
         status,

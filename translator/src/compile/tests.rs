@@ -1,8 +1,10 @@
 //! Whose mistake, fleet by fleet.
 
 mod closed;
+mod fields;
 mod inputs;
 mod listeners;
+mod merged;
 mod misdirected;
 
 use super::*;
@@ -219,4 +221,19 @@ fn too_many_matches_on_one_path_are_not_passed_over() {
         .collect();
     let found = compile(&files, &Options { ownership, ..Options::default() });
     assert!(found.blocked.blocks(&one()) && found.diagnostics.has_errors());
+}
+
+/// The Gateway API sets no upper bound for retries, so no number of them stops a compile.
+#[test]
+fn any_number_of_retries_compiles() {
+    let mut options = Options::default();
+    options.validate.channel = crate::validate::Channel::Experimental;
+    for attempts in ["0", "3", "4294967297", "9223372036854775807"] {
+        let rules = format!("[{{retry: {{attempts: {attempts}}}, backendRefs: [{{name: web, port: 80}}]}}]");
+        let text = format!("{CLASS}{}{}", gateway("one"), route("shop", "one", &rules));
+        let file = File { name: "a.yaml".into(), bytes: text.as_bytes().into() };
+        let compiled = compile(&[file], &options);
+        assert!(!compiled.diagnostics.has_errors(), "{attempts}: {:?}", compiled.diagnostics);
+        assert!(compiled.fleets.contains_key(&one()));
+    }
 }

@@ -15,11 +15,12 @@ pub fn markdown(fleets: &[FleetDiff]) -> String {
         let _ = writeln!(out, "### Fleet `{}`\n", fleet.fleet);
         let _ = writeln!(
             out,
-            "{} added, {} removed, {} changed, {} shadowed\n",
+            "{} added, {} removed, {} changed, {} shadowed, {} revoked\n",
             count(Kind::Added),
             count(Kind::Removed),
             count(Kind::Changed),
-            count(Kind::Shadowed)
+            count(Kind::Shadowed),
+            count(Kind::Revoked)
         );
         let _ = writeln!(out, "```diff");
         for change in &fleet.changes {

@@ -233,11 +233,8 @@ impl Objects {
 
     /// Adds an object unless it is there already.
     fn keep(&mut self, object: Object) {
-        let mut key = object.reference.clone();
-        if key.namespace.is_empty() {
-            // An object without a namespace goes to this one; for kinds without namespaces it does not matter.
-            key.namespace = self.name("default");
-        }
+        // As it is written: which namespace an object without one goes to is known later.
+        let key = object.reference.clone();
         let Some(first) = self.seen.get(&key).and_then(|index| self.list.get(*index)) else {
             self.seen.insert(key, self.list.len());
             self.list.push(object);
@@ -246,16 +243,7 @@ impl Objects {
         if !is_ours(&object.reference) {
             return;
         }
-        let Origin { file, start, .. } = &first.origin;
-        let diagnostic = object
-            .diagnostic(
-                &DUPLICATE_OBJECT,
-                FieldPath::parse("metadata.name"),
-                format!("already defined at {file}:{}", start.line),
-            )
-            .related(file.clone(), *start, "first defined here")
-            .help("remove one of the two");
-        self.diagnostics.push(diagnostic);
+        self.diagnostics.push(defined_twice(&object, &first.origin));
     }
 
     /// A shared text.
@@ -375,6 +363,16 @@ fn base_name(file: &str) -> String {
     file.rsplit('/').next().unwrap_or_default().to_ascii_lowercase()
 }
 
+/// Says of an object that it was defined before.
+pub(crate) fn defined_twice(object: &Object, first: &Origin) -> Diagnostic {
+    let Origin { file, start, .. } = first;
+    let message = format!("already defined at {file}:{}", start.line);
+    object
+        .diagnostic(&DUPLICATE_OBJECT, FieldPath::parse("metadata.name"), message)
+        .related(file.clone(), *start, "first defined here")
+        .help("remove one of the two")
+}
+
 /// A kind that ends in `List`, with items and without a name.
 fn is_list(fields: &Mapping) -> bool {
     let kind = fields.get("kind").and_then(Node::as_str);
@@ -412,6 +410,7 @@ pub(crate) fn is_ours(reference: &ObjectRef) -> bool {
             &*reference.kind,
             "Service" | "Secret" | "ConfigMap" | "Namespace" | "Endpoints" | "List"
         ),
+        "certificates.k8s.io" => &*reference.kind == "ClusterTrustBundle",
         "moorgate.dev" | "gateway.envoyproxy.io" | "discovery.k8s.io" | "multicluster.x-k8s.io" => true,
         group => {
             group.ends_with("gateway.networking.k8s.io") || group.ends_with("gateway.networking.x-k8s.io")

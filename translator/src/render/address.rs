@@ -22,6 +22,16 @@ impl AddressKind {
     }
 }
 
+/// From where an address is reached (GEP-1651).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Routability {
+    /// From wherever the Service of the fleet lets clients in.
+    #[default]
+    Default,
+    /// From inside of the cluster: the address of a Service of type ClusterIP.
+    Cluster,
+}
+
 /// An address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
@@ -29,6 +39,8 @@ pub struct Address {
     pub kind: AddressKind,
     /// The address; empty in a request for any.
     pub value: String,
+    /// From where it is, or should be, reached.
+    pub routability: Routability,
 }
 
 /// What became of a Gateway's addresses.
@@ -44,18 +56,30 @@ pub struct Addresses {
 /// Reads the addresses off a fleet's Services as the API shows them. If the Gateway asks for some, no others count: a
 /// load balancer that gives another address has not done what it was asked for.
 pub fn addresses<'s>(asked: &[Address], services: impl IntoIterator<Item = &'s Value>) -> Addresses {
-    let given: BTreeSet<Address> = services.into_iter().flat_map(given).collect();
-    let asked: BTreeSet<&Address> = asked.iter().filter(|address| !address.value.is_empty()).collect();
-    let unusable = asked.iter().filter(|address| !given.contains(address)).map(|&address| address.clone());
+    // Without a wish for the inside of the cluster, the address of a ClusterIP is as good as any.
+    let inside = asked.iter().any(|address| address.routability == Routability::Cluster);
+    let given: BTreeSet<Address> = services.into_iter().flat_map(|service| given(service, inside)).collect();
+    let counts = |found: &&Address| {
+        let mut wishes = asked.iter().filter(|address| address.routability == found.routability).peekable();
+        let named = wishes.clone().any(|address| !address.value.is_empty());
+        match wishes.peek() {
+            None => asked.is_empty(),
+            Some(_) => !named || wishes.any(|address| address == *found),
+        }
+    };
+    let missing = |address: &&Address| !address.value.is_empty() && !given.contains(*address);
+    let unusable: BTreeSet<&Address> = asked.iter().filter(missing).collect();
     Addresses {
-        unusable: unusable.collect(),
-        assigned: given.iter().filter(|found| asked.is_empty() || asked.contains(found)).cloned().collect(),
+        unusable: unusable.into_iter().cloned().collect(),
+        assigned: given.iter().filter(counts).cloned().collect(),
     }
 }
 
-fn given(service: &Value) -> Vec<Address> {
-    let ip = |value: &str| Address { kind: AddressKind::IpAddress, value: value.to_owned() };
-    if service["spec"]["type"] != "LoadBalancer" {
+fn given(service: &Value, inside: bool) -> Vec<Address> {
+    let kind = &service["spec"]["type"];
+    let routability = if inside && kind == "ClusterIP" { Routability::Cluster } else { Routability::Default };
+    let ip = |value: &str| Address { kind: AddressKind::IpAddress, value: value.to_owned(), routability };
+    if kind != "LoadBalancer" {
         let cluster = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
         return cluster.filter_map(Value::as_str).filter(|value| *value != "None").map(ip).collect();
     }
@@ -64,7 +88,7 @@ fn given(service: &Value) -> Vec<Address> {
         .filter_map(|entry| {
             let hostname = || {
                 let value = entry["hostname"].as_str()?.to_owned();
-                Some(Address { kind: AddressKind::Hostname, value })
+                Some(Address { kind: AddressKind::Hostname, value, routability })
             };
             entry["ip"].as_str().map(ip).or_else(hostname)
         })

@@ -2,7 +2,7 @@
 
 use super::config::{BOOTSTRAP, STORE_CA, TRUST};
 use super::port::{self, Port};
-use super::{Fleet, ReportSecret, Settings};
+use super::{Applier, Fleet, ReportSecret, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -69,6 +69,13 @@ pub(super) fn relay(fleet: &Fleet, settings: &Settings, store_paths: &[&str]) ->
         "--ready-acked".to_owned(),
         "--kubernetes".to_owned(),
     ]);
+    if settings.store_tokens {
+        // Such a store lies in the cluster, and nobody pays for requests.
+        args.push("--poll-interval=1s".to_owned());
+    } else if settings.applier == Applier::Watch {
+        // Who writes to a live cluster waits for it to be programmed, on a store that cannot tell of changes too.
+        args.push("--poll-interval=2s".to_owned());
+    }
     let mut mounts = vec![
         json!({"name": volume::SOCKETS, "mountPath": SOCKETS}),
         json!({"name": volume::CACHE, "mountPath": CACHE}),
@@ -81,8 +88,6 @@ pub(super) fn relay(fleet: &Fleet, settings: &Settings, store_paths: &[&str]) ->
     }
     if settings.store_tokens {
         args.push(format!("--store-token-file={STORE_TOKEN}/token"));
-        // It lies in the cluster, and nobody pays for requests.
-        args.push("--poll-interval=1s".to_owned());
         mounts.push(json!({"name": volume::STORE_TOKEN, "mountPath": STORE_TOKEN, "readOnly": true}));
     }
     args.extend(settings.store_ca.as_ref().map(|_| format!("--store-ca-file={CONFIG}/{STORE_CA}")));
@@ -117,7 +122,14 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
     let shape = &fleet.shape;
     let bootstrap = format!("{CONFIG}/{BOOTSTRAP}");
     // A pod is replaced, never restarted hot; without that, Envoy needs no shared memory.
-    let mut args = vec!["--disable-hot-restart", "--log-level", "warning", "--config-path", &bootstrap];
+    let level = shape.log_levels.get("default").map_or("warning", String::as_str);
+    let mut args = vec!["--disable-hot-restart", "--log-level", level, "--config-path", &bootstrap];
+    let own = shape.log_levels.iter().filter(|(name, _)| !["default", "system"].contains(&name.as_str()));
+    let own: Vec<String> = own.map(|(name, level)| format!("{name}:{level}")).collect();
+    let own = own.join(",");
+    if !own.is_empty() {
+        args.extend(["--component-log-level", &own]);
+    }
     args.extend(["--service-node", "$(POD_NAME)"]);
     let concurrency = shape.concurrency.map(|threads| threads.to_string());
     args.extend(concurrency.iter().flat_map(|threads| ["--concurrency", threads]));

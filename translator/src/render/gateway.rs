@@ -5,7 +5,7 @@ use moorgate_model::node::decode;
 use moorgate_model::{Object, ObjectRef};
 use moorgate_snapshot::FleetName;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a Gateway asks of infrastructure (Gateway `spec.infrastructure` and `spec.addresses`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,6 +56,8 @@ struct Address {
     kind: Option<String>,
     #[serde(default)]
     value: Option<String>,
+    #[serde(default)]
+    routability: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -80,6 +82,7 @@ struct Parameters {
 
 #[derive(Deserialize)]
 struct Class {
+    metadata: Metadata,
     spec: ClassSpec,
 }
 
@@ -91,9 +94,43 @@ struct ClassSpec {
 }
 
 impl Infrastructure {
-    /// That of a fleet's Gateway; `None` if the fleet has none of its own, or the Gateway is not among the objects.
-    pub fn find(fleet: &FleetName, objects: &[Object]) -> Option<Self> {
-        let FleetName::Gateway { namespace, name } = fleet else { return None };
+    /// That of a fleet's Gateway, or of the class whose Gateways it serves; `None` if that is not among the objects. A class
+    /// asks by its parameters only: what single Gateways ask of infrastructure cannot be had by all.
+    pub fn find(fleet: &FleetName, objects: &[Object], home: &str) -> Option<Self> {
+        match fleet {
+            FleetName::Gateway { namespace, name } => Self::of_gateway(namespace, name, objects),
+            FleetName::Class { name } => Self::of_class(name, objects, home),
+        }
+    }
+
+    fn of_class(name: &str, objects: &[Object], home: &str) -> Option<Self> {
+        let class: Class = read(&ObjectRef::new(GATEWAY_GROUP, "GatewayClass", "", name), objects)?;
+        let gateways = objects.iter().filter(|object| {
+            (&*object.reference.group, &*object.reference.kind) == (GATEWAY_GROUP, "Gateway")
+        });
+        let mut own = gateways
+            .filter_map(|object| decode::<Gateway>(&object.root).ok())
+            .filter(|gateway| gateway.spec.gateway_class_name == name)
+            .peekable();
+        own.peek()?;
+        // Every address that one of them asks for is asked for; each says for itself whether it has its own.
+        let asked: BTreeSet<_> = own.flat_map(|gateway| addresses(gateway.spec.addresses)).collect();
+        Some(Self {
+            namespace: home.to_owned(),
+            name: name.to_owned(),
+            uid: class.metadata.uid,
+            class: name.to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            parameters: class.spec.parameters_ref.map(|found| {
+                let namespace = found.namespace.clone().unwrap_or_default();
+                found.object(&namespace)
+            }),
+            addresses: asked.into_iter().collect(),
+        })
+    }
+
+    fn of_gateway(namespace: &str, name: &str, objects: &[Object]) -> Option<Self> {
         let gateway: Gateway = read(&ObjectRef::new(GATEWAY_GROUP, "Gateway", namespace, name), objects)?;
         let wanted = gateway.spec.infrastructure.unwrap_or_default();
         let class = gateway.spec.gateway_class_name;
@@ -106,24 +143,31 @@ impl Infrastructure {
                 found.object(&namespace)
             })
         });
-        let addresses = gateway.spec.addresses.into_iter().map(|address| super::Address {
-            kind: match address.kind.as_deref() {
-                Some("Hostname") => super::AddressKind::Hostname,
-                _ => super::AddressKind::IpAddress,
-            },
-            value: address.value.unwrap_or_default(),
-        });
         Some(Self {
-            namespace: namespace.clone(),
-            name: name.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
             uid: gateway.metadata.uid,
             class,
             labels: wanted.labels,
             annotations: wanted.annotations,
             parameters,
-            addresses: addresses.collect(),
+            addresses: addresses(gateway.spec.addresses).collect(),
         })
     }
+}
+
+fn addresses(asked: Vec<Address>) -> impl Iterator<Item = super::Address> {
+    asked.into_iter().map(|address| super::Address {
+        kind: match address.kind.as_deref() {
+            Some("Hostname") => super::AddressKind::Hostname,
+            _ => super::AddressKind::IpAddress,
+        },
+        value: address.value.unwrap_or_default(),
+        routability: match address.routability.as_deref() {
+            Some("Cluster") => super::Routability::Cluster,
+            _ => super::Routability::Default,
+        },
+    })
 }
 
 impl Parameters {

@@ -1,11 +1,14 @@
 //! Names, labels, annotations and owners of all that is made for a Gateway.
 
 use super::{Applier, Fleet, Settings, name};
+use moorgate_snapshot::FleetName;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// The label that GEP-1762 asks for; a name of more than 63 characters is cut and has a digest behind it.
 pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+/// The same for a fleet that serves all Gateways of a class.
+pub const CLASS_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// A digest of the fleet's name: what pods are selected by.
 pub const FLEET_LABEL: &str = "moorgate.dev/fleet";
 /// Who applies, and so who removes.
@@ -41,8 +44,12 @@ pub(super) struct Metadata {
 impl Metadata {
     pub(super) fn new(fleet: &Fleet, settings: &Settings) -> Self {
         let wanted = &fleet.infrastructure;
+        let (label, kind) = match &fleet.name {
+            FleetName::Gateway { .. } => (GATEWAY_NAME_LABEL, "Gateway"),
+            FleetName::Class { .. } => (CLASS_NAME_LABEL, "GatewayClass"),
+        };
         let selector = BTreeMap::from([
-            (GATEWAY_NAME_LABEL.to_owned(), name::label(&wanted.name)),
+            (label.to_owned(), name::label(&wanted.name)),
             (FLEET_LABEL.to_owned(), name::fleet(&fleet.name)),
         ]);
         let usual = [("app.kubernetes.io/name", "moorgate"), ("app.kubernetes.io/component", "gateway")];
@@ -57,7 +64,7 @@ impl Metadata {
         let owner = wanted.uid.as_ref().map(|uid| {
             json!([{
                 "apiVersion": "gateway.networking.k8s.io/v1",
-                "kind": "Gateway",
+                "kind": kind,
                 "name": wanted.name,
                 "uid": uid,
                 "controller": true,

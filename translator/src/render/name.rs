@@ -20,6 +20,13 @@ pub(super) fn object(gateway: &str, class: &str) -> String {
     shortened(&fit, &digest(&[gateway, class]), LONGEST - DIGEST - 1)
 }
 
+/// The name of the objects of a merged class. With its digest it is no Gateway's, whatever that is called.
+pub(super) fn of_class(class: &str) -> String {
+    let fit: String = class.chars().map(|c| if c == '.' { '-' } else { c }).collect();
+    let fit = if fit.starts_with(|c: char| c.is_ascii_digit()) { format!("gw-{fit}") } else { fit };
+    shortened(&fit, &digest(&["", class]), LONGEST - DIGEST - 1)
+}
+
 /// A name with something behind it, within the bound.
 pub(super) fn suffixed(name: &str, suffix: &str) -> String {
     let whole = format!("{name}-{suffix}");
@@ -87,8 +94,11 @@ mod tests {
             ("a", "b.c"),
             ("7", "a-b"),
         ];
-        let names: BTreeSet<String> = pairs.iter().map(|(gateway, class)| object(gateway, class)).collect();
-        assert_eq!(names.len(), pairs.len(), "{names:?}");
+        let mut names: BTreeSet<String> =
+            pairs.iter().map(|(gateway, class)| object(gateway, class)).collect();
+        let classes = ["c", "a.b", "a-b", "7", long.as_str(), other.as_str()];
+        names.extend(classes.iter().map(|class| of_class(class)));
+        assert_eq!(names.len(), pairs.len() + classes.len(), "{names:?}");
         for name in &names {
             assert!(is_service_name(name), "{name}");
             for suffix in ["report", "0123456789", &long] {

@@ -32,10 +32,17 @@ impl Needs {
                 self.endpoints.extend(services.map(|source| source.namespace.to_string()));
             }
             BindingSource::Object { kind, namespace, name } => {
-                let key = (namespace.to_string(), kind.to_string());
-                self.objects.entry(key).or_default().insert(name.to_string());
+                self.object(namespace, kind, name);
+            }
+            BindingSource::Objects(objects) => {
+                objects.iter().for_each(|one| self.object(&one.namespace, &one.kind, &one.name));
             }
         }
+    }
+
+    fn object(&mut self, namespace: &str, kind: &str, name: &str) {
+        let key = (namespace.to_owned(), kind.to_owned());
+        self.objects.entry(key).or_default().insert(name.to_owned());
     }
 
     /// Namespaces in which anything is read.

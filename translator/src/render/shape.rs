@@ -1,14 +1,10 @@
 //! What an EnvoyProxy (`gateway.envoyproxy.io`) changes about a fleet's pods and Service.
 
 use super::Infrastructure;
+use crate::parameters;
 use moorgate_model::Object;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-
-/// The group of EnvoyProxy.
-pub(super) const GROUP: &str = "gateway.envoyproxy.io";
-/// Its kind.
-pub(super) const KIND: &str = "EnvoyProxy";
 
 /// Fields of an EnvoyProxy that shape a fleet. Everything is as written: the API server judges it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -31,6 +27,8 @@ pub struct Shape {
     pub resources: Option<Value>,
     /// Envoy's worker threads.
     pub concurrency: Option<i64>,
+    /// Levels of Envoy's loggers, by name; `default` is that of all others.
+    pub log_levels: BTreeMap<String, String>,
     /// The Service.
     pub service: ServiceShape,
     /// The `spec` of the HorizontalPodAutoscaler, without its target.
@@ -75,12 +73,10 @@ impl Shape {
     /// What the EnvoyProxy that a Gateway or its class names asks for; nothing without one.
     pub(super) fn find(infrastructure: &Infrastructure, objects: &[Object]) -> Self {
         let Some(wanted) = &infrastructure.parameters else { return Self::default() };
-        if &*wanted.group != GROUP || &*wanted.kind != KIND {
-            return Self::default();
-        }
         let object = objects.iter().find(|object| object.reference == *wanted);
-        let spec = object.and_then(|object| object.root.get("spec"));
-        let spec = spec.and_then(|node| serde_json::to_value(node.to_json()).ok());
+        // What cannot be read has kept its Gateway from being accepted.
+        let found = object.and_then(|object| parameters::read(object).ok());
+        let spec = found.and_then(|found| serde_json::to_value(found.spec.to_json()).ok());
         spec.map(|spec| Self::read(&spec)).unwrap_or_default()
     }
 
@@ -104,6 +100,7 @@ impl Shape {
             envoy_image: text(&container["image"]),
             resources: container.get("resources").cloned(),
             concurrency: spec["concurrency"].as_i64(),
+            log_levels: texts(&spec["logging"]["level"]),
             service: ServiceShape {
                 kind: text(&service["type"]),
                 labels: texts(&service["labels"]),

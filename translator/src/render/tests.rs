@@ -38,12 +38,66 @@ const HTTP: &str = "{ name: http, port: 80, protocol: HTTP, allowedRoutes: { nam
 const HTTPS: &str =
     "{ name: https, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: a }, { name: b }] } }";
 
+/// A Gateway that asks for these addresses.
+fn with_addresses(addresses: &str) -> String {
+    source(HTTP, &format!("  addresses: {addresses}"), "")
+}
+
 fn fleet_of(text: &str) -> Fleet {
     let file = File { name: "in.yaml".into(), bytes: text.as_bytes().into() };
-    let compilation = compile(&[file], &Options::default());
+    let mut options = Options::default();
+    options.validate.channel = crate::validate::Channel::Experimental;
+    let compilation = compile(&[file], &options);
     assert!(!compilation.diagnostics.has_errors(), "{:#?}", compilation.diagnostics);
     let (name, compiled) = compilation.fleets.first_key_value().unwrap();
-    Fleet::of(name, compiled, &compilation.objects).unwrap()
+    Fleet::of(name, compiled, &compilation.objects, "moorgate-system").unwrap()
+}
+
+#[test]
+fn a_merged_class_has_one_fleet_in_a_namespace_of_its_own() {
+    let listener = |host: &str| HTTP.replace("port: 80", &format!("port: 80, hostname: {host}"));
+    let first = source(
+        &listener("a.example"),
+        "  addresses: [{ value: 192.0.2.1 }]\n  infrastructure: { labels: { a: b } }",
+        "",
+    );
+    let second = source(&listener("b.example"), "  addresses: [{ value: 192.0.2.2 }]", "");
+    let second = second
+        .split("\n---\n")
+        .nth(1)
+        .unwrap()
+        .replace("name: edge, namespace: infra", "name: other, namespace: shop");
+    let text = format!("{first}---\n{second}").replace(
+        "kind: GatewayClass\nmetadata: { name: moorgate }",
+        "kind: GatewayClass\nmetadata: { name: moorgate, uid: u-9 }",
+    );
+    let file = File { name: "in.yaml".into(), bytes: text.as_bytes().into() };
+    let mut options = Options::default();
+    options.attach.merged.insert("moorgate".into());
+    let compilation = compile(&[file], &options);
+    assert!(!compilation.diagnostics.has_errors(), "{:#?}", compilation.diagnostics);
+    let (name, compiled) = compilation.fleets.first_key_value().unwrap();
+    assert_eq!((name.to_string().as_str(), compilation.fleets.len()), ("class/moorgate", 1));
+    let fleet = Fleet::of(name, compiled, &compilation.objects, "system").unwrap();
+    let made = manifests(&fleet, &settings()).unwrap();
+    let services: Vec<&Value> = made.iter().filter(|object| object["kind"] == "Service").collect();
+    let addresses: BTreeSet<&str> =
+        services.iter().filter_map(|service| service["spec"]["loadBalancerIP"].as_str()).collect();
+    assert_eq!(addresses, BTreeSet::from(["192.0.2.1", "192.0.2.2"]));
+    for object in made.iter().filter(|object| object["metadata"]["namespace"] == "system") {
+        let metadata = &object["metadata"];
+        assert!(metadata["name"].as_str().unwrap().starts_with("moorgate-"), "{metadata}");
+        assert_eq!(metadata["labels"]["gateway.networking.k8s.io/gateway-class-name"], "moorgate");
+        assert_eq!(metadata["labels"]["a"], Value::Null, "what one Gateway asks for is not all Gateways'");
+        let owner = &metadata["ownerReferences"][0];
+        assert_eq!((&owner["kind"], &owner["uid"]), (&json!("GatewayClass"), &json!("u-9")));
+    }
+    assert!(made.iter().any(|object| object["kind"] == "Deployment"));
+    let elsewhere = made.iter().filter(|object| object["metadata"]["namespace"] != "system");
+    assert!(
+        elsewhere.clone().count() > 0
+            && elsewhere.clone().all(|object| { object["kind"].as_str().unwrap().starts_with("Role") })
+    );
 }
 
 fn plain() -> Fleet {
@@ -65,6 +119,7 @@ fn settings() -> Settings {
         report_secret: None,
         relay_image: "relay:1".into(),
         envoy_image: "envoy:1".into(),
+        merged_namespace: "moorgate-system".into(),
     }
 }
 
@@ -323,6 +378,24 @@ fn local_stores_need_a_volume() {
 }
 
 #[test]
+fn relays_of_a_live_cluster_look_often() {
+    let fleet = fleet_of(&source(HTTP, "", ""));
+    for (applier, store_tokens, often) in [
+        (Applier::Watch, false, vec!["--poll-interval=2s"]),
+        (Applier::Watch, true, vec!["--poll-interval=1s"]),
+        (Applier::Render, true, vec!["--poll-interval=1s"]),
+        (Applier::Render, false, vec![]),
+    ] {
+        let manifests = manifests(&fleet, &Settings { applier, store_tokens, ..settings() }).unwrap();
+        let args = &pod(&manifests)["spec"]["initContainers"][0]["args"];
+        let flags: Vec<&str> = args.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let found: Vec<&str> =
+            flags.iter().copied().filter(|flag| flag.starts_with("--poll-interval")).collect();
+        assert_eq!(found, often, "a flag that comes twice is refused");
+    }
+}
+
+#[test]
 fn the_health_port_yields_to_a_listener() {
     let fleet = fleet_of(&source(&HTTP.replace("80", "19001"), "", ""));
     let manifests = render(&fleet);
@@ -363,21 +436,49 @@ fn each_address_has_a_service() {
     assert!(find(&render(&plain()), "Service")["spec"]["loadBalancerIP"].is_null());
 }
 
+#[test]
+fn an_address_for_the_cluster_has_a_service_inside() {
+    let services = |addresses: &str| {
+        let fleet = fleet_of(&with_addresses(addresses));
+        let manifests = render(&fleet);
+        let services = manifests.into_iter().filter(|manifest| manifest["kind"] == "Service");
+        services
+            .map(|service| {
+                let text = |key: &str| service["spec"][key].as_str().unwrap_or_default().to_owned();
+                let own = service["metadata"]["name"] == "edge-moorgate";
+                (own, text("type"), text("clusterIP") + &text("loadBalancerIP"))
+            })
+            .collect::<Vec<_>>()
+    };
+    let one = |own: bool, kind: &str, address: &str| (own, kind.to_owned(), address.to_owned());
+    assert_eq!(services("[{ routability: Cluster }]"), [one(false, "ClusterIP", "")]);
+    assert_eq!(
+        services("[{ routability: Cluster, value: 10.0.0.9 }]"),
+        [one(false, "ClusterIP", "10.0.0.9")]
+    );
+    assert_eq!(
+        services("[{ routability: Cluster }, { value: 192.0.2.1 }]"),
+        [one(true, "LoadBalancer", "192.0.2.1"), one(false, "ClusterIP", "")]
+    );
+    assert_eq!(services("[{ routability: '' }]"), [one(true, "LoadBalancer", "")]);
+}
+
 fn ip(value: &str) -> Address {
-    Address { kind: AddressKind::IpAddress, value: value.into() }
+    Address { kind: AddressKind::IpAddress, value: value.into(), routability: Routability::Default }
 }
 
 #[test]
 fn addresses_are_those_that_were_given_and_asked_for() {
     type Case<'c> = (&'c [Address], &'c [&'c Value], &'c [Address], &'c [Address]);
     let balanced = |ingress: Value| json!({"spec": {"type": "LoadBalancer", "clusterIPs": ["10.0.0.1"]}, "status": {"loadBalancer": {"ingress": ingress}}});
-    let host = Address { kind: AddressKind::Hostname, value: "lb.example".into() };
+    let host = Address { kind: AddressKind::Hostname, ..ip("lb.example") };
+    let cluster = |value: &str| Address { routability: Routability::Cluster, ..ip(value) };
     let one = balanced(json!([{"ip": "192.0.2.1"}]));
     let two = balanced(json!([{"ip": "192.0.2.2"}, {"hostname": "lb.example"}]));
     let none = json!({"spec": {"type": "LoadBalancer", "clusterIPs": ["10.0.0.1"]}});
     let inside = json!({"spec": {"type": "ClusterIP", "clusterIPs": ["10.0.0.1"]}});
     let headless = json!({"spec": {"type": "ClusterIP", "clusterIPs": ["None"]}});
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 14] = [
         (&[], &[&one], &[ip("192.0.2.1")], &[]),
         (&[], &[&none], &[], &[]),
         (&[], &[], &[], &[]),
@@ -387,6 +488,11 @@ fn addresses_are_those_that_were_given_and_asked_for() {
         (&[ip("192.0.2.1"), ip("192.0.2.9")], &[&one], &[ip("192.0.2.1")], &[ip("192.0.2.9")]),
         (&[ip("192.0.2.9")], &[&none], &[], &[ip("192.0.2.9")]),
         (&[], &[&inside, &headless], &[ip("10.0.0.1")], &[]),
+        (&[cluster("")], &[&inside], &[cluster("10.0.0.1")], &[]),
+        (&[cluster("")], &[&one], &[], &[]),
+        (&[cluster("10.0.0.1")], &[&inside, &one], &[cluster("10.0.0.1")], &[]),
+        (&[cluster("10.0.0.9"), ip("")], &[&inside, &one], &[ip("192.0.2.1")], &[cluster("10.0.0.9")]),
+        (&[cluster(""), ip("192.0.2.1")], &[&inside, &one], &[cluster("10.0.0.1"), ip("192.0.2.1")], &[]),
     ];
     for (asked, services, assigned, unusable) in cases {
         let found = addresses(asked, services.iter().copied());

@@ -89,6 +89,8 @@ fn limit(name: &str) -> Option<usize> {
         "log" => Some(limits::ENTRY_BYTES),
         "head" => Some(limits::HEAD_BYTES),
         "status" => Some(limits::REPORT_BYTES),
+        "values" => Some(limits::LATE_VALUE_BYTES),
+        "late" => Some(limits::LATE_INDEX_BYTES),
         _ => None,
     }
 }

@@ -285,7 +285,7 @@ impl Builder {
     }
 
     /// An object's schema with the fields that every object has. `metadata` is checked apart; `status` belongs to
-    /// controllers, and an API server ignores what users write there.
+    /// controllers, and an API server ignores what users write there, once it knows the fields.
     fn root(&mut self, child: &Child, status: bool) -> Result<Arc<Schema>, BundleError> {
         let anything = Arc::new(Schema::anything());
         let own = self.child(child)?;
@@ -323,7 +323,9 @@ impl Builder {
         let mut schema = fields(properties, &raw.required)?;
         schema.kind = kind(raw)?;
         schema.nullable = raw.nullable;
-        schema.open = raw.preserve_unknown_fields || schema.kind == Type::Any || self.open;
+        // Of `status` the names are known, and nothing about the values.
+        let named = !raw.properties.is_empty();
+        schema.open = raw.preserve_unknown_fields || (schema.kind == Type::Any && !named) || self.open;
         schema.additional = raw.additional_properties.as_ref().map(|child| self.child(child)).transpose()?;
         schema.items = raw.items.as_ref().map(|child| self.child(child)).transpose()?;
         schema.list = list_type(raw)?;

@@ -79,6 +79,7 @@ pub(crate) fn wrong_type(node: &Node, want: Type) -> Finding {
         (Type::Object, Value::Sequence(_)) => {
             Some("it is one object, not a list: leave out the \"- \"".to_owned())
         }
+        (Type::Integer, Value::Float(_)) => Some("write a whole number".to_owned()),
         (_, Value::Null) => Some("write a value, or leave the item out".to_owned()),
         _ => None,
     };
@@ -103,50 +104,55 @@ pub(crate) fn required(name: &str) -> Finding {
 pub(crate) fn unsupported(value: &str, schema: &Schema) -> Finding {
     let choices: Vec<String> = schema.choices.iter().map(quote).collect();
     let texts = schema.choices.iter().filter_map(Node::as_str);
-    let meant = nearest(value.trim_matches('"'), texts).map(|meant| format!("did you mean {meant:?}?"));
+    let help = match nearest(value.trim_matches('"'), texts) {
+        Some(meant) => format!("did you mean {meant:?}?"),
+        None => "write one of these".to_owned(),
+    };
     let message = format!("Unsupported value: {value}: supported values: {}", choices.join(", "));
-    Finding::new(&codes::UNSUPPORTED_VALUE, message, meant)
+    Finding::new(&codes::UNSUPPORTED_VALUE, message, Some(help))
 }
 
 pub(crate) fn pattern(value: &str, text: &str, pattern: &Pattern) -> Finding {
     let message = format!("Invalid value: {value}: should match '{}'", pattern.text);
-    Finding::new(&codes::PATTERN_MISMATCH, message, pattern_help(text, pattern))
+    Finding::new(&codes::PATTERN_MISMATCH, message, Some(pattern_help(text, pattern)))
 }
 
-/// What to write instead, where that can be seen.
-fn pattern_help(text: &str, pattern: &Pattern) -> Option<String> {
+/// What to write instead, as far as that can be seen.
+fn pattern_help(text: &str, pattern: &Pattern) -> String {
     const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
     let label = pattern.text.contains("[a-z0-9]([-a-z0-9]*[a-z0-9])?");
     if let Some(letter) = text.chars().find(|letter| !letter.is_ascii()) {
         let found = format!("{letter:?} (U+{:04X}) is not an ASCII character", u32::from(letter));
-        return Some(if label {
+        return if label {
             format!("{found}; in a host name, write the A-label (xn--…) of an international name")
         } else {
             found
-        });
+        };
     }
     let lower = text.to_ascii_lowercase();
     let trimmed = text.trim().trim_end_matches('.');
     if lower != text && pattern.matches(&lower) {
-        return Some(format!("write it in lower case: {lower}"));
+        return format!("write it in lower case: {lower}");
     }
     if trimmed != text && pattern.matches(trimmed) {
-        return Some(format!("leave out the trailing dot or the space around it: {trimmed}"));
+        return format!("leave out the trailing dot or the space around it: {trimmed}");
     }
     if &*pattern.text == DURATION {
-        return Some(
-            "a duration is up to four whole numbers with unit: 1h, 1m30s, 10s, 500ms; 0s disables".into(),
-        );
+        return "a duration is up to four whole numbers with unit: 1h, 1m30s, 10s, 500ms; 0s disables".into();
     }
     let host = &*pattern.text == r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
     if host {
         let wildcard = text.contains('*').then_some("; a wildcard is the whole first label: *.example.com");
-        return Some(format!(
+        return format!(
             "a host name has lower case letters, digits, \"-\" and \".\", no port{}",
             wildcard.unwrap_or_default()
-        ));
+        );
     }
-    label.then(|| "use lower case letters, digits and \"-\"; begin and end with a letter or digit".into())
+    if label {
+        "use lower case letters, digits and \"-\"; begin and end with a letter or digit".into()
+    } else {
+        "write only what the pattern names".into()
+    }
 }
 
 pub(crate) fn format(value: &str, format: Format) -> Finding {
@@ -177,7 +183,9 @@ pub(crate) fn out_of_range(value: &str, number: f64, bounds: &Bounds) -> Finding
     };
     let both = match (bounds.least, bounds.most) {
         (Some(least), Some(most)) => Some(format!("allowed are {least} to {most}")),
-        _ => None,
+        (Some(least), None) => Some(format!("the least is {least}")),
+        (None, Some(most)) => Some(format!("the most is {most}")),
+        (None, None) => None,
     };
     let message = format!("Invalid value: {value}: {}", said.unwrap_or_default());
     Finding::new(&codes::OUT_OF_RANGE, message, both)
@@ -191,17 +199,21 @@ pub(crate) fn too_short(value: &str, least: usize) -> Finding {
 
 pub(crate) fn too_long(length: usize, most: usize) -> Finding {
     let message = format!("Too long: may not be more than {most} characters, has {length}");
-    Finding::new(&codes::WRONG_LENGTH, message, None)
+    Finding::new(&codes::WRONG_LENGTH, message, Some(format!("shorten it to {most} characters")))
 }
 
 pub(crate) fn too_few(count: usize, least: usize, what: &str) -> Finding {
     let message = format!("Invalid value: {count}: must have at least {least} {what}");
-    Finding::new(&codes::WRONG_COUNT, message, None)
+    Finding::new(&codes::WRONG_COUNT, message, Some(format!("add {}", least.saturating_sub(count))))
 }
 
 pub(crate) fn too_many(count: usize, most: usize, what: &str) -> Finding {
     let message = format!("Too many: {count}: must have at most {most} {what}");
-    Finding::new(&codes::WRONG_COUNT, message, None)
+    Finding::new(
+        &codes::WRONG_COUNT,
+        message,
+        Some(format!("keep {most}, and put the others into another object")),
+    )
 }
 
 pub(crate) fn duplicate(value: &str, first: usize, index: usize) -> Finding {

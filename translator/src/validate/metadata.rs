@@ -1,5 +1,7 @@
 //! Checks of `metadata`, which no CRD describes.
 
+mod system;
+
 use super::finding::{self, Finding};
 use super::names;
 use super::nearest::nearest;
@@ -36,6 +38,8 @@ pub(crate) struct Demands {
     pub(crate) strict: bool,
     /// Whether the name is a single DNS label.
     pub(crate) label: bool,
+    /// Whether the object lives in a namespace; of others, an API server drops it unread.
+    pub(crate) namespaced: bool,
 }
 
 /// Checks the metadata of an object. Paths start at the root.
@@ -58,13 +62,18 @@ pub(crate) fn check(root: &Node, demands: Demands) -> Vec<Finding> {
                     found.extend(name(&entry.value, form));
                 }
             }
-            "namespace" if entry.value.as_str() != Some("") => found.extend(name(&entry.value, names::label)),
+            "namespace" if entry.value.as_str() == Some("") => {}
+            "namespace" => {
+                let form = if demands.namespaced { names::label } else { |_: &str| None };
+                found.extend(name(&entry.value, form));
+            }
             "labels" => labels(&entry.value, &mut found),
             "annotations" => annotations(&entry.value, &mut found),
             other if demands.strict && !FIELDS.contains(&other) => {
                 found.push(unknown(other).at("metadata"));
                 continue;
             }
+            other if demands.strict => system::check(other, &entry.value, &mut found),
             _ => {}
         }
         for finding in found.iter_mut().skip(before) {
@@ -100,12 +109,15 @@ fn name(value: &Node, form: fn(&str) -> Option<&'static str>) -> Option<Finding>
         Value::String(text) => {
             let said = form(text)?;
             let lower = text.to_ascii_lowercase().replace('_', "-");
-            let help = (form(&lower).is_none()).then(|| format!("write {lower:?}"));
-            Some(Finding::new(
-                &codes::INVALID_NAME,
-                format!("Invalid value: {}: {said}", finding::quote(value)),
-                help,
-            ))
+            let help = if form(&lower).is_none() {
+                format!("write {lower:?}")
+            } else if said.starts_with("must be no more") {
+                "shorten it".to_owned()
+            } else {
+                "use lower case letters and digits, with '-' between them".to_owned()
+            };
+            let message = format!("Invalid value: {}: {said}", finding::quote(value));
+            Some(Finding::new(&codes::INVALID_NAME, message, Some(help)))
         }
         _ => Some(finding::wrong_type(value, Type::String)),
     }
@@ -133,13 +145,18 @@ fn annotations(value: &Node, found: &mut Vec<Finding>) {
     });
     if size > MOST_ANNOTATIONS {
         let message = format!("Too long: may not be more than {MOST_ANNOTATIONS} bytes, has {size}");
-        found.push(Finding::new(&codes::INVALID_LABEL, message, None));
+        found.push(Finding::new(&codes::INVALID_LABEL, message, Some("shorten it".into())));
     }
 }
 
 fn invalid_label(text: &str, said: &str) -> Finding {
     let message = format!("Invalid value: {:?}: {said}", finding::clip(text));
-    Finding::new(&codes::INVALID_LABEL, message, None)
+    let help = if text.len() > 63 {
+        "shorten it"
+    } else {
+        "use letters and digits, with '-', '_' or '.' between them"
+    };
+    Finding::new(&codes::INVALID_LABEL, message, Some(help.into()))
 }
 
 /// Goes through a map of texts.

@@ -1,4 +1,5 @@
 mod differential;
+mod dry_run;
 mod generate;
 mod outcomes;
 mod properties;

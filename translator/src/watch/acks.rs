@@ -1,5 +1,6 @@
 //! What relays report of fleets: which snapshots Envoys have acknowledged, so that `Programmed` says no more than that.
 
+use super::meter::{Meter, REPORTS_READ};
 use super::release::{Released, Target};
 use futures::StreamExt as _;
 use moorgate_snapshot::reader::Reader;
@@ -101,6 +102,7 @@ impl Pace {
 /// Reads reports as long as the loop lives.
 pub(super) async fn run(
     target: Arc<Target>,
+    meter: Arc<Meter>,
     mut awaited: watch::Receiver<BTreeSet<FleetName>>,
     mut released: watch::Receiver<Released>,
     out: watch::Sender<Acks>,
@@ -123,7 +125,9 @@ pub(super) async fn run(
                 all = now + ALL;
             }
         }
-        read(&target, &fleets, &out).await;
+        if read(&target, &fleets, &out).await {
+            meter.happened(REPORTS_READ);
+        }
         let now = Instant::now();
         let looked = paces.iter_mut().filter(|(fleet, _)| fleets.contains(*fleet));
         looked.for_each(|(_, pace)| pace.looked(now));
@@ -137,8 +141,8 @@ pub(super) async fn run(
     }
 }
 
-/// Reads the reports of these fleets.
-async fn read(target: &Target, fleets: &BTreeSet<FleetName>, out: &watch::Sender<Acks>) {
+/// Reads the reports of these fleets; whether any could be read.
+async fn read(target: &Target, fleets: &BTreeSet<FleetName>, out: &watch::Sender<Acks>) -> bool {
     let now = (target.seams.now)();
     let read: Vec<(FleetName, Option<Vec<Relay>>)> = futures::stream::iter(fleets.iter().cloned())
         .map(|fleet| {
@@ -148,6 +152,7 @@ async fn read(target: &Target, fleets: &BTreeSet<FleetName>, out: &watch::Sender
         .buffer_unordered(PARALLEL)
         .collect()
         .await;
+    let any = read.iter().any(|(_, relays)| relays.is_some());
     out.send_if_modified(|acks| {
         let mut changed = false;
         for (fleet, relays) in read {
@@ -161,6 +166,7 @@ async fn read(target: &Target, fleets: &BTreeSet<FleetName>, out: &watch::Sender
         }
         changed
     });
+    any
 }
 
 async fn relays(reader: &Reader, now: OffsetDateTime) -> Option<Vec<Relay>> {

@@ -4,23 +4,26 @@
 //! are listed again, and take the place of those that were known in one step. As long as the API server cannot be
 //! reached nothing changes here. CRDs that appear later are found by asking again which kinds there are.
 
+use super::Shared;
+use super::meter::{EVENTS, HEARD, LISTS, WATCH_ERRORS};
 use crate::source::cluster::{self, Kind, Live};
 use futures::TryStreamExt as _;
-use kube::api::{Api, DynamicObject};
+use kube::api::{Api, DynamicObject, ListParams};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher::Error};
 use kube::{Client, core::ApiResource};
 use moorgate_model::ObjectRef;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
 /// The time between questions for kinds.
 const DISCOVERY: Duration = Duration::from_secs(5);
-/// A kind that the API server stopped naming counts as gone after this time: one that starts names those of CRDs late.
-const GONE: Duration = Duration::from_mins(2);
+/// A kind that the API server stopped naming is asked for after this time: one that starts names those of CRDs late.
+const GONE: Duration = Duration::from_secs(15);
 /// The shortest and the longest wait after a watch that failed.
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -36,6 +39,8 @@ pub(super) enum Change {
     Listed(KindName, Vec<Live>),
     /// One object.
     Applied(Box<Live>),
+    /// The cluster does not serve a kind any more, and so has no objects of it.
+    Lost(KindName),
     /// An object is gone, with the resource version of that.
     Deleted(ObjectRef, String),
     /// Secrets and ConfigMaps that were read by name; none where one is not there.
@@ -54,7 +59,7 @@ struct Watched {
 }
 
 /// Watches all kinds that there are, and those that will be, until the loop is gone.
-pub(super) async fn run(client: Client, changes: Sender<Change>) {
+pub(super) async fn run(client: Client, shared: Arc<Shared>, changes: Sender<Change>) {
     let mut watched: BTreeMap<KindName, Watched> = BTreeMap::new();
     let mut failures = 0_u32;
     loop {
@@ -70,6 +75,7 @@ pub(super) async fn run(client: Client, changes: Sender<Change>) {
             }
         };
         failures = 0;
+        shared.meter.happened(HEARD);
         let kinds: BTreeMap<KindName, Kind> =
             cluster::core().into_iter().chain(found).map(|kind| (name_of(&kind), kind)).collect();
         if changes.send(Change::Kinds(kinds.keys().cloned().collect())).await.is_err() {
@@ -81,15 +87,23 @@ pub(super) async fn run(client: Client, changes: Sender<Change>) {
                 known.missing = None;
                 continue;
             }
-            let task = tokio::spawn(watch(client.clone(), kind.clone(), changes.clone()));
+            let task = tokio::spawn(watch(client.clone(), kind.clone(), shared.clone(), changes.clone()));
             let watch = Watched { resource: kind.resource.clone(), task, missing: None };
             if let Some(old) = watched.insert(name.clone(), watch) {
                 old.task.abort();
             }
         }
-        for name in lost(&mut watched, &kinds, Instant::now()) {
+        for name in missing(&mut watched, &kinds, Instant::now()) {
+            let Some(known) = watched.get_mut(&name) else { continue };
+            if !is_unknown(&client, &known.resource).await {
+                // Served all the same, or nobody knows: it is asked for again later.
+                known.missing = None;
+                continue;
+            }
+            known.task.abort();
+            watched.remove(&name);
             tracing::warn!(group = name.0, kind = name.1, "the cluster does not serve this kind any more");
-            if changes.send(Change::Listed(name, Vec::new())).await.is_err() {
+            if changes.send(Change::Lost(name)).await.is_err() {
                 break;
             }
         }
@@ -101,30 +115,37 @@ pub(super) async fn run(client: Client, changes: Sender<Change>) {
     watched.into_values().for_each(|watched| watched.task.abort());
 }
 
-/// Kinds that have been missing for long enough; their watches end.
-fn lost(
+/// Kinds that discovery has not named for long enough.
+fn missing(
     watched: &mut BTreeMap<KindName, Watched>,
     there: &BTreeMap<KindName, Kind>,
     now: Instant,
 ) -> Vec<KindName> {
-    let mut lost = Vec::new();
-    watched.retain(|name, known| {
+    let mut long = Vec::new();
+    for (name, known) in watched.iter_mut() {
         if there.contains_key(name) {
-            return true;
+            known.missing = None;
+        } else if now - *known.missing.get_or_insert(now) >= GONE {
+            long.push(name.clone());
         }
-        let since = *known.missing.get_or_insert(now);
-        let gone = now - since >= GONE;
-        if gone {
-            known.task.abort();
-            lost.push(name.clone());
-        }
-        !gone
-    });
-    lost
+    }
+    long
+}
+
+/// Whether the API server says that it does not know a kind. One that is just starting says that it is not ready instead.
+async fn is_unknown(client: &Client, resource: &ApiResource) -> bool {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
+    let what = || format!("an object of kind {}", resource.kind);
+    match cluster::answer(what, api.list(&ListParams::default().limit(1))).await {
+        Err(cluster::ClusterError::Api { source, .. }) => cluster::is_missing(&source),
+        _ => false,
+    }
 }
 
 /// Watches one kind for ever.
-async fn watch(client: Client, kind: Kind, changes: Sender<Change>) {
+async fn watch(client: Client, kind: Kind, shared: Arc<Shared>, changes: Sender<Change>) {
+    let label = kind.resource.kind.clone();
+    let label = [("kind", label.as_str())];
     let api: Api<DynamicObject> = Api::all_with(client, &kind.resource);
     let stream = watcher::watcher(api, watcher::Config::default()).backoff(Calm::default());
     tokio::pin!(stream);
@@ -134,6 +155,12 @@ async fn watch(client: Client, kind: Kind, changes: Sender<Change>) {
         match stream.try_next().await {
             Ok(Some(event)) => {
                 failures = 0;
+                shared.meter.happened(HEARD);
+                if matches!(event, Event::InitDone) {
+                    shared.meter.count(LISTS, &label);
+                } else if matches!(event, Event::Apply(_) | Event::Delete(_)) {
+                    shared.meter.count(EVENTS, &label);
+                }
                 if let Some(change) = change(event, &kind, &mut listed)
                     && changes.send(change).await.is_err()
                 {
@@ -142,6 +169,8 @@ async fn watch(client: Client, kind: Kind, changes: Sender<Change>) {
             }
             Ok(None) => return,
             Err(error) => {
+                let reason = if is_gone(&error) { "gone" } else { "failed" };
+                shared.meter.count(WATCH_ERRORS, &[label[0], ("reason", reason)]);
                 // 410 Gone is the usual end of a watch that fell behind: the list follows.
                 if failures.is_multiple_of(16) && !is_gone(&error) {
                     tracing::warn!(kind = kind.resource.kind, %error, "a watch broke off and is taken up again");
@@ -220,9 +249,13 @@ mod tests {
         )]);
         let start = Instant::now();
         let none = BTreeMap::new();
-        assert!(lost(&mut watched, &none, start).is_empty());
-        assert!(lost(&mut watched, &none, start + GONE / 2).is_empty());
-        assert_eq!(lost(&mut watched, &none, start + GONE), [name]);
-        assert!(watched.is_empty());
+        assert!(missing(&mut watched, &none, start).is_empty());
+        assert!(missing(&mut watched, &none, start + GONE / 2).is_empty());
+        // It was there in between.
+        let there = BTreeMap::from([(name.clone(), kind)]);
+        assert!(missing(&mut watched, &there, start + GONE / 2).is_empty());
+        assert!(missing(&mut watched, &none, start + GONE).is_empty());
+        assert_eq!(missing(&mut watched, &none, start + GONE * 2), [name]);
+        watched.into_values().for_each(|watched| watched.task.abort());
     }
 }

@@ -120,6 +120,11 @@ impl Provisioner {
         Self { front: Some(Front { accounts, authority }), ..self }
     }
 
+    /// The namespace of fleets of merged classes.
+    fn home(&self) -> &str {
+        &self.settings.merged_namespace
+    }
+
     /// Before a snapshot is published: applies everything, but leads no Service to a port that is new, and leads them away
     /// from those that go. Costs one list request if nothing has changed. A fleet without ports stays as it is: its
     /// Gateway may be about to be mended, and its address is kept meanwhile.

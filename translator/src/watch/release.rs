@@ -6,14 +6,17 @@
 mod ports;
 mod queue;
 
+use super::meter::{FLEETS, LEADS, RELEASED, RELEASES};
 use super::turn::Turn;
 use super::{Shared, lock};
 use crate::attach::GATEWAY_GROUP;
-use crate::publish::{Allow, Done, Meta, Offer, Outcome, PublishError, Publisher};
+use crate::publish::{Allow, Done, Gate, Meta, Offer, Outcome, Parent, PublishError, Publisher};
 use crate::render;
 use crate::source::cluster;
+use kube::Client;
 use moorgate_model::ObjectRef;
 use moorgate_snapshot::attestation::Provenance;
+use moorgate_snapshot::channel::Release;
 use moorgate_snapshot::reader::Reader;
 use moorgate_snapshot::{Channel, Digest, FleetName, PublicKey, Signer, Store, Trust};
 use queue::{Act, Queue};
@@ -29,6 +32,8 @@ use tokio::time::Instant;
 const PARALLEL: usize = 16;
 /// Who publishes, in the log: a channel has one writer.
 pub const WRITER: &str = "watch";
+/// After so long a definition that is being removed is known to be.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Releases of a fleet whose sequence is remembered, so that relays' reports can be placed.
 const REMEMBERED: usize = 64;
 
@@ -62,6 +67,8 @@ pub struct Target {
     pub author: String,
     /// What was asked for beyond the usual.
     pub allow: Allow,
+    /// Hold back what loses many routes also if they were deleted in the cluster.
+    pub guard_deletions: bool,
     /// The options of the compile, as provenance names them.
     pub provenance: Provenance,
     /// A fleet is retired so long after its Gateway was deleted.
@@ -113,10 +120,24 @@ enum Failure {
     Nonce(String),
     #[error(transparent)]
     Publish(#[from] PublishError),
+    #[error("{1}, and so this may be an accident: {0}")]
+    Definition(Gate, String),
+    #[error("it cannot be told who deleted its routes: {0}")]
+    Kinds(#[from] cluster::ClusterError),
+}
+
+impl Failure {
+    /// Whether somebody has to decide.
+    fn is_gate(&self) -> bool {
+        matches!(self, Self::Publish(PublishError::Refused(_)) | Self::Definition(..))
+    }
 }
 
 /// The releases of fleets, as far as this replica knows: the sequence of each snapshot.
 pub type Released = BTreeMap<FleetName, BTreeMap<Digest, u64>>;
+
+/// Fleets whose newest state a gate holds back, and why.
+pub type Held = BTreeMap<FleetName, String>;
 
 /// How a write of a fleet ended; no outcome where there was nothing to retire.
 type Ended = (FleetName, Act, Result<Option<Outcome>, Failure>);
@@ -128,12 +149,17 @@ pub(super) struct Releases {
     pub(super) turns: watch::Receiver<Option<Arc<Turn>>>,
     pub(super) leads: watch::Receiver<bool>,
     pub(super) released: watch::Sender<Released>,
+    held: watch::Sender<Held>,
     queue: Queue,
     /// Whether fleets of an earlier life were looked for.
     looked: bool,
     /// Somebody here makes the fleets, and leads Services away from ports that go.
     pub(super) provisions: bool,
     barrier: ports::Barrier,
+    /// The cluster.
+    pub(super) client: Option<Client>,
+    /// Fleets held back because routes of theirs went with their definition.
+    undefined: BTreeSet<FleetName>,
 }
 
 impl Releases {
@@ -142,7 +168,7 @@ impl Releases {
         shared: Arc<Shared>,
         turns: watch::Receiver<Option<Arc<Turn>>>,
         leads: watch::Receiver<bool>,
-        released: watch::Sender<Released>,
+        (released, held): (watch::Sender<Released>, watch::Sender<Held>),
     ) -> Self {
         Self {
             target,
@@ -150,10 +176,13 @@ impl Releases {
             turns,
             leads,
             released,
+            held,
             queue: Queue::default(),
             looked: false,
             provisions: false,
             barrier: ports::Barrier::default(),
+            client: None,
+            undefined: BTreeSet::new(),
         }
     }
 
@@ -164,6 +193,7 @@ impl Releases {
             let leads = *self.leads.borrow_and_update();
             let turn = self.turns.borrow_and_update().clone();
             let (mut due, mut waits) = (None, None);
+            self.shared.meter.set(LEADS, &[], usize::from(leads));
             if let Some(turn) = turn.filter(|_| leads) {
                 let (publish, retire) =
                     (self.publish(&turn, &mut writes), self.retire(&turn, &mut writes).await);
@@ -179,6 +209,7 @@ impl Releases {
                 self.barrier.clear();
                 self.looked = false;
             }
+            self.show();
             tokio::select! {
                 changed = self.turns.changed() => if changed.is_err() { return },
                 changed = self.leads.changed() => if changed.is_err() { return },
@@ -187,6 +218,27 @@ impl Releases {
                 () = super::turn::sleep_until(due.into_iter().chain(waits).min()) => {}
             }
         }
+    }
+
+    /// Where it is asked whether routes of a fleet were deleted by somebody; nowhere if that does not count. What went with
+    /// its definition was not, also when that is there again: its routes have to come back first.
+    fn deletions(&self, fleet: &FleetName) -> Option<(Arc<Shared>, Client)> {
+        let counts = !self.target.guard_deletions && !self.undefined.contains(fleet);
+        let client = self.client.clone().filter(|_| counts)?;
+        Some((self.shared.clone(), client))
+    }
+
+    /// What probes and owners see of it.
+    fn show(&mut self) {
+        let counts = self.queue.counts().map(|(state, count)| (vec![("state", state)], count));
+        self.shared.meter.replace(FLEETS, counts);
+        let held = self.queue.held();
+        self.undefined.retain(|fleet| held.contains_key(fleet));
+        self.held.send_if_modified(|known| {
+            let changed = *known != held;
+            *known = held;
+            changed
+        });
     }
 
     /// Begins to publish what is due, as far as there is room; when something will be due that is not yet.
@@ -200,8 +252,9 @@ impl Releases {
         due.retain(|(name, _)| !self.waits_for_services(turn, name, now));
         for (name, snapshot) in due.into_iter().take(PARALLEL.saturating_sub(writes.len())) {
             let (target, turn, fleet) = (self.target.clone(), turn.clone(), name.clone());
+            let deletions = self.deletions(&name);
             let write = writes.spawn(async move {
-                let outcome = Box::pin(one(&target, &turn, &fleet)).await;
+                let outcome = Box::pin(one(&target, &turn, &fleet, deletions)).await;
                 (fleet, Some(snapshot), outcome)
             });
             self.queue.begin(name, write.id(), Some(snapshot), now);
@@ -216,13 +269,19 @@ impl Releases {
             Ok(ended) => ended,
             Err(broken) => {
                 if let Some((name, act)) = self.queue.broken(broken.id()).filter(|_| broken.is_panic()) {
-                    self.queue.put_off(&name, act, "the write broke off", now);
+                    self.queue.put_off(&name, act, ("the write broke off", false), now);
                 }
                 return;
             }
         };
+        self.measure(act, &result);
         match (act, result) {
-            (_, Err(error)) => self.queue.put_off(&name, act, &error.to_string(), now),
+            (_, Err(error)) => {
+                if matches!(error, Failure::Definition(..)) {
+                    self.undefined.insert(name.clone());
+                }
+                self.queue.put_off(&name, act, (&error.to_string(), error.is_gate()), now);
+            }
             (Some(snapshot), Ok(Some(outcome))) => {
                 tell(&name, &outcome);
                 let newest = outcome.entry.state.newest().map(|newest| newest.sequence);
@@ -240,6 +299,20 @@ impl Releases {
         }
     }
 
+    fn measure(&self, act: Act, result: &Result<Option<Outcome>, Failure>) {
+        let act = if act.is_some() { "publish" } else { "retire" };
+        let word = match result {
+            Ok(Some(outcome)) => outcome.result.as_str(),
+            Ok(None) => Done::Unchanged.as_str(),
+            Err(error) if error.is_gate() => "refused",
+            Err(_) => "failed",
+        };
+        self.shared.meter.count(RELEASES, &[("act", act), ("result", word)]);
+        if result.is_ok() {
+            self.shared.meter.happened(RELEASED);
+        }
+    }
+
     /// Whether a Service has to be led away from a port first that this snapshot takes away.
     fn waits_for_services(&mut self, turn: &Turn, name: &FleetName, now: Instant) -> bool {
         let Some(fleet) = turn.compilation.fleets.get(name).filter(|_| self.provisions) else { return false };
@@ -254,7 +327,7 @@ impl Releases {
         let there: BTreeSet<FleetName> = {
             let objects = lock(&self.shared.objects);
             let gateways = objects.of_kind(GATEWAY_GROUP, "Gateway");
-            gateways.map(|live| fleet_of(&live.reference)).collect()
+            gateways.map(|live| fleet_of(&live.reference, turn)).collect()
         };
         let mut earlier = Vec::new();
         if !self.looked {
@@ -277,9 +350,9 @@ impl Releases {
     }
 }
 
-/// The fleet of a Gateway.
-pub fn fleet_of(gateway: &ObjectRef) -> FleetName {
-    FleetName::gateway(&gateway.namespace, &gateway.name)
+/// The fleet that serves a Gateway.
+pub fn fleet_of(gateway: &ObjectRef, turn: &Turn) -> FleetName {
+    turn.compilation.served_by.of(&gateway.namespace, &gateway.name)
 }
 
 fn remember(released: &mut Released, fleet: &FleetName, snapshot: Digest, sequence: u64) {
@@ -302,7 +375,16 @@ fn tell(fleet: &FleetName, outcome: &Outcome) {
 }
 
 /// Publishes a fleet as it was compiled; none if it is not among what was.
-async fn one(target: &Target, turn: &Turn, name: &FleetName) -> Result<Option<Outcome>, Failure> {
+///
+/// One that loses many routes is asked for if somebody deleted them in the cluster: what is published is of an earlier
+/// state of this very cluster, and each kind is still served. Whoever may delete a route there, by the cluster's own rights,
+/// has it end at once; what only looks like a deletion, as of another cluster or without its CRDs, is held back.
+async fn one(
+    target: &Target,
+    turn: &Turn,
+    name: &FleetName,
+    deletions: Option<(Arc<Shared>, Client)>,
+) -> Result<Option<Outcome>, Failure> {
     let (Some(signer), Some(fleet)) = (target.signer.as_deref(), turn.compilation.fleets.get(name)) else {
         return Ok(None);
     };
@@ -310,20 +392,49 @@ async fn one(target: &Target, turn: &Turn, name: &FleetName) -> Result<Option<Ou
     let mut provenance = target.provenance.clone();
     provenance.materials.push(turn.stand.material());
     let counts = serde_json::to_value(fleet.counts.notable()).unwrap_or_default();
-    let offer = Offer {
+    let offer = |allow: Allow, parent: Option<Parent>| Offer {
         snapshot: &fleet.snapshot,
         routes: fleet.routes as u64,
         source: Some(turn.stand.source()),
-        documents: BTreeMap::from([("counts".to_owned(), counts)]),
-        provenance,
+        documents: BTreeMap::from([("counts".to_owned(), counts.clone())]),
+        provenance: provenance.clone(),
         records: turn.compilation.records(name, fleet),
         writer: WRITER.to_owned(),
-        allow: target.allow,
-        parent: None,
+        allow,
+        parent,
         steps: Vec::new(),
         descends: &cluster::descends,
     };
+    let refused = match Box::pin(publisher.publish(&offer(target.allow, None))).await {
+        Err(PublishError::Refused(gate @ (Gate::Shrunk { .. } | Gate::PartShrunk { .. }))) => gate,
+        published => return Ok(Some(published?)),
+    };
+    let Some((shared, client)) = deletions else { return Err(PublishError::Refused(refused).into()) };
+    tokio::time::sleep(SETTLE).await;
+    if let Some(kind) = shared.lost_kind(&client).await? {
+        return Err(Failure::Definition(
+            refused,
+            format!("the cluster's definition of {kind} goes or is gone"),
+        ));
+    }
+    let newest = publisher.reader.newest(None).await.map_err(PublishError::from)?.entry;
+    let Some(newest) = newest.filter(|newest| is_earlier(newest.entry.state.newest(), &turn.stand)) else {
+        return Err(PublishError::Refused(refused).into());
+    };
+    let position = newest.position();
+    let parent = Parent { sequence: position.sequence, digest: Some(position.digest) };
+    let publisher = target.publisher(signer, name, "deleted in the cluster")?;
+    let offer = offer(Allow { shrink: true, ..target.allow }, Some(parent));
     Ok(Some(Box::pin(publisher.publish(&offer)).await?))
+}
+
+/// Whether a release is of an earlier state of the same cluster.
+fn is_earlier(release: Option<&Release>, stand: &cluster::Stand) -> bool {
+    let (published, now) = (release.and_then(|release| release.source.as_ref()), stand.source());
+    published.is_some_and(|published| {
+        published.repository == now.repository
+            && cluster::descends(&published.revision, &now.revision) == Some(true)
+    })
 }
 
 /// Retires a fleet that is this writer's; none if it is not, or was retired before.
@@ -339,18 +450,4 @@ async fn end(target: &Target, fleet: &FleetName) -> Result<Option<Outcome>, Fail
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn old_releases_are_forgotten_first() {
-        let fleet = FleetName::gateway("shop", "edge");
-        let mut released = Released::new();
-        for n in 0..100u8 {
-            remember(&mut released, &fleet, Digest::of(&[n]), n.into());
-        }
-        let known = &released[&fleet];
-        assert_eq!(known.len(), REMEMBERED);
-        assert_eq!(known.values().min(), Some(&36));
-    }
-}
+mod tests;

@@ -4,11 +4,12 @@
 //! before. A write of status changes no text, and so sets off nothing.
 
 use super::feed::{Change, KindName};
+use super::meter::{COMPILED, COMPILES, DIAGNOSTICS, OBJECTS};
 use super::{Shared, lock};
 use crate::compile::{self, Compilation, compile};
 use crate::source::Sources;
 use crate::source::cluster::{self, Live, Stand, references};
-use moorgate_model::ObjectRef;
+use moorgate_model::{ObjectRef, Severity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// The least time between two compiles; they take at most about half of a core.
 const CALM: Duration = Duration::from_millis(100);
 
+/// UID and generation of objects.
+pub type Compiled = BTreeMap<ObjectRef, (Arc<str>, Option<i64>)>;
+
 /// What a compile gave.
 #[derive(Debug)]
 pub struct Turn {
@@ -30,7 +34,7 @@ pub struct Turn {
     /// The state of the cluster that it is of.
     pub stand: Stand,
     /// UID and generation of each object as it was compiled.
-    pub compiled: BTreeMap<ObjectRef, (Arc<str>, Option<i64>)>,
+    pub compiled: Compiled,
     /// The texts that were compiled.
     pub sources: Sources,
 }
@@ -118,8 +122,10 @@ impl Turns {
                 if let Some(unsynced) = &mut self.unsynced {
                     changed |= unsynced.remove(&kind);
                 }
+                self.shared.has_listed(&kind);
                 self.listed.insert(kind);
             }
+            Change::Lost(kind) => changed = self.replace(&kind, Vec::new()),
             Change::Applied(live) => changed = self.apply(*live),
             Change::Deleted(reference, version) => {
                 let mut objects = lock(&self.shared.objects);
@@ -199,7 +205,7 @@ impl Turns {
             return;
         }
         self.dirty = None;
-        let (sources, compiled) = {
+        let (sources, compiled): (Sources, Compiled) = {
             let mut objects = lock(&self.shared.objects);
             // What nobody refers to any more is forgotten, Secrets first of all.
             let unnamed: Vec<ObjectRef> =
@@ -228,6 +234,7 @@ impl Turns {
         let took = begin.elapsed();
         self.not_before = Instant::now() + CALM.max(took);
         let Some(stand) = sources.cluster.take() else { return };
+        self.measure(took, &compiled, &compilation);
         tracing::debug!(
             fleets = compilation.fleets.len(),
             objects = sources.files.len(),
@@ -235,6 +242,21 @@ impl Turns {
             "compiled"
         );
         self.out.send_replace(Some(Arc::new(Turn { compilation, stand, compiled, sources })));
+    }
+
+    fn measure(&self, took: Duration, compiled: &Compiled, compilation: &Compilation) {
+        let meter = &self.shared.meter;
+        meter.took(COMPILES, took.as_secs_f64());
+        meter.happened(COMPILED);
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+        for reference in compiled.keys() {
+            *kinds.entry(&reference.kind).or_default() += 1;
+        }
+        meter.replace(OBJECTS, kinds.into_iter().map(|(kind, count)| (vec![("kind", kind)], count)));
+        let errors = compilation.diagnostics.iter().filter(|found| found.severity == Severity::Error).count();
+        let warnings = compilation.diagnostics.len() - errors;
+        let severities = [("error", errors), ("warning", warnings)];
+        meter.replace(DIAGNOSTICS, severities.map(|(severity, count)| (vec![("severity", severity)], count)));
     }
 
     /// Reads what is named and was never read.

@@ -1,9 +1,10 @@
-//! External authorization: the filter that stands on every listener and does nothing, and what a route makes of it.
+//! External authorization: the filters that stand on every listener and do nothing, and what a route makes of them.
 
 use super::{header, route, value};
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::HeaderMutationRules;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::http_uri::HttpUpstreamType;
-use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService, HttpUri};
+use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService, HeaderValue, HttpUri};
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{
     AuthorizationRequest, AuthorizationResponse, BufferSettings, CheckSettings, ExtAuthz, ExtAuthzPerRoute,
     HttpService, check_settings, ext_authz, ext_authz_per_route,
@@ -14,11 +15,16 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 use moorgate_model::ir::{AuthProtocol, ExternalAuth};
 use std::fmt::Write as _;
 
-/// The filter's name, under which a route keeps what it asks.
-pub(super) const FILTER: &str = "envoy.filters.http.ext_authz";
+/// The names of the two filters, under which a route keeps what it asks. Which headers a service is shown is the filter's
+/// own matter: one shows what every service is shown, to which a route adds by name, and one, for gRPC, all.
+pub(super) const FILTERS: [&str; 2] = [FEW, ALL];
+const FEW: &str = "envoy.filters.http.ext_authz";
+const ALL: &str = "envoy.filters.http.ext_authz.grpc";
 
 /// A service that has not answered by then has not said yes.
 const TIMEOUT_SECONDS: i64 = 5;
+/// As what an authorization service is addressed.
+const HOST: &str = "authorization";
 
 /// Headers of an authorization service's answer that are never copied into a request: they frame the answer itself.
 const NOT_COPIED: [&str; 8] = [
@@ -32,21 +38,53 @@ const NOT_COPIED: [&str; 8] = [
     "x-envoy-upstream-service-time",
 ];
 
-/// The filter as listeners have it: switched off, and closed where a route's own service were missing.
-pub(super) fn filter() -> ExtAuthz {
+/// Of the two filters the one that asks this service.
+pub(super) fn filter_of(auth: &ExternalAuth) -> &'static str {
+    match auth.protocol {
+        AuthProtocol::Grpc => ALL,
+        AuthProtocol::Http { .. } => FEW,
+    }
+}
+
+/// A filter as listeners have it: switched off, and closed where a route's own service were missing.
+pub(super) fn filter(name: &str) -> ExtAuthz {
+    let every = RegexMatcher { regex: ".*".into(), engine_type: None };
+    let every = StringMatcher {
+        match_pattern: Some(string_matcher::MatchPattern::SafeRegex(every)),
+        ..Default::default()
+    };
     ExtAuthz {
         transport_api_version: ApiVersion::V3.into(),
         services: Some(ext_authz::Services::HttpService(http(route::NO_CLUSTER))),
+        allowed_headers: (name == ALL).then(|| ListStringMatcher { patterns: vec![every] }),
         // Which listener a request came by is Envoy's own matter.
         disallowed_headers: Some(names([header::LISTENER])),
         ..Default::default()
     }
 }
 
+/// The name of a filter in this place of a listener's own, under which a virtual host keeps whom it asks.
+pub(super) fn of_listener(name: &str, position: usize) -> String {
+    format!("{name}.listener.{position}")
+}
+
+/// A filter of a listener: what it changes about a request decides which route is taken. Host and scheme it cannot change,
+/// as Envoy's own rules have it; they would lead past the listener that the client chose.
+pub(super) fn listener_filter(name: &str) -> ExtAuthz {
+    let by_listener = RegexMatcher { regex: header::LISTENER.to_owned(), engine_type: None };
+    let rules = HeaderMutationRules { disallow_expression: Some(by_listener), ..Default::default() };
+    ExtAuthz { clear_route_cache: true, decoder_header_mutation_rules: Some(rules), ..filter(name) }
+}
+
+/// Nobody is asked here.
+pub(super) fn nobody() -> ExtAuthzPerRoute {
+    ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) }
+}
+
 fn http(cluster: &str) -> HttpService {
     HttpService {
         server_uri: Some(HttpUri {
-            uri: "http://authorization".into(),
+            uri: format!("http://{HOST}"),
             timeout: value::seconds(TIMEOUT_SECONDS),
             http_upstream_type: Some(HttpUpstreamType::Cluster(cluster.to_owned())),
         }),
@@ -61,16 +99,17 @@ pub(super) fn lower(auth: &ExternalAuth) -> ExtAuthzPerRoute {
             timeout: value::seconds(TIMEOUT_SECONDS),
             target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
                 cluster_name: auth.cluster.clone(),
+                // Envoy would send the cluster's name, which is none for a host: strict servers end the stream.
+                authority: HOST.into(),
                 ..Default::default()
             })),
             ..Default::default()
         }),
         AuthProtocol::Http { prefix, request_headers, response_headers } => {
-            let request = names(request_headers.iter().map(String::as_str));
             let response = names(response_headers.iter().map(String::as_str));
             check_settings::ServiceOverride::HttpService(HttpService {
                 path_prefix: prefix.clone(),
-                authorization_request: (!request_headers.is_empty()).then(|| allowed(request)),
+                authorization_request: (!request_headers.is_empty()).then(|| shown(request_headers)),
                 authorization_response: Some(AuthorizationResponse {
                     allowed_upstream_headers: Some(if response_headers.is_empty() {
                         all_but(&NOT_COPIED)
@@ -98,9 +137,14 @@ pub(super) fn lower(auth: &ExternalAuth) -> ExtAuthzPerRoute {
     }
 }
 
-#[expect(deprecated, reason = "what replaces it belongs to the filter, and not to a route")]
-fn allowed(headers: ListStringMatcher) -> AuthorizationRequest {
-    AuthorizationRequest { allowed_headers: Some(headers), ..Default::default() }
+/// Headers of the request by their names; one that it does not have is not sent.
+fn shown(headers: &[String]) -> AuthorizationRequest {
+    let shown = |name: &String| HeaderValue {
+        key: name.clone(),
+        value: format!("%REQ({name})%"),
+        ..Default::default()
+    };
+    AuthorizationRequest { headers_to_add: headers.iter().map(shown).collect(), ..Default::default() }
 }
 
 fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> ListStringMatcher {

@@ -3,7 +3,7 @@
 use super::{cluster, tls};
 use moorgate_model::ir::{self, AddressFamily, Cluster};
 use moorgate_snapshot::record::{
-    Binding, BindingKind, BindingSource, EndpointSource, Family, Record, Reference,
+    Binding, BindingKind, BindingSource, EndpointSource, Family, ObjectSource, Record, Reference,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -48,16 +48,24 @@ impl Bindings {
     }
 }
 
-/// The object behind an SDS name: `namespace/secret` for certificates, `Kind/namespace/name` for trust bundles.
-/// The two never meet, because no namespace has a capital letter and SDS has one space of names.
+/// The object behind an SDS name: `namespace/secret` for certificates, `Kind/namespace/name` for trust bundles, with plus
+/// signs between several. The two never meet, because no namespace has a capital letter and SDS has one space of names.
 fn object(kind: BindingKind, name: &str) -> BindingSource {
+    if kind == BindingKind::TrustBundle && name.contains('+') {
+        return BindingSource::Objects(name.split('+').map(|name| one(kind, name)).collect());
+    }
+    let ObjectSource { kind, namespace, name } = one(kind, name);
+    BindingSource::Object { kind, namespace, name }
+}
+
+fn one(kind: BindingKind, name: &str) -> ObjectSource {
     let (kind, rest) = match (kind, name.split_once('/')) {
         (BindingKind::TrustBundle, Some((kind, rest))) => (kind, rest),
         (BindingKind::TrustBundle, None) => ("ConfigMap", name),
         (BindingKind::Secret | BindingKind::Endpoints, _) => ("Secret", name),
     };
     let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
-    BindingSource::Object { kind: kind.into(), namespace: namespace.into(), name: name.into() }
+    ObjectSource { kind: kind.into(), namespace: namespace.into(), name: name.into() }
 }
 
 fn source(source: &ir::EndpointSource) -> EndpointSource {

@@ -75,6 +75,50 @@ pub fn bootstrap(options: &BootstrapOptions) -> Option<Value> {
     }))
 }
 
+/// How an Envoy proves to a relay on TCP which pod it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayToken {
+    /// The file of a projected token of its ServiceAccount. Envoy reads it again for every stream.
+    pub file: String,
+    /// The CA of the relay's certificate, PEM.
+    pub ca: String,
+}
+
+/// As [`bootstrap()`], for a relay at `HOST:PORT` that knows its clients by their tokens. `None` also for a socket.
+///
+/// Of Envoy's two gRPC clients only Google's reads a credential from a file that is replaced
+/// (`envoy.grpc_credentials.file_based_metadata`); so it is used here, over TLS with the relay's CA.
+pub fn bootstrap_with_token(options: &BootstrapOptions, token: &RelayToken) -> Option<Value> {
+    if !matches!(Address::parse(&options.relay)?, Address::Tcp(..)) {
+        return None;
+    }
+    let mut out = bootstrap(options)?;
+    let factory = "envoy.grpc_credentials.file_based_metadata";
+    let service = json!({"google_grpc": {
+        "target_uri": options.relay,
+        "stat_prefix": RELAY,
+        "channel_credentials": {"ssl_credentials": {"root_certs": {"filename": token.ca}}},
+        "credentials_factory_name": factory,
+        "call_credentials": [{"from_plugin": {"name": factory, "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.grpc_credential.v3.FileBasedMetadataConfig",
+            "secret_data": {"filename": token.file},
+            "header_key": "authorization",
+            "header_prefix": "Bearer ",
+        }}}],
+        "channel_args": {"args": {
+            // A state-of-the-world response is one message, however large.
+            "grpc.max_receive_message_length": {"int_value": -1},
+            // A relay that hangs is found out, and the stream made anew.
+            "grpc.keepalive_time_ms": {"int_value": 30_000},
+            "grpc.keepalive_timeout_ms": {"int_value": 5000},
+            "grpc.http2.max_pings_without_data": {"int_value": 0},
+        }},
+    }});
+    *out.pointer_mut("/dynamic_resources/ads_config/grpc_services")? = json!([service]);
+    *out.pointer_mut("/static_resources/clusters")? = json!([]);
+    Some(out)
+}
+
 enum Address<'o> {
     Unix(&'o str),
     Tcp(&'o str, u16),
@@ -158,6 +202,21 @@ mod tests {
         let endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
         assert_eq!(endpoint["address"]["socket_address"], json!({"address": "::1", "port_value": 18000}));
         assert_eq!(cluster["type"], "STATIC");
+    }
+
+    #[test]
+    fn a_token_goes_over_tls_and_from_a_file() {
+        let token = RelayToken { file: "/var/run/secrets/token".into(), ca: "/etc/ca.crt".into() };
+        let made = bootstrap_with_token(&options("relay.example:18000"), &token).unwrap();
+        let service = &made["dynamic_resources"]["ads_config"]["grpc_services"][0]["google_grpc"];
+        assert_eq!(
+            service["channel_credentials"]["ssl_credentials"]["root_certs"]["filename"],
+            "/etc/ca.crt"
+        );
+        let config = &service["call_credentials"][0]["from_plugin"]["typed_config"];
+        assert_eq!(config["secret_data"]["filename"], "/var/run/secrets/token");
+        assert_eq!(made["static_resources"]["clusters"], json!([]));
+        assert_eq!(bootstrap_with_token(&options("unix:/run/relay.sock"), &token), None);
     }
 
     #[test]

@@ -146,17 +146,29 @@ fn nobody() -> InternalAddressConfig {
     InternalAddressConfig { unix_sockets: false, cidr_ranges: vec![range] }
 }
 
+/// Filters of requests, in the order in which they run.
+fn http_filters(routes: &RouteTable) -> Vec<HttpFilter> {
+    let asked = routes.hosts.iter().filter_map(|host| host.asked.as_ref()).map(Vec::len).max();
+    let own = (0..asked.unwrap_or(0)).flat_map(|position| {
+        auth::FILTERS
+            .map(|name| idle_filter(&auth::of_listener(name, position), &auth::listener_filter(name)))
+    });
+    // These do nothing on routes without rules of their own; always there, so that listeners do not change. A
+    // preflight carries no credentials, so it is answered before a rule asks anybody.
+    let mut auth = auth::FILTERS.map(|name| idle_filter(name, &auth::filter(name)));
+    let mut session = idle_filter(session::FILTER, &session::filter());
+    if asked.is_some() {
+        // The route is not yet known when Envoy decides which filters run.
+        auth.iter_mut().chain([&mut session]).for_each(|filter| filter.disabled = false);
+    }
+    let router = http_filter("envoy.filters.http.router", &Router::default());
+    own.chain([http_filter(cors::FILTER, &Cors::default())]).chain(auth).chain([session, router]).collect()
+}
+
 fn connection_manager(listener: &str, chain: &FilterChain, routes: &RouteTable) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: listener.to_owned(),
-        http_filters: vec![
-            // These do nothing on routes without rules of their own; always there, so that listeners do not change. A
-            // preflight carries no credentials, so it is answered before anybody is asked.
-            http_filter(cors::FILTER, &Cors::default()),
-            idle_filter(auth::FILTER, &auth::filter()),
-            idle_filter(session::FILTER, &session::filter()),
-            http_filter("envoy.filters.http.router", &Router::default()),
-        ],
+        http_filters: http_filters(routes),
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: value::seconds(IDLE_SECONDS),
             headers_with_underscores_action: HeadersWithUnderscoresAction::RejectRequest.into(),

@@ -182,11 +182,13 @@ fn datagrams(listener: &listener_pb::Listener, origins: &dyn Origins) -> Result<
 
 fn host(host: &pb::VirtualHost, origins: &dyn Origins) -> VirtualHost {
     let listener = host.routes.first().and_then(route::owner_of);
+    let end = host.routes.iter().rposition(|route| route.name != route::UNMATCHED).map_or(0, |last| last + 1);
     VirtualHost {
+        asked: None,
         name: host.name.clone(),
         domain: host.domains.first().cloned().unwrap_or_default(),
         listener: listener.map(str::to_owned),
-        routes: routes(host.routes.get(usize::from(listener.is_some())..).unwrap_or_default(), origins),
+        routes: routes(host.routes.get(usize::from(listener.is_some())..end).unwrap_or_default(), origins),
     }
 }
 

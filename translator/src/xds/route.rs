@@ -17,8 +17,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, s
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use moorgate_model::ir::{
-    Action, Forward, HeaderMutation, Mirror, PathMatch, Redirect, Retry, Route, RouteOrigin, Session,
-    ValueMatch, VirtualHost, WeightedBackend,
+    Action, ExternalAuth, Forward, HeaderMutation, Mirror, PathMatch, Redirect, Retry, Route, RouteOrigin,
+    Session, ValueMatch, VirtualHost, WeightedBackend,
 };
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub(super) fn head(name: &str) -> pb::RouteConfiguration {
 }
 
 pub(super) fn host(host: &VirtualHost) -> pb::VirtualHost {
-    pb::VirtualHost {
+    let mut out = pb::VirtualHost {
         name: host.name.clone(),
         domains: vec![host.domain.clone()],
         routes: host
@@ -58,7 +58,41 @@ pub(super) fn host(host: &VirtualHost) -> pb::VirtualHost {
             .chain(host.routes.iter().flat_map(routes))
             .collect(),
         ..Default::default()
+    };
+    if let Some(asked) = &host.asked {
+        ask(&mut out, asked);
     }
+    out
+}
+
+/// The name of the route that takes what no other takes (see [`ask`]).
+pub(super) const UNMATCHED: &str = "unmatched";
+
+/// A host of a table whose listeners ask before a route is looked for. Envoy decides by the first route that it finds
+/// which filters run, and a filter may then lead to another route. So each host asks for all of its routes, one that
+/// answers 404 among them; and the filter of rules, which other listeners switch on by their routes, is always on and
+/// switched off here, where a route can still switch it on.
+fn ask(host: &mut pb::VirtualHost, asked: &[ExternalAuth]) {
+    for name in auth::FILTERS {
+        host.typed_per_filter_config.insert(name.to_owned(), value::any(&auth::nobody()));
+    }
+    for (position, auth) in asked.iter().enumerate() {
+        let name = auth::of_listener(auth::filter_of(auth), position);
+        // The listener that owns the host is not the one that was chosen: it is not to be asked.
+        if let Some(other) = host.routes.first_mut().filter(|route| route.name == MISDIRECTED) {
+            other.typed_per_filter_config.insert(name.clone(), value::any(&auth::nobody()));
+        }
+        host.typed_per_filter_config.insert(name, value::any(&auth::lower(auth)));
+    }
+    host.routes.push(pb::Route {
+        name: UNMATCHED.to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::Prefix("/".into())),
+            ..Default::default()
+        }),
+        action: Some(direct_response(404)),
+        ..Default::default()
+    });
 }
 
 /// The name of the route that answers 421 (see [`misdirected`]).
@@ -151,7 +185,7 @@ fn route(route: &Route) -> pb::Route {
         filters.insert(cors::FILTER.to_owned(), value::any(&cors::lower(cors)));
     }
     if let Some(auth) = &route.auth {
-        filters.insert(auth::FILTER.to_owned(), value::any(&auth::lower(auth)));
+        filters.insert(auth::filter_of(auth).to_owned(), value::any(&auth::lower(auth)));
     }
     if let Action::Forward(forward) = &route.action
         && let Some(session) = session_of(forward)

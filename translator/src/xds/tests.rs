@@ -38,6 +38,9 @@ fn bindings(records: &[Record]) -> Vec<String> {
             BindingSource::Object { kind, namespace, name } => {
                 format!("{:?} {} = {kind} {namespace} {name}", binding.kind, binding.name)
             }
+            BindingSource::Objects(objects) => {
+                format!("{:?} {} = {} objects", binding.kind, binding.name, objects.len())
+            }
         }),
     });
     bindings.collect()
@@ -48,7 +51,7 @@ fn bindings(records: &[Record]) -> Vec<String> {
 fn the_bytes_of_a_fleet_are_these() {
     let records = records(&fleet());
     let digest = Digest::of_parts(resources(&records).iter().map(|resource| &*resource.bytes));
-    assert_eq!(digest.to_string(), "c25429675b3e7d4865b72218355595433d4273c643b0046dca58eaeedb33c822");
+    assert_eq!(digest.to_string(), "7202d36f50f1b4bcf2bdb78299f0a37f6ffdbd2ef8a463024f572424fa189937");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use moorgate_model::ir::{AppProtocol, ClientValidation, DownstreamTls, UpstreamTls};
 use moorgate_snapshot::record::{BindingKind, Reference};
 use prost::{Message, Name};
+use std::collections::BTreeSet;
 
 /// How long Envoy waits for a secret before it goes on without: one missing secret must not hold up its neighbours
 /// on the listener. Handshakes that need it fail until it comes.
@@ -70,8 +71,19 @@ pub(super) fn downstream(tls: &DownstreamTls, protocols: &[&str]) -> TransportSo
 /// The names that a listener's TLS needs.
 pub(super) fn references(tls: &DownstreamTls) -> impl Iterator<Item = Reference> {
     let secrets = tls.secrets.iter().map(|name| (BindingKind::Secret, name));
-    let bundles = tls.clients.iter().map(|clients| (BindingKind::TrustBundle, &clients.ca_bundle));
-    secrets.chain(bundles).map(|(kind, name)| Reference { kind, name: name.as_str().into() })
+    let secrets = secrets.map(|(kind, name)| Reference { kind, name: name.as_str().into() });
+    secrets.chain(tls.clients.as_ref().and_then(|clients| trust(&clients.ca_bundles)))
+}
+
+/// The SDS name of all these bundles together: Envoy takes the roots of a connection from one place. No name of an object
+/// has a plus sign.
+fn joined(bundles: &[String]) -> Option<String> {
+    let bundles: BTreeSet<&str> = bundles.iter().map(String::as_str).collect();
+    (!bundles.is_empty()).then(|| bundles.into_iter().collect::<Vec<_>>().join("+"))
+}
+
+fn trust(bundles: &[String]) -> Option<Reference> {
+    joined(bundles).map(|name| Reference { kind: BindingKind::TrustBundle, name: name.into() })
 }
 
 /// Certificates of clients must be signed by the bundle. If they are optional, Envoy still asks for one and takes
@@ -87,7 +99,7 @@ fn clients(clients: &ClientValidation) -> ValidationContextType {
             trust_chain_verification: trust.into(),
             ..Default::default()
         }),
-        validation_context_sds_secret_config: Some(secret(&clients.ca_bundle)),
+        validation_context_sds_secret_config: joined(&clients.ca_bundles).map(|name| secret(&name)),
         ..Default::default()
     })
 }
@@ -118,10 +130,10 @@ pub(super) fn upstream(tls: &UpstreamTls, protocol: AppProtocol) -> TransportSoc
 
 /// The names that TLS towards a backend needs.
 pub(super) fn upstream_references(tls: &UpstreamTls) -> impl Iterator<Item = Reference> {
-    // One bundle at most: Envoy takes one source of roots.
-    let bundle = tls.ca_bundles.first().map(|name| (BindingKind::TrustBundle, name));
-    let certificate = tls.client_certificate.iter().map(|name| (BindingKind::Secret, name));
-    bundle.into_iter().chain(certificate).map(|(kind, name)| Reference { kind, name: name.as_str().into() })
+    let certificate = tls.client_certificate.iter();
+    let certificate =
+        certificate.map(|name| Reference { kind: BindingKind::Secret, name: name.as_str().into() });
+    trust(&tls.ca_bundles).into_iter().chain(certificate)
 }
 
 /// The certificate must carry the hostname, or one of the alternative names if there are any; then the hostname is
@@ -144,11 +156,10 @@ fn names(tls: &UpstreamTls) -> Vec<SubjectAltNameMatcher> {
 fn validation(tls: &UpstreamTls) -> ValidationContextType {
     let mut context =
         CertificateValidationContext { match_typed_subject_alt_names: names(tls), ..Default::default() };
-    // One bundle at most: Envoy takes one source of roots. More never come from `attach`.
-    if let Some(bundle) = tls.ca_bundles.first() {
+    if let Some(bundle) = joined(&tls.ca_bundles) {
         return ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
             default_validation_context: Some(context),
-            validation_context_sds_secret_config: Some(secret(bundle)),
+            validation_context_sds_secret_config: Some(secret(&bundle)),
             ..Default::default()
         });
     }

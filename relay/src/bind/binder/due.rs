@@ -57,6 +57,14 @@ impl Due {
     }
 }
 
+/// Waits for a change of what the store has; without it for ever.
+pub(super) async fn told(late: Option<&mut watch::Receiver<u64>>) {
+    let Some(late) = late else { return std::future::pending().await };
+    if late.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Waits for a change of the cluster, and then a little for more. `took` is how long binding took last. Without a cluster
 /// it waits for ever.
 pub(super) async fn rung(ticks: Option<&mut watch::Receiver<Ticks>>, took: Duration) {

@@ -13,8 +13,7 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// True for names that documents have.
 pub(super) fn is_document(path: &Path) -> bool {
-    let yaml = cfg!(feature = "yaml");
-    path.extension().is_some_and(|end| end == "json" || (yaml && (end == "yaml" || end == "yml")))
+    path.extension().is_some_and(|end| end == "json" || end == "yaml" || end == "yml")
 }
 
 /// Everything that a file tells; objects of other kinds are passed over.
@@ -23,6 +22,14 @@ pub(super) fn services(path: &Path, bytes: &[u8]) -> Result<Services, String> {
     for document in documents(path, bytes)? {
         add(document, &mut out, 0)?;
     }
+    Ok(out)
+}
+
+/// Everything that a document in JSON tells.
+pub(in crate::bind) fn services_of_json(bytes: &[u8]) -> Result<Services, String> {
+    let mut out = Services::new();
+    let document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    add(document, &mut out, 0)?;
     Ok(out)
 }
 
@@ -36,7 +43,10 @@ fn documents(path: &Path, bytes: &[u8]) -> Result<Vec<Value>, String> {
 }
 
 #[cfg(not(feature = "yaml"))]
-fn documents(_: &Path, bytes: &[u8]) -> Result<Vec<Value>, String> {
+fn documents(path: &Path, bytes: &[u8]) -> Result<Vec<Value>, String> {
+    if path.extension().is_none_or(|end| end != "json") {
+        return Err("this relay was built without the feature yaml: write it as JSON, NAME.json".to_owned());
+    }
     serde_json::from_slice(bytes).map(|value| vec![value]).map_err(|error| error.to_string())
 }
 

@@ -153,6 +153,16 @@ impl Api {
         Ok(Self { client, pace: Pace::default() })
     }
 
+    /// The keys by which this cluster's tokens are judged, as a JSON Web Key Set.
+    ///
+    /// # Errors
+    /// It does not tell, in its own words.
+    pub async fn token_keys(&self) -> Result<String, String> {
+        let request = Request::get("/openid/v1/jwks").header("accept", "application/jwk-set+json");
+        let request = request.body(Vec::new()).map_err(|error| error.to_string())?;
+        self.client.request_text(request).await.map_err(|error| fault(&error).to_string())
+    }
+
     /// Asks for one document.
     pub(super) async fn one<T: DeserializeOwned>(
         &self,

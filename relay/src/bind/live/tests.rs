@@ -1,6 +1,6 @@
 use super::*;
 use crate::bind::catalog::{Health as EndpointHealth, Port};
-use moorgate_snapshot::{Binding, BindingKind, BindingSource, EndpointSource, Family};
+use moorgate_snapshot::{Binding, BindingKind, BindingSource, EndpointSource, Family, ObjectSource};
 
 fn slice(name: &str, service: &str, addresses: &[&str]) -> Slice {
     let endpoint = |text: &&str| Endpoint {
@@ -145,6 +145,13 @@ fn bindings_want_exactly_their_services_and_objects() {
         endpoints("../secrets", "x", "", &[]),
         endpoints("shop", "a?b", "", &[]),
     ];
+    let joined = [("ConfigMap", "shop", "more"), ("ConfigMap", "", "none")]
+        .map(|(kind, namespace, name)| ObjectSource {
+            kind: kind.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        })
+        .into();
     let bindings: Vec<Binding> = [
         BindingSource::Endpoints(sources),
         object("Secret", "shop", "tls"),
@@ -153,6 +160,7 @@ fn bindings_want_exactly_their_services_and_objects() {
         object("ConfigMap", "shop", "ca"),
         object("ClusterTrustBundle", "", "example.com:signer:ca"),
         object("Pod", "shop", "x"),
+        BindingSource::Objects(joined),
     ]
     .into_iter()
     .map(|source| Binding { kind: BindingKind::Secret, name: "x".into(), source })
@@ -161,5 +169,13 @@ fn bindings_want_exactly_their_services_and_objects() {
     let services: Vec<_> = wants.services.iter().map(|(n, s)| format!("{n}: {s:?}")).collect();
     assert_eq!(services, [r#"pay: {"api"}"#, r#"shop: {"cart"}"#]);
     let objects: Vec<_> = wants.objects.iter().map(ToString::to_string).collect();
-    assert_eq!(objects, ["secret shop/tls", "configmap shop/ca", "clustertrustbundle example.com:signer:ca"]);
+    assert_eq!(
+        objects,
+        [
+            "secret shop/tls",
+            "configmap shop/ca",
+            "configmap shop/more",
+            "clustertrustbundle example.com:signer:ca"
+        ]
+    );
 }

@@ -1,6 +1,6 @@
 //! What a fleet's bindings want of a cluster.
 
-use moorgate_snapshot::{Binding, BindingSource};
+use moorgate_snapshot::{Binding, BindingSource, ObjectSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -42,7 +42,11 @@ impl Object {
     /// The object behind a binding; none if it is of another kind or has a name that no object can have.
     pub fn of(source: &BindingSource) -> Option<Self> {
         let BindingSource::Object { kind, namespace, name } = source else { return None };
-        let kind = match &**kind {
+        Self::named(kind, namespace, name)
+    }
+
+    fn named(kind: &str, namespace: &Arc<str>, name: &Arc<str>) -> Option<Self> {
+        let kind = match kind {
             "Secret" => Kind::Secret,
             "ConfigMap" => Kind::ConfigMap,
             "ClusterTrustBundle" => Kind::ClusterTrustBundle,
@@ -96,6 +100,10 @@ impl Wants {
                     }
                 }
                 object @ BindingSource::Object { .. } => wants.objects.extend(Object::of(object)),
+                BindingSource::Objects(objects) => {
+                    let named = |one: &ObjectSource| Object::named(&one.kind, &one.namespace, &one.name);
+                    wants.objects.extend(objects.iter().filter_map(named));
+                }
             }
         }
         wants

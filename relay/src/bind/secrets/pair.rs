@@ -1,12 +1,13 @@
 //! Whether a certificate and its key can be served.
 
+use crate::bind::late::SealError;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use std::path::PathBuf;
 use thiserror::Error;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Error};
 
 /// Why a secret cannot be served. No variant holds its content.
 #[derive(Debug, Error)]
@@ -40,9 +41,15 @@ pub enum SecretError {
     /// The key cannot be parsed, or is of a kind that is not served.
     #[error("no usable private key")]
     Key,
+    /// It lies sealed in the store, and does not open.
+    #[error(transparent)]
+    Sealed(SealError),
     /// The key belongs to another certificate.
     #[error("the private key does not fit the certificate")]
     Mismatch,
+    /// A certificate of the chain was not issued by the next one: clients would not find the way to a root.
+    #[error("certificate {0} of the chain was not issued by the one after it")]
+    Chain(usize),
 }
 
 impl SecretError {
@@ -56,7 +63,9 @@ impl SecretError {
             Self::Incomplete(_) => "incomplete",
             Self::Certificate(_) => "certificate",
             Self::Key => "key",
+            Self::Sealed(_) => "sealed",
             Self::Mismatch => "mismatch",
+            Self::Chain(_) => "chain",
         }
     }
 }
@@ -66,6 +75,7 @@ impl SecretError {
 pub(super) fn check_pair(chain: &[u8], key: &[u8]) -> Result<i64, SecretError> {
     let chain = certificates(chain)?;
     let not_after = end(&chain)?;
+    check_chain(&chain)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| SecretError::Key)?;
     let key = any_supported_type(&key).map_err(|_| SecretError::Key)?;
     match CertifiedKey::new(chain, key).keys_match() {
@@ -77,6 +87,25 @@ pub(super) fn check_pair(chain: &[u8], key: &[u8]) -> Result<i64, SecretError> {
 /// Checks that a bundle holds certificates; the earliest end of them.
 pub(super) fn check_bundle(bundle: &[u8]) -> Result<i64, SecretError> {
     end(&certificates(bundle)?)
+}
+
+/// Each certificate was issued by the next one (RFC 5246 section 7.4.2; RFC 8446 relaxes that for clients, and many of
+/// them still ask for it). What cannot be judged, a signature of a kind that is not known here, is let through.
+fn check_chain(chain: &[CertificateDer<'static>]) -> Result<(), SecretError> {
+    for (position, pair) in chain.windows(2).enumerate() {
+        let [subject, issuer] = pair else { continue };
+        let parsed = X509Certificate::from_der(subject).ok().zip(X509Certificate::from_der(issuer).ok());
+        let Some(((_, subject), (_, issuer))) = parsed else { continue };
+        let named = subject.issuer().as_raw() == issuer.subject().as_raw();
+        let signed = match subject.verify_signature(Some(issuer.public_key())) {
+            Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => true,
+            Err(_) => false,
+        };
+        if !named || !signed {
+            return Err(SecretError::Chain(position + 1));
+        }
+    }
+    Ok(())
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SecretError> {

@@ -3,18 +3,51 @@
 use super::super::CommandError;
 use super::super::loaded::{Loaded, lock};
 use super::Task;
-use crate::cache::CacheError;
+use crate::cache::{CacheError, SharedCache};
 use moorgate_snapshot::{Digest, Snapshot};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+/// What is to go to the disk once Envoys have been told: waiting for a disk would be the longest part of a change. A
+/// power cut in between costs what was pushed in that moment; the release before is still there.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    snapshots: Vec<Arc<Snapshot>>,
+    state: bool,
+    stay: Option<BTreeSet<Digest>>,
+}
+
+impl Owed {
+    fn is_nothing(&self) -> bool {
+        self.snapshots.is_empty() && !self.state && self.stay.is_none()
+    }
+}
+
 impl Task {
-    pub(super) fn pin_path(&self) -> Option<PathBuf> {
-        self.cache.as_ref().map(|cache| lock(cache).pin_path())
+    /// Whether something is owed to the disk, and nobody waits for a push any more.
+    pub(super) fn owes(&self) -> bool {
+        !self.owed.is_nothing() && self.bound.borrow().generation >= self.wanted.borrow().generation
+    }
+
+    /// Writes what is owed: the snapshot before the memory that names it, and what is not needed goes last.
+    pub(super) fn pay(&mut self) {
+        let Owed { snapshots, state, stay } = std::mem::take(&mut self.owed);
+        let Some(cache) = self.cache.clone() else { return };
+        for snapshot in snapshots {
+            let result = lock(&cache).put(&snapshot);
+            self.note_cache(result, "write");
+        }
+        if state {
+            let result = lock(&cache).save_state(&self.state);
+            self.note_cache(result, "state");
+        }
+        if let Some(stay) = stay {
+            self.clean_cache(&cache, &stay);
+        }
     }
 
     pub(super) fn pin(&mut self, snapshot: Digest) -> Result<(), CommandError> {
+        self.may_pin()?;
         if !self.load(snapshot) {
             return Err(CommandError::NotCached(snapshot));
         }
@@ -25,15 +58,44 @@ impl Task {
         Ok(())
     }
 
-    /// Reads the pin file; whether it changed.
-    pub(super) fn read_pin(&mut self) -> bool {
-        let Some(path) = self.pin_path() else { return false };
-        let text = crate::bind::file::read(&path, 1024).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let pin = text.and_then(|text| text.trim().parse::<Digest>().ok());
-        if path.exists() && pin.is_none() && self.pin.is_none() {
-            tracing::warn!(fleet = self.label, path = %path.display(), "the pin file holds no snapshot id");
+    pub(super) fn unpin(&mut self) -> Result<(), CommandError> {
+        self.may_pin()?;
+        self.pin = None;
+        let removed = self.cache.as_ref().map_or(Ok(()), |cache| lock(cache).remove_pin());
+        removed.map_err(|error| CommandError::Io(error.to_string()))
+    }
+
+    /// While the operator's own file pins, commands change nothing: the file would win again at once.
+    fn may_pin(&self) -> Result<(), CommandError> {
+        match &self.pin_file {
+            Some(path) if path.exists() => Err(CommandError::PinFile(path.clone())),
+            _ => Ok(()),
         }
-        std::mem::replace(&mut self.pin, pin) != pin
+    }
+
+    /// Reads the pin files: the operator's own, or else that of the cache; whether what they say changed. One that holds no
+    /// snapshot id takes back no pin: it may be half written.
+    pub(super) fn read_pin(&mut self) -> bool {
+        let own = self.pin_file.clone().filter(|path| path.exists());
+        let Some(path) = own.or_else(|| self.cache.as_ref().map(|cache| lock(cache).pin_path())) else {
+            return self.pin_file.is_some() && self.pin.take().is_some();
+        };
+        let text = match crate::bind::file::read(&path, 1024) {
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.odd_pin = false;
+                return self.pin.take().is_some();
+            }
+            Err(_) => String::new(),
+        };
+        let Ok(pin) = text.trim().parse::<Digest>() else {
+            if !std::mem::replace(&mut self.odd_pin, true) {
+                tracing::warn!(fleet = self.label, path = %path.display(), "the pin file holds no snapshot id");
+            }
+            return false;
+        };
+        self.odd_pin = false;
+        self.pin.replace(pin) != Some(pin)
     }
 
     /// Sees to it that a snapshot is ready to serve, from the cache if need be.
@@ -59,10 +121,8 @@ impl Task {
         true
     }
 
-    pub(super) fn keep(&mut self, snapshot: &Snapshot) {
-        let Some(cache) = &self.cache else { return };
-        let result = lock(cache).put(snapshot);
-        self.note_cache(result, "write");
+    pub(super) fn keep(&mut self, snapshot: &Arc<Snapshot>) {
+        self.owed.snapshots.push(Arc::clone(snapshot));
     }
 
     /// Writes again what the disk did not take: there may be room now.
@@ -79,13 +139,14 @@ impl Task {
     }
 
     pub(super) fn save_state(&mut self) {
-        let Some(cache) = &self.cache else { return };
-        let result = lock(cache).save_state(&self.state);
-        self.note_cache(result, "state");
+        self.owed.state = true;
     }
 
-    pub(super) fn clean_cache(&mut self, stay: &BTreeSet<Digest>) {
-        let Some(cache) = &self.cache else { return };
+    pub(super) fn keep_only(&mut self, stay: &BTreeSet<Digest>) {
+        self.owed.stay = Some(stay.clone());
+    }
+
+    fn clean_cache(&mut self, cache: &SharedCache, stay: &BTreeSet<Digest>) {
         let mut kept = self.state.kept();
         kept.extend(stay);
         kept.extend(self.pin);

@@ -1,6 +1,7 @@
 //! Putting a snapshot in force.
 
 use super::super::choice::{Because, Choice, choose};
+use super::super::loaded::Loaded;
 use super::Task;
 use crate::serve::view::{Config, Name, TypeSet, View};
 use moorgate_snapshot::{Binding, BindingKind, Digest, Effective};
@@ -32,6 +33,9 @@ impl Task {
         if before.map(|(id, _)| id) == Some(id) && !was_retired {
             return;
         }
+        let (fleet, short) = (self.label.clone(), id.short());
+        let _span =
+            tracing::info_span!(target: crate::TRACE, "swap", fleet, snapshot = %short, ?because).entered();
         let refused = |id: &Digest| self.state.is_bad(id);
         let good = |id: &Digest| self.state.good.contains(id);
         // The last good one first; one that nobody has tried yet is better than none.
@@ -47,9 +51,11 @@ impl Task {
         self.save_state();
         let stay: BTreeSet<Digest> = self.fallback.into_iter().chain([id]).collect();
         self.loaded.retain(|id, _| stay.contains(id));
-        self.clean_cache(&stay);
+        self.hub
+            .need(self.loaded.iter().map(|(id, loaded)| (*id, loaded.snapshot.manifest().oldest_envoy())));
+        self.keep_only(&stay);
         if let Some(loaded) = self.loaded.get(&id) {
-            let apart = loaded.snapshot.pages().iter().map(|page| (page.digest(), page.raw().clone()));
+            let apart = loaded.snapshot.pages().iter().map(|page| (page.digest(), page.clone()));
             *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = apart.collect();
         }
         self.ask_for_bindings(&stay);
@@ -98,7 +104,13 @@ impl Task {
         self.ask_for_bindings(&BTreeSet::new());
         let nothing = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
         let config = Config::new(Digest::of(b"retired"), BTreeMap::new(), None);
-        self.hub.publish(Arc::new(View { config, fallback: None, endpoints: nothing(), secrets: nothing() }));
+        self.hub.publish(Arc::new(View {
+            config,
+            fallback: None,
+            endpoints: nothing(),
+            secrets: nothing(),
+            leftover: Arc::default(),
+        }));
     }
 
     /// Puts the view in force, if the bindings of its snapshots are known.
@@ -110,13 +122,15 @@ impl Task {
             return;
         }
         let fallback = self.fallback.and_then(|id| self.loaded.get(&id));
+        let before = self.hub.view();
         let view = View {
             config: Arc::clone(&loaded.config),
             fallback: fallback.map(|loaded| Arc::clone(&loaded.config)),
             endpoints: bound.endpoints,
             secrets: bound.secrets,
+            leftover: leftover(loaded, fallback, before.as_deref()),
         };
-        let same = self.hub.view().is_some_and(|before| {
+        let same = before.is_some_and(|before| {
             Arc::ptr_eq(&before.config, &view.config)
                 && Arc::ptr_eq(&before.endpoints, &view.endpoints)
                 && Arc::ptr_eq(&before.secrets, &view.secrets)
@@ -127,4 +141,20 @@ impl Task {
             self.hub.publish(Arc::new(view));
         }
     }
+}
+
+/// Endpoint sets that only the fallback names, worked out anew when one of both snapshots is another.
+fn leftover(loaded: &Loaded, fallback: Option<&Loaded>, before: Option<&View>) -> Arc<BTreeSet<Name>> {
+    let Some(fallback) = fallback else { return Arc::default() };
+    let same = |view: &&View| {
+        view.config.id == loaded.config.id
+            && view.fallback.as_ref().is_some_and(|old| old.id == fallback.config.id)
+    };
+    if let Some(view) = before.filter(same) {
+        return Arc::clone(&view.leftover);
+    }
+    let keys = fallback.bindings.keys().filter(|key| !loaded.bindings.contains_key(*key));
+    Arc::new(
+        keys.filter(|(kind, _)| *kind == BindingKind::Endpoints).map(|(_, name)| Arc::clone(name)).collect(),
+    )
 }

@@ -29,6 +29,8 @@ impl Task {
         self.metrics.set("moorgate_relay_sequence", &fleet, next.sequence as f64);
         self.metrics.set("moorgate_relay_quarantined", &fleet, next.quarantined.len() as f64);
         self.metrics.set("moorgate_relay_pinned", &fleet, flag(next.because == Some(Because::LocalPin)));
+        let missing = self.pin.is_some_and(|pin| next.snapshot != Some(pin)) && !next.retired;
+        self.metrics.set("moorgate_relay_pin_missing", &fleet, flag(missing));
         self.metrics.set("moorgate_relay_wave", &fleet, flag(next.because == Some(Because::Wave)));
         self.metrics.set("moorgate_relay_head_expired", &fleet, flag(next.expired));
         if let Some(id) = next.snapshot {

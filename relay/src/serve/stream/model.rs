@@ -48,6 +48,7 @@ pub(super) fn view_with(entries: &[Entry<'_>], fallback: Option<Arc<Config>>, pe
         fallback,
         endpoints: bound(entries, EDS, pending),
         secrets: bound(entries, SDS, &[]),
+        leftover: Arc::default(),
     })
 }
 
@@ -67,6 +68,8 @@ pub(super) struct Bench {
     pub nonces: BTreeSet<String>,
     pub events: Vec<Event>,
     pub wake: Option<Instant>,
+    /// By type: the version of the last response that it took; state of the world names it when it comes back.
+    versions: BTreeMap<String, String>,
     first: bool,
 }
 
@@ -87,6 +90,7 @@ impl Bench {
             nonces: BTreeSet::new(),
             events: Vec::new(),
             wake: None,
+            versions: BTreeMap::new(),
             first: true,
         }
     }
@@ -191,6 +195,54 @@ impl Bench {
         self.poll()
     }
 
+    /// The stream breaks, and the client comes back to this or another relay with all that it holds, as Envoy does.
+    pub(super) fn reconnect(&mut self, settings: Settings, view: Arc<View>) {
+        self.stream = Stream::new(self.protocol, None, Arc::new(settings));
+        self.first = true;
+        self.open.clear();
+        self.nonces.clear();
+        // What one stream refused the next one may be told again: the relay remembers it by node.
+        self.refused.clear();
+        self.stream.set_view(view);
+        for (type_url, names) in self.asked.clone() {
+            let resource_names: Vec<String> = names.into_iter().collect();
+            let node = self.node();
+            match self.protocol {
+                Protocol::Delta => {
+                    let initial_resource_versions = self.held.get(&type_url).cloned().unwrap_or_default();
+                    let request = DeltaDiscoveryRequest {
+                        node,
+                        type_url,
+                        resource_names_subscribe: resource_names,
+                        initial_resource_versions,
+                        ..Default::default()
+                    };
+                    self.stream.delta(request, self.now).unwrap();
+                }
+                Protocol::StateOfTheWorld => {
+                    let version_info = self.versions.get(&type_url).cloned().unwrap_or_default();
+                    let request = DiscoveryRequest {
+                        version_info,
+                        node,
+                        resource_names,
+                        type_url,
+                        ..Default::default()
+                    };
+                    self.stream.state_of_the_world(request, self.now).unwrap();
+                }
+            }
+            self.poll();
+        }
+    }
+
+    /// Takes names from the subscription of state of the world.
+    pub(super) fn narrow(&mut self, type_url: &str, name: &str) {
+        let asked = self.asked.entry(type_url.into()).or_default();
+        if asked.len() > 1 && asked.remove(name) {
+            self.request(type_url, &[], &[], "", None, &[]);
+        }
+    }
+
     /// Whether `*` was asked for.
     pub(super) fn wildcard(&self, type_url: &str) -> bool {
         self.asked.get(type_url).is_some_and(|asked| asked.contains("*"))
@@ -205,6 +257,7 @@ impl Bench {
 
     fn apply(&mut self, response: &Response) {
         let type_url = response.type_url.to_string();
+        self.versions.insert(type_url.clone(), response.version.to_string());
         let held = self.held.entry(type_url.clone()).or_default();
         if response.protocol == Protocol::StateOfTheWorld && types::kind(&type_url).full_state {
             held.clear();

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// What may be sent now.
-#[derive(Debug)]
-pub(super) struct Gate {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gate<'v> {
     /// Changes; names that the client waits for may be sent always.
     pub additions: bool,
     /// Removals whose linger is over.
     pub removals: bool,
     /// The time.
     pub now: Instant,
+    /// What was served before, if it is known: a client of state of the world may name its version.
+    pub before: Option<&'v Arc<TypeSet>>,
 }
 
 /// A response without its envelope.
@@ -23,12 +25,30 @@ pub(super) struct Gate {
 pub(super) struct Draft {
     pub resources: Vec<(Name, Arc<Value>)>,
     pub removed: Vec<Name>,
+    /// Names that were asked for, that nobody knows, and that are answered as aliases.
+    pub unknown: Vec<Name>,
+    /// Resources that the client holds and must hear of, with their versions.
+    pub heartbeats: Vec<(Name, Arc<str>)>,
     /// The version of the type, for state of the world.
     pub version: Arc<str>,
     /// It holds names that the client waits for.
     pub answers: bool,
     /// Endpoints that its new and changed resources need.
     pub needs: Vec<Name>,
+}
+
+impl Draft {
+    pub(super) fn empty(version: Arc<str>) -> Self {
+        Self {
+            resources: Vec::new(),
+            removed: Vec::new(),
+            unknown: Vec::new(),
+            heartbeats: Vec::new(),
+            version,
+            answers: false,
+            needs: Vec::new(),
+        }
+    }
 }
 
 /// What becomes of one name.
@@ -50,11 +70,12 @@ enum Verdict {
 
 impl Subscription {
     /// Works out the next response, and takes it as applied until the client says otherwise.
-    pub(super) fn plan(&mut self, set: &Arc<TypeSet>, gate: &Gate, settings: &Settings) -> Option<Draft> {
+    pub(super) fn plan(&mut self, set: &Arc<TypeSet>, gate: &Gate<'_>, settings: &Settings) -> Option<Draft> {
         if self.in_flight.is_some() {
             return None;
         }
-        self.take_resume(set);
+        self.take_resume(set, gate.before);
+        self.forgo(set);
         self.blocked.retain(|group| {
             group.iter().all(|(name, version)| set.get(name).map(|value| value.version()) == version.as_ref())
         });
@@ -76,18 +97,25 @@ impl Subscription {
     }
 
     /// What the client says it holds, from an earlier stream.
-    fn take_resume(&mut self, set: &Arc<TypeSet>) {
+    fn take_resume(&mut self, set: &Arc<TypeSet>, before: Option<&Arc<TypeSet>>) {
         let version = std::mem::take(&mut self.resume_version);
-        if self.kind.full_state && self.wildcard && !version.is_empty() && version == **set.version() {
-            self.base = Arc::clone(set);
-            self.answer_due = false;
+        if self.kind.full_state && self.wildcard && !version.is_empty() {
+            if version == **set.version() {
+                self.base = Arc::clone(set);
+                self.answer_due = false;
+            } else if let Some(before) = before.filter(|before| version == **before.version()) {
+                // It comes from what was served before: what left since leaves last here, too.
+                self.base = Arc::clone(before);
+            }
         }
         for (name, version) in std::mem::take(&mut self.resume) {
             let name = Name::from(name);
-            let equal = set.get(&name).is_some_and(|value| **value.version() == *version);
+            let now = set.get(&name);
+            let equal = now.is_some_and(|value| **value.version() == *version);
+            let leaves_last = now.is_none() && self.kind.removal == Removal::Last;
             // It lists what it holds, and waits for none of it: what changed meanwhile comes in its turn. A route table
-            // that went ahead of its clusters would cost requests.
-            if self.kind.resumes {
+            // that went ahead of its clusters would cost requests, and so would endpoints that left before their cluster.
+            if self.kind.resumes || leaves_last {
                 self.owed.remove(&name);
             }
             // Endpoints are sent again whatever the client says (envoy #22418).
@@ -127,13 +155,16 @@ impl Subscription {
         self.blocked.iter().any(|group| group.contains_key(name))
     }
 
-    fn judge(&self, name: &Name, set: &TypeSet, gate: &Gate, settings: &Settings) -> Verdict {
+    fn judge(&self, name: &Name, set: &TypeSet, gate: &Gate<'_>, settings: &Settings) -> Verdict {
         if self.is_blocked(name) {
             return Verdict::Blocked;
         }
         let owed = self.owed.get(name);
         let have = self.have(name);
         if let Some(value) = set.get(name) {
+            if owed.is_none() && self.dropped.contains(name) {
+                return Verdict::Same;
+            }
             let held = match &have {
                 Have::Version(version) => version == value.version(),
                 Have::Kept(kept) => kept.version() == value.version(),
@@ -161,7 +192,7 @@ impl Subscription {
         }
     }
 
-    fn has_left(&self, name: &Name, gate: &Gate, settings: &Settings) -> bool {
+    fn has_left(&self, name: &Name, gate: &Gate<'_>, settings: &Settings) -> bool {
         let leaving = self.exceptions.get(name).and_then(|exception| exception.leaving);
         leaving.is_some_and(|since| since + settings.linger <= gate.now)
     }
@@ -172,17 +203,11 @@ impl Subscription {
         &mut self,
         names: Vec<Name>,
         set: &Arc<TypeSet>,
-        gate: &Gate,
+        gate: &Gate<'_>,
         settings: &Settings,
         advance: bool,
     ) -> Option<Draft> {
-        let mut draft = Draft {
-            resources: Vec::new(),
-            removed: Vec::new(),
-            version: self.version(set),
-            answers: false,
-            needs: Vec::new(),
-        };
+        let mut draft = Draft::empty(self.version(set));
         let mut verdicts = Vec::with_capacity(names.len());
         let mut size = 0;
         self.more = false;
@@ -205,6 +230,9 @@ impl Subscription {
                         draft.needs.extend(value.endpoints().iter().map(Arc::clone));
                         draft.resources.push((Arc::clone(&name), Arc::clone(value)));
                     }
+                    _ if self.kind.aliased && self.have(&name) == Have::Absent => {
+                        draft.unknown.push(Arc::clone(&name));
+                    }
                     _ => draft.removed.push(Arc::clone(&name)),
                 }
             }
@@ -215,11 +243,12 @@ impl Subscription {
             // There are no removals in state of the world; a missing name that is waited for gets an answer without
             // it, except from a relay that does not know the type.
             draft.removed.clear();
+            draft.unknown.clear();
             due = (due || draft.answers) && !self.kind.type_url.is_empty();
         }
         let refused = self.was_refused(&draft);
         self.settle(verdicts, set, advance, refused);
-        let empty = draft.resources.is_empty() && draft.removed.is_empty();
+        let empty = draft.resources.is_empty() && draft.removed.is_empty() && draft.unknown.is_empty();
         ((due || !empty) && !refused).then_some(draft)
     }
 
@@ -228,7 +257,7 @@ impl Subscription {
         &mut self,
         names: Vec<Name>,
         set: &Arc<TypeSet>,
-        gate: &Gate,
+        gate: &Gate<'_>,
         settings: &Settings,
     ) -> Option<Draft> {
         let verdicts: Vec<(Name, Verdict)> = names
@@ -270,7 +299,7 @@ impl Subscription {
             _ => None,
         });
         let needs = sent.flatten().map(Arc::clone).collect();
-        let draft = Draft { resources, removed: Vec::new(), version, answers: true, needs };
+        let draft = Draft { resources, answers: true, needs, ..Draft::empty(version) };
         if self.was_refused(&draft) {
             self.owed.clear();
             self.answer_due = false;
@@ -287,7 +316,7 @@ impl Subscription {
             return false;
         }
         let sent = draft.resources.iter().map(|(name, value)| (name, Some(value.version())));
-        let gone = draft.removed.iter().map(|name| (name, None));
+        let gone = draft.removed.iter().chain(&draft.unknown).map(|name| (name, None));
         self.history.contains(&contents(sent.chain(gone)))
     }
 
@@ -298,12 +327,16 @@ impl Subscription {
             let (have, answered) = match verdict {
                 Verdict::Send(_) | Verdict::Remove if refused => (Have::Unknown, true),
                 Verdict::Blocked => (Have::Unknown, true),
-                Verdict::Send(value) => (Have::Version(Arc::clone(value.version())), true),
+                Verdict::Send(value) => {
+                    self.dropped.remove(&name);
+                    (Have::Version(Arc::clone(value.version())), true)
+                }
                 Verdict::Remove | Verdict::Forget => (Have::Absent, true),
                 Verdict::Wait | Verdict::Same => (self.have(&name), false),
             };
             if answered {
                 self.owed.remove(&name);
+                self.again.remove(&name);
             }
             changes.push((name, have));
         }
@@ -329,7 +362,7 @@ impl Subscription {
     }
 
     /// The version of the type; delta has none.
-    fn version(&self, set: &TypeSet) -> Arc<str> {
+    pub(super) fn version(&self, set: &TypeSet) -> Arc<str> {
         match self.protocol {
             Protocol::Delta => Arc::from(""),
             Protocol::StateOfTheWorld => Arc::clone(set.version()),

@@ -91,6 +91,8 @@ pub(super) struct Subscription {
     pub(super) exceptions: BTreeMap<Name, Exception>,
     /// Names that must be answered whatever the client holds, and since when.
     pub(super) owed: BTreeMap<Name, Instant>,
+    /// Those of them that the client did not ask for, but whose cluster changed.
+    pub(super) again: BTreeSet<Name>,
     /// A wildcard was asked for and must be answered, even if there is nothing.
     pub(super) answer_due: bool,
     pub(super) resume: BTreeMap<String, String>,
@@ -103,6 +105,12 @@ pub(super) struct Subscription {
     pub(super) isolate: VecDeque<BTreeSet<Name>>,
     pub(super) history: BTreeSet<Digest>,
     pub(super) more: bool,
+    /// When the client last heard of a resource that has a time to live.
+    pub(super) heard: BTreeMap<Name, Instant>,
+    /// Endpoint sets that only the snapshot before names, and since when.
+    pub(super) left: BTreeMap<Name, Instant>,
+    /// Those that the client was told are gone.
+    pub(super) dropped: BTreeSet<Name>,
 }
 
 impl Subscription {
@@ -119,6 +127,7 @@ impl Subscription {
             nothing,
             exceptions: BTreeMap::new(),
             owed: BTreeMap::new(),
+            again: BTreeSet::new(),
             answer_due: false,
             resume: BTreeMap::new(),
             resume_version: String::new(),
@@ -128,6 +137,9 @@ impl Subscription {
             isolate: VecDeque::new(),
             history: BTreeSet::new(),
             more: false,
+            heard: BTreeMap::new(),
+            left: BTreeMap::new(),
+            dropped: BTreeSet::new(),
         }
     }
 
@@ -147,9 +159,9 @@ impl Subscription {
         self.in_flight.as_ref().map(|response| response.since)
     }
 
-    /// Whether later types wait for the response in flight.
+    /// Whether later types wait for the response in flight, or for names that come after it.
     pub(super) fn in_flight_gates(&self) -> bool {
-        self.in_flight.as_ref().is_some_and(|response| response.gates)
+        self.in_flight.as_ref().is_some_and(|response| response.gates || !self.owed.is_empty())
     }
 
     pub(super) fn has_more(&self) -> bool {
@@ -246,6 +258,7 @@ impl Subscription {
                 self.subscribe_all(self.resume.is_empty());
             } else {
                 let name = Name::from(name.as_str());
+                self.again.remove(&name);
                 self.owed.insert(Arc::clone(&name), now);
                 self.names.insert(name);
             }
@@ -305,11 +318,16 @@ impl Subscription {
             self.forget(&name);
         }
         for name in self.names.difference(&before) {
+            self.again.remove(name);
             self.owed.insert(Arc::clone(name), now);
         }
     }
 
     fn subscribe_all(&mut self, answer: bool) {
+        if self.kind.named_only {
+            self.answer_due |= answer;
+            return;
+        }
         if std::mem::replace(&mut self.wildcard, true) {
             return;
         }
@@ -358,10 +376,23 @@ impl Subscription {
     /// These names must be sent again, if the client is subscribed to them.
     pub(super) fn resend(&mut self, names: &[Name], now: Instant) {
         for name in names {
-            if self.subscribed(name) {
-                self.owed.entry(Arc::clone(name)).or_insert(now);
+            if self.subscribed(name) && !self.owed.contains_key(name) {
+                self.owed.insert(Arc::clone(name), now);
+                self.again.insert(Arc::clone(name));
             }
         }
+    }
+
+    /// What is to be sent again and went meanwhile leaves in its turn; who did not ask is not told at once.
+    pub(super) fn forgo(&mut self, set: &TypeSet) {
+        let owed = &mut self.owed;
+        self.again.retain(|name| {
+            let stays = owed.contains_key(name) && (set.get(name).is_some() || set.is_pending(name));
+            if !stays {
+                owed.remove(name);
+            }
+            stays
+        });
     }
 
     /// When a name that is waited for is to be called missing.
@@ -370,6 +401,21 @@ impl Subscription {
             return None;
         }
         self.owed.iter().filter(|(name, _)| set.is_pending(name)).map(|(_, since)| *since + wait).min()
+    }
+
+    /// Whatever is leaving stays for the linger from now on.
+    pub(super) fn linger_anew(&mut self) {
+        self.left.clear();
+        self.exceptions.values_mut().for_each(|exception| exception.leaving = None);
+    }
+
+    /// What is served again does not leave, however short it was there.
+    pub(super) fn stays(&mut self, set: &TypeSet) {
+        for (name, exception) in &mut self.exceptions {
+            if exception.leaving.is_some() && (set.get(name).is_some() || set.is_pending(name)) {
+                exception.leaving = None;
+            }
+        }
     }
 
     /// Starts the linger of names that are to leave last; the earliest start of those that wait.
@@ -396,8 +442,10 @@ impl Subscription {
     pub(super) fn launch(&mut self, draft: &Draft, nonce: String, snapshot: Digest, now: Instant) {
         let sent =
             draft.resources.iter().map(|(name, value)| (Arc::clone(name), Some(Arc::clone(value.version()))));
-        let gone = draft.removed.iter().map(|name| (Arc::clone(name), None));
-        let names = sent.chain(gone).collect();
+        let gone = draft.removed.iter().chain(&draft.unknown).map(|name| (Arc::clone(name), None));
+        let beats =
+            draft.heartbeats.iter().map(|(name, version)| (Arc::clone(name), Some(Arc::clone(version))));
+        let names = sent.chain(gone).chain(beats).collect();
         let gates = self.kind.gates && (!self.kind.bound || draft.answers);
         self.last_nonce.clone_from(&nonce);
         self.in_flight = Some(InFlight { nonce, snapshot, since: now, gates, names });

@@ -16,9 +16,6 @@ crate::codes! { Semantic;
     CA_KIND_UNSUPPORTED = "MG4005", Error, "a CA certificate reference names a kind that cannot hold one",
         "CA certificates are taken from ConfigMaps, key ca.crt, and from ClusterTrustBundles. Other kinds are not supported by \
          this version.";
-    CA_TOO_MANY = "MG4006", Error, "a policy refers to more than one CA certificate object",
-        "Envoy takes the roots of a connection from one place. Put all certificates into one ConfigMap, one PEM block \
-         behind the other; until then no connection is made, because a choice would refuse some good backends.";
     POLICY_CONFLICTED = "MG4007", Warning, "another policy of the same kind has the same target",
         "Of policies of one kind with one target the older wins, if both have creation times, else the first by \
          namespace and name. This one has no effect on that target.";
@@ -38,4 +35,7 @@ crate::codes! { Semantic;
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",
         "This version cannot carry the policy out. Because it restricts who may do what, everything that it targets \
          answers 500 until the policy is removed or supported: nothing passes that it would have stopped.";
+    PARAMETER_IGNORED = "MG4103", Warning, "a field of an EnvoyProxy has no effect",
+        "The parameters are in effect, but this field of them is not: it is not supported by this version, not known, or does \
+         not go with another one. The message says what happens instead.";
 }

@@ -46,7 +46,8 @@ crate::codes! { Semantic;
     PARENT_NOT_SUPPORTED = "MG3017", Error, "a parent of this kind is not supported",
         "Routes attach to Gateways and ListenerSets. A Service as parent (GAMMA, mesh) is out of scope.";
     INVALID_PARAMETERS = "MG3018", Error, "parameters cannot be used",
-        "parametersRef names an object that is missing or of a kind that this version does not know.";
+        "parametersRef names an object that is missing, of a kind that cannot hold parameters, or with a value that cannot be \
+         used or carried out where it restricts. The GatewayClass or Gateway that names it is not accepted.";
     UNSUPPORTED_ADDRESS = "MG3019", Error, "an address cannot be used",
         "The address type is not supported. The Gateway is not accepted.";
     CERTIFICATE_NAMES = "MG3020", Warning, "a certificate does not cover the listener's hostname, or is out of date",
@@ -66,10 +67,10 @@ crate::codes! { Semantic;
         "The kind is part of the Gateway API, but this version does not compile it. The object is not attached.";
     SNAPSHOT_REFUSED = "MG3027", Error, "a fleet cannot be made into a snapshot",
         "The configuration breaks a limit that translator and relay share (sizes, counts, duplicate names). Nothing \
-         of this fleet is published; the message names the limit and what is largest.";
+         of this fleet is published; the message names the limit, and the places beside it the objects that take most.";
     NEAR_LIMIT = "MG3028", Warning, "a fleet is near a limit",
         "A snapshot of this fleet uses 80 % or more of a limit that translator and relay share. At 100 % the fleet is \
-         not published any more. The message says which limit, and which object takes most of it.";
+         not published any more. The message says which limit, and which objects take most of it.";
     OWNERSHIP_BREACH = "MG3029", Error, "a file defines what it may not define",
         "The ownership file says which paths may define which namespaces, kinds and hostnames, and no entry of it allows \
          this object. The object is left out; one that restricts access, or a route that a policy guards, instead keeps \
@@ -97,6 +98,10 @@ crate::codes! { Semantic;
     CORS_ANY_ORIGIN = "MG3036", Warning, "every site may act with the credentials of its visitors",
         "The CORS filter allows all origins together with credentials: any page that a signed-in user opens can send \
          requests in their name and read the answers. List the origins that need this.";
+    HOSTNAME_IS_ADDRESS = "MG3037", Error, "a hostname is an IP address",
+        "Hostnames of the Gateway API are names: an API server takes an address for its form, but no server name and no \
+         listener is meant by it. The hostname is left out; a route without any other is not attached there, and a listener \
+         of it is not served. Leave hostname away to answer requests for addresses.";
     SET_NOT_ALLOWED = "MG3040", Error, "a Gateway does not allow this ListenerSet",
         "A Gateway says in allowedListeners from which namespaces ListenerSets may add listeners to it; by default from \
          none. The listeners of the set are not served, and routes that name the set are not attached.";
@@ -113,4 +118,7 @@ crate::codes! { Semantic;
         "Clients that speak HTTP/2 reuse a connection for another host if its certificate covers that host too, and so \
          meet the wrong listener. They get 421 then, and try again on a connection of their own. Use a certificate for \
          each listener to spare them that.";
+    UNSUPPORTED_ROUTABILITY = "MG3045", Error, "an address cannot be reachable only from where it says",
+        "An address of type IPAddress can have the routability Cluster: the IP address of a Service that only the cluster \
+         reaches. Other values belong to other implementations. The Gateway is not accepted.";
 }

@@ -85,8 +85,8 @@ pub struct StaticEndpoint {
 pub struct UpstreamTls {
     /// SNI, and the name to verify where no alternative names are given.
     pub hostname: String,
-    /// SDS names of CA bundles, `Kind/namespace/name` (`ConfigMap/shop/ca`), which no Secret's `namespace/name` can
-    /// be; at most one is used. Empty with `system_roots`.
+    /// CA bundles, `Kind/namespace/name` (`ConfigMap/shop/ca`), which no Secret's `namespace/name` can be: one of them
+    /// signs the certificate. Empty with `system_roots`.
     pub ca_bundles: Vec<String>,
     /// Verify against the roots of the Envoy image.
     pub system_roots: bool,

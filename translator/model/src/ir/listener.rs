@@ -126,8 +126,8 @@ pub struct DownstreamTls {
 /// Certificates of clients (Gateway `tls.frontend`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientValidation {
-    /// The SDS name of the bundle that signs them, `Kind/namespace/name`.
-    pub ca_bundle: String,
+    /// The bundles of which one signs them, `Kind/namespace/name`; never empty.
+    pub ca_bundles: Vec<String>,
     /// Connections without a certificate, or with one that nobody signed, pass too (`AllowInsecureFallback`).
     pub optional: bool,
 }

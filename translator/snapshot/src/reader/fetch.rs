@@ -28,11 +28,25 @@ impl Reader {
         release: &Release,
         known: &(dyn Fn(&Digest) -> Option<Bytes> + Send + Sync),
     ) -> Result<Snapshot, ReadError> {
+        self.fetch_beside(release, &|_| None, known).await
+    }
+
+    /// The same for a caller that has read pages before: those that `held` gives are not verified again.
+    pub async fn fetch_beside(
+        &self,
+        release: &Release,
+        held: &(dyn Fn(&Digest) -> Option<Page> + Send + Sync),
+        known: &(dyn Fn(&Digest) -> Option<Bytes> + Send + Sync),
+    ) -> Result<Snapshot, ReadError> {
         let manifest = self.manifest(&release.snapshot).await?;
         let refused = |error| ReadError::Snapshot { id: release.snapshot, error };
         let mut pages: BTreeMap<Digest, Page> = BTreeMap::new();
         let mut missing: Vec<&PageRef> = Vec::new();
         for page in manifest.pages() {
+            if let Some(held) = held(&page.digest).filter(|held| page.describes(held)) {
+                pages.insert(page.digest, held);
+                continue;
+            }
             match page.inline.clone() {
                 Some(raw) => {
                     pages.insert(page.digest, read_page(raw, page).map_err(refused)?);
@@ -61,6 +75,9 @@ impl Reader {
         };
         pages.extend(fetched.into_iter().map(|page| (page.digest(), page)));
         let ordered = manifest.pages().iter().filter_map(|page| pages.remove(&page.digest)).collect();
+        let id = release.snapshot.short();
+        let _span =
+            tracing::info_span!(target: crate::TRACE, "verify", what = "snapshot", snapshot = %id).entered();
         Snapshot::from_pages(manifest, ordered).map_err(refused)
     }
 
@@ -166,6 +183,8 @@ impl Reader {
 }
 
 fn read_page(raw: Bytes, named: &PageRef) -> Result<Page, SnapshotError> {
+    let bytes = raw.len();
+    let _span = tracing::info_span!(target: crate::TRACE, "verify", what = "page", bytes).entered();
     if Digest::of(&raw) != named.digest {
         return Err(SnapshotError::PageMismatch(named.digest));
     }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::assemble::assemble;
-use crate::record::{Binding, BindingKind, BindingSource, EndpointSource, Family, Reference, Resource};
+use crate::record::{
+    Binding, BindingKind, BindingSource, EndpointSource, Family, ObjectSource, Reference, Resource,
+};
 use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message as _;
@@ -165,6 +167,30 @@ fn formats_and_features_from_the_future_are_named() {
     Manifest::decode(raw.clone().into()).unwrap();
     raw.extend_from_slice(&[0x78, 1]);
     assert_eq!(Manifest::decode(raw.into()), Err(SnapshotError::NotCanonical("manifest")));
+}
+
+#[test]
+fn bundles_of_several_objects_need_a_reader_that_knows_them() {
+    let object =
+        |name: &str| ObjectSource { kind: "ConfigMap".into(), namespace: "shop".into(), name: name.into() };
+    let joined = |kind, objects: &[ObjectSource]| {
+        let source = BindingSource::Objects(objects.to_vec());
+        Snapshot::build(vec![Record::Binding(Binding { kind, name: "a+b".into(), source }), secret("tls")])
+    };
+    let snapshot = joined(BindingKind::TrustBundle, &[object("a"), object("b")]).unwrap();
+    assert_eq!(snapshot.manifest().required_features(), ["joined-bundles"]);
+    assert_eq!(reread(&snapshot).unwrap(), snapshot);
+    assert!(Snapshot::build(sample(3)).unwrap().manifest().required_features().is_empty());
+    let refused = [
+        joined(BindingKind::Secret, &[object("a"), object("b")]),
+        joined(BindingKind::TrustBundle, &[object("b"), object("a")]),
+        joined(BindingKind::TrustBundle, &[object("a"), object("a")]),
+        joined(BindingKind::TrustBundle, &[object("a")]),
+        joined(BindingKind::TrustBundle, &[]),
+    ];
+    for wrong in refused {
+        assert!(matches!(wrong, Err(SnapshotError::BindingSource(_))), "{wrong:?}");
+    }
 }
 
 #[test]

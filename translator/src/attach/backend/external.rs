@@ -1,14 +1,15 @@
 //! XBackend: a backend with its own protocol and TLS; so far one outside of the cluster, by name.
 
 use super::{Use, X_GROUP, key};
-use crate::attach::index::{Index, Indexed};
+use crate::attach::index::{Index, Indexed, Key};
+use crate::attach::listener::{gateway_of, secret};
 use crate::attach::parent::Routes;
 use crate::attach::spec::XBackend;
 use crate::attach::trust;
 use crate::status::{self, AncestorStatus, ParentReference, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{ADDRESS_REFUSED, UNSUPPORTED_VALUE};
 use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, EndpointSource, UpstreamTls};
-use moorgate_model::{Diagnostic, Diagnostics, FieldPath};
+use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Node, ObjectRef, Value};
 use moorgate_policies::{Context, upstream_tls};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -25,19 +26,65 @@ pub(in crate::attach) fn report(
 ) {
     for backend in index.x_backends.values() {
         let reference = &backend.object.reference;
-        diagnostics.extend(build(index, backend, Use::Requests).err().into_iter().flatten());
-        let served = (reference.namespace.to_string(), key(reference));
-        let gateways: BTreeSet<_> = routes.ancestors.get(&served).into_iter().flatten().collect();
+        let findings = build(index, backend, Use::Requests).err().unwrap_or_default();
         let generation = backend.value.metadata.generation;
+        let (accepted, gateways) = match findings.first() {
+            None => {
+                let served = (reference.namespace.to_string(), key(reference));
+                let gateways = routes.ancestors.get(&served).into_iter().flatten().copied().collect();
+                (status::holds("Accepted", "Accepted", generation), gateways)
+            }
+            Some(first) => {
+                let accepted = status::fails("Accepted", "Invalid", &first.message, generation);
+                (accepted, asking(index, reference, statuses))
+            }
+        };
+        diagnostics.extend(findings);
         let ancestors = gateways.into_iter().take(MAX_ANCESTORS).map(|gateway| AncestorStatus {
             ancestor_ref: ParentReference::gateway(gateway.0, gateway.1),
             controller_name: statuses.controller_name().to_owned(),
-            conditions: vec![status::holds("Accepted", "Accepted", generation)],
+            conditions: vec![accepted.clone()],
         });
         let ancestors: Vec<_> = ancestors.collect();
         if !ancestors.is_empty() {
             statuses.set(reference.clone(), Status::Policy { ancestors });
         }
+    }
+}
+
+/// The Gateways of routes that name a backend; where it cannot be used, no cluster says which these are.
+fn asking<'a>(index: &Index<'a>, backend: &ObjectRef, statuses: &Statuses) -> BTreeSet<Key<'a>> {
+    let mut gateways = BTreeSet::new();
+    for route in index.routes() {
+        let own = &*route.reference.namespace;
+        let Some(Status::Route { parents }) = statuses.get(&route.reference) else { continue };
+        if !refers(&route.root, own, backend) {
+            continue;
+        }
+        gateways.extend(parents.iter().filter_map(|parent| {
+            let ParentReference { kind, namespace, name, .. } = &parent.parent_ref;
+            let namespace = namespace.as_deref().unwrap_or(own);
+            if kind == "ListenerSet" {
+                return gateway_of(index, index.listener_set(namespace, name)?);
+            }
+            index.gateway_key(namespace, name)
+        }));
+    }
+    gateways
+}
+
+/// Whether an object of this namespace refers to a backend somewhere.
+fn refers(node: &Node, namespace: &str, backend: &ObjectRef) -> bool {
+    match &node.value {
+        Value::Sequence(items) => items.iter().any(|item| refers(item, namespace, backend)),
+        Value::Mapping(fields) => {
+            let text = |key: &str| node.get(key).and_then(Node::as_str);
+            let is_it = text("kind") == Some(&*backend.kind)
+                && text("name") == Some(&*backend.name)
+                && text("namespace").unwrap_or(namespace) == &*backend.namespace;
+            is_it || fields.entries().iter().any(|entry| refers(&entry.value, namespace, backend))
+        }
+        _ => false,
     }
 }
 
@@ -55,13 +102,19 @@ pub(super) fn build(
     };
     let Some(external) = &spec.external_hostname else {
         let message = "a backend of type EndpointSelector is not supported: use a Service";
-        return Err(unsupported(at.key("type"), message));
+        let mut findings = unsupported(at.key("endpointSelector"), message);
+        if spec.session_persistence.is_some() {
+            let message = "without its endpoints a backend has no sessions: use an XBackendTrafficPolicy";
+            findings.extend(unsupported(at.key("sessionPersistence"), message));
+        }
+        return Err(findings);
     };
     if is_inside(&external.hostname) {
         let field = at.key("externalHostname").key("hostname");
         let message =
             format!("{:?} is a name of the machine or network that the proxy runs in", external.hostname);
-        return Err(vec![backend.object.diagnostic(&ADDRESS_REFUSED, field, message)]);
+        let finding = backend.object.diagnostic(&ADDRESS_REFUSED, field, message);
+        return Err(vec![finding.help("use a Service for what is in the cluster")]);
     }
     let protocol = match (spec.protocol.as_deref(), usage) {
         (None | Some("TCP"), Use::Stream) => AppProtocol::Tcp,
@@ -94,17 +147,30 @@ fn tls(
 ) -> Result<Option<UpstreamTls>, Vec<Diagnostic>> {
     let Some(tls) = backend.value.spec.tls.as_ref().filter(|tls| tls.mode != "None") else { return Ok(None) };
     let at = FieldPath::root().key("spec").key("tls");
-    if tls.client_certificate_ref.is_some() || tls.mode != "ServerOnly" {
+    if !["ServerOnly", "ClientAndServer"].contains(&tls.mode.as_str()) {
         let message = format!("TLS mode {} is not supported", tls.mode);
         return Err(unsupported(at.key("mode"), &message));
     }
+    let certificate = match &tls.client_certificate_ref {
+        Some(reference) => {
+            let (at, mut findings) = (at.key("clientCertificateRef"), Vec::new());
+            let name = secret(index, backend.object, &at, reference, None, &mut findings);
+            // Without it the backend would meet somebody else than it is meant to.
+            Some(name.ok_or(findings)?)
+        }
+        None => None,
+    };
     let Some(validation) = &tls.validation else {
         return Err(unsupported(at, "TLS without validation is not supported"));
     };
     let trust_bundle = |reference: &_| trust::bundle(index, reference);
     let cx = Context { trust_bundle: &trust_bundle };
     let (made, findings) = upstream_tls(backend.object, validation, &at.key("validation"), &cx);
-    if made.refuse { Err(findings) } else { Ok(Some(made)) }
+    if made.refuse {
+        Err(findings)
+    } else {
+        Ok(Some(UpstreamTls { client_certificate: certificate, ..made }))
+    }
 }
 
 /// Names that mean the proxy's own machine or network, whoever resolves them, and addresses in place of a name.

@@ -12,6 +12,15 @@ use moorgate_model::ir::{AuthProtocol, ExternalAuth};
 /// the request.
 const FRAMING: [&str; 5] = ["connection", "content-length", "host", "transfer-encoding", "upgrade"];
 
+/// Headers that every authorization service is shown, its own length among them.
+const ALWAYS: [&str; 3] = ["authorization", "content-length", "host"];
+
+/// Whether a header can be shown: a name that means nothing else to Envoy, of a header that does not frame the request.
+fn is_shown_by_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(plain) && (ALWAYS.contains(&name) || !FRAMING.contains(&name))
+}
+
 pub(super) fn lower(
     cx: &mut Context<'_, '_>,
     at: &FieldPath,
@@ -47,9 +56,18 @@ pub(super) fn lower(
                 cx.unsupported(field, format!("header {name:?} cannot come from an authorization service"));
             }
         }
+        let mut request_headers = names(http.map_or(&[], |http| &http.allowed_headers));
+        for (position, name) in request_headers.iter().enumerate() {
+            if !is_shown_by_name(name) {
+                out.broken = true;
+                let field = at.key("http").key("allowedHeaders").index(position);
+                cx.unsupported(field, format!("header {name:?} cannot be shown to an authorization service"));
+            }
+        }
+        request_headers.retain(|name| !ALWAYS.contains(&name.as_str()));
         AuthProtocol::Http {
             prefix: http.and_then(|http| http.path.clone()).unwrap_or_default(),
-            request_headers: names(http.map_or(&[], |http| &http.allowed_headers)),
+            request_headers,
             response_headers,
         }
     };

@@ -29,7 +29,7 @@ pub(super) fn by_server_name(filled: Filled<'_>, owners: &Owners<'_>) -> Vec<Fil
     hosts.insert(&listener.spec.hostname, None);
     if !listener.refuse {
         for placement in placements {
-            if owners.of(&placement.host).is_some_and(|owner| owner.position == listener.position) {
+            if owners.of(&placement.host).is_some_and(|owner| std::ptr::eq(owner, listener)) {
                 let best = hosts.entry(&placement.host).or_default();
                 let rank = |placement: &Placement| (specificity(&placement.written), placement.age.clone());
                 if best.is_none_or(|best| rank(placement) < rank(best)) {

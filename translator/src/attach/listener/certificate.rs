@@ -7,12 +7,12 @@ use super::{Listener, field};
 use crate::attach::grant::{From, To, permit};
 use crate::attach::hostname::covers;
 use crate::attach::index::Index;
-use crate::attach::{GATEWAY_GROUP, spec};
+use crate::attach::spec;
 use base64::Engine as _;
 use moorgate_model::diagnostic::semantic::{
     CERTIFICATE_NAMES, INVALID_CERTIFICATE, INVALID_KIND, REF_NOT_PERMITTED, TLS_REQUIRED,
 };
-use moorgate_model::{Diagnostic, FieldPath, Object};
+use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -44,7 +44,7 @@ pub(super) fn resolve(index: &Index<'_>, listener: &mut Listener<'_>) {
 
 /// The SDS name of a Secret that an object may use, if nothing that is known of it is wrong. A certificate that does not
 /// cover `hostname` is named and served.
-pub(super) fn secret(
+pub(in crate::attach) fn secret(
     index: &Index<'_>,
     owner: &Object,
     at: &FieldPath,
@@ -57,8 +57,8 @@ pub(super) fn secret(
         findings.push(owner.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use kind Secret"));
         return None;
     }
-    let from =
-        From { group: GATEWAY_GROUP, kind: &owner.reference.kind, namespace: &owner.reference.namespace };
+    let ObjectRef { group, kind, namespace, .. } = &owner.reference;
+    let from = From { group, kind, namespace };
     let to =
         To { group: "", kind: "Secret", namespace: reference.namespace.as_deref(), name: &reference.name };
     let Some(permitted) = permit(index, from, to) else {
@@ -77,28 +77,34 @@ pub(super) fn secret(
         None if index.is_open("Secret") => Some(name),
         None => {
             let message = format!("Secret {name} is not in this source");
-            findings.push(owner.diagnostic(&INVALID_CERTIFICATE, at.clone(), message));
+            let help = "add the Secret, or correct the name";
+            findings.push(owner.diagnostic(&INVALID_CERTIFICATE, at.clone(), message).help(help));
             None
         }
         Some(secret) => match read(secret) {
             Err(problem) => {
                 let message = format!("Secret {name} is no usable certificate: {problem}");
                 let place = secret.root.span.start;
-                findings.push(owner.diagnostic(&INVALID_CERTIFICATE, at.clone(), message).related(
-                    secret.origin.file.clone(),
-                    place,
-                    "the Secret is here",
-                ));
+                let finding = owner
+                    .diagnostic(&INVALID_CERTIFICATE, at.clone(), message)
+                    .help("this reference is left out; a listener without any refuses connections");
+                findings.push(finding.related(secret.origin.file.clone(), place, "the Secret is here"));
                 None
             }
-            Ok(names) => {
+            Ok(read) => {
                 let hostname = hostname.unwrap_or_default();
-                if !hostname.is_empty() && !names.iter().any(|pattern| certifies(pattern, hostname)) {
+                if !hostname.is_empty() && !read.names.iter().any(|pattern| certifies(pattern, hostname)) {
                     let message = format!(
                         "the certificate of Secret {name} is for {}, not for {hostname:?}",
-                        names.join(", ")
+                        read.names.join(", ")
                     );
-                    findings.push(owner.diagnostic(&CERTIFICATE_NAMES, at.clone(), message));
+                    let help = "it is served all the same; put the hostname among its DNS names";
+                    findings.push(owner.diagnostic(&CERTIFICATE_NAMES, at.clone(), message).help(help));
+                }
+                if let Some(problem) = index.options.now.and_then(|now| read.out_of_date(now)) {
+                    let message = format!("Secret {name}: {problem}");
+                    let help = "it is served all the same; renew it";
+                    findings.push(owner.diagnostic(&CERTIFICATE_NAMES, at.clone(), message).help(help));
                 }
                 Some(name)
             }
@@ -128,8 +134,31 @@ fn key_fits(leaf: &X509Certificate<'_>) -> Result<(), String> {
     }
 }
 
-/// The DNS names of the certificate in a Secret of type `kubernetes.io/tls`.
-fn read(secret: &Object) -> Result<Vec<String>, String> {
+/// What a Secret says of its certificates.
+struct Certificates {
+    /// The DNS names of the first.
+    names: Vec<String>,
+    /// Of each the seconds since 1970 from which and up to which it holds, and that as text.
+    times: Vec<(i64, i64, String, String)>,
+}
+
+impl Certificates {
+    /// The first that does not hold at this time. Whoever serves it has no better one, so it is said and no more.
+    fn out_of_date(&self, now: i64) -> Option<String> {
+        let which = |position| match position {
+            0 => "the certificate".to_owned(),
+            _ => format!("certificate {} of the chain", position + 1),
+        };
+        self.times.iter().enumerate().find_map(|(position, (from, to, begin, end))| match now {
+            now if now < *from => Some(format!("{} is not valid before {begin}", which(position))),
+            now if now > *to => Some(format!("{} expired on {end}", which(position))),
+            _ => None,
+        })
+    }
+}
+
+/// The certificates in a Secret of type `kubernetes.io/tls`.
+fn read(secret: &Object) -> Result<Certificates, String> {
     let kind = secret.at("type").and_then(|node| node.as_str()).unwrap_or("Opaque");
     if kind != "kubernetes.io/tls" {
         return Err(format!("its type is {kind}, not kubernetes.io/tls"));
@@ -147,18 +176,23 @@ fn read(secret: &Object) -> Result<Vec<String>, String> {
     let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .map_err(|_| "tls.crt is no PEM".to_owned())?;
+    let chain: Vec<X509Certificate<'_>> = chain
+        .iter()
+        .map(|one| X509Certificate::from_der(one).map(|(_, certificate)| certificate))
+        .collect::<Result<_, _>>()
+        .map_err(|_| "tls.crt holds no X.509 certificate".to_owned())?;
     let leaf = chain.first().ok_or("tls.crt holds no certificate")?;
-    let (_, leaf) =
-        X509Certificate::from_der(leaf).map_err(|_| "tls.crt holds no X.509 certificate".to_owned())?;
-    key_fits(&leaf)?;
+    key_fits(leaf)?;
     let names = leaf.subject_alternative_name().ok().flatten();
-    Ok(names
-        .map(|names| &names.value.general_names)
-        .into_iter()
-        .flatten()
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            _ => None,
-        })
-        .collect())
+    let names = names.map(|names| &names.value.general_names).into_iter().flatten();
+    let names = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    let times = chain.iter().map(|one| {
+        let valid = one.validity();
+        let (from, to) = (valid.not_before, valid.not_after);
+        (from.timestamp(), to.timestamp(), from.to_string(), to.to_string())
+    });
+    Ok(Certificates { names: names.collect(), times: times.collect() })
 }

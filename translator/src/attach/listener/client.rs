@@ -8,7 +8,7 @@ use crate::attach::index::{Index, Indexed};
 use crate::attach::spec;
 use crate::attach::trust::{self, CERTIFICATES_GROUP};
 use moorgate_model::diagnostic::semantic::{
-    CLIENT_CA_INVALID, CLIENT_CA_KIND, INSECURE_FALLBACK, NO_CLIENT_CA, REF_NOT_PERMITTED, UNSUPPORTED_VALUE,
+    CLIENT_CA_INVALID, CLIENT_CA_KIND, INSECURE_FALLBACK, NO_CLIENT_CA, REF_NOT_PERMITTED,
 };
 use moorgate_model::ir::ClientValidation;
 use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
@@ -40,25 +40,15 @@ pub(super) fn resolve(index: &Index<'_>, gateway: &Indexed<'_, spec::Gateway>, l
         }
     }
     let help = "the listener refuses connections: clients cannot be checked";
-    match names.as_slice() {
-        [only] => {
-            let optional = is_fallback(validation);
-            listener.clients = Some(ClientValidation { ca_bundle: only.clone(), optional });
-            return;
-        }
-        [] => {
-            let message = "no CA certificate reference is valid";
-            let finding = object.diagnostic(&NO_CLIENT_CA, at.key("caCertificateRefs"), message);
-            listener.findings.push(finding.help(help));
-        }
-        [_, ..] => {
-            let message = "more than one CA certificate reference is not supported";
-            let field = at.key("caCertificateRefs").index(1);
-            let finding = object.diagnostic(&UNSUPPORTED_VALUE, field, message);
-            listener.findings.push(finding.help(format!("put all certificates into one ConfigMap; {help}")));
-        }
+    if names.is_empty() {
+        let message = "no CA certificate reference is valid";
+        let finding = object.diagnostic(&NO_CLIENT_CA, at.key("caCertificateRefs"), message);
+        listener.findings.push(finding.help(help));
+        listener.refuse = true;
+    } else {
+        let optional = is_fallback(validation);
+        listener.clients = Some(ClientValidation { ca_bundles: names, optional });
     }
-    listener.refuse = true;
 }
 
 /// The SDS name of a CA bundle that the Gateway may use.

@@ -38,12 +38,12 @@ struct Other<'a> {
 
 /// What is taken of one port and transport.
 #[derive(Debug, Default)]
-struct Port<'a> {
+pub(super) struct Port<'a> {
     kinds: BTreeMap<Sharing, Other<'a>>,
     hosts: BTreeMap<String, Other<'a>>,
 }
 
-type Ports<'a> = BTreeMap<(u16, bool), Port<'a>>;
+pub(super) type Ports<'a> = BTreeMap<(u16, bool), Port<'a>>;
 
 /// Finds listeners that share a port and cannot be told apart. Of a Gateway's own none is served, because nobody can say
 /// which was meant (Gateway `listeners`). One of a ListenerSet loses to those before it: the Gateway's, then those of
@@ -80,6 +80,26 @@ pub(super) fn find(gateway: &mut Gateway<'_>) {
             None => take(&mut ports, listener, me),
         }
     }
+}
+
+/// The same across Gateways that share a fleet: those before have taken what they have, and this one takes what is left.
+pub(super) fn across<'a>(gateway: &mut Gateway<'a>, taken: &mut Ports<'a>) {
+    let mut own = Ports::new();
+    std::mem::swap(&mut own, taken);
+    let mut mine = Vec::new();
+    for listener in gateway.listeners.iter_mut().filter(|listener| listener.accepted) {
+        let Some(me) = other(listener) else { continue };
+        match clash(&own, listener, &me) {
+            Some((other, what)) => lose(listener, &other, what),
+            None => mine.push((listener.position, me)),
+        }
+    }
+    for (position, me) in mine {
+        if let Some(listener) = gateway.listeners.get(position) {
+            take(&mut own, listener, me);
+        }
+    }
+    *taken = own;
 }
 
 fn is_own(gateway: &Gateway<'_>, position: usize) -> bool {
@@ -125,10 +145,8 @@ fn lose(listener: &mut Listener<'_>, other: &Other<'_>, what: &str) {
     let message =
         format!("listener {:?} conflicts with {:?}: same port, {what} clash", listener.spec.name, other.name);
     let finding = listener.owner.diagnostic(&LISTENER_CONFLICT, field(listener.index), message);
-    listener.findings.push(finding.related(
-        other.owner.origin.file.clone(),
-        other.place,
-        format!("{:?} is here", other.name),
-    ));
+    let file = other.owner.origin.file.clone();
+    let finding = finding.related(file, other.place, format!("{:?} is here", other.name));
+    listener.findings.push(finding.help("give one of them another port or hostname"));
     listener.accepted = false;
 }

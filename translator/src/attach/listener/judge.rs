@@ -2,10 +2,13 @@
 
 use super::{Listener, certificate, client, field};
 use crate::attach::GATEWAY_GROUP;
+use crate::attach::hostname::is_address;
 use crate::attach::index::{Index, Indexed};
 use crate::attach::kind::Mode;
 use crate::attach::spec;
-use moorgate_model::diagnostic::semantic::{INVALID_ROUTE_KINDS, UNSUPPORTED_PROTOCOL, UNSUPPORTED_VALUE};
+use moorgate_model::diagnostic::semantic::{
+    HOSTNAME_IS_ADDRESS, INVALID_ROUTE_KINDS, UNSUPPORTED_PROTOCOL, UNSUPPORTED_VALUE,
+};
 use moorgate_model::{Diagnostic, FieldPath, Object};
 use std::collections::BTreeSet;
 
@@ -35,6 +38,7 @@ fn one<'a>(
     let mode = Mode::of(spec);
     let mut listener = Listener {
         owner,
+        prefix: String::new(),
         index: position,
         position,
         spec: spec.clone(),
@@ -45,6 +49,7 @@ fn one<'a>(
         refuse: false,
         secrets: Vec::new(),
         clients: None,
+        asked: Vec::new(),
         overlap: None,
         attached: BTreeSet::new(),
     };
@@ -54,6 +59,14 @@ fn one<'a>(
         listener.findings.push(finding.help("this version serves HTTP, HTTPS, TLS, TCP and UDP"));
         return listener;
     };
+    if is_address(&spec.hostname) {
+        let message = format!("{:?} is an IP address, and no hostname", spec.hostname);
+        let finding = owner.diagnostic(&HOSTNAME_IS_ADDRESS, at.key("hostname"), message);
+        listener
+            .findings
+            .push(finding.help("leave hostname away to answer requests for any host, addresses too"));
+        listener.accepted = false;
+    }
     listener.kinds = allowed_kinds(owner, &at, spec, mode, &mut listener.findings);
     if spec.protocol == "HTTPS" || mode == Mode::Terminate {
         certificate::resolve(index, &mut listener);
@@ -64,18 +77,9 @@ fn one<'a>(
     let unsupported = |field: FieldPath, what: &str| -> Diagnostic {
         owner.diagnostic(&UNSUPPORTED_VALUE, field, format!("{what} is not supported"))
     };
-    if spec.filters.is_some() {
-        listener.refuse = true;
-        let help = if spec.protocol == "HTTP" {
-            "its routes answer 500"
-        } else {
-            "the listener refuses connections"
-        };
-        listener.findings.push(unsupported(at.key("filters"), "a filter on a listener").help(help));
-    }
     if let Some(option) = spec.tls.as_ref().and_then(|tls| tls.options.keys().next()) {
         let field = at.key("tls").key("options").key(option);
-        listener.findings.push(unsupported(field, "a TLS option"));
+        listener.findings.push(unsupported(field, "a TLS option").help("leave it out: it has no effect"));
     }
     listener
 }
@@ -101,7 +105,8 @@ fn allowed_kinds(
             let field = at.key("allowedRoutes").key("kinds").index(position);
             let message =
                 format!("a {} listener cannot serve {} of group {:?}", spec.protocol, kind.kind, kind.group);
-            findings.push(object.diagnostic(&INVALID_ROUTE_KINDS, field, message));
+            let help = format!("it serves {}", fitting.join(", "));
+            findings.push(object.diagnostic(&INVALID_ROUTE_KINDS, field, message).help(help));
         }
     }
     kinds.into_iter().filter_map(|known| fitting.get(known).copied()).collect()

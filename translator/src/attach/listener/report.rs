@@ -2,12 +2,15 @@
 
 use super::set::Set;
 use super::{Gateway, Listener};
-use crate::attach::GATEWAY_GROUP;
 use crate::attach::index::{Index, Key};
+use crate::attach::{GATEWAY_GROUP, parameters};
 use crate::status::{self, Condition, ListenerStatus, RouteGroupKind, Status, Statuses};
 use moorgate_model::ObjectRef;
-use moorgate_model::diagnostic::semantic::UNSUPPORTED_ADDRESS;
+use moorgate_model::diagnostic::semantic::{UNSUPPORTED_ADDRESS, UNSUPPORTED_ROUTABILITY};
 use std::collections::BTreeMap;
+
+/// The reason of GEP-1651 for an address that cannot be reached from where it should be.
+const ROUTABILITY: &str = "UnsupportedRoutability";
 
 /// Writes the status of classes, Gateways and ListenerSets.
 pub(in crate::attach) fn report(
@@ -18,12 +21,9 @@ pub(in crate::attach) fn report(
     for class in index.classes.values() {
         if class.value.spec.controller_name == index.options.controller_name {
             let generation = class.value.metadata.generation;
-            let accepted = match &class.value.spec.parameters_ref {
+            let accepted = match parameters::of_class(index, class) {
                 None => status::holds("Accepted", "Accepted", generation),
-                Some(parameters) => {
-                    let message = format!("parameters of kind {} are not supported", parameters.kind);
-                    status::fails("Accepted", "InvalidParameters", &message, generation)
-                }
+                Some(finding) => status::fails("Accepted", "InvalidParameters", &finding.message, generation),
             };
             statuses.set(class.object.reference.clone(), Status::Class { conditions: vec![accepted] });
         }
@@ -64,10 +64,10 @@ fn is_accepted(listener: &ListenerStatus) -> bool {
 fn gateway_conditions(gateway: &Gateway<'_>, listeners: &[ListenerStatus]) -> Vec<Condition> {
     let generation = gateway.generation;
     let accepted = if let Some(finding) = gateway.refused.first() {
-        let reason = if finding.code.id == UNSUPPORTED_ADDRESS.id {
-            "UnsupportedAddress"
-        } else {
-            "InvalidParameters"
+        let reason = match finding.code.id {
+            id if id == UNSUPPORTED_ADDRESS.id => "UnsupportedAddress",
+            id if id == UNSUPPORTED_ROUTABILITY.id => ROUTABILITY,
+            _ => "InvalidParameters",
         };
         status::fails("Accepted", reason, &finding.message, generation)
     } else if listeners.iter().all(is_accepted) {
@@ -83,7 +83,9 @@ fn gateway_conditions(gateway: &Gateway<'_>, listeners: &[ListenerStatus]) -> Ve
     let programmed = if accepted.status == "True" {
         status::pending(generation)
     } else {
-        status::fails("Programmed", "Invalid", "the Gateway is not accepted", generation)
+        // GEP-1651 names the same reason for both.
+        let reason = if accepted.reason == ROUTABILITY { ROUTABILITY } else { "Invalid" };
+        status::fails("Programmed", reason, "the Gateway is not accepted", generation)
     };
     let mut conditions = vec![accepted, programmed];
     if let Some(findings) = &gateway.references {

@@ -151,11 +151,9 @@ fn values(
 
 fn check_regex(route: &Object, findings: &mut Vec<Diagnostic>, field: FieldPath, text: &str) -> bool {
     let Err(reason) = expression::check(text) else { return true };
-    findings.push(route.diagnostic(
-        &REGEX_INVALID,
-        field,
-        format!("{text:?} is not a valid expression: {reason}"),
-    ));
+    let message = format!("{text:?} is not a valid expression: {reason}");
+    let help = "write it in the syntax of RE2 (https://github.com/google/re2/wiki/Syntax), and shorter if it is too large";
+    findings.push(route.diagnostic(&REGEX_INVALID, field, message).help(help));
     false
 }
 

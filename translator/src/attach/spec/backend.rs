@@ -1,6 +1,6 @@
 //! XBackend (Gateway API v1.7, experimental).
 
-use super::Metadata;
+use super::{CertificateRef, Metadata};
 use moorgate_policies::Validation;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -18,6 +18,7 @@ pub(in crate::attach) struct XBackendSpec {
     pub(in crate::attach) external_hostname: Option<ExternalHostname>,
     pub(in crate::attach) protocol: Option<String>,
     pub(in crate::attach) tls: Option<XBackendTls>,
+    pub(in crate::attach) session_persistence: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,6 +36,6 @@ pub(in crate::attach) struct ExternalHostname {
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct XBackendTls {
     pub(in crate::attach) mode: String,
-    pub(in crate::attach) client_certificate_ref: Option<IgnoredAny>,
+    pub(in crate::attach) client_certificate_ref: Option<CertificateRef>,
     pub(in crate::attach) validation: Option<Validation>,
 }

@@ -1,6 +1,6 @@
 //! GatewayClass and Gateway.
 
-use super::Metadata;
+use super::{ListenerFilters, Metadata};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -19,8 +19,11 @@ pub(in crate::attach) struct GatewayClassSpec {
 
 #[derive(Debug, Deserialize)]
 pub(in crate::attach) struct ParametersRef {
+    pub(in crate::attach) group: String,
     pub(in crate::attach) kind: String,
     pub(in crate::attach) name: String,
+    /// Classes have one; a Gateway's parameters lie in its own namespace.
+    pub(in crate::attach) namespace: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,6 +49,8 @@ pub(in crate::attach) struct GatewaySpec {
 pub(in crate::attach) struct Address {
     #[serde(rename = "type")]
     pub(in crate::attach) kind: Option<String>,
+    #[serde(default)]
+    pub(in crate::attach) routability: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -126,8 +131,7 @@ pub(in crate::attach) struct Listener {
     pub(in crate::attach) tls: Option<ListenerTls>,
     #[serde(default)]
     pub(in crate::attach) allowed_routes: AllowedRoutes,
-    #[serde(default)]
-    pub(in crate::attach) filters: Option<serde::de::IgnoredAny>,
+    pub(in crate::attach) filters: Option<ListenerFilters>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -110,7 +110,7 @@ pub(in crate::attach) struct Matcher {
     pub(in crate::attach) value: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct Filter {
     #[serde(rename = "type")]
@@ -124,7 +124,7 @@ pub(in crate::attach) struct Filter {
     pub(in crate::attach) external_auth: Option<ExternalAuthFilter>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct ExternalAuthFilter {
     pub(in crate::attach) protocol: String,
@@ -134,14 +134,14 @@ pub(in crate::attach) struct ExternalAuthFilter {
     pub(in crate::attach) forward_body: Option<ForwardBody>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct GrpcAuth {
     #[serde(default)]
     pub(in crate::attach) allowed_headers: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct HttpAuth {
     pub(in crate::attach) path: Option<String>,
@@ -151,14 +151,14 @@ pub(in crate::attach) struct HttpAuth {
     pub(in crate::attach) allowed_response_headers: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct ForwardBody {
     #[serde(default)]
     pub(in crate::attach) max_size: u32,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(in crate::attach) struct HeaderFilter {
     #[serde(default)]
     pub(in crate::attach) set: Vec<Header>,
@@ -168,13 +168,13 @@ pub(in crate::attach) struct HeaderFilter {
     pub(in crate::attach) remove: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(in crate::attach) struct Header {
     pub(in crate::attach) name: String,
     pub(in crate::attach) value: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct MirrorFilter {
     pub(in crate::attach) backend_ref: BackendRef,
@@ -182,7 +182,7 @@ pub(in crate::attach) struct MirrorFilter {
     pub(in crate::attach) fraction: Option<Fraction>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(in crate::attach) struct Fraction {
     pub(in crate::attach) numerator: u32,
     #[serde(default = "hundred")]
@@ -193,7 +193,7 @@ fn hundred() -> u32 {
     100
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct RedirectFilter {
     pub(in crate::attach) scheme: Option<String>,
@@ -203,20 +203,20 @@ pub(in crate::attach) struct RedirectFilter {
     pub(in crate::attach) status_code: Option<u16>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(in crate::attach) struct RewriteFilter {
     pub(in crate::attach) hostname: Option<String>,
     pub(in crate::attach) path: Option<PathModifier>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct PathModifier {
     pub(in crate::attach) replace_full_path: Option<String>,
     pub(in crate::attach) replace_prefix_match: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct CorsFilter {
     #[serde(default)]
@@ -232,7 +232,7 @@ pub(in crate::attach) struct CorsFilter {
     pub(in crate::attach) max_age: Option<u32>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(in crate::attach) struct BackendRef {
     #[serde(default)]
     pub(in crate::attach) group: String,
@@ -255,17 +255,32 @@ fn one() -> u32 {
     1
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct Timeouts {
     pub(in crate::attach) request: Option<String>,
     pub(in crate::attach) backend_request: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(in crate::attach) struct Retry {
     #[serde(default)]
     pub(in crate::attach) codes: Vec<u32>,
-    pub(in crate::attach) attempts: Option<u32>,
+    pub(in crate::attach) attempts: Option<i64>,
     pub(in crate::attach) backoff: Option<String>,
+}
+
+/// Filters of a listener, which run before a route is looked for.
+#[derive(Debug, Clone, Deserialize)]
+pub(in crate::attach) struct ListenerFilters {
+    #[serde(default)]
+    pub(in crate::attach) requests: Vec<ListenerFilter>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::attach) struct ListenerFilter {
+    #[serde(rename = "type")]
+    pub(in crate::attach) kind: String,
+    pub(in crate::attach) external_auth: Option<ExternalAuthFilter>,
 }

@@ -12,13 +12,15 @@ pub struct Kind {
     pub resource: ApiResource,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
+    /// Whether objects can be made: those of a kind that is being removed cannot, and are deleted with it.
+    pub lasting: bool,
 }
 
 impl Kind {
     /// A kind of this group and version.
     pub fn new(group: &str, version: &str, kind: &str, plural: &str, namespaced: bool) -> Self {
         let gvk = GroupVersionKind::gvk(group, version, kind);
-        Self { resource: ApiResource::from_gvk_with_plural(&gvk, plural), namespaced }
+        Self { resource: ApiResource::from_gvk_with_plural(&gvk, plural), namespaced, lasting: true }
     }
 }
 
@@ -39,13 +41,14 @@ pub async fn kinds(client: &Client) -> Result<Vec<Kind>, ClusterError> {
             let resources =
                 answer(|| format!("the resources of {name}"), client.list_api_group_resources(&name)).await?;
             for resource in resources.resources {
-                let usable =
-                    ["list", "watch"].iter().all(|verb| resource.verbs.iter().any(|has| has == verb));
+                let may = |verb: &str| resource.verbs.iter().any(|has| has == verb);
+                let (usable, lasting) = (may("list") && may("watch"), may("create"));
                 if !usable || resource.name.contains('/') {
                     continue;
                 }
                 let kind =
                     Kind::new(&group.name, version, &resource.kind, &resource.name, resource.namespaced);
+                let kind = Kind { lasting, ..kind };
                 found.entry((group.name.clone(), resource.kind)).or_insert(kind);
             }
         }

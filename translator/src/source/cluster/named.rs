@@ -1,4 +1,4 @@
-//! Secrets and ConfigMaps: only those that are named, each read by its name.
+//! Secrets, ConfigMaps and ClusterTrustBundles: only those that are named, each read by its name.
 //!
 //! So the right to `get` is enough: nobody who takes over this program can list the Secrets of a cluster. Private keys
 //! are passed over while an answer is decoded: no text of them is ever made.
@@ -12,17 +12,23 @@ use kube::api::DynamicObject;
 use kube::core::Request;
 use moorgate_model::ObjectRef;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The parts of a Secret that are public.
 const PUBLIC: [&str; 2] = ["tls.crt", "ca.crt"];
+/// The group of ClusterTrustBundles.
+const CERTIFICATES_GROUP: &str = "certificates.k8s.io";
+/// CA certificates of the whole cluster.
+const BUNDLE: &str = "ClusterTrustBundle";
+/// Versions in which they may be served, the newest first.
+const BUNDLE_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 /// Requests at one time.
 const PARALLEL: usize = 8;
 
-/// A Secret or ConfigMap that something refers to.
+/// A Secret, ConfigMap or ClusterTrustBundle that something refers to.
 pub type Named = ObjectRef;
 
 /// What the objects of ours refer to. Gateways of other controllers do not count: their Secrets are not our business.
@@ -78,6 +84,11 @@ fn collect(fields: &Map<String, Value>, namespace: &str, found: &mut BTreeSet<Na
             found.insert(ObjectRef::new("", kind, namespace, name));
         }
     }
+    if let (Some(CERTIFICATES_GROUP), Some(BUNDLE), Some(name)) =
+        (named("group"), named("kind"), named("name"))
+    {
+        found.insert(ObjectRef::new(CERTIFICATES_GROUP, BUNDLE, "", name));
+    }
     for value in fields.values() {
         walk(value, namespace, found);
     }
@@ -97,28 +108,47 @@ pub async fn read_named(client: &Client, names: &BTreeSet<Named>) -> Result<Vec<
 }
 
 async fn read_one(client: &Client, name: &Named) -> Result<Option<Live>, ClusterError> {
-    let secret = &*name.kind == "Secret";
-    let kind = if secret {
-        Kind::new("", "v1", "Secret", "secrets", true)
+    if &*name.kind == BUNDLE {
+        for version in BUNDLE_VERSIONS {
+            let kind = Kind::new(CERTIFICATES_GROUP, version, BUNDLE, "clustertrustbundles", false);
+            let url = format!("/apis/{CERTIFICATES_GROUP}/{version}/clustertrustbundles");
+            // One that is not there and a version that is not served look alike.
+            if let Some(live) = found(name, &kind, get::<DynamicObject>(client, name, &url).await)? {
+                return Ok(Some(live));
+            }
+        }
+        return Ok(None);
+    }
+    let (kind, plural) =
+        if &*name.kind == "Secret" { ("Secret", "secrets") } else { ("ConfigMap", "configmaps") };
+    let url = format!("/api/v1/namespaces/{}/{plural}", name.namespace);
+    let as_read = Kind::new("", "v1", kind, plural, true);
+    let read = if kind == "Secret" {
+        get::<PublicSecret>(client, name, &url).await.map(PublicSecret::into_object)
     } else {
-        Kind::new("", "v1", "ConfigMap", "configmaps", true)
+        get::<DynamicObject>(client, name, &url).await
     };
-    let url = format!("/api/v1/namespaces/{}/{}", name.namespace, kind.resource.plural);
+    found(name, &as_read, read)
+}
+
+async fn get<T: DeserializeOwned>(client: &Client, name: &Named, url: &str) -> Result<T, ClusterError> {
+    let what = || name.to_string();
     let request = Request::new(url).get(&name.name, &kube::api::GetParams::default());
-    let what = || format!("{} {}/{}", name.kind, name.namespace, name.name);
     let request = request.map_err(|error| ClusterError::Api {
         what: what(),
         source: Box::new(kube::Error::BuildRequest(error)),
     })?;
-    let read = if secret {
-        let read = answer(what, client.request::<PublicSecret>(request)).await;
-        read.map(PublicSecret::into_object)
-    } else {
-        answer(what, client.request::<DynamicObject>(request)).await
-    };
+    answer(what, client.request::<T>(request)).await
+}
+
+/// Not there, or not ours to read: to the compiler both is a missing object.
+fn found(
+    name: &Named,
+    kind: &Kind,
+    read: Result<DynamicObject, ClusterError>,
+) -> Result<Option<Live>, ClusterError> {
     match read {
-        Ok(object) => Ok(Live::of(object, &kind)),
-        // Not there, or not ours to read: to the compiler both is a missing object.
+        Ok(object) => Ok(Live::of(object, kind)),
         Err(ClusterError::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if matches!(status.code, 403 | 404)) =>
         {
             if let kube::Error::Api(status) = &*source

@@ -6,7 +6,7 @@ use crate::compile::CompiledFleet;
 use crate::render::Fleet;
 use crate::serve_store::Account;
 use crate::watch::acks::{Standing, standing};
-use crate::watch::{Turn, View};
+use crate::watch::{Turn, View, fleet_of};
 use futures::StreamExt as _;
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,7 @@ impl Provisioner {
             let turn = view.turns.borrow_and_update().clone();
             if let Some(front) = &self.front {
                 match &turn {
-                    Some(turn) if leads => front.tell(&view, turn, &mut known),
+                    Some(turn) if leads => front.tell(&view, turn, self.home(), &mut known),
                     _ => {
                         known = Known::default();
                         front.accounts.forget();
@@ -99,7 +99,7 @@ impl Provisioner {
     async fn pass(&self, view: &View, turn: &Turn, progress: &mut Progress) -> bool {
         let compilation = &turn.compilation;
         let due = compilation.fleets.iter().filter_map(|(name, compiled)| {
-            let fleet = Fleet::of(name, compiled, &compilation.objects)?;
+            let fleet = Fleet::of(name, compiled, &compilation.objects, self.home())?;
             let acked = acknowledged(view, name, compiled);
             let same =
                 progress.applied.get(name).is_some_and(|(known, open)| *known == fleet && *open == acked);
@@ -123,7 +123,7 @@ impl Provisioner {
                 progress.applied.remove(&fleet.name);
             }
         }
-        let live = gateways(view);
+        let live = gateways(view, turn);
         if progress.pruned.as_ref() != Some(&live) {
             match self.prune(&live).await {
                 Ok(gone) => {
@@ -177,17 +177,18 @@ impl Front {
 
     /// Says which account belongs to which fleet, before its pods are there. One that cannot be compiled for a while keeps
     /// its account as long as its Gateway is there: its Envoys go on, and so do its relays.
-    fn tell(&self, view: &View, turn: &Arc<Turn>, known: &mut Known) {
+    fn tell(&self, view: &View, turn: &Arc<Turn>, home: &str, known: &mut Known) {
         if known.turn.as_ref().is_some_and(|of| Arc::ptr_eq(of, turn)) {
             return;
         }
         known.turn = Some(Arc::clone(turn));
         let compilation = &turn.compilation;
         let fleets = compilation.fleets.iter();
-        let compiled = fleets.filter_map(|(name, compiled)| Fleet::of(name, compiled, &compilation.objects));
+        let compiled =
+            fleets.filter_map(|(name, compiled)| Fleet::of(name, compiled, &compilation.objects, home));
         let accounts = &mut known.accounts;
         accounts.extend(compiled.map(|fleet| (fleet.name.clone(), account(&fleet))));
-        let there = gateways(view);
+        let there = gateways(view, turn);
         accounts.retain(|fleet, _| there.contains(fleet));
         self.accounts.make(accounts.iter().map(|(fleet, account)| (account.clone(), fleet.clone())));
     }
@@ -206,9 +207,9 @@ fn acknowledged(view: &View, name: &FleetName, compiled: &CompiledFleet) -> bool
 }
 
 /// The fleets of all Gateways that are there, whether they could be compiled or not.
-fn gateways(view: &View) -> BTreeSet<FleetName> {
+fn gateways(view: &View, turn: &Turn) -> BTreeSet<FleetName> {
     let gateways = view.objects(GATEWAY_GROUP, "Gateway");
-    gateways.iter().map(|live| FleetName::gateway(&live.reference.namespace, &live.reference.name)).collect()
+    gateways.iter().map(|live| fleet_of(&live.reference, turn)).collect()
 }
 
 /// An error with its causes.

@@ -41,8 +41,9 @@ pub(super) async fn key(
 
 /// Whether an object belongs to a Gateway that had the same name before: it is about to go with that one.
 fn is_former(object: &Value, uid: Option<&str>) -> bool {
+    let is_gateway = |owner: &&Value| owner["kind"] == "Gateway" || owner["kind"] == "GatewayClass";
     let owners = object["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let gateways: Vec<&Value> = owners.iter().filter(|owner| owner["kind"] == "Gateway").collect();
+    let gateways: Vec<&Value> = owners.iter().filter(is_gateway).collect();
     uid.is_some_and(|uid| !gateways.is_empty() && gateways.iter().all(|owner| owner["uid"] != uid))
 }
 

@@ -125,6 +125,7 @@ fn settings() -> Settings {
         report_secret: Some(ReportSecret::PerFleet),
         relay_image: "relay:1".into(),
         envoy_image: "envoy:1".into(),
+        merged_namespace: "moorgate-system".into(),
     }
 }
 
@@ -153,7 +154,7 @@ fn fleet_of(name: &str, uid: &str, ports: &[u16], addresses: &str) -> Fleet {
     let compilation = compile(&[file], &Options::default());
     assert!(!compilation.diagnostics.has_errors(), "{:#?}", compilation.diagnostics);
     let (name, compiled) = compilation.fleets.first_key_value().unwrap();
-    Fleet::of(name, compiled, &compilation.objects).unwrap()
+    Fleet::of(name, compiled, &compilation.objects, "").unwrap()
 }
 
 const SERVICE: &str = "/api/v1/namespaces/infra/services/edge-c";

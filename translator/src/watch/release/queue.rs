@@ -19,6 +19,8 @@ struct Late {
     failures: u32,
     again: Instant,
     said: String,
+    /// A gate refused it: somebody has to decide, and is told.
+    gate: bool,
 }
 
 /// What there is to do.
@@ -39,13 +41,18 @@ impl Queue {
     /// Of fleets as they were compiled those that are to be published now, whoever waited longest first; and when the next
     /// of the others may be tried again.
     pub(super) fn publishable<'c>(
-        &self,
+        &mut self,
         compiled: impl Iterator<Item = (&'c FleetName, Digest)>,
         now: Instant,
     ) -> (Vec<(FleetName, Digest)>, Option<Instant>) {
         let (mut due, mut next) = (Vec::new(), None);
         for (name, snapshot) in compiled {
-            if self.published.get(name) == Some(&snapshot) || self.writing.contains_key(name) {
+            if self.writing.contains_key(name) {
+                continue;
+            }
+            if self.published.get(name) == Some(&snapshot) {
+                // What was refused is no longer wanted.
+                self.late.remove(name);
                 continue;
             }
             // Something new is tried at once, the same thing again after a while.
@@ -72,7 +79,7 @@ impl Queue {
         for fleet in lost.filter(|fleet| !there.contains(fleet)).collect::<Vec<_>>() {
             self.vanished.entry(fleet).or_insert(now);
         }
-        self.vanished.retain(|fleet, _| matches!(fleet, FleetName::Gateway { .. }) && !there.contains(fleet));
+        self.vanished.retain(|fleet, _| !there.contains(fleet));
         let (late, vanished, writing) = (&mut self.late, &self.vanished, &self.writing);
         late.retain(|fleet, _| there.contains(fleet) || vanished.contains_key(fleet));
         let (mut due, mut next) = (Vec::new(), None);
@@ -82,6 +89,17 @@ impl Queue {
             if at <= now { due.push(fleet.clone()) } else { next = Some(earlier(next, at)) }
         }
         (due, next)
+    }
+
+    /// Fleets that a gate holds back, and why.
+    pub(super) fn held(&self) -> BTreeMap<FleetName, String> {
+        let held = self.late.iter().filter(|(_, late)| late.gate && late.act.is_some());
+        held.map(|(fleet, late)| (fleet.clone(), late.said.clone())).collect()
+    }
+
+    /// How many are as they should be, being written, and put off.
+    pub(super) fn counts(&self) -> [(&'static str, usize); 3] {
+        [("published", self.published.len()), ("writing", self.writing.len()), ("late", self.late.len())]
     }
 
     /// A write is under way.
@@ -112,9 +130,9 @@ impl Queue {
     }
 
     /// A write did not go through: it is said once, and tried again later each time.
-    pub(super) fn put_off(&mut self, fleet: &FleetName, act: Act, why: &str, now: Instant) {
+    pub(super) fn put_off(&mut self, fleet: &FleetName, act: Act, (why, gate): (&str, bool), now: Instant) {
         self.writing.remove(fleet);
-        let fresh = || Late { act, failures: 0, again: now, said: String::new() };
+        let fresh = || Late { act, failures: 0, again: now, said: String::new(), gate };
         let known = self.late.entry(fleet.clone()).or_insert_with(fresh);
         if known.said != why {
             tracing::warn!(%fleet, why, "not published; the fleet goes on as it is");
@@ -123,6 +141,7 @@ impl Queue {
         if known.act != act {
             (known.act, known.failures) = (act, 0);
         }
+        known.gate = gate;
         known.again = now + WAIT.0.saturating_mul(1 << known.failures.min(6)).min(WAIT.1);
         known.failures += 1;
     }
@@ -157,7 +176,7 @@ mod tests {
         let mut queue = Queue::default();
         let mut waits = Vec::new();
         for _ in 0..8 {
-            queue.put_off(&edge, Some(digest(1)), "pinned", now);
+            queue.put_off(&edge, Some(digest(1)), ("pinned", true), now);
             let (due, next) = queue.publishable([(&edge, digest(1))].into_iter(), now);
             assert!(due.is_empty());
             waits.push((next.unwrap() - now).as_secs());
@@ -165,9 +184,20 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         let (due, next) = queue.publishable([(&edge, digest(2))].into_iter(), now);
         assert_eq!((due, next), (vec![(edge.clone(), digest(2))], None));
-        queue.put_off(&edge, Some(digest(2)), "pinned", now);
+        queue.put_off(&edge, Some(digest(2)), ("pinned", true), now);
         let (_, next) = queue.publishable([(&edge, digest(2))].into_iter(), now);
         assert_eq!(next, Some(now + WAIT.0));
+        // A gate is told to whoever owns the Gateway, until something went through; a store that is away is not.
+        assert_eq!(queue.held(), BTreeMap::from([(edge.clone(), "pinned".to_owned())]));
+        queue.put_off(&edge, Some(digest(2)), ("no answer", false), now);
+        assert!(queue.held().is_empty());
+        queue.put_off(&edge, Some(digest(2)), ("pinned", true), now);
+        queue.done(edge.clone(), Some(digest(2)));
+        assert!(queue.held().is_empty());
+        // Nor is one whose refused state was taken back.
+        queue.put_off(&edge, Some(digest(3)), ("pinned", true), now);
+        assert_eq!(queue.publishable([(&edge, digest(2))].into_iter(), now), (vec![], None));
+        assert!(queue.held().is_empty());
     }
 
     #[tokio::test]
@@ -175,25 +205,25 @@ mod tests {
         let names = ["a", "b", "c"].map(fleet);
         let now = Instant::now();
         let mut queue = Queue::default();
-        let due = |queue: &Queue, n: u8| {
+        let due = |queue: &mut Queue, n: u8| {
             queue
                 .publishable(names.iter().map(|name| (name, digest(n))), now)
                 .0
                 .into_iter()
                 .map(|(name, _)| name)
         };
-        assert!(due(&queue, 1).eq(names.clone()));
+        assert!(due(&mut queue, 1).eq(names.clone()));
         queue.begin(names[0].clone(), task().await, Some(digest(1)), now);
-        assert!(due(&queue, 2).eq(names[1..].iter().cloned()));
+        assert!(due(&mut queue, 2).eq(names[1..].iter().cloned()));
         queue.done(names[0].clone(), Some(digest(1)));
-        assert!(due(&queue, 1).eq(names[1..].iter().cloned()));
+        assert!(due(&mut queue, 1).eq(names[1..].iter().cloned()));
         // It changed again: those that were never written come first.
-        assert!(due(&queue, 2).eq([&names[1], &names[2], &names[0]].into_iter().cloned()));
+        assert!(due(&mut queue, 2).eq([&names[1], &names[2], &names[0]].into_iter().cloned()));
         // A task that broke off leaves nothing behind.
         let id = task().await;
         queue.begin(names[0].clone(), id, Some(digest(2)), now);
         assert_eq!(queue.broken(id), Some((names[0].clone(), Some(digest(2)))));
-        assert_eq!(due(&queue, 2).count(), 3);
+        assert_eq!(due(&mut queue, 2).count(), 3);
     }
 
     #[test]
@@ -202,20 +232,23 @@ mod tests {
         let mut queue = Queue::default();
         queue.done(fleet("edge"), Some(digest(1)));
         // Refused before its Gateway went.
-        queue.put_off(&fleet("edge"), Some(digest(2)), "pinned", start);
+        queue.put_off(&fleet("edge"), Some(digest(2)), ("pinned", true), start);
         let none = BTreeSet::new();
-        let found = vec![fleet("old"), "class/internal".parse().unwrap()];
+        // A class that was merged once is another's, or was ours: whoever ends it looks.
+        let class: FleetName = "class/internal".parse().unwrap();
+        let found = vec![fleet("old"), class.clone()];
         assert_eq!(queue.retirable(&none, found, after, start), (vec![], Some(start + after)));
-        let both = vec![fleet("edge"), fleet("old")];
-        assert_eq!(queue.retirable(&none, vec![], after, start + after), (both, None));
-        queue.put_off(&fleet("edge"), None, "denied", start + after);
+        let all = vec![fleet("edge"), fleet("old"), class.clone()];
+        assert_eq!(queue.retirable(&none, vec![], after, start + after), (all, None));
+        queue.put_off(&fleet("edge"), None, ("denied", false), start + after);
         queue.done(fleet("old"), None);
+        queue.done(class, None);
         let again = start + after + WAIT.0;
         assert_eq!(queue.retirable(&none, vec![], after, start + after), (vec![], Some(again)));
         queue.done(fleet("edge"), None);
         assert_eq!(queue.retirable(&none, vec![], after, again), (vec![], None));
         // One that is neither there nor vanished holds no alarm.
-        queue.put_off(&fleet("else"), Some(digest(1)), "pinned", again);
+        queue.put_off(&fleet("else"), Some(digest(1)), ("pinned", true), again);
         assert_eq!(queue.retirable(&none, vec![], after, again), (vec![], None));
         assert!(queue.late.is_empty());
     }

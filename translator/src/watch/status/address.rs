@@ -1,14 +1,20 @@
 //! Where a Gateway is reached: the addresses of its Service, or those that it names itself.
 
+use crate::render;
 use crate::source::cluster::{Live, Objects};
+use moorgate_snapshot::FleetName;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a Service says of the Gateway that it is for (GEP-1762).
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
-/// An address: its type, and its value.
-type Address = (String, String);
+/// An address: its type, its value, and from where it is reached (GEP-1651); empty if nothing is said of that.
+type Address = (String, String, &'static str);
+
+/// Reached from inside of the cluster only.
+const CLUSTER: &str = "Cluster";
 
 /// What became of a Gateway's addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,16 +28,30 @@ pub(super) struct Addresses {
 }
 
 /// The addresses of a Gateway. `provisions` if its Service is made here, so that it has no address before that is there.
-pub(super) fn of(gateway: &Live, objects: &Objects, provisions: bool) -> Addresses {
-    let asked = asked(gateway);
-    let services: Vec<_> = objects.of_kind("", "Service").filter(|service| is_of(service, gateway)).collect();
+pub(super) fn of(gateway: &Live, fleet: &FleetName, objects: &Objects, provisions: bool) -> Addresses {
+    let wishes = wishes(gateway);
+    let asked: BTreeSet<Address> = wishes.iter().filter(|(_, value, _)| !value.is_empty()).cloned().collect();
+    let shared = matches!(fleet, FleetName::Class { .. });
+    let is_its = |service: &&Arc<Live>| {
+        if shared { render::is_made_for(&service.labels, fleet) } else { is_of(service, gateway) }
+    };
+    let services: Vec<_> = objects.of_kind("", "Service").filter(is_its).collect();
     if services.is_empty() && !provisions {
         // Whoever runs the Envoys knows where they are reached, and may have written it down.
         let assigned: Vec<Address> = asked.into_iter().collect();
         return Addresses { known: !assigned.is_empty(), assigned, unusable: Vec::new() };
     }
-    let given: BTreeSet<Address> = services.iter().flat_map(|service| given(service)).collect();
-    let counts = |address: &&Address| asked.is_empty() || asked.contains(*address);
+    // Without a wish for the inside of the cluster, the address of a ClusterIP is as good as any.
+    let inside = wishes.iter().any(|(.., routability)| *routability == CLUSTER);
+    let given: BTreeSet<Address> = services.iter().flat_map(|service| given(service, inside)).collect();
+    let counts = |found: &&Address| {
+        let same = |wish: &&Address| wish.2 == found.2;
+        if wishes.iter().any(|wish| same(&wish)) {
+            !asked.iter().any(|wish| same(&wish)) || asked.contains(*found)
+        } else {
+            wishes.is_empty()
+        }
+    };
     Addresses {
         assigned: given.iter().filter(counts).cloned().collect(),
         unusable: asked.iter().filter(|address| !given.contains(address)).cloned().collect(),
@@ -51,20 +71,23 @@ fn is_of(service: &Live, gateway: &Live) -> bool {
         && service.labels.get(GATEWAY_NAME).is_some_and(|name| **name == *gateway.reference.name)
 }
 
-fn asked(gateway: &Live) -> BTreeSet<Address> {
+/// What the Gateway asks for; without a value any.
+fn wishes(gateway: &Live) -> BTreeSet<Address> {
     let spec = gateway.fields.get("spec").unwrap_or(&Value::Null);
     let addresses = spec["addresses"].as_array().into_iter().flatten();
     addresses
-        .filter_map(|address| {
-            let value = address["value"].as_str().filter(|value| !value.is_empty())?;
-            Some((address["type"].as_str().unwrap_or("IPAddress").to_owned(), value.to_owned()))
+        .map(|address| {
+            let value = address["value"].as_str().unwrap_or_default();
+            let routability = if address["routability"] == CLUSTER { CLUSTER } else { "" };
+            (address["type"].as_str().unwrap_or("IPAddress").to_owned(), value.to_owned(), routability)
         })
         .collect()
 }
 
-fn given(service: &Live) -> Vec<Address> {
+fn given(service: &Live, inside: bool) -> Vec<Address> {
     let spec = service.fields.get("spec").unwrap_or(&Value::Null);
-    let text = |kind: &str, value: &Value| Some((kind.to_owned(), value.as_str()?.to_owned()));
+    let routability = if inside && spec["type"] == "ClusterIP" { CLUSTER } else { "" };
+    let text = |kind: &str, value: &Value| Some((kind.to_owned(), value.as_str()?.to_owned(), routability));
     if spec["type"] != "LoadBalancer" {
         let addresses = spec["clusterIPs"].as_array().into_iter().flatten();
         return addresses
@@ -101,7 +124,10 @@ impl Addresses {
 
     /// Writes `status.addresses` and the condition about them.
     pub(super) fn write(&self, wanted: &mut Value, generation: Option<i64>) {
-        let addresses = self.assigned.iter().map(|(kind, value)| json!({"type": kind, "value": value}));
+        let addresses = self.assigned.iter().map(|(kind, value, routability)| match *routability {
+            "" => json!({"type": kind, "value": value}),
+            routability => json!({"type": kind, "value": value, "routability": routability}),
+        });
         // The API takes 16.
         wanted["addresses"] = Value::Array(addresses.take(16).collect());
         if !self.known {
@@ -127,7 +153,7 @@ impl Addresses {
 }
 
 fn values(addresses: &[Address]) -> String {
-    addresses.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(", ")
+    addresses.iter().map(|(_, value, _)| value.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -155,11 +181,11 @@ mod tests {
     fn found(gateway: &Live, services: Vec<Live>, provisions: bool) -> Addresses {
         let mut objects = Objects::default();
         services.into_iter().for_each(|service| objects.insert(service));
-        of(gateway, &objects, provisions)
+        of(gateway, &FleetName::gateway("shop", "edge"), &objects, provisions)
     }
 
     fn pair(kind: &str, value: &str) -> Address {
-        (kind.to_owned(), value.to_owned())
+        (kind.to_owned(), value.to_owned(), "")
     }
 
     #[test]
@@ -200,6 +226,25 @@ mod tests {
         assert_eq!(wanted["conditions"][0]["reason"], "AddressNotUsable");
         assert_eq!(wanted["conditions"][1]["reason"], "PartiallyAssigned");
         assert_eq!(wanted["addresses"], json!([{"type": "IPAddress", "value": "192.0.2.1"}]));
+    }
+
+    #[test]
+    fn an_address_for_the_cluster_is_that_of_a_service_inside() {
+        let asks =
+            |value: &str| gateway(&json!([{"type": "IPAddress", "value": value, "routability": "Cluster"}]));
+        let balanced = service(&labelled(), "LoadBalancer", &json!([{"ip": "192.0.2.1"}]));
+        let inner = json!({"name": "inner", "namespace": "shop", "labels": {GATEWAY_NAME: "edge"}});
+        let inner = service(&inner, "ClusterIP", &json!([]));
+        let cluster = ("IPAddress".to_owned(), "10.0.0.9".to_owned(), CLUSTER);
+        let addresses = found(&asks(""), vec![balanced.clone(), inner.clone()], true);
+        assert_eq!((addresses.assigned.as_slice(), addresses.unusable.len()), ([cluster].as_slice(), 0));
+        let mut wanted = json!({"conditions": []});
+        addresses.write(&mut wanted, None);
+        let written = json!([{"type": "IPAddress", "value": "10.0.0.9", "routability": "Cluster"}]);
+        assert_eq!(wanted["addresses"], written);
+        let other = found(&asks("10.0.0.8"), vec![inner], true);
+        assert_eq!((other.assigned.len(), other.unusable.len()), (0, 1));
+        assert_eq!(found(&asks(""), vec![balanced], true).assigned, []);
     }
 
     #[test]

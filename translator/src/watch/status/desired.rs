@@ -5,10 +5,11 @@
 
 use super::address::{self, Addresses};
 use super::features;
+use super::stored::{self, Verdict};
 use crate::attach::GATEWAY_GROUP;
 use crate::source::cluster::{Live, Objects};
 use crate::watch::acks::{Acks, Standing, standing};
-use crate::watch::release::{Released, fleet_of};
+use crate::watch::release::{Held, Released, fleet_of};
 use crate::watch::turn::Turn;
 use moorgate_model::ObjectRef;
 use moorgate_snapshot::{Digest, FleetName};
@@ -17,6 +18,10 @@ use std::collections::BTreeMap;
 
 /// Snapshots of one state of an object that are remembered.
 const REMEMBERED: usize = 32;
+/// A condition of our own, where the newest state of a Gateway is not what is published: why. It is there only then.
+pub(super) const PUBLISHED: &str = "moorgate.dev/Published";
+/// The longest message in it, in characters.
+const MESSAGE: usize = 1024;
 
 /// Everything that a status is made of.
 pub(super) struct Facts<'a> {
@@ -24,6 +29,8 @@ pub(super) struct Facts<'a> {
     pub(super) objects: &'a Objects,
     pub(super) acks: &'a Acks,
     pub(super) released: &'a Released,
+    /// Fleets whose newest state a gate holds back.
+    pub(super) held: &'a Held,
     /// Whether fleets are provisioned here, so that a Gateway without an address is not done.
     pub(super) provisions: bool,
 }
@@ -76,12 +83,12 @@ pub(super) fn serving(reference: &ObjectRef, turn: &Turn) -> Option<FleetName> {
         return None;
     }
     match &*reference.kind {
-        "Gateway" => Some(fleet_of(reference)),
+        "Gateway" => Some(fleet_of(reference, turn)),
         "ListenerSet" => {
             let object = turn.compilation.objects.iter().find(|object| object.reference == *reference)?;
             let parent = |key: &str| object.at(&format!("spec.parentRef.{key}"))?.as_str();
             let namespace = parent("namespace").unwrap_or(&reference.namespace);
-            Some(FleetName::gateway(namespace, parent("name")?))
+            Some(turn.compilation.served_by.of(namespace, parent("name")?))
         }
         _ => None,
     }
@@ -101,6 +108,38 @@ fn is_pending(condition: &Value) -> bool {
     condition["type"] == "Programmed" && condition["status"] == "Unknown"
 }
 
+/// The same by what others have published.
+pub(super) fn desired_of_stored(
+    live: &Live,
+    (objects, provisions): (&Objects, bool),
+    turn: &Turn,
+    facts: &stored::Facts<'_>,
+) -> Option<Value> {
+    let reference = &live.reference;
+    let fleet = stored::fleet_of_listeners(reference, turn);
+    let is_gateway = &*reference.kind == "Gateway";
+    let addresses = is_gateway.then(|| address::of(live, &fleet_of(reference, turn), objects, provisions));
+    let mut wanted = match stored::verdict(live, fleet.as_ref(), facts) {
+        Verdict::Nothing => return None,
+        Verdict::Not(why) => stored::unpublished(live, &why),
+        Verdict::AsPublished(mut status, standing) => {
+            if (&*reference.group, &*reference.kind) == (GATEWAY_GROUP, "GatewayClass") {
+                status["supportedFeatures"] = features::supported();
+            }
+            if let Some(standing) = standing {
+                settle(&mut status, live, &standing, addresses.as_ref());
+            }
+            if let Some(addresses) = addresses {
+                addresses.write(&mut status, live.generation);
+            }
+            status
+        }
+    };
+    // Nothing of a status is null.
+    wanted.as_object_mut()?.retain(|_, field| !field.is_null());
+    Some(wanted)
+}
+
 /// The status of an object as it should be; none if it is none of ours.
 pub(super) fn desired(live: &Live, facts: &Facts<'_>, awaited: &Awaited) -> Option<Value> {
     let reference = &live.reference;
@@ -113,9 +152,13 @@ pub(super) fn desired(live: &Live, facts: &Facts<'_>, awaited: &Awaited) -> Opti
             wanted["supportedFeatures"] = features::supported();
         }
         (GATEWAY_GROUP, "Gateway") => {
-            let addresses = address::of(live, facts.objects, facts.provisions);
+            let fleet = fleet_of(reference, facts.turn);
+            let addresses = address::of(live, &fleet, facts.objects, facts.provisions);
             program(&mut wanted, live, facts, awaited, Some(&addresses));
             addresses.write(&mut wanted, live.generation);
+            if let Some(why) = facts.held.get(&fleet) {
+                add(&mut wanted, PUBLISHED, ("False", "HeldBack"), why);
+            }
         }
         (GATEWAY_GROUP, "ListenerSet") => program(&mut wanted, live, facts, awaited, None),
         _ => {}
@@ -145,6 +188,11 @@ fn program(
         Some(fleet) if facts.turn.compilation.blocked.blocks(fleet) => {
             Standing::Pending("errors in its configuration keep the fleet back".to_owned())
         }
+        Some(fleet) if facts.held.contains_key(fleet) && !is_released(fleet, live, facts, awaited) => {
+            Standing::Pending(
+                "its configuration is held back: see the condition about its publication".to_owned(),
+            )
+        }
         Some(fleet) => {
             let relays = facts.acks.get(fleet).map_or(&[][..], Vec::as_slice);
             let sequences = facts.released.get(fleet).unwrap_or(&none);
@@ -152,14 +200,33 @@ fn program(
         }
         None => Standing::Pending("its Gateway is not there".to_owned()),
     };
-    decide(wanted, &live.status, live.generation, &standing);
+    settle(wanted, live, &standing, addresses);
+}
+
+/// Every `Programmed` that waits, of the object and of its listeners.
+pub(super) fn settle(wanted: &mut Value, live: &Live, standing: &Standing, addresses: Option<&Addresses>) {
+    decide(wanted, &live.status, live.generation, standing);
     if let Some(addresses) = addresses {
         addresses.judge(wanted);
     }
     let old = live.status["listeners"].as_array();
     for listener in wanted["listeners"].as_array_mut().into_iter().flatten() {
         let before = old.and_then(|old| old.iter().find(|old| old["name"] == listener["name"]));
-        decide(listener, before.unwrap_or(&Value::Null), live.generation, &standing);
+        decide(listener, before.unwrap_or(&Value::Null), live.generation, standing);
+    }
+}
+
+/// Whether a snapshot of this state of the object is published.
+fn is_released(fleet: &FleetName, live: &Live, facts: &Facts<'_>, awaited: &Awaited) -> bool {
+    let released = facts.released.get(fleet);
+    awaited.of(&live.reference).iter().any(|id| released.is_some_and(|released| released.contains_key(id)))
+}
+
+/// Adds a condition of this program's own.
+pub(super) fn add(wanted: &mut Value, kind: &str, (status, reason): (&str, &str), message: &str) {
+    let message: String = message.chars().take(MESSAGE).collect();
+    if let Some(conditions) = wanted["conditions"].as_array_mut() {
+        conditions.push(json!({"type": kind, "status": status, "reason": reason, "message": message}));
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 /// Condition types that this controller sets where they apply. One that stands and applies no more is taken out; any
 /// other type belongs to somebody else.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "Accepted",
     "AddressesAssigned",
     "AttachedListenerSets",
@@ -20,7 +20,13 @@ const OURS: [&str; 11] = [
     "Programmed",
     "ResolvedRefs",
     "SupportedVersion",
+    super::desired::PUBLISHED,
 ];
+/// Whether a condition of this type is one that this controller sets.
+pub(super) fn is_ours(kind: &Value) -> bool {
+    OURS.iter().any(|ours| *kind == **ours)
+}
+
 /// The most entries that a route's `parents` may have.
 const PARENTS: usize = 32;
 /// The most entries that a policy's `ancestors` may have (GEP-713).
@@ -68,7 +74,7 @@ fn conditions(stands: &Value, wanted: &Value, writer: Writer<'_>) -> Value {
     for old in items(stands) {
         match wanted.iter().find(|new| new["type"] == old["type"]) {
             Some(new) => out.push(condition(Some(old), new, writer)),
-            None if OURS.iter().any(|ours| old["type"] == **ours) => {}
+            None if is_ours(&old["type"]) => {}
             None => out.push(old.clone()),
         }
     }

@@ -162,7 +162,7 @@ fn routes() -> Vec<Route> {
 }
 
 fn host(domain: &str, routes: Vec<Route>) -> VirtualHost {
-    VirtualHost { name: domain.into(), domain: domain.into(), listener: None, routes }
+    VirtualHost { name: domain.into(), domain: domain.into(), listener: None, asked: None, routes }
 }
 
 fn chain(name: &str, server_names: &[&str], secrets: &[&str], hosts: Vec<VirtualHost>) -> FilterChain {

@@ -78,8 +78,40 @@ fn nothing_is_answered_before_there_is_a_view() {
     assert_eq!(shown(&bench.serve(view(TWO))), ["CDS +a +b"]);
 }
 
+/// The delta examples of the protocol page; those of state of the world stand in `world`.
 #[test]
 fn wildcard_legacy_vs_star() {
+    let changed = |version: &'static str| view(&[(CDS, "a", version), (CDS, "b", version)]);
+    // Nothing named is all; a name beside it leaves it be; without the star the name stays.
+    let mut one = bench();
+    assert_eq!(shown(&one.ask(CDS, &[])), ["CDS +a +b"]);
+    one.ack(CDS);
+    one.ask(CDS, &["a"]);
+    one.ack(CDS);
+    assert_eq!(shown(&one.serve(changed("2"))), ["CDS +a +b"]);
+    one.ack(CDS);
+    assert!(one.drop_names(CDS, &["*"]).is_empty());
+    assert_eq!(shown(&one.serve(changed("3"))), ["CDS +a"]);
+    // Nothing named is all; all and a name, less the name, is all.
+    let mut two = bench();
+    two.ask(CDS, &[]);
+    two.ack(CDS);
+    two.ask(CDS, &["a"]);
+    two.ack(CDS);
+    assert_eq!(shown(&two.drop_names(CDS, &["a"])), ["CDS +a"], "it must be told whether the star covers it");
+    two.ack(CDS);
+    assert_eq!(shown(&two.serve(changed("2"))), ["CDS +a +b"]);
+    // A name, less that name, is nothing: once something was named, nothing named is no star.
+    let mut three = bench();
+    three.ask(CDS, &["a"]);
+    three.ack(CDS);
+    assert!(three.drop_names(CDS, &["a"]).is_empty());
+    assert!(three.ask(CDS, &[]).is_empty());
+    assert!(three.serve(changed("2")).is_empty());
+}
+
+#[test]
+fn a_star_and_nothing_mean_the_same_in_a_first_request() {
     for names in [&[][..], &["*"]] {
         let mut bench = bench();
         assert_eq!(shown(&bench.ask(CDS, names)), ["CDS +a +b"], "{names:?}");
@@ -154,9 +186,16 @@ fn resubscribe_held() {
 }
 
 #[test]
-fn missing_in_removed_then_created() {
+fn missing_in_removed() {
     let mut bench = bench();
     assert_eq!(shown(&bench.ask(RDS, &["r", "late"])), ["RDS +r -late"]);
+    assert!(bench.ack(RDS).is_empty());
+}
+
+#[test]
+fn missing_then_created_after_removed() {
+    let mut bench = bench();
+    bench.ask(RDS, &["r", "late"]);
     bench.ack(RDS);
     let mut entries = TWO.to_vec();
     entries.push((RDS, "late", "1"));
@@ -164,12 +203,63 @@ fn missing_in_removed_then_created() {
 }
 
 #[test]
-fn sds_missing_is_answered_at_once_and_rotates() {
+fn odcds_miss() {
+    // On demand a cluster is asked for by its name alone, and a request waits for the answer.
+    let mut bench = bench();
+    assert_eq!(shown(&bench.ask(CDS, &["nowhere"])), ["CDS -nowhere"]);
+    assert!(bench.ack(CDS).is_empty());
+    let mut entries = TWO.to_vec();
+    entries.push((CDS, "nowhere", "1"));
+    assert_eq!(shown(&bench.serve(view(&entries))), ["CDS +nowhere"], "and of no other cluster");
+}
+
+#[test]
+fn vhds_alias() {
+    const VHDS: &str = super::super::types::VIRTUAL_HOST;
+    let mut bench = Bench::new(Protocol::Delta);
+    bench.serve(view(&[(VHDS, "r/known.example", "1")]));
+    // Envoy holds the request up until it hears of the name by which it asked, known or not.
+    let answer = bench.ask(VHDS, &["r/known.example", "r/other.example"]);
+    assert_eq!(shown(&answer), ["VHDS +r/known.example"]);
+    assert_eq!(answer[0].unknown, ["r/other.example".into()]);
+    assert!(bench.ack(VHDS).is_empty());
+    // Asked again, it is answered again; and it is pushed when it appears, and said to be gone when it goes.
+    let again = bench.ask(VHDS, &["r/other.example"]);
+    assert_eq!((shown(&again).concat(), again[0].unknown.len()), ("VHDS".to_owned(), 1));
+    bench.ack(VHDS);
+    let both = [(VHDS, "r/known.example", "1"), (VHDS, "r/other.example", "1")];
+    assert_eq!(shown(&bench.serve(view(&both))), ["VHDS +r/other.example"]);
+    bench.ack(VHDS);
+    assert_eq!(shown(&bench.serve(view(&both[..1]))), ["VHDS -r/other.example"]);
+}
+
+#[test]
+fn a_star_stands_for_no_secret() {
     let mut bench = Bench::new(Protocol::Delta);
     bench.serve(view(&[(SDS, "cert", "1")]));
-    assert_eq!(shown(&bench.ask(SDS, &["cert", "other"])), ["SDS +cert -other"]);
+    assert_eq!(shown(&bench.ask(SDS, &["*"])), ["SDS"]);
     bench.ack(SDS);
-    assert_eq!(shown(&bench.serve(view(&[(SDS, "cert", "2")]))), ["SDS +cert"]);
+    assert!(bench.serve(view(&[(SDS, "cert", "2")])).is_empty());
+    assert_eq!(shown(&bench.ask(SDS, &["cert"])), ["SDS +cert"]);
+}
+
+#[test]
+fn sds_missing() {
+    let mut bench = Bench::new(Protocol::Delta);
+    bench.serve(view(&[(SDS, "cert", "1")]));
+    assert_eq!(shown(&bench.ask(SDS, &["cert", "other"])), ["SDS +cert -other"], "at once");
+    bench.ack(SDS);
+    let both = [(SDS, "cert", "1"), (SDS, "other", "1")];
+    assert_eq!(shown(&bench.serve(view(&both))), ["SDS +other"]);
+}
+
+#[test]
+fn sds_rotate() {
+    let mut bench = Bench::new(Protocol::Delta);
+    bench.serve(view(&[(SDS, "cert", "1"), (SDS, "other", "1")]));
+    bench.ask(SDS, &["cert", "other"]);
+    bench.ack(SDS);
+    assert_eq!(shown(&bench.serve(view(&[(SDS, "cert", "2"), (SDS, "other", "1")]))), ["SDS +cert"]);
     bench.ack(SDS);
     // A secret that is in use is never taken away.
     assert!(bench.serve(view(&[])).is_empty());
@@ -190,13 +280,26 @@ fn eds_unsynced_is_waited_for() {
 }
 
 #[test]
-fn reconnect_delta_no_resend_and_other_replica_same_digest() {
+fn reconnect_delta_no_resend() {
+    let mut first = bench();
+    first.ask(CDS, &[]);
+    first.ack(CDS);
+    let held = first.held[CDS].clone();
+    let held: Vec<(&str, &str)> = held.iter().map(|(name, version)| (&**name, &**version)).collect();
+    let mut bench = bench();
+    assert!(bench.resume(CDS, &[], &held).is_empty());
+    assert!(bench.after(60).is_empty());
+    assert_eq!(shown(&bench.resume(RDS, &["r"], &[])), ["RDS +r"], "what it does not name is sent");
+}
+
+#[test]
+fn reconnect_other_replica_same_digest() {
+    // Another process made its view from the same bytes.
     let replica = view(TWO);
     let version = |name: &str| replica.config.types[CDS].get(name).unwrap().version().to_string();
     let mut bench = bench();
     let held = [("a", &*version("a")), ("b", &*version("b"))];
     assert!(bench.resume(CDS, &[], &held).is_empty());
-    assert!(bench.resume(RDS, &["r"], &[]).len() == 1);
     assert_eq!(shown(&bench.serve(view(&[(CDS, "a", "2"), (CDS, "b", "1")]))), ["CDS +a"]);
 }
 
@@ -209,6 +312,18 @@ fn reconnect_removed_meanwhile() {
     assert_eq!(shown(&answer), ["CDS +b"]);
     assert!(bench.ack(CDS).is_empty());
     assert_eq!(shown(&bench.after(31)), ["CDS -gone"]);
+}
+
+/// Endpoints that went while the client was away still serve a cluster which it holds: they leave after that.
+#[test]
+fn reconnect_endpoints_that_went_leave_last() {
+    let mut bench = Bench::new(Protocol::Delta);
+    bench.serve(view(&[(CDS, "new", "1")]));
+    assert_eq!(shown(&bench.resume(CDS, &[], &[("old", "123")])), ["CDS +new"]);
+    assert!(bench.resume(EDS, &["old"], &[("old", "456")]).is_empty());
+    assert!(bench.ack(CDS).is_empty());
+    assert_eq!(shown(&bench.after(30)), ["CDS -old"]);
+    assert_eq!(shown(&bench.ack(CDS)), ["EDS -old"]);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const TYPES: [&str; 5] = [CDS, LDS, RDS, EDS, SDS];
+/// The place of secrets among them: they are asked for by name only.
+const SECRETS: usize = 4;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 #[derive(Debug, Clone)]
@@ -14,10 +16,12 @@ enum Step {
     Ask(usize, Vec<usize>),
     AskAll(usize),
     Drop(usize, usize),
+    DropAll(usize),
     Serve(Vec<(usize, usize, u8)>),
     Ack(usize),
     Nack(usize),
     Wait(u64),
+    Reconnect,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -26,12 +30,14 @@ fn step() -> impl Strategy<Value = Step> {
     let world = prop::collection::vec((0..TYPES.len(), 0..NAMES.len(), 0u8..3), 0..12);
     prop_oneof![
         3 => (kind.clone(), prop::collection::vec(name.clone(), 1..3)).prop_map(|(t, n)| Step::Ask(t, n)),
-        1 => kind.clone().prop_map(Step::AskAll),
-        1 => (kind.clone(), name).prop_map(|(t, n)| Step::Drop(t, n)),
+        1 => (0..SECRETS).prop_map(Step::AskAll),
+        1 => (0..SECRETS).prop_map(Step::DropAll),
+        2 => (kind.clone(), name).prop_map(|(t, n)| Step::Drop(t, n)),
         3 => world.prop_map(Step::Serve),
         6 => kind.clone().prop_map(Step::Ack),
         1 => kind.prop_map(Step::Nack),
         1 => (0u64..40).prop_map(Step::Wait),
+        1 => Just(Step::Reconnect),
     ]
 }
 
@@ -49,7 +55,7 @@ fn list(world: &BTreeMap<(usize, usize), String>) -> Vec<Entry<'_>> {
 
 fn run(protocol: Protocol, steps: &[Step]) {
     let settings = Settings { max_response: 150, ..Settings::default() };
-    let mut bench = Bench::with(protocol, settings);
+    let mut bench = Bench::with(protocol, settings.clone());
     let mut world = BTreeMap::new();
     let mut refused = false;
     for step in steps {
@@ -73,6 +79,20 @@ fn run(protocol: Protocol, steps: &[Step]) {
                     }
                 }
             }
+            Step::DropAll(t) if protocol == Protocol::Delta && bench.wildcard(TYPES[*t]) => {
+                let type_url = TYPES[*t];
+                bench.drop_names(type_url, &["*"]);
+                let asked = bench.asked[type_url].clone();
+                if let Some(held) = bench.held.get_mut(type_url) {
+                    held.retain(|name, _| asked.contains(name));
+                }
+            }
+            Step::Drop(t, n) => bench.narrow(TYPES[*t], NAMES[*n]),
+            Step::DropAll(t) if protocol == Protocol::StateOfTheWorld => bench.narrow(TYPES[*t], "*"),
+            Step::Reconnect => {
+                // What it refused is forgotten with the stream; the next response may hold it again.
+                bench.reconnect(settings.clone(), view(&list(&world)));
+            }
             Step::Serve(new) => {
                 world = entries(new);
                 bench.serve(view(&list(&world)));
@@ -84,7 +104,7 @@ fn run(protocol: Protocol, steps: &[Step]) {
                 bench.nack(TYPES[*t]);
                 refused = true;
             }
-            Step::Drop(..) | Step::Ack(_) | Step::Nack(_) => {}
+            Step::DropAll(_) | Step::Ack(_) | Step::Nack(_) => {}
             Step::Wait(seconds) => {
                 bench.now += Duration::from_secs(*seconds);
                 bench.poll();

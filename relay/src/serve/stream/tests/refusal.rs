@@ -5,7 +5,26 @@ use super::super::Protocol::{Delta, StateOfTheWorld};
 use super::super::model::*;
 
 #[test]
-fn nack_no_resend_and_nack_then_fix() {
+fn nack_no_resend() {
+    for protocol in [Delta, StateOfTheWorld] {
+        for type_url in [CDS, LDS, RDS, EDS, SDS] {
+            let mut bench = Bench::new(protocol);
+            bench.serve(view(&[(type_url, "x", "bad")]));
+            assert_eq!(bench.ask(type_url, &["x"]).len(), 1);
+            assert!(bench.nack(type_url).is_empty(), "{protocol:?} {type_url}");
+            for _ in 0..10 {
+                assert!(bench.after(3600).is_empty());
+                assert!(
+                    bench.serve(view(&[(type_url, "x", "bad")])).is_empty(),
+                    "the same in another snapshot"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn nack_then_fix() {
     for protocol in [Delta, StateOfTheWorld] {
         for type_url in [CDS, LDS, RDS] {
             let mut bench = Bench::new(protocol);

@@ -24,7 +24,7 @@ fn request(type_url: &str, names: &[&str], nonce: &str, version: &str) -> Discov
 }
 
 #[test]
-fn wildcard_examples_of_the_protocol_page() {
+fn wildcard_legacy_vs_star() {
     // What a first and a second request mean, and what an update of both resources brings afterwards.
     type Case<'a> = (&'a [&'a str], Option<&'a [&'a str]>, &'a str);
     let cases: &[Case<'_>] = &[

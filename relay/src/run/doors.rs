@@ -1,0 +1,162 @@
+//! The sockets of a relay: where fleets are served, and to whom.
+
+use super::RunError;
+use crate::clock::Clock;
+use crate::config::{Config, Listen, TokenKeys};
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::serve::admit::{Frontend, Membership, Proofs};
+use crate::serve::hub::Hub;
+use crate::serve::listen::{Peers, TcpSocket, UnixSocket, socket_path};
+use crate::serve::token::{KeySource, Keys, Tokens};
+use moorgate_snapshot::FleetName;
+use rustls::ServerConfig;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Sockets that somebody else bound and keeps: one relay after the other listens on them, and none of their clients is
+/// ever turned away meanwhile.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// Unix sockets.
+    pub unix: Vec<UnixListener>,
+    /// TCP sockets.
+    pub tcp: Vec<TcpListener>,
+}
+
+impl Handed {
+    /// Takes the Unix socket of a path.
+    fn unix(&mut self, path: &Path) -> Option<UnixListener> {
+        let of_path = |socket: &UnixListener| {
+            socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
+        };
+        let at = self.unix.iter().position(of_path)?;
+        Some(self.unix.swap_remove(at))
+    }
+
+    /// Takes the TCP socket of an address.
+    fn tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let at = self.tcp.iter().position(|socket| socket.local_addr().is_ok_and(|own| own == address))?;
+        Some(self.tcp.swap_remove(at))
+    }
+}
+
+/// What sockets are opened with.
+pub(super) struct Doors<'r> {
+    pub config: &'r Config,
+    pub fleets: &'r [Fleet],
+    pub metrics: &'r Arc<Metrics>,
+    pub frontend: &'r Frontend,
+}
+
+impl Doors<'_> {
+    /// Opens all sockets; the TCP addresses, with the ports that were found.
+    pub(super) async fn open(
+        &self,
+        tls: Option<&watch::Sender<Arc<ServerConfig>>>,
+        tokens: Option<Arc<Tokens>>,
+        mut handed: Handed,
+    ) -> Result<Vec<SocketAddr>, RunError> {
+        let mut addresses = Vec::new();
+        for listen in &self.config.listen {
+            match listen {
+                Listen::Unix(template, peers) => {
+                    for fleet in self.fleets {
+                        self.open_unix(template, peers, fleet, &mut handed)?;
+                    }
+                }
+                Listen::Tcp(address) => {
+                    let socket = match handed.tcp(*address) {
+                        Some(socket) => TcpSocket::handed(socket)?,
+                        None => TcpSocket::bind(*address).await?,
+                    };
+                    tracing::info!(address = %socket.address(), "listening");
+                    addresses.push(socket.address());
+                    let proofs = Proofs {
+                        membership: self.membership(),
+                        tls: tls.map(watch::Sender::subscribe),
+                        tokens: tokens.clone(),
+                        clock: Clock::default(),
+                        metrics: Arc::clone(self.metrics),
+                    };
+                    tokio::spawn(socket.serve(proofs, self.frontend.clone()));
+                }
+            }
+        }
+        let left = handed.unix.len() + handed.tcp.len();
+        if left > 0 {
+            tracing::warn!(left, "sockets were handed over that no --listen names: they are closed");
+        }
+        Ok(addresses)
+    }
+
+    fn open_unix(
+        &self,
+        template: &str,
+        peers: &Peers,
+        fleet: &Fleet,
+        handed: &mut Handed,
+    ) -> Result<(), RunError> {
+        let path = socket_path(template, fleet.name());
+        let held = handed.unix(&path);
+        let was_handed = held.is_some();
+        let socket = match held {
+            Some(socket) => UnixSocket::handed(socket, &path)?,
+            None => UnixSocket::bind(&path, 0o660)?,
+        };
+        tracing::info!(fleet = %fleet.name(), path = %path.display(), handed = was_handed, "listening");
+        tokio::spawn(socket.serve(Arc::clone(&fleet.hub), peers.clone(), self.frontend.clone()));
+        Ok(())
+    }
+
+    fn membership(&self) -> Membership {
+        let hub = |name: &FleetName| {
+            self.fleets.iter().find(|fleet| fleet.name() == name).map(|fleet| Arc::clone(&fleet.hub))
+        };
+        match self.fleets {
+            [only] if self.config.tls.is_none() => Membership::Only(Arc::clone(&only.hub)),
+            _ => {
+                let of = |(name, fleet): (&String, &FleetName)| Some((name.clone(), hub(fleet)?));
+                let by_name: BTreeMap<String, Arc<Hub>> = self.config.members.iter().filter_map(of).collect();
+                Membership::ByName(by_name)
+            }
+        }
+    }
+}
+
+/// The judge of tokens, if there is to be one.
+pub(super) async fn tokens(config: &Config) -> Result<Option<Arc<Tokens>>, RunError> {
+    let Some(options) = &config.tokens else { return Ok(None) };
+    let source = match &options.keys {
+        TokenKeys::File(path) => KeySource::File(path.clone()),
+        TokenKeys::Kubernetes => api_source(config).await?,
+    };
+    let keys = Keys::open(source).await?;
+    Ok(Some(Arc::new(Tokens { issuer: options.issuer.clone(), audience: options.audience.clone(), keys })))
+}
+
+#[cfg(feature = "kubernetes")]
+async fn api_source(config: &Config) -> Result<KeySource, RunError> {
+    use crate::config::Kubernetes;
+    let kubeconfig = match &config.kubernetes {
+        Some(Kubernetes::Kubeconfig(file)) => Some(file.as_path()),
+        Some(Kubernetes::Pod) | None => None,
+    };
+    let api = crate::bind::kubernetes::Api::connect(kubeconfig).await;
+    let api = api.map_err(|error| RunError::Kubernetes(error.to_string()))?;
+    if let Some(cache) = &config.cache {
+        // The cache makes its own folder; that it cannot is told there.
+        let _ = std::fs::create_dir_all(cache);
+    }
+    Ok(KeySource::Api(api, config.cache.as_ref().map(|cache| cache.join("token-keys.json"))))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+#[expect(clippy::unused_async, reason = "with the feature it waits")]
+async fn api_source(_: &Config) -> Result<KeySource, RunError> {
+    Err(RunError::Kubernetes("this relay was built without the feature kubernetes".to_owned()))
+}

@@ -1,0 +1,271 @@
+//! Who is let in: a connection is served if its client has proven for which fleet it may ask. What it says of itself, its
+//! `node`, decides nothing.
+
+use super::grpc::{self, Caller, Limits, Reply};
+use super::hub::Hub;
+use super::share::{Share, Shares};
+use super::tls;
+use super::token::{self, TokenError, Tokens};
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+
+/// A connection must have sent its first request within this time.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// A TLS handshake must be done within this time.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Streams on one connection: one for ADS, or one a type, and some for reconnects under way.
+const STREAMS_PER_CONNECTION: u32 = 64;
+/// Streams that one connection may begin in a second.
+const STREAMS_PER_SECOND: usize = 100;
+/// What a client may send ahead of being read, in bytes: on one stream, and on a connection.
+const WINDOWS: (u32, u32) = (256 << 10, 512 << 10);
+/// What waits in a stream's buffer for a client that reads slowly, in bytes; the rest are shared pieces.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// Which fleet a TCP client belongs to.
+#[derive(Debug, Clone)]
+pub enum Membership {
+    /// The only one that is served here: whoever comes.
+    Only(Arc<Hub>),
+    /// By a name that it proves: of its certificate, or the ServiceAccount of its token. `*` stands for every certificate.
+    ByName(BTreeMap<String, Arc<Hub>>),
+}
+
+impl Membership {
+    /// The fleet of a certificate with these names.
+    pub(super) fn of_certificate(&self, names: &[String]) -> Option<&Arc<Hub>> {
+        match self {
+            Self::Only(hub) => Some(hub),
+            Self::ByName(hubs) => {
+                // Only tokens speak for ServiceAccounts.
+                let mut own = names.iter().filter(|name| !name.starts_with(token::ACCOUNT));
+                own.find_map(|name| hubs.get(name)).or_else(|| hubs.get("*"))
+            }
+        }
+    }
+
+    /// The fleet of a ServiceAccount.
+    fn of_account(&self, account: &str) -> Option<&Arc<Hub>> {
+        match self {
+            Self::Only(_) => None,
+            Self::ByName(hubs) => hubs.get(account).filter(|_| token::is_account(account)),
+        }
+    }
+}
+
+/// What a connection may use.
+#[derive(Debug, Clone)]
+pub struct Frontend {
+    /// Limits of streams, and the way to end them.
+    pub limits: Limits,
+    /// Connections at one time.
+    pub connections: Arc<Semaphore>,
+    /// Connections of one client.
+    pub shares: Arc<Shares>,
+}
+
+/// How clients on TCP prove who they are.
+#[derive(Debug, Clone)]
+pub struct Proofs {
+    /// Their fleets.
+    pub membership: Membership,
+    /// TLS as the files say at the moment; without it there are no proofs.
+    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    /// The judge of tokens.
+    pub tokens: Option<Arc<Tokens>>,
+    /// The time of day, for tokens.
+    pub clock: Clock,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// For whom a connection is served.
+enum Who {
+    /// Known from the connection.
+    Known(Arc<Hub>),
+    /// Each stream brings a token.
+    Token(Arc<Proofs>, Arc<Tokens>),
+}
+
+impl Who {
+    /// The fleet that a request may ask for, and who asks.
+    async fn of(&self, request: &Request<Incoming>, peer: &Caller) -> Result<(Arc<Hub>, Caller), Status> {
+        let (proofs, tokens) = match self {
+            Self::Known(hub) => return Ok((Arc::clone(hub), peer.clone())),
+            Self::Token(proofs, tokens) => (proofs, tokens),
+        };
+        let judged = match token::bearer(request.headers()) {
+            Ok(token) => tokens.judge(token, proofs.clock.unix_now()).await,
+            Err(error) => Err(error),
+        };
+        let refused = |reason: &'static str| {
+            proofs.metrics.count("moorgate_relay_connections_refused", &[("reason", reason)]);
+        };
+        let bearer = judged.map_err(|error: TokenError| {
+            refused(error.label());
+            tracing::info!(peer = &*peer.peer, %error, "a client's token does not count");
+            Status::unauthenticated(error.to_string())
+        })?;
+        let Some(hub) = proofs.membership.of_account(&bearer.account) else {
+            refused("no_member");
+            tracing::warn!(peer = &*peer.peer, account = bearer.account, "a client's token is of no fleet");
+            return Err(Status::permission_denied("the token's account is of no fleet here"));
+        };
+        let name = format!("{} {} pod {}", peer.peer, bearer.account, bearer.pod);
+        Ok((Arc::clone(hub), Caller { peer: name.into(), client: Arc::clone(&peer.client) }))
+    }
+}
+
+/// A place of a client among the connections.
+type Place = (OwnedSemaphorePermit, Share);
+
+/// A place for one more connection, if there is room and its client has not its share yet.
+fn place(frontend: &Frontend, metrics: &Metrics, client: &Arc<str>) -> Option<Place> {
+    let refused = |reason| metrics.count("moorgate_relay_connections_refused", &[("reason", reason)]);
+    let Some(share) = frontend.shares.take(client, Instant::now()) else {
+        refused("client_too_many");
+        return None;
+    };
+    let Ok(permit) = Arc::clone(&frontend.connections).try_acquire_owned() else {
+        refused("too_many");
+        return None;
+    };
+    metrics.count("moorgate_relay_connections", &[]);
+    Some((permit, share))
+}
+
+/// Serves a client on TCP, if it proves who it is. A handshake takes a place too, or half a handshake each would cost
+/// nothing.
+pub(super) async fn admit_tcp(
+    proofs: Arc<Proofs>,
+    stream: TcpStream,
+    address: SocketAddr,
+    frontend: Frontend,
+) {
+    let client: Arc<str> = address.ip().to_string().into();
+    let Some(place) = place(&frontend, &proofs.metrics, &client) else { return };
+    let Some(tls) = &proofs.tls else {
+        if let Some(hub) = proofs.membership.of_certificate(&[]) {
+            let caller = Caller { peer: format!("tcp:{address}").into(), client };
+            connection(Who::Known(Arc::clone(hub)), frontend.limits, stream, caller, true).await;
+        }
+        return drop(place);
+    };
+    let refused = |reason| proofs.metrics.count("moorgate_relay_connections_refused", &[("reason", reason)]);
+    let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::info!(%address, %error, "a TLS handshake failed");
+            return refused("handshake");
+        }
+        Err(_) => return refused("silent"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let names = certificate.map(tls::names);
+    let hub = names.as_ref().and_then(|names| proofs.membership.of_certificate(names));
+    let who = match (hub, &proofs.tokens) {
+        (Some(hub), _) => Who::Known(Arc::clone(hub)),
+        (None, Some(tokens)) if names.is_none() => Who::Token(Arc::clone(&proofs), Arc::clone(tokens)),
+        (None, _) => {
+            tracing::warn!(%address, ?names, "a client's certificate names no fleet");
+            return refused("no_member");
+        }
+    };
+    let names = names.unwrap_or_default().join(" ");
+    let caller = Caller { peer: format!("tls:{address} {names}").trim().into(), client };
+    connection(who, frontend.limits, stream, caller, true).await;
+    drop(place);
+}
+
+/// Serves a client on a Unix socket in a task of its own.
+pub(super) fn admit_unix<S>(frontend: &Frontend, hub: &Arc<Hub>, stream: S, caller: Caller)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Some(place) = place(frontend, hub.metrics(), &caller.client) else { return };
+    let (who, limits) = (Who::Known(Arc::clone(hub)), frontend.limits.clone());
+    tokio::spawn(async move {
+        connection(who, limits, stream, caller, false).await;
+        drop(place);
+    });
+}
+
+async fn connection<S>(who: Who, limits: Limits, stream: S, caller: Caller, keepalive: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .max_header_list_size(32 * 1024)
+        .max_pending_accept_reset_streams(32)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_send_buf_size(SEND_BUFFER);
+    if keepalive {
+        builder.keep_alive_interval(Duration::from_secs(30)).keep_alive_timeout(Duration::from_secs(20));
+    }
+    let (begun, drain) = (Arc::new(AtomicBool::new(false)), limits.drain.clone());
+    let seen = Arc::clone(&begun);
+    // A connection begins streams no faster than this, whatever it does with them.
+    let pace = Shares::new(STREAMS_PER_SECOND);
+    let shared = Arc::new((who, limits, caller, pace));
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        seen.store(true, Ordering::Relaxed);
+        let shared = Arc::clone(&shared);
+        async move { Ok::<Response<Reply>, Infallible>(answer(&shared, request).await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let silent = silence(&begun);
+    tokio::pin!(silent);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = &mut silent => return,
+        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+async fn answer(shared: &(Who, Limits, Caller, Arc<Shares>), request: Request<Incoming>) -> Response<Reply> {
+    let (who, limits, caller, pace) = shared;
+    if limits.drain.is_cancelled() {
+        return grpc::refuse(&Status::unavailable("the relay stops"));
+    }
+    if pace.take(&caller.client, Instant::now()).is_none() {
+        return grpc::refuse(&Status::resource_exhausted("too many streams in one second"));
+    }
+    match who.of(&request, caller).await {
+        Ok((hub, caller)) => grpc::answer(&hub, limits, &caller, request),
+        Err(status) => grpc::refuse(&status),
+    }
+}
+
+/// Ends if no request came in time.
+async fn silence(begun: &AtomicBool) {
+    tokio::time::sleep(FIRST_REQUEST).await;
+    if begun.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! `moorgate seal`
+
+use super::access::{ActArgs, Actor, Format, StoreArgs, now, warn};
+use super::endpoints::{Place, late_failure};
+use super::output::{json as pretty, print};
+use super::{Exit, Failure};
+use crate::report::FORMAT_VERSION;
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use clap::Args;
+use moorgate_snapshot::late::{Index, LateStore};
+use moorgate_snapshot::{Channel, FleetName};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// The largest file that is sealed, in bytes: what Kubernetes allows for a whole Secret.
+const BYTES: u64 = 1 << 20;
+
+/// Put a certificate and its key into the store, sealed so that only the fleet's relays can open them
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate keygen --age edge.identity       prints the recipient, age1…; the relays get --secrets-identity edge.identity
+  moorgate seal shop/edge shop/tls --cert tls.crt --private-key tls.key --recipient age1… --key file:ci.key
+  moorgate seal shop/edge shop/tls --remove --key file:ci.key
+
+SECRET is the Secret or ConfigMap that the configuration names, as namespace/name. It is sealed by age for each of the
+recipients: while an identity is replaced, name the old and the new one. A relay opens it in memory, checks it, and serves
+it by SDS; a renewed certificate needs no release. Nothing of it is printed, and the store holds it sealed only.")]
+pub(super) struct SealArgs {
+    /// The fleet: namespace/gateway or class/NAME
+    fleet: FleetName,
+    /// The object that the configuration names: namespace/name
+    secret: Place,
+    /// The chain of certificates, PEM
+    #[arg(long, value_name = "FILE", requires = "private_key")]
+    cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    private_key: Option<PathBuf>,
+    /// CA certificates, PEM
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Who can open it, age1…; repeats
+    #[arg(long, value_name = "RECIPIENT")]
+    recipient: Vec<String>,
+    /// Take it out of the store's index
+    #[arg(long, conflicts_with_all = ["cert", "ca", "recipient"])]
+    remove: bool,
+    /// The channel
+    #[arg(long, default_value_t = Channel::stable())]
+    channel: Channel,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    act: ActArgs,
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: SealArgs) -> Result<Exit, Failure> {
+    let sealed = if args.remove { None } else { Some(Bytes::from(args.sealed()?)) };
+    let actor = Actor::open(&args.store, &args.act).await?;
+    let place = actor.place(&args.fleet);
+    let late = LateStore { store: &place, trust: actor.trust(), channel: &args.channel };
+    let name = args.secret.to_string();
+    if args.act.dry_run {
+        warn("nothing is written: --dry-run");
+        return Ok(Exit::Fine);
+    }
+    let value = match &sealed {
+        Some(sealed) => Some(late.put(sealed).await.map_err(late_failure)?),
+        None => None,
+    };
+    let change = |index: &mut Index| match value {
+        Some(value) => {
+            index.secrets.insert(name.clone(), value);
+        }
+        None => {
+            index.secrets.remove(&name);
+        }
+    };
+    let author = actor.author();
+    let index = late.change(actor.signer(), (now(), &author), change).await.map_err(late_failure)?;
+    actor.mirror_late(&late, &index).await;
+    let done = if value.is_some() { "sealed" } else { "removed" };
+    match args.output {
+        Format::Text => {
+            print(&format!("{} {name} {done}, generation {}\n", args.fleet, index.generation))?;
+        }
+        Format::Json => print(&pretty(&json!({
+            "format_version": FORMAT_VERSION,
+            "fleet": args.fleet,
+            "secret": name,
+            "result": done,
+            "generation": index.generation,
+        })))?,
+    }
+    Ok(Exit::Fine)
+}
+
+impl SealArgs {
+    fn sealed(&self) -> Result<Vec<u8>, Failure> {
+        let usage = |text: &str| Failure::new(Exit::Usage, anyhow!("{text}"));
+        if self.cert.is_none() && self.ca.is_none() {
+            return Err(usage("what is to be sealed? give --cert and --private-key, or --ca"));
+        }
+        let recipients = self.recipient.iter().map(|text| {
+            let known = text.parse::<age::x25519::Recipient>();
+            known.map_err(|_| usage(&format!("{text:?} is no recipient: one begins with age1")))
+        });
+        let recipients = recipients.collect::<Result<Vec<_>, _>>()?;
+        if recipients.is_empty() {
+            return Err(usage("for whom? give --recipient age1…"));
+        }
+        let read = |file: Option<&Path>, kind| file.map(|file| pem(file, kind)).transpose();
+        let chain = read(self.cert.as_deref(), "CERTIFICATE")?;
+        let key = read(self.private_key.as_deref(), "PRIVATE KEY")?;
+        let bundle = read(self.ca.as_deref(), "CERTIFICATE")?;
+        let inside = json!({
+            "fleet": self.fleet,
+            "secret": self.secret.to_string(),
+            "tls.crt": chain,
+            "tls.key": key,
+            "ca.crt": bundle,
+        });
+        seal(&recipients, inside.to_string().as_bytes()).map_err(Failure::from)
+    }
+}
+
+/// A PEM file. What is wrong with it is told without a word of it.
+fn pem(file: &Path, kind: &str) -> Result<String, Failure> {
+    let place = || file.display().to_string();
+    let size = std::fs::metadata(file).with_context(place)?.len();
+    if size > BYTES {
+        return Err(anyhow!("{}: more than {BYTES} bytes", place()).into());
+    }
+    let text = std::fs::read_to_string(file).with_context(place)?;
+    if !text.contains(&format!("{kind}-----")) {
+        return Err(Failure::new(Exit::No, anyhow!("{}: no {kind} in PEM", place())));
+    }
+    Ok(text)
+}
+
+fn seal(recipients: &[age::x25519::Recipient], plain: &[u8]) -> anyhow::Result<Vec<u8>> {
+    use std::io::Write as _;
+    let all = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+    let encryptor = age::Encryptor::with_recipients(all).map_err(|_| anyhow!("no recipient"))?;
+    let mut sealed = Vec::new();
+    let mut writer = encryptor.wrap_output(&mut sealed)?;
+    writer.write_all(plain)?;
+    writer.finish()?;
+    Ok(sealed)
+}

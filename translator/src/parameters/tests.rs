@@ -1,0 +1,243 @@
+use super::*;
+use crate::compile::{Compilation, Options, compile};
+use crate::render::Fleet;
+use crate::source::File;
+
+/// A class and a Gateway with these parameters, and what they name.
+fn source(class: &str, gateway: &str, more: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{ name: moorgate }}
+spec: {{ controllerName: moorgate.dev/gateway-controller{class} }}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: edge, namespace: infra }}
+spec: {{ gatewayClassName: moorgate, listeners: [{{ name: http, port: 80, protocol: HTTP }}]{gateway} }}
+---
+{more}"
+    )
+}
+
+fn compiled(text: &str) -> Compilation {
+    compile(&[File { name: "in.yaml".into(), bytes: text.as_bytes().into() }], &Options::default())
+}
+
+fn proxy(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyProxy\nmetadata: {{ name: {name}, namespace: infra }}\nspec: {spec}\n---\n"
+    )
+}
+
+fn config_map(name: &str, data: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: {name}, namespace: infra }}\ndata: {data}\n---\n"
+    )
+}
+
+const OWN: &str =
+    ", infrastructure: { parametersRef: { group: gateway.envoyproxy.io, kind: EnvoyProxy, name: own } }";
+const OF_CLASS: &str =
+    ", parametersRef: { group: gateway.envoyproxy.io, kind: EnvoyProxy, name: shared, namespace: infra }";
+const REPLICAS: &str = "{ provider: { type: Kubernetes, kubernetes: { envoyDeployment: { replicas: 3 } } } }";
+
+/// `Accepted` of the class and the Gateway: status and reason.
+fn accepted(compilation: &Compilation) -> [(String, String); 2] {
+    let group = crate::attach::GATEWAY_GROUP;
+    let class = ObjectRef::new(group, "GatewayClass", "", "moorgate");
+    let gateway = ObjectRef::new(group, "Gateway", "infra", "edge");
+    [class, gateway].map(|object| {
+        let status = serde_json::to_value(compilation.statuses.get(&object).unwrap()).unwrap();
+        let accepted = &status["conditions"][0];
+        let text = |key: &str| accepted[key].as_str().unwrap().to_owned();
+        assert_eq!(text("type"), "Accepted");
+        (text("status"), text("reason"))
+    })
+}
+
+/// Codes, fields and lines of what is found.
+fn found(compilation: &Compilation) -> Vec<(&'static str, String, u32)> {
+    let one =
+        |found: &moorgate_model::Diagnostic| (found.code.id, found.field.to_string(), found.span.start.line);
+    compilation.diagnostics.iter().map(one).collect()
+}
+
+fn fleet(compilation: &Compilation) -> Fleet {
+    let (name, fleet) = compilation.fleets.first_key_value().unwrap();
+    Fleet::of(name, fleet, &compilation.objects, "").unwrap()
+}
+
+#[test]
+fn a_gateways_parameters_take_the_place_of_its_classs() {
+    let other = "{ concurrency: 2, provider: { kubernetes: { envoyService: { type: ClusterIP } } } }";
+    let both = proxy("own", REPLICAS) + &proxy("shared", other);
+    let text = |class, gateway| compiled(&source(class, gateway, &both));
+    let none = text("", "");
+    let cases = [
+        (OF_CLASS, "", (None, Some(2), Some("ClusterIP"))),
+        ("", OWN, (Some(3), None, None)),
+        (OF_CLASS, OWN, (Some(3), None, None)),
+        ("", "", (None, None, None)),
+    ];
+    for (class, gateway, expected) in cases {
+        let compilation = text(class, gateway);
+        assert_eq!(found(&compilation), [], "{class} {gateway}");
+        let shape = fleet(&compilation).shape;
+        assert_eq!((shape.replicas, shape.concurrency, shape.service.kind.as_deref()), expected);
+        assert_eq!(accepted(&compilation).map(|(status, _)| status), ["True", "True"]);
+        let id = |compilation: &Compilation| compilation.fleets.first_key_value().unwrap().1.snapshot.id();
+        assert_eq!(id(&compilation), id(&none), "parameters change no snapshot");
+    }
+}
+
+#[test]
+fn a_config_map_holds_an_envoy_proxy_for_clusters_without_its_crd() {
+    let named = ", infrastructure: { parametersRef: { group: '', kind: ConfigMap, name: own } }";
+    let inner = "\n  envoyproxy.yaml: |\n    apiVersion: gateway.envoyproxy.io/v1alpha1\n    kind: EnvoyProxy\n    spec:\n      concurrency: 4\n      extraArgs: [--version]\n";
+    let compilation = compiled(&source("", named, &config_map("own", inner)));
+    assert_eq!(fleet(&compilation).shape.concurrency, Some(4));
+    let found = found(&compilation);
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].0, found[0].1.as_str()), ("MG4103", "data[\"envoyproxy.yaml\"]"));
+    let refused = [
+        "{ other: x }",
+        "{ envoyproxy.yaml: 'a: [' }",
+        "{ envoyproxy.yaml: 'kind: Deployment' }",
+        "{ envoyproxy.yaml: '{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: EnvoyProxy, spec: {concurrency: x}}' }",
+    ];
+    for data in refused {
+        let compilation = compiled(&source("", named, &config_map("own", data)));
+        assert_eq!(accepted(&compilation)[1], ("False".into(), "InvalidParameters".into()), "{data}");
+        assert!(fleet(&compilation).ports.is_empty(), "{data}");
+    }
+    // A ConfigMap may live elsewhere for certificates; parameters are read now.
+    let gone = compiled(&source("", named, ""));
+    assert_eq!(accepted(&gone)[1].1, "InvalidParameters");
+}
+
+#[test]
+fn what_cannot_be_used_is_not_accepted() {
+    let broken = proxy("own", "{ concurrency: many }");
+    let elsewhere = proxy("own", REPLICAS).replace("namespace: infra", "namespace: other");
+    let old = proxy("own", REPLICAS).replace("v1alpha1", "v1alpha9");
+    for (more, at_proxy) in [("", false), (&*broken, true), (&*elsewhere, false), (&*old, true)] {
+        let compilation = compiled(&source("", OWN, more));
+        let [class, gateway] = accepted(&compilation);
+        assert_eq!((class.0.as_str(), gateway.1.as_str()), ("True", "InvalidParameters"), "{more}");
+        let errors = found(&compilation).into_iter().filter(|(code, ..)| *code == "MG3018").count();
+        assert_eq!(errors, if at_proxy { 2 } else { 1 }, "{more}");
+    }
+    let other = OF_CLASS.replace("EnvoyProxy", "Deployment");
+    let bare = OF_CLASS.replace(", namespace: infra", "");
+    for class in [OF_CLASS, &*other, &*bare] {
+        let compilation = compiled(&source(class, "", ""));
+        assert_eq!(
+            accepted(&compilation).map(|(_, reason)| reason),
+            ["InvalidParameters"; 2],
+            "neither the class nor its Gateways: {class}"
+        );
+        assert_eq!(found(&compilation).len(), 1, "said once: {class}");
+    }
+}
+
+#[test]
+fn an_error_in_parameters_concerns_the_fleets_that_take_them() {
+    let compilation = compiled(&source("", OWN, &proxy("own", "{ concurrency: 0 }")));
+    assert!(!compilation.erring.all && compilation.erring.fleets.len() == 1);
+    let nobodys = compiled(&source("", "", &proxy("own", "{ concurrency: 0 }")));
+    assert_eq!(found(&nobodys).len(), 1);
+    assert!(!nobodys.erring.all && nobodys.erring.fleets.is_empty());
+}
+
+/// What is said of one field: the message, and whether the parameters can still be used.
+fn said(spec: &str) -> Vec<(String, bool)> {
+    let root = crate::load::document(spec.as_bytes()).unwrap();
+    check(&root).into_iter().map(|fault| (fault.field.to_string(), fault.fatal)).collect()
+}
+
+#[test]
+fn fields_without_effect_are_named_and_those_that_restrict_refuse() {
+    let kubernetes = |fields: &str| format!("{{ provider: {{ kubernetes: {{ {fields} }} }} }}");
+    let cases = [
+        ("{ extraArgs: [a] }".to_owned(), "extraArgs", false),
+        ("{ mergeGateways: true }".into(), "mergeGateways", false),
+        ("{ mergeGateways: 3 }".into(), "mergeGateways", true),
+        ("{ preserveRouteOrder: true }".into(), "preserveRouteOrder", true),
+        ("{ backendTLS: { minVersion: '1.3' } }".into(), "backendTLS.minVersion", true),
+        ("{ telemetry: { accessLog: {} } }".into(), "telemetry.accessLog", false),
+        ("{ logging: { level: { default: loud } } }".into(), "logging.level.default", true),
+        ("{ concurency: 2 }".into(), "concurency", false),
+        ("{ provider: { type: Host } }".into(), "provider.type", true),
+        (
+            kubernetes("envoyDeployment: { pod: { labels: [a] } }"),
+            "provider.kubernetes.envoyDeployment.pod.labels",
+            true,
+        ),
+        (kubernetes("envoyDeployment: {}, envoyDaemonSet: {}"), "provider.kubernetes.envoyDaemonSet", true),
+        (
+            kubernetes("envoyDaemonSet: {}, envoyHpa: { maxReplicas: 2 }"),
+            "provider.kubernetes.envoyHpa",
+            false,
+        ),
+        (
+            kubernetes("envoyDeployment: { replicas: 2 }, envoyHpa: { maxReplicas: 2 }"),
+            "provider.kubernetes.envoyDeployment.replicas",
+            false,
+        ),
+        (
+            kubernetes("envoyService: { type: NodePort, loadBalancerSourceRanges: [10.0.0.0/8] }"),
+            "provider.kubernetes.envoyService.loadBalancerSourceRanges",
+            true,
+        ),
+        (
+            kubernetes("envoyService: { type: ClusterIP, externalTrafficPolicy: Local }"),
+            "provider.kubernetes.envoyService.externalTrafficPolicy",
+            false,
+        ),
+    ];
+    for (spec, field, fatal) in cases {
+        assert_eq!(said(&spec), [(field.to_owned(), fatal)], "{spec}");
+    }
+    for spec in
+        ["{ mergeGateways: false, preserveRouteOrder: false }", "{ logging: { level: { upstream: debug } } }"]
+    {
+        assert_eq!(said(spec), [], "{spec}");
+    }
+}
+
+/// A specimen of every field that is carried out: each must change what is rendered.
+#[test]
+fn every_field_that_is_not_named_shapes_the_fleet() {
+    use fields::{Field, SPEC};
+    fn leaves(field: &Field, at: &FieldPath, out: &mut Vec<(FieldPath, serde_json::Value)>) {
+        use serde_json::json;
+        let value = match field {
+            Field::Part(known) => {
+                return known.iter().for_each(|(name, field)| leaves(field, &at.key(name), out));
+            }
+            Field::Text([]) => json!("a"),
+            Field::Text(choices) => json!(choices[0]),
+            Field::Level => json!("debug"),
+            Field::Number(_) => json!(7),
+            Field::Scalar => json!(1),
+            Field::Texts | Field::Object => json!({"a": "b"}),
+            Field::List => json!(["a"]),
+            Field::Ignored(_) | Field::IgnoredFlag(_) | Field::Refused(_) | Field::RefusedFlag(_) => return,
+        };
+        out.push((at.clone(), value));
+    }
+    let plain = fleet(&compiled(&source("", "", "")));
+    let mut all = Vec::new();
+    leaves(&SPEC, &FieldPath::root(), &mut all);
+    assert!(all.len() > 40);
+    for (path, value) in all {
+        let spec = path.segments().iter().rev().fold(value, |inner, segment| {
+            let moorgate_model::Segment::Key(key) = segment else { panic!("no list here") };
+            serde_json::json!({&**key: inner})
+        });
+        let shape = crate::render::Shape::read(&spec);
+        // The one kind that there is.
+        assert!(shape != plain.shape || path.to_string() == "provider.type", "{path}");
+    }
+}
