@@ -156,6 +156,7 @@ async fn a_manifest_of_something_else_is_counted_and_not_served() {
     scene.expect("mix and match", "damaged").await;
     // Once the right bytes are there, they are served.
     moorgate_snapshot::writer::mend(&part, &named).await.unwrap();
+    scene.relay.reload().await;
     eventually("mended", || serving(&scene.relay) == Some(named.id())).await;
     scene.relay.stop().await;
 }

@@ -57,6 +57,8 @@ async fn row_081_a_manifest_that_is_cut_or_has_more_or_is_none() {
     }
     scene.put(&object, whole).await;
     moorgate_snapshot::writer::mend(&scene.place.publisher.part(), &named).await.unwrap();
+    // It asks ever more slowly; told to, it asks at once.
+    scene.relay.reload().await;
     eventually("mended", || serving(&scene.relay) == Some(named.id())).await;
     scene.relay.stop().await;
 }
