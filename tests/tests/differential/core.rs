@@ -6,6 +6,7 @@ use super::mutate::{Act, attempt};
 use super::schema::Kind;
 use moorgate_tests::cluster::Channel;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 const ACTS: [Act; 9] = [
     Act::Type,
@@ -59,6 +60,7 @@ pub(crate) fn object(kind: &Kind) -> Value {
             "endpoints": [{ "addresses": ["10.1.2.3"], "conditions": { "ready": true }, "zone": "z" }],
         }),
         "Namespace" => json!({}),
+        "ClusterTrustBundle" => json!({ "spec": { "trustBundle": authority() } }),
         other => panic!("teach {other} to this suite"),
     };
     object["apiVersion"] = kind.api_version().into();
@@ -68,6 +70,16 @@ pub(crate) fn object(kind: &Kind) -> Value {
         object["metadata"]["namespace"] = "default".into();
     }
     object
+}
+
+/// A CA certificate: an API server reads what a trust bundle holds.
+fn authority() -> &'static str {
+    static AUTHORITY: LazyLock<String> = LazyLock::new(|| {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    });
+    &AUTHORITY
 }
 
 /// Changes an object in one way; what was done, and whether both sides must agree about it.
