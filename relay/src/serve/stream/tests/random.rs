@@ -90,6 +90,14 @@ fn run(protocol: Protocol, steps: &[Step]) {
             Step::Drop(t, n) => bench.narrow(TYPES[*t], NAMES[*n]),
             Step::DropAll(t) if protocol == Protocol::StateOfTheWorld => bench.narrow(TYPES[*t], "*"),
             Step::Reconnect => {
+                // What came after its subscription had ended is no client's to keep, or to tell of later.
+                let asked = &bench.asked;
+                for (type_url, held) in &mut bench.held {
+                    let names = asked.get(type_url);
+                    held.retain(|name, _| {
+                        names.is_some_and(|names| names.contains("*") || names.contains(name))
+                    });
+                }
                 // What it refused is forgotten with the stream; the next response may hold it again.
                 bench.reconnect(settings.clone(), view(&list(&world)));
             }
