@@ -8,27 +8,22 @@
 pub mod proto;
 
 use crate::fleet::Fleet;
-use crate::serve::grpc;
+use crate::serve::grpc::{self, Outgoing};
 use crate::serve::hub::{Client, Held};
 use crate::serve::proto::Node;
 use crate::serve::types;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, Response};
+use axum::http::Response;
 use axum::routing::post;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http_body::Frame;
 use prost::Message as _;
 use proto::{
     ClientConfig, ClientResourceStatus, ClientStatusRequest, ClientStatusResponse, ConfigStatus,
     GenericXdsConfig, NodeMatcher, UpdateFailureState, string_matcher,
 };
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::codec::Streaming;
@@ -62,7 +57,7 @@ async fn answer(State(fleets): State<Arc<Vec<Fleet>>>, request: Request) -> Resp
                 Err(status) => break status,
             };
             match told.and_then(|told| message(&told)) {
-                Ok(frame) => match sender.send(Outgoing::Message(frame)).await {
+                Ok(frame) => match sender.send(Outgoing::Message(vec![frame])).await {
                     Ok(()) => {}
                     Err(_) => return,
                 },
@@ -71,9 +66,7 @@ async fn answer(State(fleets): State<Arc<Vec<Fleet>>>, request: Request) -> Resp
         };
         let _ = sender.send(Outgoing::End(end)).await;
     });
-    let mut response = Response::new(Body::new(Reply(Some(receiver))));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response
+    grpc::reply(receiver).map(Body::new)
 }
 
 /// A message of gRPC: one byte for "not compressed", four for the length.
@@ -85,34 +78,6 @@ fn message(told: &ClientStatusResponse) -> Result<Bytes, Status> {
     frame.put_u32(prefix);
     told.encode(&mut frame).map_err(|error| Status::internal(error.to_string()))?;
     Ok(frame.freeze())
-}
-
-enum Outgoing {
-    Message(Bytes),
-    End(Status),
-}
-
-struct Reply(Option<mpsc::Receiver<Outgoing>>);
-
-impl http_body::Body for Reply {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Some(receiver) = &mut self.0 else { return Poll::Ready(None) };
-        match ready!(receiver.poll_recv(context)) {
-            Some(Outgoing::Message(frame)) => Poll::Ready(Some(Ok(Frame::data(frame)))),
-            end => {
-                self.0 = None;
-                let lost = Status::internal("the answer was lost");
-                let status = if let Some(Outgoing::End(status)) = end { status } else { lost };
-                Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(&status)))))
-            }
-        }
-    }
 }
 
 /// Which nodes are asked for, by their ids.

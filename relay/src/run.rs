@@ -144,12 +144,13 @@ impl Relay {
             drain: drain.clone(),
         };
         let health = match config.health {
-            Some(address) => Some(serve_health(address, admin.clone(), stop.clone()).await?),
+            Some(address) => Some(serve_health(address, admin.clone(), &life).await?),
             None => None,
         };
         if let Some(path) = &config.admin {
             let socket = UnixSocket::bind(path, 0o600)?;
-            tokio::spawn(serve_http(socket, admin.admin(), stop.clone()));
+            // Waited for, since the socket takes its file with it: not that of the relay that starts next.
+            life.spawn(serve_http(socket, admin.admin(), stop.clone()));
         }
         let doors = doors::Doors { config: &config, fleets: &fleets, metrics: &metrics, frontend: &frontend };
         let tcp = doors.open(tls.as_ref().map(|(_, sender)| sender), tokens, handed).await?;
@@ -433,15 +434,11 @@ fn start_late(
     Some(late)
 }
 
-async fn serve_health(
-    address: SocketAddr,
-    admin: Admin,
-    stop: CancellationToken,
-) -> Result<SocketAddr, ListenError> {
+async fn serve_health(address: SocketAddr, admin: Admin, life: &Life) -> Result<SocketAddr, ListenError> {
     let error = |source| ListenError::Bind { address: address.to_string(), source };
     let listener = tokio::net::TcpListener::bind(address).await.map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
-    tokio::spawn(serve_http(listener, admin.health(), stop));
+    life.spawn(serve_http(listener, admin.health(), life.stop.clone()));
     Ok(bound)
 }
 

@@ -113,16 +113,7 @@ mod tests {
     }
 
     fn release(n: u8) -> Release {
-        Release {
-            snapshot: id(n),
-            sequence: n.into(),
-            time: OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes: None,
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
-        }
+        Release::new(id(n), n.into(), OffsetDateTime::UNIX_EPOCH)
     }
 
     fn channel(target: u8, previous: Option<u8>) -> ChannelState {

@@ -5,8 +5,7 @@ use crate::cache::{Cache, CacheError, SharedCache};
 use crate::metrics::Metrics;
 use crate::serve::types;
 use crate::serve::view::{Config, Name, Value};
-use bytes::Bytes;
-use moorgate_snapshot::{Binding, BindingKind, Digest, Page, Snapshot, assemble_beside, limits};
+use moorgate_snapshot::{Binding, BindingKind, Digest, Page, Snapshot, assemble, limits};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,21 +20,20 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Puts the parts together; what equals `before` is shared with it.
     pub(super) fn new(snapshot: Arc<Snapshot>, before: Option<&Config>) -> Self {
-        let held = |type_url: &str, name: &str, chunks: &[Bytes]| {
-            before?.types.get(type_url)?.get(name).filter(|value| value.shares(chunks))
-        };
-        let assembled = assemble_beside(&snapshot, &|type_url, name, chunks| {
-            held(type_url, name, chunks).map(|value| value.digest())
-        });
+        let assembled = assemble(&snapshot);
         let mut types: BTreeMap<Name, BTreeMap<Name, Arc<Value>>> = BTreeMap::new();
         for (type_url, resources) in assembled.resources {
+            let held = before.and_then(|before| before.types.get(&type_url));
             let values = resources.into_iter().map(|(name, resource)| {
-                if let Some(value) = held(&type_url, &name, &resource.chunks) {
+                // What is the same memory is the same value: nothing has to be hashed.
+                let same =
+                    held.and_then(|held| held.get(&name)).filter(|value| value.shares(&resource.chunks));
+                if let Some(value) = same {
                     return (name, Arc::clone(value));
                 }
                 let needs = resource.refs.into_iter().filter(|r| r.kind == BindingKind::Endpoints);
                 let needs = needs.map(|reference| reference.name).collect();
-                (name, Arc::new(Value::with_digest(&resource.version, resource.chunks, needs)))
+                (name, Arc::new(Value::new(resource.chunks, needs)))
             });
             let values = values.collect();
             types.insert(type_url, values);

@@ -222,6 +222,11 @@ pub fn answer(
             });
         }
     }
+    reply(receiver)
+}
+
+/// An answer whose messages come out of this end, and then the status.
+pub(crate) fn reply(receiver: mpsc::Receiver<Outgoing>) -> Response<Reply> {
     grpc_response(Reply { receiver: Some(receiver), ready: VecDeque::new() })
 }
 
@@ -244,7 +249,7 @@ pub fn refuse(status: &Status) -> Response<Reply> {
     response
 }
 
-pub(crate) fn trailers(status: &Status) -> HeaderMap {
+fn trailers(status: &Status) -> HeaderMap {
     let mut map = HeaderMap::new();
     // A status always fits headers: its message is percent-encoded.
     let _ = status.add_header(&mut map);
@@ -252,8 +257,10 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
 }
 
 /// What goes out on a stream.
-enum Outgoing {
+pub(crate) enum Outgoing {
+    /// A gRPC message with its prefix, in pieces.
     Message(Vec<Bytes>),
+    /// The last.
     End(Status),
 }
 

@@ -18,7 +18,6 @@ const VERSION_DIGITS: usize = 16;
 /// One resource, encoded.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Value {
-    digest: Digest,
     version: Arc<str>,
     chunks: Vec<Bytes>,
     len: usize,
@@ -29,23 +28,13 @@ impl Value {
     /// A resource from the pieces of its encoding, in order, and the endpoint names that it needs.
     pub fn new(chunks: Vec<Bytes>, endpoints: Vec<Name>) -> Self {
         let digest = Digest::of_parts(chunks.iter().map(AsRef::as_ref));
-        Self::with_digest(&digest, chunks, endpoints)
-    }
-
-    /// As [`Value::new`], with the digest of the pieces known.
-    pub fn with_digest(digest: &Digest, chunks: Vec<Bytes>, endpoints: Vec<Name>) -> Self {
         let len = chunks.iter().map(Bytes::len).sum();
-        Self { digest: *digest, version: version_of(digest), chunks, len, endpoints }
+        Self { version: version_of(&digest), chunks, len, endpoints }
     }
 
     /// The version that clients see: the first digits of the digest, the same on every relay.
     pub fn version(&self) -> &Arc<str> {
         &self.version
-    }
-
-    /// The digest of the encoded message.
-    pub fn digest(&self) -> Digest {
-        self.digest
     }
 
     /// Whether these pieces are its own, byte for byte in the same memory: nothing has to be compared then.

@@ -94,16 +94,7 @@ impl Publisher {
 
     fn release(&self, snapshot: Digest) -> Release {
         let known = self.state.releases().find(|release| release.snapshot == snapshot).cloned();
-        known.unwrap_or(Release {
-            snapshot,
-            sequence: self.sequence(),
-            time: OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes: None,
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
-        })
+        known.unwrap_or(Release::new(snapshot, self.sequence(), OffsetDateTime::UNIX_EPOCH))
     }
 
     fn sequence(&self) -> u64 {

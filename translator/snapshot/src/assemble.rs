@@ -25,8 +25,6 @@ pub struct Assembled {
 pub struct AssembledResource {
     /// Its xDS name.
     pub name: Arc<str>,
-    /// The digest of its bytes: equal versions, equal resource, in every snapshot.
-    pub version: Digest,
     /// Its bytes: put in a row, they are the encoded message (the value of the `Any`).
     pub chunks: Vec<Bytes>,
     /// The length of all chunks, in bytes.
@@ -35,17 +33,8 @@ pub struct AssembledResource {
     pub refs: Vec<Reference>,
 }
 
-/// Puts resources together: parts in key order, the version over all of them.
+/// Puts resources together: parts in key order.
 pub fn assemble(snapshot: &Snapshot) -> Assembled {
-    assemble_beside(snapshot, &|_, _, _| None)
-}
-
-/// What a caller may know: asked with type URL, name and chunks of a resource, the version if it has seen the very same
-/// memory before.
-pub type KnownVersion<'a> = dyn Fn(&str, &str, &[Bytes]) -> Option<Digest> + 'a;
-
-/// The same for a caller that knows versions already.
-pub fn assemble_beside(snapshot: &Snapshot, known: &KnownVersion<'_>) -> Assembled {
     let mut resources: BTreeMap<Arc<str>, BTreeMap<Arc<str>, AssembledResource>> = BTreeMap::new();
     let mut bindings = BTreeMap::new();
     for record in snapshot.records() {
@@ -57,7 +46,6 @@ pub fn assemble_beside(snapshot: &Snapshot, known: &KnownVersion<'_>) -> Assembl
                 let by_name = resources.entry(part.type_url.clone()).or_default();
                 let resource = by_name.entry(part.name.clone()).or_insert_with(|| AssembledResource {
                     name: part.name.clone(),
-                    version: Digest::from_bytes([0; 32]),
                     chunks: Vec::new(),
                     len: 0,
                     refs: Vec::new(),
@@ -68,20 +56,22 @@ pub fn assemble_beside(snapshot: &Snapshot, known: &KnownVersion<'_>) -> Assembl
             }
         }
     }
-    for (type_url, by_name) in &mut resources {
-        for (name, resource) in by_name {
-            let version = known(type_url, name, &resource.chunks);
-            let digest = || Digest::of_parts(resource.chunks.iter().map(AsRef::as_ref));
-            resource.version = version.unwrap_or_else(digest);
-            resource.refs.sort_unstable();
-            resource.refs.dedup();
-        }
+    for resource in resources.values_mut().flat_map(BTreeMap::values_mut) {
+        resource.refs.sort_unstable();
+        resource.refs.dedup();
     }
     Assembled {
         id: snapshot.id(),
         oldest_envoy: snapshot.manifest().oldest_envoy().to_owned(),
         resources,
         bindings,
+    }
+}
+
+impl AssembledResource {
+    /// The digest of its bytes: equal versions, equal resource, in every snapshot. It is worked out at each call.
+    pub fn version(&self) -> Digest {
+        Digest::of_parts(self.chunks.iter().map(AsRef::as_ref))
     }
 }
 

@@ -37,6 +37,20 @@ pub struct Release {
 }
 
 impl Release {
+    /// A release of which nothing more is said.
+    pub fn new(snapshot: Digest, sequence: u64, time: OffsetDateTime) -> Self {
+        Self {
+            snapshot,
+            sequence,
+            time,
+            source: None,
+            routes: None,
+            attestation: None,
+            bundle: None,
+            cosignatures: Vec::new(),
+        }
+    }
+
     /// Whether this is the same release, whatever co-signatures have come to it since.
     pub fn is_the_same(&self, other: &Self) -> bool {
         let bare = |release: &Self| Self { cosignatures: Vec::new(), ..release.clone() };
@@ -258,16 +272,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn release(n: u8) -> Release {
-        Release {
-            snapshot: Digest::of(&[n]),
-            sequence: n.into(),
-            time: OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes: None,
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
-        }
+        Release::new(Digest::of(&[n]), n.into(), OffsetDateTime::UNIX_EPOCH)
     }
 
     fn pin(n: u8) -> Pin {

@@ -39,7 +39,7 @@ pub mod wave;
 mod wire;
 pub mod writer;
 
-pub use assemble::{Assembled, AssembledResource, assemble, assemble_beside};
+pub use assemble::{Assembled, AssembledResource, assemble};
 pub use channel::{Because, ChannelState, Effective, Pin, Release, Source};
 pub use digest::Digest;
 pub use entry::{Action, Entry, EntryError, Position, VerifiedEntry};

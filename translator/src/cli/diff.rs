@@ -149,16 +149,7 @@ async fn snapshot(args: &DiffArgs, id: &str) -> Result<Side, Failure> {
     let id: Digest = id.parse().map_err(|error: DigestError| Failure::new(Exit::Usage, error))?;
     let store = StoreArgs { store: store(args)?, trust: None }.open_to_read().await?;
     let reader = Reader::new(store.fleet(fleet), Arc::new(Trust::of([])), Channel::default());
-    let release = Release {
-        snapshot: id,
-        sequence: 0,
-        time: time::OffsetDateTime::UNIX_EPOCH,
-        source: None,
-        routes: None,
-        attestation: None,
-        bundle: None,
-        cosignatures: Vec::new(),
-    };
+    let release = Release::new(id, 0, time::OffsetDateTime::UNIX_EPOCH);
     fetch(&reader, fleet, &release).await
 }
 

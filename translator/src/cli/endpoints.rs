@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use moorgate_model::{Node, Span};
-use moorgate_snapshot::late::{Index, LateError, LateStore, Polled};
+use moorgate_snapshot::late::{Index, LateError, LateStore, Polled, ValueRef};
 use moorgate_snapshot::reader::ReadError;
 use moorgate_snapshot::{Channel, FleetName};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ struct RemoveArgs {
 
 /// What writes to the index.
 #[derive(Debug, Args)]
-struct Writing {
+pub(super) struct Writing {
     /// The channel
     #[arg(long, default_value_t = Channel::stable())]
     channel: Channel,
@@ -147,42 +147,54 @@ async fn put(args: PutArgs) -> Result<Exit, Failure> {
         let place = span.start;
         Failure::new(Exit::No, anyhow!("{name}:{}:{}: {message}", place.line.max(1), place.column.max(1)))
     })?;
-    let actor = Actor::open(&args.writing.store, &args.writing.act).await?;
-    let place = actor.place(&args.fleet);
-    let late = LateStore { store: &place, trust: actor.trust(), channel: &args.writing.channel };
-    if args.writing.act.dry_run {
-        warn("nothing is written: --dry-run");
-        return Ok(Exit::Fine);
-    }
-    let mut values = BTreeMap::new();
-    for (service, sets) in sets {
-        let value = Bytes::from(json!({ "endpoints": sets }).to_string());
-        values.insert(service, late.put(&value).await.map_err(late_failure)?);
-    }
+    let values: BTreeMap<String, Bytes> = sets
+        .into_iter()
+        .map(|(service, sets)| (service, Bytes::from(json!({ "endpoints": sets }).to_string())))
+        .collect();
     let count = values.len();
-    let change = |index: &mut Index| index.endpoints.extend(values.clone());
-    let author = actor.author();
-    let index = late.change(actor.signer(), (now(), &author), change).await.map_err(late_failure)?;
-    actor.mirror_late(&late, &index).await;
-    print(&format!("{}: endpoints of {count} Services, generation {}\n", args.fleet, index.generation))?;
+    let put = |index: &mut Index, values: &BTreeMap<String, ValueRef>| index.endpoints.extend(values.clone());
+    if let Some(index) = args.writing.change(&args.fleet, values, put).await? {
+        print(&format!("{}: endpoints of {count} Services, generation {}\n", args.fleet, index.generation))?;
+    }
     Ok(Exit::Fine)
 }
 
 async fn remove(args: RemoveArgs) -> Result<Exit, Failure> {
-    let actor = Actor::open(&args.writing.store, &args.writing.act).await?;
-    let place = actor.place(&args.fleet);
-    let late = LateStore { store: &place, trust: actor.trust(), channel: &args.writing.channel };
-    if args.writing.act.dry_run {
-        warn("nothing is written: --dry-run");
-        return Ok(Exit::Fine);
-    }
     let services: Vec<String> = args.service.iter().map(ToString::to_string).collect();
-    let change = |index: &mut Index| index.endpoints.retain(|service, _| !services.contains(service));
-    let author = actor.author();
-    let index = late.change(actor.signer(), (now(), &author), change).await.map_err(late_failure)?;
-    actor.mirror_late(&late, &index).await;
-    print(&format!("{}: generation {}\n", args.fleet, index.generation))?;
+    let take = |index: &mut Index, _: &BTreeMap<String, ValueRef>| {
+        index.endpoints.retain(|service, _| !services.contains(service));
+    };
+    if let Some(index) = args.writing.change(&args.fleet, BTreeMap::new(), take).await? {
+        print(&format!("{}: generation {}\n", args.fleet, index.generation))?;
+    }
     Ok(Exit::Fine)
+}
+
+impl Writing {
+    /// Puts values by name, and changes the index that is to name them; mirrors get it too. None with `--dry-run`.
+    pub(super) async fn change(
+        &self,
+        fleet: &FleetName,
+        values: BTreeMap<String, Bytes>,
+        change: impl Fn(&mut Index, &BTreeMap<String, ValueRef>),
+    ) -> Result<Option<Index>, Failure> {
+        let actor = Actor::open(&self.store, &self.act).await?;
+        let place = actor.place(fleet);
+        let late = LateStore { store: &place, trust: actor.trust(), channel: &self.channel };
+        if self.act.dry_run {
+            warn("nothing is written: --dry-run");
+            return Ok(None);
+        }
+        let mut put = BTreeMap::new();
+        for (name, value) in values {
+            put.insert(name, late.put(&value).await.map_err(late_failure)?);
+        }
+        let change = |index: &mut Index| change(index, &put);
+        let author = actor.author();
+        let index = late.change(actor.signer(), (now(), &author), change).await.map_err(late_failure)?;
+        actor.mirror_late(&late, &index).await;
+        Ok(Some(index))
+    }
 }
 
 async fn list(args: ListArgs) -> Result<Exit, Failure> {

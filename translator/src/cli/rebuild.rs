@@ -88,14 +88,8 @@ async fn attested(reader: &Reader, snapshot: &Digest) -> Result<Vec<Vec<Kept>>, 
     let mut found = Vec::new();
     for digest in names.iter().filter_map(|name| name.split('.').next()?.parse::<Digest>().ok()) {
         let release = Release {
-            snapshot: *snapshot,
-            sequence: 0,
-            time: time::OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes: None,
             attestation: Some(digest),
-            bundle: None,
-            cosignatures: Vec::new(),
+            ..Release::new(*snapshot, 0, time::OffsetDateTime::UNIX_EPOCH)
         };
         // Others lie there too, and one that nobody trusted signed says nothing.
         if let Ok(kept) = last_good::kept(reader, &release).await

@@ -1,16 +1,17 @@
 //! `moorgate seal`
 
-use super::access::{ActArgs, Actor, Format, StoreArgs, now, warn};
-use super::endpoints::{Place, late_failure};
+use super::access::Format;
+use super::endpoints::{Place, Writing};
 use super::output::{json as pretty, print};
 use super::{Exit, Failure};
 use crate::report::FORMAT_VERSION;
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use clap::Args;
-use moorgate_snapshot::late::{Index, LateStore};
-use moorgate_snapshot::{Channel, FleetName};
+use moorgate_snapshot::FleetName;
+use moorgate_snapshot::late::{Index, ValueRef};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The largest file that is sealed, in bytes: what Kubernetes allows for a whole Secret.
@@ -46,13 +47,8 @@ pub(super) struct SealArgs {
     /// Take it out of the store's index
     #[arg(long, conflicts_with_all = ["cert", "ca", "recipient"])]
     remove: bool,
-    /// The channel
-    #[arg(long, default_value_t = Channel::stable())]
-    channel: Channel,
     #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    act: ActArgs,
+    writing: Writing,
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -60,31 +56,17 @@ pub(super) struct SealArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: SealArgs) -> Result<Exit, Failure> {
-    let sealed = if args.remove { None } else { Some(Bytes::from(args.sealed()?)) };
-    let actor = Actor::open(&args.store, &args.act).await?;
-    let place = actor.place(&args.fleet);
-    let late = LateStore { store: &place, trust: actor.trust(), channel: &args.channel };
     let name = args.secret.to_string();
-    if args.act.dry_run {
-        warn("nothing is written: --dry-run");
-        return Ok(Exit::Fine);
+    let mut values = BTreeMap::new();
+    if !args.remove {
+        values.insert(name.clone(), Bytes::from(args.sealed()?));
     }
-    let value = match &sealed {
-        Some(sealed) => Some(late.put(sealed).await.map_err(late_failure)?),
-        None => None,
+    let change = |index: &mut Index, values: &BTreeMap<String, ValueRef>| match values.get(&name) {
+        Some(value) => drop(index.secrets.insert(name.clone(), *value)),
+        None => drop(index.secrets.remove(&name)),
     };
-    let change = |index: &mut Index| match value {
-        Some(value) => {
-            index.secrets.insert(name.clone(), value);
-        }
-        None => {
-            index.secrets.remove(&name);
-        }
-    };
-    let author = actor.author();
-    let index = late.change(actor.signer(), (now(), &author), change).await.map_err(late_failure)?;
-    actor.mirror_late(&late, &index).await;
-    let done = if value.is_some() { "sealed" } else { "removed" };
+    let Some(index) = args.writing.change(&args.fleet, values, change).await? else { return Ok(Exit::Fine) };
+    let done = if args.remove { "removed" } else { "sealed" };
     match args.output {
         Format::Text => {
             print(&format!("{} {name} {done}, generation {}\n", args.fleet, index.generation))?;

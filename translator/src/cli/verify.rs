@@ -321,16 +321,7 @@ async fn snapshot_anywhere(args: &VerifyArgs, id: Digest, steps: &mut Steps) -> 
             let detail = format!("no entry of {fleet}@{} names it: nothing vouches for it", args.channel);
             steps.add("released", Verdict::Warning, detail);
         }
-        let bare = Release {
-            snapshot: id,
-            sequence: 0,
-            time: OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes: None,
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
-        };
+        let bare = Release::new(id, 0, OffsetDateTime::UNIX_EPOCH);
         check_release(&reader, &fleet.to_string(), &release.unwrap_or(bare), steps).await?;
     }
     if found {

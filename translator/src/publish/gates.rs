@@ -383,16 +383,8 @@ mod tests {
 
     #[test]
     fn a_fifth_of_twenty_may_go_and_no_more() {
-        let release = |routes| Release {
-            snapshot: Digest::of(b""),
-            sequence: 1,
-            time: time::OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes,
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
-        };
+        let release =
+            |routes| Release { routes, ..Release::new(Digest::of(b""), 1, time::OffsetDateTime::UNIX_EPOCH) };
         for (before, after, refused) in [
             (Some(100), 80, false),
             (Some(100), 79, true),

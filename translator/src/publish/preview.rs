@@ -87,16 +87,7 @@ async fn gate(
     if let Err(gate) = understood(reader, offer, now, warnings).await? {
         return Ok(Err(gate));
     }
-    let mut release = Release {
-        snapshot: offer.snapshot.id(),
-        sequence: tail.next,
-        time: now,
-        source: None,
-        routes: None,
-        attestation: None,
-        bundle: None,
-        cosignatures: Vec::new(),
-    };
+    let mut release = Release::new(offer.snapshot.id(), tail.next, now);
     // They are made of what is in the store, so that before the first publish there is none.
     if let Err(gate) = required(reader, &mut release, tail.next).await? {
         warnings.push(gate.to_string());

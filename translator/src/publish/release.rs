@@ -85,14 +85,9 @@ impl Publisher<'_> {
         }
         understood(&self.reader, offer, self.meta.time, &mut warnings).await??;
         let mut release = Release {
-            snapshot: id,
-            sequence: tail.next,
-            time: self.meta.time,
             source: offer.source.clone(),
             routes: Some(offer.routes),
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
+            ..Release::new(id, tail.next, self.meta.time)
         };
         let next = |release: Release| {
             let steps = offer.steps.clone();

@@ -103,16 +103,7 @@ impl Bench {
 }
 
 fn release(snapshot: &Snapshot, sequence: u64) -> Release {
-    Release {
-        snapshot: snapshot.id(),
-        sequence,
-        time: OffsetDateTime::UNIX_EPOCH,
-        source: None,
-        routes: None,
-        attestation: None,
-        bundle: None,
-        cosignatures: Vec::new(),
-    }
+    Release::new(snapshot.id(), sequence, OffsetDateTime::UNIX_EPOCH)
 }
 
 fn cluster(name: &str, bytes: Vec<u8>) -> Record {

@@ -109,8 +109,8 @@ fn parts_are_put_together_in_key_order() {
     let table = &assembled.resources[ROUTES]["table"];
     assert_eq!(table.chunks, [&b"1"[..], b"2", b"3"]);
     assert_eq!((table.len, table.refs.len()), (3, 1));
-    assert_eq!(table.version, assembled.resources[CLUSTER]["table"].version);
-    assert_eq!(table.version, Digest::of(b"123"));
+    assert_eq!(table.version(), assembled.resources[CLUSTER]["table"].version());
+    assert_eq!(table.version(), Digest::of(b"123"));
 }
 
 #[test]

@@ -66,16 +66,7 @@ fn candidate(steps: &[&str], done: u32) -> Candidate {
         bake_seconds: 300,
         max_error_percent: None,
     };
-    let release = Release {
-        snapshot: new(),
-        sequence: 2,
-        time: now(),
-        source: None,
-        routes: None,
-        attestation: None,
-        bundle: None,
-        cosignatures: Vec::new(),
-    };
+    let release = Release::new(new(), 2, now());
     Candidate { release, step: done, steps: steps.iter().map(step).collect(), since: Some(now()) }
 }
 

@@ -201,16 +201,7 @@ async fn a_collected_snapshot_cannot_be_pinned() {
 }
 
 fn release(n: u32) -> Release {
-    Release {
-        snapshot: small(n).id(),
-        sequence: 0,
-        time: OffsetDateTime::UNIX_EPOCH,
-        source: None,
-        routes: None,
-        attestation: None,
-        bundle: None,
-        cosignatures: Vec::new(),
-    }
+    Release::new(small(n).id(), 0, OffsetDateTime::UNIX_EPOCH)
 }
 
 /// Fault 9: a list that breaks off, of whatever folder, ends the run, and nothing is deleted.

@@ -4,16 +4,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 fn release(n: u8) -> Release {
-    Release {
-        snapshot: Digest::of(&[n]),
-        sequence: n.into(),
-        time: OffsetDateTime::UNIX_EPOCH,
-        source: None,
-        routes: None,
-        attestation: None,
-        bundle: None,
-        cosignatures: Vec::new(),
-    }
+    Release::new(Digest::of(&[n]), n.into(), OffsetDateTime::UNIX_EPOCH)
 }
 
 fn pin(n: u8) -> Pin {

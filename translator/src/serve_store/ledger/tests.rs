@@ -66,16 +66,7 @@ impl Replica {
     /// Adds an entry behind the newest one; gives its place.
     async fn publish(&self, nonce: &str) -> Position {
         let tail = self.reader().newest(None).await.unwrap();
-        let release = Release {
-            snapshot: Digest::of(nonce.as_bytes()),
-            sequence: tail.next,
-            time: OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes: None,
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
-        };
+        let release = Release::new(Digest::of(nonce.as_bytes()), tail.next, OffsetDateTime::UNIX_EPOCH);
         let entry = Entry {
             format: moorgate_snapshot::entry::FORMAT,
             features_required: Vec::new(),

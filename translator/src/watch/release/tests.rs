@@ -163,14 +163,9 @@ fn what_was_deleted_in_this_cluster_is_no_accident() {
         digest: Digest::of(b"objects"),
     };
     let release = |source: Option<moorgate_snapshot::channel::Source>| Release {
-        snapshot: Digest::of(b"1"),
-        sequence: 1,
-        time: OffsetDateTime::UNIX_EPOCH,
         source,
         routes: Some(30),
-        attestation: None,
-        bundle: None,
-        cosignatures: Vec::new(),
+        ..Release::new(Digest::of(b"1"), 1, OffsetDateTime::UNIX_EPOCH)
     };
     let now = stand("uid-1", 100);
     let is = |source| is_earlier(Some(&release(source)), &now);
