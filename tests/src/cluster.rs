@@ -10,7 +10,7 @@
 //! ```
 //! Nothing touches the machine's own network, and all of it ends with the value that stands for it, or with the process
 //! that holds it. Wanted: root (or user namespaces with a range of subordinate ids), iproute2 and util-linux.
-//! The programs are built by `tests/tools/install-cluster`.
+//! The programs are built by `tests/tools/install-go`.
 
 pub mod balancer;
 mod cgroup;
@@ -38,6 +38,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -227,6 +228,14 @@ impl Cluster {
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.process()));
         command.args(["--", "cat", &format!("/proc/{process}/root{path}")]);
         Ok(crate::program::run(&mut command)?.ended_with(&[0])?.stdout)
+    }
+
+    /// A request to the API server, with the rights of `system:masters`; a PATCH is a merge patch.
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
+        let request = request.body(body.map_or_else(Vec::new, |body| body.to_string().into_bytes()))?;
+        self.with(async move |client| Ok(client.request::<Value>(request).await?))
     }
 
     /// Applies the objects of a YAML stream, in their order.

@@ -81,6 +81,16 @@ pub enum Where {
     Served,
 }
 
+impl Part {
+    /// The one test, if it is one only.
+    pub fn only(&self) -> Option<&str> {
+        match self {
+            Self::One(test) => Some(test),
+            Self::Whole | Self::Core => None,
+        }
+    }
+}
+
 /// What is to be run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -213,7 +223,7 @@ impl Installed {
         command.arg(concat!("-version=v", env!("CARGO_PKG_VERSION")));
         command.arg("-contact=https://github.com/moorgate/moorgate/issues");
         command.arg(format!("-report-output={}", report.display()));
-        if let Part::One(test) = &plan.part {
+        if let Some(test) = plan.part.only() {
             command.arg(format!("-run-test={test}"));
         }
         command.env("KUBECONFIG", self.cluster.kubeconfig()).current_dir(self.cluster.folder());

@@ -20,6 +20,7 @@ pub mod load;
 pub mod machine;
 pub mod manifest;
 pub mod matches;
+pub mod meter;
 pub mod mutate;
 pub mod ports;
 pub mod process;

@@ -1,7 +1,9 @@
 //! Ordinary Gateway API YAML, as people write it.
 
+use anyhow::{Context as _, Result};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 /// The controller name that Moorgate answers to.
 pub const CONTROLLER: &str = "moorgate.dev/gateway-controller";
@@ -119,6 +121,21 @@ pub fn endpoint_slices(namespace: &str, service: &str, addresses: &[SocketAddr])
 /// Puts documents into one file.
 pub fn documents(documents: &[String]) -> String {
     documents.join("---\n")
+}
+
+/// The YAML files below a folder, sorted in each.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -73,6 +73,21 @@ fn build() -> Result<PathBuf> {
     Ok(target.join(profile))
 }
 
+/// A program from published Go modules: `tests/tools/install-go` builds what is named, unless a build of the same sources is
+/// there already.
+pub fn go(what: &str) -> Result<PathBuf> {
+    let output = Command::new(root().join("tests/tools/install-go"))
+        .arg(tools()?)
+        .arg(what)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("tests/tools/install-go")?;
+    ensure!(output.status.success(), "tests/tools/install-go {what}: {}", output.status);
+    let path = PathBuf::from(String::from_utf8(output.stdout)?.trim_end());
+    ensure!(path.is_file(), "tests/tools/install-go {what} named no program: {}", path.display());
+    Ok(path)
+}
+
 /// The folder of the tools that `tests/tools/install` installs.
 pub fn tools() -> Result<PathBuf> {
     Ok(target()?.0.join("tools"))

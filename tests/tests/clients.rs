@@ -122,14 +122,6 @@ impl Drop for Client {
 
 impl Client {
     fn start(stack: &Stack) -> Result<Self> {
-        let tools = program::tools()?;
-        let installed = Command::new(program::root().join("tests/tools/install-go"))
-            .arg(&tools)
-            .arg("grpc")
-            .stderr(Stdio::inherit())
-            .output()
-            .context("tests/tools/install-go")?;
-        ensure!(installed.status.success(), "tests/tools/install-go: {}", installed.status);
         let bootstrap = stack.folder().join("grpc.json");
         let text = serde_json::json!({
             "xds_servers": [{
@@ -140,7 +132,7 @@ impl Client {
             "node": {"id": "grpc-1"},
         });
         std::fs::write(&bootstrap, text.to_string())?;
-        let mut child = Command::new(String::from_utf8(installed.stdout)?.trim_end())
+        let mut child = Command::new(program::go("grpc")?)
             .arg(format!("xds:///{SERVICE}"))
             .env("GRPC_XDS_BOOTSTRAP", &bootstrap)
             .stdin(Stdio::piped())

@@ -10,6 +10,7 @@ mod relay;
 #[path = "fuzz/stored.rs"]
 mod stored;
 
+use moorgate_tests::meter::Meter;
 use moorgate_tests::mutate::{Effort, Tried};
 
 /// Words of JSON and of our documents.
@@ -56,8 +57,6 @@ fn effort(inputs: usize) -> Effort {
 fn told(name: &str, tried: Tried) {
     println!("{name}: {} inputs, {} taken", tried.inputs, tried.accepted);
     assert!(tried.accepted > 0, "{name}: no changed input was taken: the corpus is of no use");
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak = line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10;
+    let peak = usize::try_from(Meter::own().peak().unwrap()).unwrap() << 10;
     assert!(peak < MEMORY, "{name}: {} MiB", peak >> 20);
 }

@@ -18,6 +18,7 @@ use bench::Bench;
 use moorgate_snapshot::{Channel as Track, FleetName, Reader, Signer as _, Store, Trust};
 use moorgate_tests::cluster::{Channel, Cluster, Options};
 use moorgate_tests::distil::crds;
+use moorgate_tests::manifest::files;
 use moorgate_tests::wait;
 use schema::{Kind, kinds};
 use serde::Deserialize as _;
@@ -28,21 +29,6 @@ use std::sync::Arc;
 
 /// The test's class, and the Lease of its `watch`.
 const NAME: &str = "offline";
-
-/// The YAML files below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "yaml") {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
 
 fn module(path: &str) -> PathBuf {
     crds::module(path, crds::VERSION).unwrap().dir
@@ -130,16 +116,18 @@ fn what_the_project_publishes_gets_one_answer() -> Result<()> {
     for (channel, name) in [(Channel::Experimental, "experimental"), (Channel::Standard, "standard")] {
         let cluster = Cluster::start(&Options { nodes: 1, channel, ..Options::default() })?;
         let project = module(crds::MODULE);
-        let mut valid = files(&project.join("examples").join(name));
+        let mut valid = files(&project.join("examples").join(name)).unwrap();
         if channel == Channel::Experimental {
             let suite = module("sigs.k8s.io/gateway-api/conformance");
-            valid.extend(["base", "mesh", "tests"].iter().flat_map(|folder| files(&suite.join(folder))));
+            valid.extend(
+                ["base", "mesh", "tests"].iter().flat_map(|folder| files(&suite.join(folder)).unwrap()),
+            );
         }
         let counts = compare(&cluster, channel, &valid)?;
         let (all, refused) = counts.values().fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
         assert_eq!(refused, 0, "{counts:?}");
         assert!(all > 60, "{all} objects");
-        let invalid = files(&project.join("hack/invalid-examples").join(name));
+        let invalid = files(&project.join("hack/invalid-examples").join(name)).unwrap();
         let counts = compare(&cluster, channel, &invalid)?;
         assert_eq!(counts.len(), invalid.len());
         let taken: Vec<_> = counts.iter().filter(|(_, (_, refused))| *refused == 0).collect();
@@ -152,7 +140,7 @@ fn what_the_project_publishes_gets_one_answer() -> Result<()> {
 fn rounds() -> Vec<Vec<Value>> {
     let suite = module("sigs.k8s.io/gateway-api/conformance");
     let files: Vec<PathBuf> =
-        ["base", "tests"].iter().flat_map(|folder| files(&suite.join(folder))).collect();
+        ["base", "tests"].iter().flat_map(|folder| files(&suite.join(folder)).unwrap()).collect();
     let mut rounds: Vec<BTreeMap<(String, String, String), Value>> = Vec::new();
     for object in files.iter().flat_map(|file| objects(file)) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

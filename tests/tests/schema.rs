@@ -8,6 +8,7 @@ use moorgate::validate::{Channel, Options, validate};
 use moorgate_model::origin::Position;
 use moorgate_model::{Entry, Mapping, Node, Object, ObjectRef, Origin, Span, Value};
 use moorgate_tests::distil::crds;
+use moorgate_tests::manifest::files;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 
@@ -17,27 +18,12 @@ struct Case {
     channel: Channel,
 }
 
-/// The YAML files below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "yaml") {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
-
 /// The files of both channels below a folder.
 fn cases(folder: &Path) -> Vec<Case> {
     [(Channel::Standard, "standard"), (Channel::Experimental, "experimental")]
         .into_iter()
         .flat_map(|(channel, name)| {
-            files(&folder.join(name)).into_iter().map(move |file| Case { file, channel })
+            files(&folder.join(name)).unwrap().into_iter().map(move |file| Case { file, channel })
         })
         .collect()
 }
@@ -156,7 +142,7 @@ fn the_conformance_suites_manifests_are_accepted() {
     let folder = module("sigs.k8s.io/gateway-api/conformance");
     let cases: Vec<Case> = ["base", "mesh", "tests"]
         .into_iter()
-        .flat_map(|name| files(&folder.join(name)))
+        .flat_map(|name| files(&folder.join(name)).unwrap())
         .map(|file| Case { file, channel: Channel::Experimental })
         .collect();
     all_accepted(&cases, 140);

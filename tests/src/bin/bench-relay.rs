@@ -9,8 +9,14 @@
 
 #[path = "bench-relay/answer.rs"]
 mod answer;
-#[path = "bench-relay/meter.rs"]
-mod meter;
+/// The publisher that the relay's own suite uses.
+#[path = "../../../relay/tests/relay/publisher.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a suite's own: it ends where something is not as it must be"
+)]
+mod publisher;
 #[path = "bench-relay/servers.rs"]
 mod servers;
 #[path = "bench-relay/swarm.rs"]
@@ -18,10 +24,11 @@ mod swarm;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use moorgate_relay::serve::types::CLUSTER;
 use servers::{Peer, Relay, Server};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use swarm::{Ask, CLUSTERS, Swarm};
+use swarm::{Ask, Swarm};
 
 /// A change with this many clients and resources is judged.
 const CLIENTS: usize = 1_000;
@@ -137,7 +144,7 @@ fn changes(arguments: &Arguments) -> Result<Vec<Row>> {
 }
 
 fn one_change(server: &mut dyn Server, clients: usize, resources: usize) -> Result<Cost> {
-    let mut swarm = Swarm::connect(server.socket(), clients, &Ask::all(CLUSTERS));
+    let mut swarm = Swarm::connect(server.socket(), clients, &Ask::all(CLUSTER));
     swarm.acknowledged(clients * resources)?;
     swarm.settle(QUIET)?;
     swarm.take_bytes();
@@ -169,7 +176,7 @@ fn storms() -> Result<()> {
         for start in SERVERS {
             let folder = folder()?;
             let server = start(folder.path(), resources)?;
-            let mut ask = Ask::all(CLUSTERS);
+            let mut ask = Ask::all(CLUSTER);
             let versions = swarm::versions(server.socket(), resources)?;
             if known {
                 ask.known = Arc::new(versions);
@@ -202,7 +209,7 @@ fn idle(streams: usize) -> Result<f64> {
         let server = start(folder.path(), 100)?;
         swarm::versions(server.socket(), 100)?;
         let before = server.meter().resident()?;
-        let mut swarm = Swarm::connect(server.socket(), streams, &Ask::all(CLUSTERS));
+        let mut swarm = Swarm::connect(server.socket(), streams, &Ask::all(CLUSTER));
         swarm.acknowledged(streams * 100)?;
         swarm.settle(QUIET)?;
         let each = number(server.meter().resident()? - before) / number(streams as u64);

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use moorgate::compile::{Options, compile};
 use moorgate::source::File;
+use moorgate_tests::meter::Meter;
 use moorgate_tests::scale;
 use serde::Deserialize as _;
 use std::hint::black_box;
@@ -86,7 +87,7 @@ fn main() -> Result<()> {
 fn tenants(routes: usize) -> Result<()> {
     let files = scale::tenants(routes);
     let measured = measure(&files, routes, 1)?;
-    let peak = peak_memory()?;
+    let peak = Meter::own().peak()? * 1024;
     println!(
         "\n{routes} routes of many tenants: {:.2} s, {:.2} times the bare parse (limit {LIMIT_RATIO}), {:.0} MiB at most (limit {:.0})",
         measured.compile.as_secs_f64(),
@@ -97,14 +98,6 @@ fn tenants(routes: usize) -> Result<()> {
     ensure!(measured.ratio() < LIMIT_RATIO, "a compile takes {:.2} times the parse", measured.ratio());
     ensure!(peak < LIMIT_MEMORY, "{peak} bytes of memory");
     Ok(())
-}
-
-/// The most memory that this process had at once, in bytes.
-fn peak_memory() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kibibytes * 1024)
 }
 
 fn judge(all: &[Measured]) -> Result<()> {

@@ -30,13 +30,13 @@ struct Arguments {
 fn main() -> Result<ExitCode> {
     let Arguments { suite, run, core, store, parallel } = Arguments::parse();
     let out = program::tools()?.with_file_name("conformance");
-    let only = run.filter(|test| !test.is_empty());
-    let part = match &only {
-        Some(test) => Part::One(test.clone()),
+    let part = match run.filter(|test| !test.is_empty()) {
+        Some(test) => Part::One(test),
         None if core => Part::Core,
         None => Part::Whole,
     };
-    let verdicts = conduct(&Plan { store, suite, part, parallel, out }, |line| println!("{line}"))?;
+    let plan = Plan { store, suite, part, parallel, out };
+    let verdicts = conduct(&plan, |line| println!("{line}"))?;
     for (test, said) in verdicts.failures() {
         println!("\n{test}");
         for line in said {
@@ -47,5 +47,5 @@ fn main() -> Result<ExitCode> {
     for line in verdicts.lines() {
         println!("{line}");
     }
-    Ok(if verdicts.are_good(only.as_deref()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if verdicts.are_good(plan.part.only()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -4,6 +4,7 @@ use super::{Bench, gets, head_path, is_page, pass, path};
 use moorgate_snapshot::channel::Release;
 use moorgate_snapshot::{Channel, ReadError, Record, Resource, Snapshot, StoreError, layout, limits};
 use moorgate_tests::fault_store::{Fault, FaultStore, Operation, Verdict};
+use moorgate_tests::meter::Meter;
 use moorgate_tests::sim::chance::Chance;
 use moorgate_tests::sim::pool::{number, pool};
 use moorgate_tests::sim::publishers::Act;
@@ -135,9 +136,7 @@ fn bomb(bytes: usize) -> Vec<u8> {
 
 /// The most memory that this process ever had, in bytes.
 fn peak_memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    usize::try_from(Meter::own().peak().unwrap()).unwrap() << 10
 }
 
 /// A relay in a process of its own that is sent bombs keeps its memory, and what it serves.

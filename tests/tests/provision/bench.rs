@@ -175,15 +175,8 @@ impl Bench {
         format!("{group}/namespaces/{}/{kind}/{name}", self.name)
     }
 
-    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
-        let request = request.body(body.map_or_else(Vec::new, |body| body.to_string().into_bytes()))?;
-        self.cluster.with(async move |client| Ok(client.request::<Value>(request).await?))
-    }
-
     pub(crate) fn read(&self, path: &str) -> Result<Value> {
-        self.request("GET", path, None)
+        self.cluster.request("GET", path, None)
     }
 
     pub(crate) fn get(&self, kind: &str, name: &str) -> Result<Value> {
@@ -195,11 +188,11 @@ impl Bench {
     }
 
     pub(crate) fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<Value> {
-        self.request("PATCH", &self.path(kind, name), Some(patch))
+        self.cluster.request("PATCH", &self.path(kind, name), Some(patch))
     }
 
     pub(crate) fn delete(&self, kind: &str, name: &str) -> Result<()> {
-        self.request("DELETE", &self.path(kind, name), None).map(drop)
+        self.cluster.request("DELETE", &self.path(kind, name), None).map(drop)
     }
 
     pub(crate) fn until(
@@ -233,7 +226,7 @@ impl Bench {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {"audiences": [audience], "expirationSeconds": 3600},
         });
-        let answer = self.request("POST", &path, Some(&body))?;
+        let answer = self.cluster.request("POST", &path, Some(&body))?;
         Ok(answer["status"]["token"].as_str().context("a token")?.to_owned())
     }
 

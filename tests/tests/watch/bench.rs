@@ -380,16 +380,9 @@ spec:
         format!("{group}/namespaces/{}/{kind}/{name}", self.name)
     }
 
-    pub(crate) fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
-        let request = request.body(body.map_or_else(Vec::new, |body| body.to_string().into_bytes()))?;
-        self.cluster.with(async move |client| Ok(client.request::<Value>(request).await?))
-    }
-
     /// Whatever is at a path of the API.
     pub(crate) fn read(&self, path: &str) -> Result<Value> {
-        self.request("GET", path, None)
+        self.cluster.request("GET", path, None)
     }
 
     pub(crate) fn get(&self, kind: &str, name: &str) -> Result<Value> {
@@ -397,11 +390,11 @@ spec:
     }
 
     pub(crate) fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<Value> {
-        self.request("PATCH", &self.path(kind, name), Some(patch))
+        self.cluster.request("PATCH", &self.path(kind, name), Some(patch))
     }
 
     pub(crate) fn delete(&self, kind: &str, name: &str) -> Result<()> {
-        self.request("DELETE", &self.path(kind, name), None).map(drop)
+        self.cluster.request("DELETE", &self.path(kind, name), None).map(drop)
     }
 
     /// Writes status as another controller would: what was read, changed, with its resource version.
@@ -410,7 +403,7 @@ spec:
         wait::until("a write of status", || {
             let mut object = self.read(&path)?;
             change(&mut object["status"]);
-            self.request("PUT", &format!("{path}/status"), Some(&object))
+            self.cluster.request("PUT", &format!("{path}/status"), Some(&object))
         })?;
         Ok(())
     }
@@ -437,7 +430,7 @@ spec:
     /// Waits until the class is accepted at its newest generation; changes it first, so that this takes a whole turn.
     pub(crate) fn class_is_judged(&self) -> Result<()> {
         let path = format!("/apis/gateway.networking.k8s.io/v1/gatewayclasses/{}", self.name);
-        self.request("PATCH", &path, Some(&json!({"spec": {"description": "judge again"}})))?;
+        self.cluster.request("PATCH", &path, Some(&json!({"spec": {"description": "judge again"}})))?;
         wait::until("the class", || {
             let class = self.read(&path)?;
             let accepted = condition(&class["status"], "Accepted");

@@ -57,7 +57,7 @@ fn definitions_come_late_and_go_again() -> Result<()> {
     }
     definition.as_object_mut().context("an object")?.remove("status");
     let remove = || -> Result<()> {
-        bench.request("DELETE", path, None)?;
+        bench.cluster.request("DELETE", path, None)?;
         wait::until("the definition to go", || {
             ensure!(bench.read(path).is_err(), "it is there");
             Ok(())

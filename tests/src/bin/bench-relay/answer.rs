@@ -4,8 +4,9 @@
 //! are laid into the relay's store, then the log entry, then the head: from the entry on, time runs. A bare client on the
 //! relay's socket hears the new table when Envoy does; what passes until then is the relay's.
 
-use crate::swarm::{Ask, ROUTES, Swarm};
+use crate::swarm::{Ask, Swarm};
 use anyhow::{Context as _, Result, ensure};
+use moorgate_relay::serve::types::ROUTE;
 use moorgate_tests::http::{Request, Target, send};
 use moorgate_tests::program::run;
 use moorgate_tests::stack::Stack;
@@ -27,7 +28,7 @@ pub(crate) fn measure(hosts: usize) -> Result<f64> {
     lay(&staging, &stack.store())?;
     stack.start_relay()?;
     stack.start_envoy(&[port])?;
-    let mut bare = Swarm::connect(&stack.socket(), 1, &Ask::all(ROUTES));
+    let mut bare = Swarm::connect(&stack.socket(), 1, &Ask::all(ROUTE));
     bare.acknowledged(1)?;
     let mut times = Vec::new();
     for round in 1..=ROUNDS {

@@ -1,6 +1,6 @@
 //! The two servers under the same clients: the relay on a store on the local disk, and go-control-plane's snapshot cache.
 
-use crate::meter::Meter;
+use crate::publisher::Publisher;
 use anyhow::{Context as _, Result, ensure};
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address};
@@ -9,20 +9,18 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use envoy_types::pb::google::protobuf::{Any, Duration as Span};
-use moorgate_snapshot::writer::{commit_entry, write_head, write_snapshot};
-use moorgate_snapshot::{
-    Action, Channel, ChannelState, Digest, Entry, FleetName, KeyPair, Position, Record, Release, Resource,
-    Signer, Snapshot, Store,
-};
+use moorgate_relay::serve::types::CLUSTER;
+use moorgate_snapshot::writer::write_snapshot;
+use moorgate_snapshot::{Digest, Record, Resource, Snapshot, Store};
+use moorgate_tests::meter::Meter;
 use moorgate_tests::process::Running;
-use moorgate_tests::program::{binary, root, run, tools};
+use moorgate_tests::program::{self, binary};
 use moorgate_tests::{runtime, wait};
 use prost::Message as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use time::OffsetDateTime;
 
 /// A server of clusters that can be told to change one of them.
 pub(crate) trait Server {
@@ -74,17 +72,10 @@ fn a_cluster(index: usize, version: usize) -> Cluster {
 pub(crate) struct Relay {
     process: Running,
     socket: PathBuf,
-    store: Store,
-    key: KeyPair,
+    publisher: Publisher,
     clusters: Vec<Cluster>,
-    previous: Option<Position>,
-    state: ChannelState,
     version: usize,
     ready: Option<Digest>,
-}
-
-fn fleet() -> FleetName {
-    FleetName::gateway("bench", "edge")
 }
 
 impl Relay {
@@ -92,20 +83,17 @@ impl Relay {
     pub(crate) fn start(folder: &Path, resources: usize) -> Result<Self> {
         let url = format!("file://{}", folder.join("store").display());
         std::fs::create_dir(folder.join("store"))?;
-        let (key, _) = KeyPair::generate(&[9; 32])?;
+        let publisher = Publisher::new(Store::open(&url)?);
         let trust = folder.join("trust.pem");
-        std::fs::write(&trust, key.public().to_pem())?;
+        std::fs::write(&trust, publisher.trust())?;
         let socket = folder.join("relay.sock");
         let mut command = Command::new(binary("moorgate-relay")?);
-        command.args(["--store", &url, "--fleet", "bench/edge", "--poll-interval", "1s"]);
+        command.args(["--store", &url, "--fleet", &publisher.fleet.to_string(), "--poll-interval", "1s"]);
         command.arg("--trust").arg(&trust).arg("--cache").arg(folder.join("cache"));
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
         let mut relay = Self {
-            store: Store::open(&url)?,
-            key,
+            publisher,
             clusters: (0..resources).map(|index| a_cluster(index, 0)).collect(),
-            previous: None,
-            state: ChannelState::default(),
             version: 0,
             ready: None,
             process: Running::start("relay", &mut command, folder)?,
@@ -125,7 +113,7 @@ impl Relay {
     fn write(&mut self) -> Result<()> {
         let record = |cluster: &Cluster| {
             Record::Resource(Resource {
-                type_url: crate::swarm::CLUSTERS.into(),
+                type_url: CLUSTER.into(),
                 name: cluster.name.as_str().into(),
                 part: "".into(),
                 bytes: cluster.encode_to_vec().into(),
@@ -133,8 +121,7 @@ impl Relay {
             })
         };
         let snapshot = Snapshot::build(self.clusters.iter().map(record).collect())?;
-        let part = self.store.fleet(&fleet());
-        runtime().block_on(write_snapshot(&part, &snapshot, &|_| false))?;
+        runtime().block_on(write_snapshot(&self.publisher.part(), &snapshot, &|_| false))?;
         self.ready = Some(snapshot.id());
         Ok(())
     }
@@ -162,44 +149,8 @@ impl Server for Relay {
 
     fn change(&mut self) -> Result<()> {
         let snapshot = self.ready.take().context("no snapshot was prepared")?;
-        let sequence = self.previous.map_or(1, |previous| previous.sequence + 1);
-        let release = Release {
-            snapshot,
-            sequence,
-            time: OffsetDateTime::UNIX_EPOCH,
-            source: None,
-            routes: None,
-            attestation: None,
-            bundle: None,
-            cosignatures: Vec::new(),
-        };
-        self.state.previous_good = self.state.target.replace(release);
-        let entry = Entry {
-            format: 1,
-            features_required: Vec::new(),
-            fleet: fleet(),
-            channel: Channel::stable(),
-            sequence,
-            previous: self.previous,
-            action: Action::Publish,
-            state: self.state.clone(),
-            promoted: None,
-            author: "bench".into(),
-            run: String::new(),
-            approver: String::new(),
-            reason: String::new(),
-            time: OffsetDateTime::UNIX_EPOCH,
-            expires: None,
-            nonce: format!("bench-{sequence}"),
-        };
-        let signers: [&dyn Signer; 1] = [&self.key];
-        let envelope = entry.sign(&signers)?;
-        self.previous = Some(Position { sequence, digest: Digest::of(&envelope.payload) });
-        let part = self.store.fleet(&fleet());
-        runtime().block_on(async {
-            ensure!(commit_entry(&part, &entry, &envelope).await?, "the slot is taken");
-            Ok(write_head(&part, &entry, envelope).await?)
-        })
+        runtime().block_on(self.publisher.announce(snapshot));
+        Ok(())
     }
 }
 
@@ -215,10 +166,7 @@ pub(crate) struct Peer {
 
 /// A file of clusters as the peer reads it.
 fn lay(file: &Path, clusters: &[Cluster]) -> Result<()> {
-    let any = |cluster: &Cluster| Any {
-        type_url: crate::swarm::CLUSTERS.to_owned(),
-        value: cluster.encode_to_vec(),
-    };
+    let any = |cluster: &Cluster| Any { type_url: CLUSTER.to_owned(), value: cluster.encode_to_vec() };
     let response = DiscoveryResponse { resources: clusters.iter().map(any).collect(), ..Default::default() };
     std::fs::write(file, response.encode_to_vec()).with_context(|| file.display().to_string())
 }
@@ -226,13 +174,11 @@ fn lay(file: &Path, clusters: &[Cluster]) -> Result<()> {
 impl Peer {
     /// Builds the peer, if it is not there, and starts it.
     pub(crate) fn start(folder: &Path, resources: usize) -> Result<Self> {
-        let mut install = Command::new(root().join("tests/tools/install-go"));
-        let printed = run(install.arg(tools()?).arg("peer"))?.ended_with(&[0])?.stdout;
         let (socket, control) = (folder.join("peer.sock"), folder.join("control.sock"));
         let first = folder.join("clusters.bin");
         let clusters: Vec<Cluster> = (0..resources).map(|index| a_cluster(index, 0)).collect();
         lay(&first, &clusters)?;
-        let mut command = Command::new(printed.trim());
+        let mut command = Command::new(program::go("peer")?);
         command.arg("-socket").arg(&socket).arg("-control").arg(&control).arg("-resources").arg(&first);
         let mut process = Running::start("peer", &mut command, folder)?;
         let control = wait::until("the peer", || {

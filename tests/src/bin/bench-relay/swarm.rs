@@ -3,6 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 use bytes::{Buf as _, BufMut as _};
 use hyper_util::rt::TokioIo;
+use moorgate_relay::serve::proto::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use moorgate_relay::serve::types::CLUSTER;
 use moorgate_tests::wait::PATIENCE;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -19,35 +21,10 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-/// What all clients ask for.
-pub(crate) const CLUSTERS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-/// The type of route tables.
-pub(crate) const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
 /// As Envoy's client has them.
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 24 << 20;
-
-/// What a client says: `DeltaDiscoveryRequest`.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Said {
-    #[prost(message, optional, tag = "1")]
-    node: Option<Node>,
-    #[prost(string, tag = "2")]
-    type_url: String,
-    #[prost(string, repeated, tag = "3")]
-    subscribe: Vec<String>,
-    #[prost(btree_map = "string, string", tag = "5")]
-    known: BTreeMap<String, String>,
-    #[prost(string, tag = "6")]
-    nonce: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Node {
-    #[prost(string, tag = "1")]
-    id: String,
-}
 
 /// What it hears: the part of `DeltaDiscoveryResponse` that counting needs.
 #[derive(Clone, PartialEq, Message)]
@@ -62,27 +39,12 @@ pub(crate) struct Heard {
 #[derive(Clone, PartialEq, Message)]
 struct Unread {}
 
-/// A resource's name and version.
-#[derive(Clone, PartialEq, Message)]
-struct Named {
-    #[prost(string, tag = "1")]
-    version: String,
-    #[prost(string, tag = "3")]
-    name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Names {
-    #[prost(message, repeated, tag = "2")]
-    resources: Vec<Named>,
-}
-
 /// Prost on the wire; how many bytes came is counted, and the bytes of the last message are kept if asked.
 #[derive(Debug, Clone)]
 struct Wire(Arc<AtomicU64>);
 
 impl Codec for Wire {
-    type Encode = Said;
+    type Encode = DeltaDiscoveryRequest;
     type Decode = (Heard, bytes::Bytes);
     type Encoder = Self;
     type Decoder = Self;
@@ -97,10 +59,10 @@ impl Codec for Wire {
 }
 
 impl Encoder for Wire {
-    type Item = Said;
+    type Item = DeltaDiscoveryRequest;
     type Error = Status;
 
-    fn encode(&mut self, item: Said, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, item: DeltaDiscoveryRequest, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
         out.put_slice(&item.encode_to_vec());
         Ok(())
     }
@@ -200,12 +162,14 @@ impl Swarm {
 
 /// What one client gets that knows nothing: version by name.
 pub(crate) fn versions(socket: &Path, resources: usize) -> Result<BTreeMap<String, String>> {
-    let mut one = Swarm::connect(socket, 1, &Ask::all(CLUSTERS));
+    let mut one = Swarm::connect(socket, 1, &Ask::all(CLUSTER));
     let mut versions = BTreeMap::new();
     while versions.len() < resources {
         let event = moorgate_tests::runtime().block_on(one.events.recv());
         let (_, bytes) = event.context("the client ended")??;
-        versions.extend(Names::decode(bytes)?.resources.into_iter().map(|one| (one.name, one.version)));
+        versions.extend(
+            DeltaDiscoveryResponse::decode(bytes)?.resources.into_iter().map(|one| (one.name, one.version)),
+        );
     }
     Ok(versions)
 }
@@ -241,12 +205,12 @@ async fn client(
     let mut grpc = Grpc::new(open(socket).await?).max_decoding_message_size(1 << 30);
     grpc.ready().await?;
     let (say, said) = mpsc::unbounded_channel();
-    let first = Said {
-        node: Some(Node { id: format!("client-{index}") }),
+    let first = DeltaDiscoveryRequest {
+        node: Some(Node { id: format!("client-{index}"), ..Node::default() }),
         type_url: ask.type_url.to_owned(),
-        subscribe: vec!["*".to_owned()],
-        known: (*ask.known).clone(),
-        ..Said::default()
+        resource_names_subscribe: vec!["*".to_owned()],
+        initial_resource_versions: (*ask.known).clone(),
+        ..DeltaDiscoveryRequest::default()
     };
     say.send(first)?;
     let outgoing = tokio_stream::wrappers::UnboundedReceiverStream::new(said);
@@ -254,8 +218,11 @@ async fn client(
     let answer = grpc.streaming(tonic::Request::new(outgoing), path, wire).await?;
     let mut heard = answer.into_inner();
     while let Some((message, bytes)) = heard.message().await? {
-        let acknowledgement =
-            Said { type_url: ask.type_url.to_owned(), nonce: message.nonce, ..Said::default() };
+        let acknowledgement = DeltaDiscoveryRequest {
+            type_url: ask.type_url.to_owned(),
+            response_nonce: message.nonce,
+            ..DeltaDiscoveryRequest::default()
+        };
         say.send(acknowledgement)?;
         let _ = tell.send(Ok((message.resources.len(), bytes)));
     }

@@ -8,16 +8,21 @@ const TICKS: u32 = 100;
 
 /// A process that is measured.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Meter(pub u32);
+pub struct Meter(pub u32);
 
 impl Meter {
+    /// This process.
+    pub fn own() -> Self {
+        Self(std::process::id())
+    }
+
     fn read(self, name: &str) -> Result<String> {
         let path = format!("/proc/{}/{name}", self.0);
         std::fs::read_to_string(&path).with_context(|| path)
     }
 
     /// Processor time so far, in user mode and in the kernel, to a hundredth of a second.
-    pub(crate) fn cpu(self) -> Result<Duration> {
+    pub fn cpu(self) -> Result<Duration> {
         let stat = self.read("stat")?;
         // The second field is the name in parentheses, which may hold spaces.
         let (_, fields) = stat.rsplit_once(')').context("no name in /proc/PID/stat")?;
@@ -33,13 +38,13 @@ impl Meter {
         Ok(line.split_whitespace().nth(0).context("a number")?.parse()?)
     }
 
-    /// Memory in use, in kB.
-    pub(crate) fn resident(self) -> Result<u64> {
+    /// Memory in use, in KiB.
+    pub fn resident(self) -> Result<u64> {
         self.kilobytes("VmRSS:")
     }
 
-    /// The most memory that was in use, in kB.
-    pub(crate) fn peak(self) -> Result<u64> {
+    /// The most memory that was in use at once, in KiB.
+    pub fn peak(self) -> Result<u64> {
         self.kilobytes("VmHWM:")
     }
 }
