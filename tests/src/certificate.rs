@@ -1,7 +1,10 @@
 //! Certificates for tests: self-signed, made anew in each run.
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _};
+use sha2::{Digest as _, Sha256};
 
 /// A certificate with its key.
 #[derive(Debug, Clone)]
@@ -35,6 +38,12 @@ impl Certificate {
         change(&mut params);
         let certificate = params.self_signed(&key)?;
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec() })
+    }
+
+    /// What a client pins to trust this certificate alone: Base64 of SHA-256 of its public key's SPKI (RFC 7469 §2.4).
+    pub fn pin(&self) -> Result<String> {
+        let spki = KeyPair::from_pem(&self.key)?.subject_public_key_info();
+        Ok(STANDARD.encode(Sha256::digest(spki)))
     }
 
     /// An authority, and a certificate for this DNS name that it signed.

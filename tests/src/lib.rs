@@ -9,6 +9,7 @@
 //! process without holding them up. [`distil`] makes checked-in data. Everything that is started ends with the value that stands for it.
 
 pub mod backend;
+pub mod browser;
 pub mod certificate;
 pub mod cluster;
 pub mod conformance;

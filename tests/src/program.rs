@@ -93,6 +93,17 @@ pub fn tools() -> Result<PathBuf> {
     Ok(target()?.0.join("tools"))
 }
 
+/// A program that `tests/tools/install` puts below `target/tools`.
+pub fn tool(path: &str) -> Result<PathBuf> {
+    let tools = tools()?;
+    let program = tools.join(path);
+    if !program.exists() {
+        install(&tools)?;
+    }
+    ensure!(program.exists(), "tests/tools/install did not put {}", program.display());
+    Ok(program)
+}
+
 /// Installs the tools into a folder; what is there already is left alone.
 pub fn install(tools: &Path) -> Result<()> {
     let installed = Command::new(root().join("tests/tools/install")).arg(tools).status()?;

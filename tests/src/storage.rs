@@ -12,19 +12,7 @@ pub mod gcs;
 pub mod moto;
 pub mod proxy;
 
-use anyhow::{Context as _, Result, ensure};
-use std::path::PathBuf;
-
-/// A program that `tests/tools/install` puts below `target/tools`.
-fn tool(path: &str) -> Result<PathBuf> {
-    let tools = crate::program::tools()?;
-    let program = tools.join(path);
-    if !program.exists() {
-        crate::program::install(&tools)?;
-    }
-    ensure!(program.exists(), "tests/tools/install did not put {}", program.display());
-    Ok(program)
-}
+use anyhow::{Context as _, Result};
 
 /// Waits until a server accepts on a local port, or has ended.
 fn wait_for(server: &mut crate::process::Running, port: u16) -> Result<()> {

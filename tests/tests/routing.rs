@@ -14,7 +14,7 @@ use moorgate_tests::http::{Answer, Http2, Request, Target, send, send_until};
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::program::run;
 use moorgate_tests::stack::Stack;
-use moorgate_tests::{ports, runtime, wait};
+use moorgate_tests::{browser, ports, runtime, wait};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -154,6 +154,51 @@ fn one_connection_for_two_listeners_is_told_to_be_two() {
     // And upon 421 it opens one for the host itself (RFC 9110 15.5.20).
     let mut second = Http2::open(&target(b)).unwrap();
     assert_eq!(second.send(&Request::get(b, "/"), b"").unwrap().who(), "b");
+}
+
+/// Chromium coalesces by itself (RFC 9113 §9.1.1), so the test sees what users of a browser see.
+#[test]
+fn a_browser_shares_a_connection_within_a_listener_and_opens_another_upon_421() {
+    let (a, b, c) = ("a.example.com", "b.example.com", "c.example.com");
+    let certificate = Certificate::for_names(&[a, b, c]).unwrap();
+    let mut stage = Stage::lay(&["a", "b", "c"]).unwrap();
+    stage.stack.set_secret("edge", "certificate", &certificate).unwrap();
+    let port = ports::free().unwrap();
+    let listeners = [("a", a), ("others", "*.example.com")]
+        .map(|(name, host)| Listener::https(name, port, "certificate").hostname(host));
+    let rule = |name: &str| {
+        manifest::rule("/", name) + "      filters: [{ type: CORS, cors: { allowOrigins: ['*'] } }]\n"
+    };
+    let routes = [a, b, c].map(|host| {
+        let name = &host[..1];
+        manifest::http_route("shop", name, "edge/public", &[host], &rule(name))
+    });
+    stage.start(&listeners, &routes).unwrap();
+    let target = Target::tls(port, c, &certificate.der).unwrap();
+    send_until(&target, &Request::get(c, "/"), "the first answer", |answer| answer.who() == "c").unwrap();
+    let counts = |stage: &mut Stage| {
+        ["downstream_cx_total", "downstream_rq_4xx"].map(|counter| {
+            let stats =
+                stage.stack.envoy().unwrap().admin(&format!("/stats?filter=^http.*{counter}$")).unwrap();
+            let of_listeners = stats.lines().filter(|line| !line.starts_with("http.admin."));
+            of_listeners.filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok()).sum::<u64>()
+        })
+    };
+    let before = counts(&mut stage);
+    let mut fetched = |hosts: &[&str]| {
+        let addresses: Vec<_> = hosts.iter().map(|host| format!("https://{host}:{port}/")).collect();
+        let answers = browser::fetch(&addresses, &certificate).unwrap();
+        for ((status, body), host) in answers.iter().zip(hosts) {
+            assert_eq!(*status, 200, "{host}: {body}");
+            assert!(body.contains(&format!("\"backend\":\"{}\"", &host[..1])), "{host}: {body}");
+        }
+        let after = counts(&mut stage);
+        [0, 1].map(|index| after[index] - before[index])
+    };
+    // Two hosts of one listener share a connection.
+    assert_eq!(fetched(&[b, c]), [1, 0]);
+    // The second host of another listener is asked for over the first's, refused once, and answered over its own.
+    assert_eq!(fetched(&[a, b]), [3, 1]);
 }
 
 #[test]

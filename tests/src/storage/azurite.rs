@@ -1,9 +1,10 @@
 //! Azurite, which stands in for Azure Blob Storage.
 
-use super::{tool, wait_for};
+use super::wait_for;
 use crate::http::{Request, Target, send};
 use crate::ports;
 use crate::process::Running;
+use crate::program::tool;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,9 +1,10 @@
 //! moto, which stands in for S3.
 
-use super::{tool, wait_for};
+use super::wait_for;
 use crate::http::{Request, Target, send};
 use crate::ports;
 use crate::process::Running;
+use crate::program::tool;
 use anyhow::{Result, ensure};
 use moorgate_snapshot::store::Settings;
 use std::process::Command;
