@@ -18,7 +18,7 @@ PARALLEL ?= 4
 MUSL ?= $(shell uname -m)-unknown-linux-musl
 FEATURES ?= kubernetes sealed
 
-.PHONY: help build relay-static tools conformance cluster simulate soak flips weaken demo test test-radosgw lint generated bench bench-watch bench-relay clean
+.PHONY: help build relay-static tools conformance cluster simulate soak flips weaken demo test test-radosgw lint generated bench bench-watch bench-relay release-notes clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ soak: flips ## Fresh seeds of that for SECONDS, and a thousand flips before; nam
 
 flips: build tools ## A thousand route flips under load on a real Envoy, with the count of lost requests: FLIPS=1000
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) MOORGATE_FLIPS=$(FLIPS) $(CARGO) test $(WORKSPACE) --test flips -- --nocapture
+
+release-notes: build ## What Envoys see otherwise than by an older program, over the cases of tests/golden: OLD=BINARY
+	@tests/tools/release-notes $(TARGET)/debug/moorgate "$(OLD)"
 
 weaken: ## Switches off one defence after the other, in a copy, and shows that its test fails
 	$(CARGO) run --quiet $(WORKSPACE) --bin weaken

@@ -177,6 +177,49 @@ fn diff_compares_revisions_and_says_so_by_its_exit_code() -> Result<()> {
 }
 
 #[test]
+fn diff_shows_what_another_version_makes_of_the_same_source() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("in.yaml");
+    let text = std::fs::read_to_string(golden("simple"))?;
+    std::fs::write(&file, &text)?;
+    let this = moorgate_tests::program::binary("moorgate")?;
+    let same = call(&["diff", path(&file), "--translator", path(&this)])?.ended_with(&[0])?;
+    assert_eq!(same.stdout, "");
+    // Another version is one that makes something else of the source: here it reads another file.
+    let changed = folder.path().join("changed.yaml");
+    std::fs::write(&changed, text.replace("value: /cart", "value: /basket"))?;
+    let other = folder.path().join("other");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" > {0}/asked\nfor last; do :; done\ntest \"$last\" = {1} || exit 9\nexec {2} compile -o json --out-dir \"$5\" {3}\n",
+        folder.path().display(),
+        file.display(),
+        this.display(),
+        changed.display(),
+    );
+    std::fs::write(&other, script)?;
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let args = ["diff", path(&file), "--translator", path(&other)];
+    let differs = call(&args)?.ended_with(&[1])?;
+    let lines: Vec<_> =
+        differs.stdout.lines().filter(|line| line.contains("/basket") || line.contains("/cart")).collect();
+    assert!(lines.iter().any(|line| line.starts_with('-') || line.contains("/basket")), "{}", differs.stdout);
+    let asked = std::fs::read_to_string(folder.path().join("asked"))?;
+    assert!(asked.starts_with("compile -o json --out-dir ") && asked.contains(" -- "), "{asked}");
+    assert!(!asked.contains("--crds"), "what was not set is left to the other version: {asked}");
+    call(&[&args[..], &["--crds", "experimental", "-n", "shop"]].concat())?.ended_with(&[1])?;
+    let asked = std::fs::read_to_string(folder.path().join("asked"))?;
+    assert!(asked.contains("--namespace shop --crds experimental"), "{asked}");
+    // One that fails, or says nothing that is understood, is no empty side.
+    for body in ["#!/bin/sh\nexit 3\n", "#!/bin/sh\necho all is well\n"] {
+        std::fs::write(&other, body)?;
+        call(&args)?.ended_with(&[6])?;
+    }
+    call(&["diff", "-", "--translator", path(&this)])?.ended_with(&[2])?;
+    call(&["diff", path(&file)])?.ended_with(&[2])?;
+    Ok(())
+}
+
+#[test]
 fn publish_refuses_what_is_in_no_commit() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (repo, key) = (folder.path().join("repo"), folder.path().join("ci.key"));

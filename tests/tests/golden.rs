@@ -2,21 +2,24 @@
 //! each supported Envoy takes.
 //!
 //! `MOORGATE_BLESS=1 cargo test --test golden` rewrites the outputs; review them like code. A first line
-//! `# crds: experimental` checks a case against the experimental channel.
+//! `# crds: experimental` checks a case against the experimental channel. `released.txt` holds the snapshot ids of the last
+//! release; `MOORGATE_RELEASED=1` renews it when the next one is made.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
 use moorgate::compile::{Compilation, Options, compile};
 use moorgate::source::File;
 use moorgate::validate::Channel;
 use moorgate::xds;
-use moorgate_snapshot::{Record, Snapshot};
+use moorgate_snapshot::{Digest, Record, Snapshot};
 use moorgate_tests::{envoy, program};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 const INPUT: &str = "in.yaml";
 const OUTPUT: &str = "out.json";
+const RELEASED: &str = "released.txt";
 
 /// What stands for a part of a resource that is as in the area's first case, `simple`.
 const AS_USUAL: &str = "as in simple";
@@ -162,6 +165,89 @@ fn every_case_gives_its_output() {
         }
     }
     assert!(wrong.is_empty(), "{}\nMOORGATE_BLESS=1 rewrites the outputs", wrong.join("\n"));
+}
+
+/// Snapshot ids by `<case> <fleet>`.
+type Ids = BTreeMap<String, String>;
+
+fn ids() -> Ids {
+    let of_case = |case: PathBuf| {
+        let name = name(&case);
+        let fleets = compiled(&case).fleets.into_iter();
+        fleets.map(move |(fleet, found)| (format!("{name} {fleet}"), found.snapshot.id().to_string()))
+    };
+    cases().into_iter().flat_map(of_case).collect()
+}
+
+/// What must stand in the changelog when these ids were released and others are made now: a mark of all that changed, with
+/// the cases. A case that is new, or that makes no snapshot any more, changes nothing that anybody serves.
+fn mark(released: &Ids, now: &Ids) -> Option<(String, Vec<String>)> {
+    let changed =
+        released.iter().filter_map(|(case, id)| now.get_key_value(case).filter(|(_, now)| *now != id));
+    let changed: Vec<_> = changed.collect();
+    let text = changed.iter().fold(String::new(), |mut text, (case, id)| {
+        let _ = writeln!(text, "{case} {id}");
+        text
+    });
+    let mark = format!("`output {:.8}`", Digest::of(text.as_bytes()).to_string());
+    (!changed.is_empty()).then(|| (mark, changed.into_iter().map(|(case, _)| case.clone()).collect()))
+}
+
+/// True if a line under "Changes that Envoy sees" of the newest section bears the mark.
+fn is_told(changelog: &str, mark: &str) -> bool {
+    let newest = changelog.split("\n## ").nth(1).unwrap_or_default();
+    let changes = newest.split("\n### ").find(|part| part.starts_with("Changes that Envoy sees"));
+    changes.is_some_and(|changes| changes.lines().any(|line| line.starts_with("- ") && line.contains(mark)))
+}
+
+#[test]
+fn an_output_that_changed_since_the_last_release_is_told_in_the_changelog() {
+    let (file, now) = (golden().join(RELEASED), ids());
+    if program::switched_on("MOORGATE_RELEASED") {
+        let lines = now.iter().map(|(case, id)| format!("{case} {id}\n"));
+        std::fs::write(&file, lines.collect::<String>()).unwrap();
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    let released: Ids = text
+        .lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(case, id)| (case.into(), id.into()))
+        .collect();
+    assert!(released.len() >= 30, "{RELEASED} holds only {} ids", released.len());
+    let Some((mark, cases)) = mark(&released, &now) else { return };
+    let changelog = std::fs::read_to_string(program::root().join("CHANGELOG.md")).unwrap();
+    assert!(
+        is_told(&changelog, &mark),
+        "Envoys see something else than at the last release, in these cases:\n  {}\nSay what under \"### Changes that Envoy \
+         sees\" of CHANGELOG.md, in a line that ends with {mark}; `make release-notes OLD=BINARY` shows it",
+        cases.join("\n  ")
+    );
+}
+
+#[test]
+fn a_change_wants_its_line() {
+    let ids =
+        |ids: &[(&str, &str)]| ids.iter().map(|(case, id)| ((*case).into(), (*id).into())).collect::<Ids>();
+    let released = ids(&[("a f", "1"), ("b f", "2")]);
+    assert_eq!(mark(&released, &released), None);
+    assert_eq!(mark(&released, &ids(&[("a f", "1"), ("c f", "3")])), None);
+    let (first, cases) = mark(&released, &ids(&[("a f", "1"), ("b f", "3")])).unwrap();
+    assert_eq!(cases, ["b f"]);
+    let (second, _) = mark(&released, &ids(&[("a f", "1"), ("b f", "4")])).unwrap();
+    assert_ne!(first, second, "a further change wants a further look");
+    let changelog = |section: &str, line: &str| {
+        format!(
+            "# Changelog\n\n## [Unreleased]\n\n### {section}\n\n{line}\n\n## [0.1.0]\n\n### Changes that Envoy sees\n\n- {second}\n"
+        )
+    };
+    let told = format!("- Idle connections end sooner. {first}");
+    assert!(is_told(&changelog("Changes that Envoy sees", &told), &first));
+    assert!(!is_told(&changelog("Added", &told), &first));
+    assert!(!is_told(&changelog("Changes that Envoy sees", "- Idle connections end sooner."), &first));
+    assert!(
+        !is_told(&changelog("Changes that Envoy sees", &told), &second),
+        "that of an older version does not count"
+    );
 }
 
 #[test]

@@ -122,6 +122,39 @@ fn files(under: &Path) -> usize {
     entries.flatten().map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
 }
 
+/// Another program that makes the same of a source writes nothing that a relay would read.
+#[test]
+fn another_translator_with_the_same_output_releases_nothing() -> Result<()> {
+    let bench = Bench::new()?;
+    let first = bench.publish(80)?.json()?;
+    let before = files(&bench.path("store"));
+    let other = bench.path("moorgate");
+    let mut program = std::fs::read(moorgate_tests::program::binary("moorgate")?)?;
+    // Another digest for provenance to name; what runs is the same.
+    program.extend_from_slice(b"another build");
+    std::fs::write(&other, program)?;
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let key = format!("file:{}", bench.path("ci.key").display());
+    let mut command = Command::new(&other);
+    command.args([
+        "publish",
+        &bench.source(80)?,
+        "-o",
+        "json",
+        "--key",
+        &key,
+        "--store",
+        &bench.url(),
+        "--trust",
+    ]);
+    let second = run(command.arg(bench.path("trust.json")))?.ended_with(&[0])?.json()?;
+    let fleet = |report: &Value| report["fleets"][0].clone();
+    assert_eq!(fleet(&second)["result"], "unchanged", "{second}");
+    assert_eq!(fleet(&second)["snapshot"], fleet(&first)["snapshot"]);
+    assert_eq!(files(&bench.path("store")), before, "nothing was written");
+    Ok(())
+}
+
 /// Both want the slot behind entry 1: one gets it, and the other is told who did.
 #[test]
 fn of_two_racing_processes_one_publishes_and_one_is_told_so() -> Result<()> {

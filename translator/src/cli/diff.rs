@@ -1,5 +1,7 @@
 //! `moorgate diff`
 
+mod translator;
+
 use super::access::{StoreArgs, read_failure};
 use super::input::{Fleets, Reading};
 use super::output::{self, json};
@@ -30,6 +32,7 @@ Examples:
   moorgate diff channel:shop/edge@stable dir:gateways/
   moorgate diff cluster: dir:gateways/
   moorgate diff snapshot:3f1c… snapshot:90ab… --fleet shop/edge -o markdown
+  moorgate diff gateways/ --translator ./moorgate-0.1.0
 
 A line `- grant … (revoked)`, red on a terminal, says that a ReferenceGrant was taken away.
 
@@ -38,7 +41,11 @@ pub(super) struct DiffArgs {
     /// The side before
     before: String,
     /// The side after
-    after: String,
+    #[arg(required_unless_present = "translator", conflicts_with = "translator")]
+    after: Option<String>,
+    /// Compare what another version of this program makes of BEFORE with what this one makes of it
+    #[arg(long, value_name = "BINARY")]
+    translator: Option<PathBuf>,
     /// The repository of git: sides
     #[arg(long, value_name = "PATH", default_value = ".")]
     repo: String,
@@ -72,8 +79,11 @@ enum Output {
 
 /// Runs the command.
 pub(super) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
-    let (before, _) = side(&args, &args.before).await?;
-    let (after, refused) = side(&args, &args.after).await?;
+    let before = match &args.translator {
+        Some(program) => translator::side(&args, program, &args.before).await?,
+        None => side(&args, &args.before).await?.0,
+    };
+    let (after, refused) = side(&args, args.after.as_ref().unwrap_or(&args.before)).await?;
     let mut fleets = diff(&before, &after, args.show_values)?;
     mark(&mut fleets, &before, &refused)?;
     match args.output {

@@ -99,6 +99,16 @@ pub(super) enum Crds {
     Experimental,
 }
 
+impl Crds {
+    /// As it is written on the command line.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Experimental => "experimental",
+        }
+    }
+}
+
 impl Reading {
     /// The options of the pure compile.
     pub(super) fn options(&self) -> compile::Options {

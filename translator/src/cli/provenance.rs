@@ -1,6 +1,6 @@
 //! What a snapshot was made from, and by what: for the attestation beside it.
 
-use super::input::{Crds, Reading};
+use super::input::Reading;
 use crate::source::cluster::Stand;
 use crate::source::{File, Revision, Sources};
 use moorgate_snapshot::Digest;
@@ -25,10 +25,7 @@ pub(super) fn of(reading: &Reading, sources: &Sources) -> Provenance {
 /// The options that change what comes out of the same source. Those left at their defaults are named too: a default may
 /// change.
 pub(super) fn parameters(reading: &Reading) -> BTreeMap<String, Value> {
-    let crds = match reading.crds() {
-        Crds::Standard => "standard",
-        Crds::Experimental => "experimental",
-    };
+    let crds = reading.crds().name();
     let list = |kinds: &[String]| {
         let mut kinds = kinds.to_vec();
         kinds.sort();
