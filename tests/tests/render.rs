@@ -1,4 +1,5 @@
-//! `moorgate render`: the manifests of `tests/golden/render/*/in.yaml` are exactly `manifests.yaml`.
+//! `moorgate render`: the manifests of `tests/golden/render/*/in.yaml` are exactly `manifests.yaml`, and with
+//! `--model pool` exactly `pool.yaml`.
 //!
 //! `MOORGATE_BLESS=1 cargo test --test render` rewrites them; review them like code.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
@@ -26,6 +27,19 @@ fn trust(folder: &Path) -> PathBuf {
     path
 }
 
+/// What looks like a CA: nobody reads it here.
+fn ca(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("ca.crt");
+    std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nZ29sZGVu\n-----END CERTIFICATE-----\n")?;
+    Ok(path)
+}
+
+fn pool(ca: &Path) -> Result<[&str; 8]> {
+    let ca = ca.to_str().context("a path")?;
+    let issuer = "https://kubernetes.default.svc";
+    Ok(["--model", "pool", "--pool-tls", "relays-tls", "--pool-ca", ca, "--token-issuer", issuer])
+}
+
 fn render(trust: &Path) -> Result<Command> {
     let mut command = moorgate()?;
     command.args(["render", "--store", "s3://bucket/prefix", "--trust"]).arg(trust);
@@ -37,14 +51,18 @@ fn render(trust: &Path) -> Result<Command> {
 fn every_case_gives_its_manifests() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let trust = trust(folder.path());
+    let ca = ca(folder.path())?;
+    let pool = pool(&ca)?;
     let mut wrong = Vec::new();
     for case in cases() {
-        let found = run(render(&trust)?.arg(case.join("in.yaml")))?.ended_with(&[0])?.stdout;
-        let golden = case.join("manifests.yaml");
-        if switched_on("MOORGATE_BLESS") {
-            std::fs::write(&golden, found)?;
-        } else if std::fs::read_to_string(&golden).unwrap_or_default() != found {
-            wrong.push(golden.display().to_string());
+        for (output, more) in [("manifests.yaml", &[][..]), ("pool.yaml", &pool[..])] {
+            let found = run(render(&trust)?.arg(case.join("in.yaml")).args(more))?.ended_with(&[0])?.stdout;
+            let golden = case.join(output);
+            if switched_on("MOORGATE_BLESS") {
+                std::fs::write(&golden, found)?;
+            } else if std::fs::read_to_string(&golden).unwrap_or_default() != found {
+                wrong.push(golden.display().to_string());
+            }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}\nMOORGATE_BLESS=1 rewrites them");
@@ -82,6 +100,15 @@ fn ends_as_scripts_expect() -> Result<()> {
     run_with(&[path, "--store", "file:///var/lib/moorgate", "--store-volume", "claim:store"], "")?
         .ended_with(&[0])?;
     run_with(&[path, "--store-volume", "tape"], "")?.ended_with(&[2])?;
+    // A pool wants to know more, and its relays know all fleets of the class, whichever are printed.
+    for missing in [2, 4, 6] {
+        let ca = ca(folder.path())?;
+        let mut args = pool(&ca)?.to_vec();
+        args.drain(missing..missing + 2);
+        run_with(&[&[path], &args[..]].concat(), "")?.ended_with(&[2])?;
+    }
+    run_with(&[path, "--model", "pool", "--pool-tls", "t", "--token-issuer", "i", "--pool-ca", path], "")?
+        .ended_with(&[2])?;
     // A Gateway that is not served has no manifests, and its error is told.
     let text = std::fs::read_to_string(&plain)?.replace("protocol: HTTP }", "protocol: SMTP }");
     let refused = run_with(&["-"], &text)?.ended_with(&[1])?;

@@ -22,7 +22,9 @@ mod name;
 mod needs;
 mod network;
 mod pod;
+mod pool;
 mod port;
+mod relay;
 mod scale;
 mod service;
 mod shape;
@@ -30,14 +32,15 @@ mod workload;
 mod yaml;
 
 pub use address::{Address, AddressKind, Addresses, Routability, addresses};
-pub use container::REPORT_KEY;
 pub use gateway::Infrastructure;
 pub use metadata::{
     CLASS_NAME_LABEL, CONTROLLER_ANNOTATION, FLEET_ANNOTATION, FLEET_LABEL, GATEWAY_NAME_LABEL,
     MANAGED_BY_LABEL,
 };
 pub use needs::Needs;
+pub use pool::{Pool, manifests as pool_manifests};
 pub use port::{Port, of as ports};
+pub use relay::REPORT_KEY;
 pub use shape::Shape;
 pub use yaml::documents;
 
@@ -50,10 +53,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 /// How Envoys reach a relay (DESIGN §7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Model {
     /// A relay beside each Envoy, in one pod, over a Unix socket.
     Sidecar,
+    /// Relays of their own for each GatewayClass, over TLS: [`pool_manifests`].
+    Pool(Pool),
 }
 
 /// Who puts the manifests into the cluster. Each removes only what is its own.
@@ -151,7 +156,7 @@ pub enum RenderError {
 impl Settings {
     /// Finds out whether fleets can be rendered with these settings.
     pub fn check(&self) -> Result<(), RenderError> {
-        pod::store_paths(self).map(|_| ())
+        relay::store_paths(self).map(|_| ())
     }
 }
 
@@ -188,7 +193,9 @@ pub fn manifests(fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, Rende
     let metadata = Metadata::new(fleet, settings);
     let config = config::data(fleet, settings);
     let mut out = vec![access::service_account(&metadata)];
-    out.extend(access::roles(fleet, &metadata));
+    if settings.model == Model::Sidecar {
+        out.extend(access::roles(&fleet.needs, &metadata));
+    }
     out.push(config::config_map(&metadata, &config));
     out.push(network::policy(fleet, &metadata));
     out.extend(service::services(fleet, &metadata));

@@ -26,6 +26,7 @@ mod header;
 pub mod json;
 mod listener;
 mod read;
+mod ready;
 mod rewrite;
 mod route;
 mod session;
@@ -41,6 +42,7 @@ pub use json::envoy as envoy_json;
 use moorgate_model::ir;
 use moorgate_snapshot::record::{Record, Reference, Resource};
 pub use read::{Origins, fleet as read};
+pub use ready::answering_probes;
 use std::sync::Arc;
 use thiserror::Error;
 

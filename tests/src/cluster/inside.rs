@@ -2,7 +2,7 @@
 
 use super::kubelet::Kubelet;
 use super::names::Folder;
-use super::{Options, balancer, control::Control, credentials, definitions, network};
+use super::{Options, balancer, control::Control, credentials, definitions, dns, network};
 use anyhow::{Context as _, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -53,6 +53,7 @@ pub async fn run(run: Run) -> Result<()> {
     let work = async {
         let kubelet = Kubelet::start(client.clone(), folder.clone(), run.options.nodes).await?;
         balancer::start(&client);
+        dns::serve_services(&client).await?;
         definitions::install(&client, &run.options.gateway_api, run.options.channel).await?;
         std::fs::write(folder.path("ready"), "")?;
         say(&format!("the cluster is ready after {:.1} s", started.elapsed().as_secs_f64()));

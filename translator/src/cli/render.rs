@@ -2,12 +2,13 @@
 
 use super::input::{Compiled, Fleets, Input};
 use super::{Exit, Failure, output};
-use crate::render::{self, Applier, Fleet, Model, ReportSecret, Settings, StoreVolume};
+use crate::render::{self, Applier, Fleet, Model, Pool, RenderError, ReportSecret, Settings, StoreVolume};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
+use moorgate_snapshot::Channel;
 use moorgate_snapshot::trust::chain::Anchor;
-use moorgate_snapshot::{Channel, FleetName};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -15,11 +16,14 @@ use std::str::FromStr;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   moorgate render gateways/ --store s3://bucket/prefix --trust trust.json > fleets.yaml
+  moorgate render gateways/ --store s3://bucket/prefix --trust trust.json --model pool --pool-tls relays-tls \
+    --pool-ca ca.crt --token-issuer https://kubernetes.default.svc.cluster.local
   moorgate render gateways/ --fleet shop/edge --store s3://bucket/prefix --trust trust.json | kubectl apply --server-side -f -
 
 For each Gateway: a Deployment of Envoy with a relay in the same pod, its Service, ServiceAccount, Roles for what its routes
 and listeners name, NetworkPolicy, and a ConfigMap. Gateway spec.infrastructure and an EnvoyProxy as its parametersRef shape
-them. The same source gives the same text. A Gateway none of whose listeners is served has no manifests. Exits 1 if anything
+them. With --model pool, Envoy is alone in its pod, and each class has a Deployment of relays that knows it by the token of
+its ServiceAccount. The same source gives the same text. A Gateway none of whose listeners is served has no manifests. Exits 1 if anything
 is an error.")]
 pub(super) struct RenderArgs {
     #[command(flatten)]
@@ -40,14 +44,37 @@ pub(super) struct RenderArgs {
     report_secret: Option<String>,
     #[command(flatten)]
     shape: FleetArgs,
+    #[command(flatten)]
+    pool: PoolArgs,
+}
+
+/// The relays of a class.
+#[derive(Debug, Clone, Args)]
+struct PoolArgs {
+    /// How Envoys reach a relay
+    #[arg(long, value_enum, default_value_t = ModelArg::Sidecar)]
+    model: ModelArg,
+    /// The namespace of the relays of a pool
+    #[arg(long, value_name = "NAMESPACE", default_value = "moorgate-system")]
+    pool_namespace: String,
+    /// A Secret in it, of type kubernetes.io/tls, with a certificate for CLASS-DIGEST-relays.NAMESPACE.svc, the Service that
+    /// is printed
+    #[arg(long, value_name = "SECRET", required_if_eq("model", "pool"))]
+    pool_tls: Option<String>,
+    /// The file with the CA of that certificate, PEM
+    #[arg(long, value_name = "FILE", required_if_eq("model", "pool"))]
+    pool_ca: Option<PathBuf>,
+    /// How many relays a pool has
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    pool_replicas: u32,
+    /// Who gives out the tokens of ServiceAccounts: the API server's --service-account-issuer
+    #[arg(long, value_name = "URL", required_if_eq("model", "pool"))]
+    token_issuer: Option<String>,
 }
 
 /// What fleets are made of: the same for `render` and `watch --provision`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct FleetArgs {
-    /// How Envoys reach a relay
-    #[arg(long, value_enum, default_value_t = ModelArg::Sidecar)]
-    model: ModelArg,
     /// The image of moorgate-relay
     #[arg(long, value_name = "IMAGE", default_value = render::RELAY_IMAGE)]
     relay_image: String,
@@ -75,6 +102,29 @@ pub(super) struct FleetArgs {
 enum ModelArg {
     /// A relay in each Envoy's pod
     Sidecar,
+    /// Relays for each GatewayClass, over TLS
+    Pool,
+}
+
+impl PoolArgs {
+    fn model(&self) -> Result<Model, Failure> {
+        let (ModelArg::Pool, Some(secret), Some(path), Some(issuer)) =
+            (self.model, &self.pool_tls, &self.pool_ca, &self.token_issuer)
+        else {
+            return Ok(Model::Sidecar);
+        };
+        let ca = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        if !ca.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(Failure::new(Exit::Usage, anyhow!("{} holds no certificate", path.display())));
+        }
+        Ok(Model::Pool(Pool {
+            namespace: self.pool_namespace.clone(),
+            tls_secret: secret.clone(),
+            ca,
+            token_issuer: issuer.clone(),
+            replicas: self.pool_replicas,
+        }))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,9 +157,7 @@ impl FleetArgs {
     ) -> Result<Settings, Failure> {
         let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
         Ok(Settings {
-            model: match self.model {
-                ModelArg::Sidecar => Model::Sidecar,
-            },
+            model: Model::Sidecar,
             applier,
             controller_name: controller_name.to_owned(),
             stores: Vec::new(),
@@ -134,6 +182,7 @@ pub(super) async fn run(args: RenderArgs) -> Result<Exit, Failure> {
     Anchor::parse(&trust).with_context(|| args.trust.display().to_string())?;
     let trust = String::from_utf8(trust).with_context(|| args.trust.display().to_string())?;
     let settings = Settings {
+        model: args.pool.model()?,
         stores: args.store.clone(),
         channel: args.channel.clone(),
         report_secret: args.report_secret.clone().map(ReportSecret::Named),
@@ -150,19 +199,28 @@ pub(super) async fn run(args: RenderArgs) -> Result<Exit, Failure> {
 
 fn manifests(compiled: &Compiled, wanted: &Fleets, settings: &Settings) -> Result<Vec<Value>, Failure> {
     let compilation = &compiled.compilation;
+    let mut classes: BTreeMap<String, Vec<Fleet>> = BTreeMap::new();
+    for (name, fleet) in &compilation.fleets {
+        let fleet = Fleet::of(name, fleet, &compilation.objects, &settings.merged_namespace);
+        for fleet in fleet.into_iter().filter(|fleet| !fleet.ports.is_empty()) {
+            classes.entry(fleet.infrastructure.class.clone()).or_default().push(fleet);
+        }
+    }
     let mut out = Vec::new();
-    for (name, fleet) in compilation.fleets.iter().filter(|(name, _)| wanted.wants(name)) {
-        let Some(fleet) = Fleet::of(name, fleet, &compilation.objects, &settings.merged_namespace) else {
-            continue;
-        };
-        if !fleet.ports.is_empty() {
-            out.extend(of_fleet(name, &fleet, settings)?);
+    for (class, fleets) in classes {
+        let printed: Vec<&Fleet> = fleets.iter().filter(|fleet| wanted.wants(&fleet.name)).collect();
+        for fleet in &printed {
+            out.extend(context(render::manifests(fleet, settings), || format!("fleet {}", fleet.name))?);
+        }
+        // A pool serves all fleets of its class, whichever of them are printed.
+        if let (Model::Pool(pool), false) = (&settings.model, printed.is_empty()) {
+            let manifests = render::pool_manifests(&class, &fleets, settings, pool);
+            out.extend(context(manifests, || format!("relays of class {class}"))?);
         }
     }
     Ok(out)
 }
 
-fn of_fleet(name: &FleetName, fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, Failure> {
-    let manifests = render::manifests(fleet, settings).with_context(|| format!("fleet {name}"));
-    manifests.map_err(|error| Failure::new(Exit::Usage, error))
+fn context<T>(made: Result<T, RenderError>, what: impl Fn() -> String) -> Result<T, Failure> {
+    made.with_context(what).map_err(|error| Failure::new(Exit::Usage, error))
 }

@@ -1,8 +1,8 @@
 //! Who the pods are, and what they may read: the objects that the fleet's bindings name, by name where Kubernetes can
 //! tell names apart.
 
+use super::Needs;
 use super::metadata::Metadata;
-use super::{Fleet, Needs};
 use serde_json::{Value, json};
 
 /// Verbs of a watch on a kind.
@@ -10,7 +10,7 @@ const KIND: [&str; 2] = ["list", "watch"];
 /// Verbs of a watch on one object: it needs no list, by which contents could be read under other names.
 const OBJECT: [&str; 2] = ["get", "watch"];
 
-/// The identity of the fleet's pods. Its token is mounted into the relay alone.
+/// The identity of pods. Its token is mounted into the relay alone.
 pub(super) fn service_account(metadata: &Metadata) -> Value {
     json!({
         "apiVersion": "v1",
@@ -22,14 +22,14 @@ pub(super) fn service_account(metadata: &Metadata) -> Value {
 
 /// A Role and a RoleBinding in each namespace that the fleet reads in, and their cluster-wide kin for kinds that lie in
 /// no namespace.
-pub(super) fn roles(fleet: &Fleet, metadata: &Metadata) -> Vec<Value> {
+pub(super) fn roles(needs: &Needs, metadata: &Metadata) -> Vec<Value> {
     let mut out = Vec::new();
-    let rules = rules(&fleet.needs, "");
+    let rules = rules(needs, "");
     if !rules.is_empty() {
         out.extend(pair(metadata, "", &rules));
     }
-    for namespace in fleet.needs.namespaces() {
-        out.extend(pair(metadata, namespace, &self::rules(&fleet.needs, namespace)));
+    for namespace in needs.namespaces() {
+        out.extend(pair(metadata, namespace, &self::rules(needs, namespace)));
     }
     out
 }

@@ -1,8 +1,9 @@
 //! The ConfigMap: Envoy's bootstrap, and whom the relay trusts.
 
+use super::container::{self, CONFIG, ENVOY_ADMIN, RELAY_SOCKET, RELAY_TOKEN};
 use super::metadata::Metadata;
-use super::{Fleet, Settings, container};
-use crate::xds::{self, AdsProtocol, BootstrapOptions};
+use super::{Fleet, Model, Settings};
+use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayToken};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -10,24 +11,51 @@ use std::collections::BTreeMap;
 pub(super) const BOOTSTRAP: &str = "envoy.json";
 /// The key of the CA of the store.
 pub(super) const STORE_CA: &str = "store-ca.pem";
+/// The key of the CA of a pool's certificate.
+pub(super) const RELAY_CA: &str = "relay-ca.pem";
 /// The key of the trust file.
 pub(super) const TRUST: &str = "trust";
 
-/// The files of the ConfigMap.
+/// The files of a fleet's ConfigMap: where Envoy is alone, nobody reads whom a relay trusts.
 pub(super) fn data(fleet: &Fleet, settings: &Settings) -> BTreeMap<&'static str, String> {
-    let bootstrap = xds::bootstrap(&BootstrapOptions {
+    let options = |relay| BootstrapOptions {
         fleet: fleet.name.to_string(),
-        relay: format!("unix:{}", container::RELAY_SOCKET),
-        admin: format!("unix:{}", container::ENVOY_ADMIN),
+        relay,
+        admin: format!("unix:{ENVOY_ADMIN}"),
         // Each pod says its own name on the command line.
         node: fleet.object_name(),
         protocol: AdsProtocol::Delta,
-    });
-    let mut text = serde_json::to_string_pretty(&bootstrap).unwrap_or_default();
-    text.push('\n');
-    let mut data = BTreeMap::from([(BOOTSTRAP, text), (TRUST, settings.trust.clone())]);
+    };
+    match &settings.model {
+        Model::Sidecar => {
+            let bootstrap = xds::bootstrap(&options(format!("unix:{RELAY_SOCKET}")));
+            let mut data = of_relay(settings);
+            data.insert(BOOTSTRAP, text(bootstrap.as_ref()));
+            data
+        }
+        Model::Pool(pool) => {
+            let token =
+                RelayToken { file: format!("{RELAY_TOKEN}/token"), ca: format!("{CONFIG}/{RELAY_CA}") };
+            let address = pool.address(&fleet.infrastructure.class);
+            let bootstrap = xds::bootstrap_with_token(&options(address), &token);
+            let port = container::health_port(&fleet.ports);
+            let bootstrap = bootstrap.map(|bootstrap| xds::answering_probes(bootstrap, port));
+            BTreeMap::from([(BOOTSTRAP, text(bootstrap.as_ref())), (RELAY_CA, pool.ca.clone())])
+        }
+    }
+}
+
+/// The files that a relay reads.
+pub(super) fn of_relay(settings: &Settings) -> BTreeMap<&'static str, String> {
+    let mut data = BTreeMap::from([(TRUST, settings.trust.clone())]);
     data.extend(settings.store_ca.as_ref().map(|ca| (STORE_CA, ca.clone())));
     data
+}
+
+fn text(bootstrap: Option<&Value>) -> String {
+    let mut text = serde_json::to_string_pretty(&bootstrap).unwrap_or_default();
+    text.push('\n');
+    text
 }
 
 /// The ConfigMap.

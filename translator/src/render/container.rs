@@ -1,8 +1,8 @@
-//! The two containers of a pod: the relay, and Envoy.
+//! Envoy's container, and what both containers have in common.
 
-use super::config::{BOOTSTRAP, STORE_CA, TRUST};
+use super::config::BOOTSTRAP;
 use super::port::{self, Port};
-use super::{Applier, Fleet, ReportSecret, Settings};
+use super::{Fleet, Model, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -11,22 +11,14 @@ use std::collections::BTreeSet;
 pub(super) const RELAY_SOCKET: &str = "/run/moorgate/relay.sock";
 /// Envoy's admin interface, for the relay alone.
 pub(super) const ENVOY_ADMIN: &str = "/run/moorgate/envoy-admin.sock";
-/// The relay's own, for people who enter the pod.
-const RELAY_ADMIN: &str = "/run/moorgate/relay-admin.sock";
 /// The folder of the sockets.
-const SOCKETS: &str = "/run/moorgate";
+pub(super) const SOCKETS: &str = "/run/moorgate";
 /// The folder of the ConfigMap's files.
-const CONFIG: &str = "/etc/moorgate";
-/// The folder of the key that signs reports.
-const REPORT: &str = "/etc/moorgate-report";
-/// The folder that survives a restart of the relay.
-const CACHE: &str = "/var/cache/moorgate";
-/// Where Kubernetes' clients look for their token.
-const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The folder of the token for a store that `watch --serve-store` serves.
-const STORE_TOKEN: &str = "/var/run/secrets/moorgate-store";
-/// The relay's health port, unless a listener has it.
-const HEALTH: u16 = 19001;
+pub(super) const CONFIG: &str = "/etc/moorgate";
+/// The folder of the token by which a relay of a pool knows Envoy.
+pub(super) const RELAY_TOKEN: &str = "/var/run/secrets/moorgate-relay";
+/// The health port, unless a listener has it.
+pub(super) const HEALTH: u16 = 19001;
 /// Time for load balancers to stop sending, before Envoy stops.
 const LEAVE_SECONDS: u32 = 5;
 
@@ -39,83 +31,15 @@ pub(super) mod volume {
     pub(in crate::render) const REPORT: &str = "report-key";
     pub(in crate::render) const STORE: &str = "store";
     pub(in crate::render) const STORE_TOKEN: &str = "store-token";
+    pub(in crate::render) const RELAY_TOKEN: &str = "relay-token";
+    pub(in crate::render) const TLS: &str = "tls";
 }
 
-/// The port of `/livez`, `/readyz` and `/metrics`: the same for all fleets, but for one that listens there itself.
+/// The port of a pod's probes: the same for all fleets, but for one that listens there itself. The relay answers there, or
+/// Envoy where it is alone.
 pub(super) fn health_port(ports: &BTreeSet<Port>) -> u16 {
     port::free(ports, HEALTH)
 }
-
-/// The relay: a sidecar in Kubernetes' sense, so that it starts before Envoy and ends after it. Envoy is started when the
-/// relay answers, which is when its socket is there; the pod is ready when Envoy took the snapshot.
-pub(super) fn relay(fleet: &Fleet, settings: &Settings, store_paths: &[&str]) -> Value {
-    let health = health_port(&fleet.ports);
-    let probe = |path: &str, period: u32, failures: u32| {
-        json!({
-            "httpGet": {"path": path, "port": health}, "periodSeconds": period, "timeoutSeconds": 5,
-            "failureThreshold": failures,
-        })
-    };
-    let mut args: Vec<String> = settings.stores.iter().map(|url| format!("--store={url}")).collect();
-    args.extend([
-        format!("--fleet={}", fleet.name),
-        format!("--channel={}", settings.channel),
-        format!("--trust={CONFIG}/{TRUST}"),
-        format!("--listen=unix:{RELAY_SOCKET}"),
-        format!("--cache={CACHE}"),
-        format!("--health=0.0.0.0:{health}"),
-        format!("--admin=unix:{RELAY_ADMIN}"),
-        format!("--envoy-admin=unix:{ENVOY_ADMIN}"),
-        "--ready-acked".to_owned(),
-        "--kubernetes".to_owned(),
-    ]);
-    if settings.store_tokens {
-        // Such a store lies in the cluster, and nobody pays for requests.
-        args.push("--poll-interval=1s".to_owned());
-    } else if settings.applier == Applier::Watch {
-        // Who writes to a live cluster waits for it to be programmed, on a store that cannot tell of changes too.
-        args.push("--poll-interval=2s".to_owned());
-    }
-    let mut mounts = vec![
-        json!({"name": volume::SOCKETS, "mountPath": SOCKETS}),
-        json!({"name": volume::CACHE, "mountPath": CACHE}),
-        json!({"name": volume::CONFIG, "mountPath": CONFIG, "readOnly": true}),
-        json!({"name": volume::TOKEN, "mountPath": TOKEN, "readOnly": true}),
-    ];
-    if settings.report_secret.is_some() {
-        args.push(format!("--report-key=file:{REPORT}/{REPORT_KEY}"));
-        mounts.push(json!({"name": volume::REPORT, "mountPath": REPORT, "readOnly": true}));
-    }
-    if settings.store_tokens {
-        args.push(format!("--store-token-file={STORE_TOKEN}/token"));
-        mounts.push(json!({"name": volume::STORE_TOKEN, "mountPath": STORE_TOKEN, "readOnly": true}));
-    }
-    args.extend(settings.store_ca.as_ref().map(|_| format!("--store-ca-file={CONFIG}/{STORE_CA}")));
-    for (number, path) in store_paths.iter().enumerate() {
-        mounts.push(json!({"name": format!("{}-{number}", volume::STORE), "mountPath": path}));
-    }
-    let mut container = json!({
-        "name": "relay",
-        "image": settings.relay_image,
-        "args": args,
-        "env": [pod_name()],
-        "ports": [{"name": "health", "containerPort": health, "protocol": "TCP"}],
-        "restartPolicy": "Always",
-        "startupProbe": probe("/livez", 1, 60),
-        "livenessProbe": probe("/livez", 10, 6),
-        "readinessProbe": probe("/readyz", 1, 3),
-        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
-        "securityContext": security(),
-        "volumeMounts": mounts,
-    });
-    if let Some(secret) = &settings.store_secret {
-        container["envFrom"] = json!([{"secretRef": {"name": secret}}]);
-    }
-    container
-}
-
-/// The key of the Secret with the key that signs reports.
-pub const REPORT_KEY: &str = "report.key";
 
 /// Envoy. What it listens on stands in no manifest of the pod.
 pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
@@ -133,7 +57,7 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
     args.extend(["--service-node", "$(POD_NAME)"]);
     let concurrency = shape.concurrency.map(|threads| threads.to_string());
     args.extend(concurrency.iter().flat_map(|threads| ["--concurrency", threads]));
-    json!({
+    let mut container = json!({
         "name": "envoy",
         "image": shape.envoy_image.as_ref().unwrap_or(&settings.envoy_image),
         "command": ["/usr/local/bin/envoy"],
@@ -148,23 +72,29 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
             {"name": volume::SOCKETS, "mountPath": SOCKETS},
             {"name": volume::CONFIG, "mountPath": CONFIG, "readOnly": true},
         ],
+    });
+    if let (Model::Pool(_), Some(mounts)) = (&settings.model, container["volumeMounts"].as_array_mut()) {
+        mounts.push(json!({"name": volume::RELAY_TOKEN, "mountPath": RELAY_TOKEN, "readOnly": true}));
+        container["readinessProbe"] = probe("/ready", health_port(&fleet.ports), 1, 3);
+    }
+    container
+}
+
+/// A probe of an HTTP path: every `period` seconds, until `failures` in a row failed.
+pub(super) fn probe(path: &str, port: u16, period: u32, failures: u32) -> Value {
+    json!({
+        "httpGet": {"path": path, "port": port}, "periodSeconds": period, "timeoutSeconds": 5,
+        "failureThreshold": failures,
     })
 }
 
-/// The Secret with the key that signs reports.
-pub(super) fn report_secret(fleet: &Fleet, settings: &Settings) -> Option<String> {
-    settings.report_secret.as_ref().map(|secret| match secret {
-        ReportSecret::Named(name) => name.clone(),
-        ReportSecret::PerFleet => fleet.report_secret_name(),
-    })
-}
-
-fn pod_name() -> Value {
+/// The pod's name as `POD_NAME`.
+pub(super) fn pod_name() -> Value {
     json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
 }
 
 /// What the Pod Security level `restricted` asks of a container, and a root that cannot be written.
-fn security() -> Value {
+pub(super) fn security() -> Value {
     json!({
         "allowPrivilegeEscalation": false,
         "capabilities": {"drop": ["ALL"]},

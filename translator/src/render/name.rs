@@ -27,6 +27,11 @@ pub(super) fn of_class(class: &str) -> String {
     shortened(&fit, &digest(&["", class]), LONGEST - DIGEST - 1)
 }
 
+/// The name of the relays of a class, for all its fleets.
+pub(super) fn pool(class: &str) -> String {
+    suffixed(&of_class(class), "relays")
+}
+
 /// A name with something behind it, within the bound.
 pub(super) fn suffixed(name: &str, suffix: &str) -> String {
     let whole = format!("{name}-{suffix}");

@@ -25,6 +25,18 @@ impl Needs {
         needs
     }
 
+    /// What several fleets need together.
+    pub(super) fn of_all<'n>(all: impl IntoIterator<Item = &'n Self>) -> Self {
+        let mut together = Self::default();
+        for needs in all {
+            together.endpoints.extend(needs.endpoints.iter().cloned());
+            for (key, names) in &needs.objects {
+                together.objects.entry(key.clone()).or_default().extend(names.iter().cloned());
+            }
+        }
+        together
+    }
+
     fn add(&mut self, binding: &Binding) {
         match &binding.source {
             BindingSource::Endpoints(sources) => {

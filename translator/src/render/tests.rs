@@ -4,7 +4,7 @@ use crate::source::File;
 use moorgate_model::ir::Transport;
 
 /// A Gateway with these listeners, and this beside them in its `spec` and `metadata`.
-fn source(listeners: &str, spec: &str, metadata: &str) -> String {
+pub(super) fn source(listeners: &str, spec: &str, metadata: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
@@ -34,8 +34,9 @@ spec:
     )
 }
 
-const HTTP: &str = "{ name: http, port: 80, protocol: HTTP, allowedRoutes: { namespaces: { from: All } } }";
-const HTTPS: &str =
+pub(super) const HTTP: &str =
+    "{ name: http, port: 80, protocol: HTTP, allowedRoutes: { namespaces: { from: All } } }";
+pub(super) const HTTPS: &str =
     "{ name: https, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: a }, { name: b }] } }";
 
 /// A Gateway that asks for these addresses.
@@ -43,7 +44,7 @@ fn with_addresses(addresses: &str) -> String {
     source(HTTP, &format!("  addresses: {addresses}"), "")
 }
 
-fn fleet_of(text: &str) -> Fleet {
+pub(super) fn fleet_of(text: &str) -> Fleet {
     let file = File { name: "in.yaml".into(), bytes: text.as_bytes().into() };
     let mut options = Options::default();
     options.validate.channel = crate::validate::Channel::Experimental;
@@ -104,7 +105,7 @@ fn plain() -> Fleet {
     fleet_of(&source(HTTP, "", ""))
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         model: Model::Sidecar,
         applier: Applier::Render,
@@ -127,7 +128,7 @@ fn render(fleet: &Fleet) -> Vec<Value> {
     manifests(fleet, &settings()).unwrap()
 }
 
-fn find<'m>(manifests: &'m [Value], kind: &str) -> &'m Value {
+pub(super) fn find<'m>(manifests: &'m [Value], kind: &str) -> &'m Value {
     let mut found = manifests.iter().filter(|manifest| manifest["kind"] == kind);
     let first = found.next().unwrap_or_else(|| panic!("no {kind}"));
     assert!(found.next().is_none(), "several {kind}");
@@ -139,7 +140,7 @@ fn pod(manifests: &[Value]) -> &Value {
 }
 
 /// Breaches of the Pod Security level `restricted` (Kubernetes: Pod Security Standards, v1.36).
-fn breaches(spec: &Value) -> Vec<String> {
+pub(super) fn breaches(spec: &Value) -> Vec<String> {
     const SYSCTLS: [&str; 3] =
         ["net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range", "net.ipv4.tcp_keepalive_time"];
     const VOLUMES: [&str; 8] = [

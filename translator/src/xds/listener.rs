@@ -31,7 +31,7 @@ use prost::{Message, Name};
 
 /// All IPv4 addresses. `::` with IPv4 mapped would serve both families, but Envoy cannot bind it where the kernel has
 /// IPv6 switched off, and one set of bytes serves all machines of a fleet: the address that every machine has wins.
-const BIND_ADDRESS: &str = "0.0.0.0";
+pub(super) const BIND_ADDRESS: &str = "0.0.0.0";
 
 /// A TLS handshake that is not done by then is given up.
 const HANDSHAKE_SECONDS: i64 = 10;

@@ -5,6 +5,7 @@ use super::environment::{Asker, expand};
 use super::probe::{self, Target};
 use super::{Kubelet, Place};
 use crate::cluster::container::{Bind, Spec};
+use crate::cluster::dns;
 use crate::cluster::image::Image;
 use crate::cluster::inside::say;
 use crate::cluster::names::key;
@@ -222,7 +223,7 @@ impl Supervisor {
                 ("/etc/group", "root:x:0:\n".to_owned()),
                 ("/etc/hosts", format!("127.0.0.1 localhost\n{address} {name}\n")),
                 ("/etc/hostname", format!("{name}\n")),
-                ("/etc/resolv.conf", String::new()),
+                ("/etc/resolv.conf", dns::resolver(&self.pod.namespace().unwrap_or_default())),
                 ("/etc/nsswitch.conf", "hosts: files dns\n".to_owned()),
             ]
             .map(|(path, text)| (path.to_owned(), text)),
