@@ -13,20 +13,22 @@
 //! or takes no writes costs the safety of the next restart only.
 
 mod disk;
+mod objects;
 mod state;
 
 pub use disk::{Disk, LocalDisk};
 pub use state::{Refused, State, Wave};
 
 use bytes::Bytes;
-use moorgate_snapshot::{Digest, FleetName, Manifest, Page, Snapshot, SnapshotError, limits};
+use moorgate_snapshot::{Digest, FleetName, Snapshot, SnapshotError};
+use objects::{Objects, Place};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 /// Something about the cache that failed. Serving goes on from memory.
@@ -77,6 +79,7 @@ pub struct Cache {
     disk: Box<dyn Disk>,
     /// None on a disk that takes no writes: nobody can spoil anything there.
     lock: Option<File>,
+    objects: Mutex<Objects>,
 }
 
 /// The endpoint sets as they were last served.
@@ -105,10 +108,14 @@ impl Cache {
             Err(error) => return Err(io_error(&path)(error)),
         };
         match lock.as_ref().map(File::try_lock) {
-            None | Some(Ok(())) => Ok(Self { folder, disk: Box::new(LocalDisk), lock }),
+            None | Some(Ok(())) => Ok(Self::on(folder, Box::new(LocalDisk), lock)),
             Some(Err(fs::TryLockError::WouldBlock)) => Err(CacheError::Locked { path: folder }),
             Some(Err(fs::TryLockError::Error(source))) => Err(CacheError::Io { path, source }),
         }
+    }
+
+    fn on(folder: PathBuf, disk: Box<dyn Disk>, lock: Option<File>) -> Self {
+        Self { folder, disk, lock, objects: Mutex::default() }
     }
 
     /// Whether the disk took no writes when the cache was opened: what it holds is served, and nothing is added.
@@ -145,25 +152,7 @@ impl Cache {
     /// # Errors
     /// The disk failed.
     pub fn put(&self, snapshot: &Snapshot) -> Result<(), CacheError> {
-        // Small pages lie inside the manifest.
-        let inline: BTreeSet<Digest> = snapshot
-            .manifest()
-            .pages()
-            .iter()
-            .filter(|page| page.inline.is_some())
-            .map(|page| page.digest)
-            .collect();
-        let mut wrote = false;
-        for page in snapshot.pages().iter().filter(|page| !inline.contains(&page.digest())) {
-            wrote |= self.put_object(page.digest(), page.raw())?;
-        }
-        if wrote {
-            self.sync_objects()?;
-        }
-        if self.put_object(snapshot.id(), snapshot.manifest().raw())? {
-            self.sync_objects()?;
-        }
-        Ok(())
+        self.objects().put(self.place(), snapshot)
     }
 
     /// A kept snapshot, with every digest checked.
@@ -171,17 +160,7 @@ impl Cache {
     /// # Errors
     /// A part is missing or damaged.
     pub fn get(&self, id: Digest) -> Result<Snapshot, CacheError> {
-        let refused = |source| CacheError::Snapshot { id, source };
-        let manifest = Manifest::decode(self.object(id, limits::MANIFEST_BYTES)?).map_err(refused)?;
-        let mut pages = Vec::new();
-        for reference in manifest.pages() {
-            let raw = match &reference.inline {
-                Some(raw) => raw.clone(),
-                None => self.object(reference.digest, limits::PAGE_BYTES)?,
-            };
-            pages.push(Page::decode(raw).map_err(refused)?);
-        }
-        Snapshot::from_pages(manifest, pages).map_err(refused)
+        self.objects().get(self.place(), id)
     }
 
     /// A kept page or manifest; `None` if it is missing or damaged.
@@ -194,21 +173,19 @@ impl Cache {
     /// # Errors
     /// The disk failed.
     pub fn retain(&self, ids: &BTreeSet<Digest>) -> Result<(), CacheError> {
-        let mut needed: BTreeSet<String> = BTreeSet::new();
-        for id in ids {
-            let Ok(manifest) = self.object(*id, limits::MANIFEST_BYTES) else { continue };
-            let Ok(manifest) = Manifest::decode(manifest) else { continue };
-            needed.insert(id.to_string());
-            needed.extend(manifest.pages().iter().map(|page| page.digest.to_string()));
-        }
-        let folder = self.folder.join("objects");
-        for name in self.disk.names(&folder).map_err(io_error(&folder))? {
-            if !needed.contains(&name) {
-                let path = folder.join(name);
-                self.disk.remove(&path).map_err(io_error(&path))?;
-            }
-        }
-        Ok(())
+        self.objects().retain(self.place(), ids)
+    }
+
+    fn object(&self, digest: Digest, limit: usize) -> Result<Bytes, CacheError> {
+        self.objects().read(self.place(), digest, limit)
+    }
+
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { folder: &self.folder, disk: &*self.disk }
     }
 
     /// Keeps endpoint sets by name, for a start without any source.
@@ -254,43 +231,19 @@ impl Cache {
         }
     }
 
-    fn object_path(&self, digest: Digest) -> PathBuf {
-        self.folder.join("objects").join(digest.to_string())
-    }
-
-    /// Puts an object in its place, if it is not there, whole; whether it did. Its name is not durable yet.
-    fn put_object(&self, digest: Digest, bytes: &Bytes) -> Result<bool, CacheError> {
-        if self.object(digest, bytes.len()).is_ok() {
-            return Ok(false);
-        }
-        self.place(&format!("objects/{digest}"), bytes)?;
-        Ok(true)
-    }
-
-    fn sync_objects(&self) -> Result<(), CacheError> {
-        let folder = self.folder.join("objects");
-        self.disk.sync_folder(&folder).map_err(io_error(&folder))
-    }
-
-    fn object(&self, digest: Digest, limit: usize) -> Result<Bytes, CacheError> {
-        let path = self.object_path(digest);
-        let bytes = self.disk.read(&path, limit as u64).map_err(io_error(&path))?;
-        if Digest::of(&bytes) == digest { Ok(bytes.into()) } else { Err(CacheError::Damaged { path }) }
-    }
-
     /// Write beside, sync, move, sync the folder: after a power cut the file is the old one or the new one.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CacheError> {
-        self.place(name, bytes)?;
+        place(&*self.disk, &self.folder, name, bytes)?;
         self.disk.sync_folder(&self.folder).map_err(io_error(&self.folder))
     }
+}
 
-    /// Write beside, sync, move.
-    fn place(&self, name: &str, bytes: &[u8]) -> Result<(), CacheError> {
-        let (path, beside) = (self.folder.join(name), self.folder.join("writing"));
-        let written = self.disk.write(&beside, bytes).and_then(|()| self.disk.sync_file(&beside));
-        written.map_err(io_error(&beside))?;
-        self.disk.rename(&beside, &path).map_err(io_error(&path))
-    }
+/// Write beside, sync, move.
+fn place(disk: &dyn Disk, folder: &Path, name: &str, bytes: &[u8]) -> Result<(), CacheError> {
+    let (path, beside) = (folder.join(name), folder.join("writing"));
+    let written = disk.write(&beside, bytes).and_then(|()| disk.sync_file(&beside));
+    written.map_err(io_error(&beside))?;
+    disk.rename(&beside, &path).map_err(io_error(&path))
 }
 
 /// Whether the disk takes no writes, though it may well be read.

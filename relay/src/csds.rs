@@ -57,7 +57,7 @@ async fn answer(State(fleets): State<Arc<Vec<Fleet>>>, request: Request) -> Resp
                 Err(status) => break status,
             };
             match told.and_then(|told| message(&told)) {
-                Ok(frame) => match sender.send(Outgoing::Message(vec![frame])).await {
+                Ok(frame) => match sender.send(Outgoing::Message(Box::new(frame.into()))).await {
                     Ok(()) => {}
                     Err(_) => return,
                 },

@@ -28,8 +28,7 @@ const FETCH_DEADLINE: Duration = Duration::from_mins(5);
 const PROBE: Duration = Duration::from_mins(1);
 /// The longest wait after failures.
 const BACK_OFF: Duration = Duration::from_mins(1);
-/// A local store that tells of changes without end is looked at so often. An entry is written beside its place first,
-/// which is told too.
+/// A local store that tells of changes without end is looked at so often.
 const NOTICED: Duration = Duration::from_millis(2);
 
 /// Pages that were verified before.
@@ -146,7 +145,7 @@ impl Puller {
     /// Polls until it is told to stop.
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
         let mut progress = Progress::default();
-        let mut folders = Folders::new();
+        let mut folders = Folders::of_whole_files();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,

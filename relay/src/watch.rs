@@ -12,6 +12,8 @@ pub struct Folders {
     watcher: Watching,
     watched: BTreeSet<PathBuf>,
     changed: Arc<Notify>,
+    /// Whether files that are written beside their place are not worth a look.
+    skips: bool,
 }
 
 /// The system's notification, from the first folder on.
@@ -29,10 +31,16 @@ impl Folders {
         Self::default()
     }
 
+    /// The same for folders whose files are written beside their place and moved there: what has the name of such a file,
+    /// with a dot before it or a number sign in it, is not told.
+    pub fn of_whole_files() -> Self {
+        Self { skips: true, ..Self::default() }
+    }
+
     /// Watches a folder, with those below it if asked. One that is not there yet is tried again at the next call.
     pub fn watch(&mut self, folder: &Path, deep: bool) {
         if matches!(self.watcher, Watching::Nothing) {
-            self.watcher = start(&self.changed);
+            self.watcher = start(&self.changed, self.skips);
         }
         let Watching::By(watcher) = &mut self.watcher else { return };
         if self.watched.contains(folder) && folder.exists() {
@@ -52,11 +60,20 @@ impl Folders {
     }
 }
 
-fn start(changed: &Arc<Notify>) -> Watching {
+/// Whether all that an event is about is written beside its place.
+fn is_beside(event: &notify::Event) -> bool {
+    let beside = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with('.') || name.contains('#')
+    };
+    !event.paths.is_empty() && event.paths.iter().all(beside)
+}
+
+fn start(changed: &Arc<Notify>, skips: bool) -> Watching {
     let tell = Arc::clone(changed);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading a folder is an event too, and would set off the next reading.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
+        if event.is_ok_and(|event| !event.kind.is_access() && (!skips || !is_beside(&event))) {
             tell.notify_one();
         }
     });
@@ -65,6 +82,26 @@ fn start(changed: &Arc<Notify>) -> Watching {
         Err(error) => {
             tracing::warn!(%error, "no file notification: files are polled");
             Watching::Impossible
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use notify::event::{Event, EventKind, ModifyKind, RenameMode};
+
+    #[test]
+    fn only_files_in_their_place_are_worth_a_look() {
+        let event = |names: &[&str]| {
+            let event = Event::new(EventKind::Modify(ModifyKind::Name(RenameMode::Both)));
+            names.iter().fold(event, |event, name| event.add_path(Path::new("/log").join(name)))
+        };
+        for beside in [&[".tmp12"][..], &["00000007#1"], &[".a", "b#2"]] {
+            assert!(is_beside(&event(beside)), "{beside:?}");
+        }
+        for whole in [&["00000007"][..], &[".tmp12", "00000007"], &[]] {
+            assert!(!is_beside(&event(whole)), "{whole:?}");
         }
     }
 }

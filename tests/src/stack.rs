@@ -244,9 +244,14 @@ impl Stack {
 
     /// The bootstrap that `moorgate bootstrap` prints for this fleet.
     pub fn bootstrap(&self) -> Result<PathBuf> {
+        self.bootstrap_at(&self.socket(), self.admin)
+    }
+
+    /// The same for an Envoy that asks at another socket, and has another admin address.
+    pub fn bootstrap_at(&self, socket: &Path, admin: u16) -> Result<PathBuf> {
         let mut command = self.command("bootstrap")?;
-        command.arg(&self.fleet).arg("--relay").arg(format!("unix:{}", self.socket().display()));
-        command.arg("--admin").arg(format!("127.0.0.1:{}", self.admin));
+        command.arg(&self.fleet).arg("--relay").arg(format!("unix:{}", socket.display()));
+        command.arg("--admin").arg(format!("127.0.0.1:{admin}"));
         if self.protocol == Protocol::StateOfTheWorld {
             command.args(["--protocol", "sotw"]);
         }
@@ -264,6 +269,11 @@ impl Stack {
         let envoy =
             Envoy::start_with("envoy", &self.program, &bootstrap, self.admin, &logs, &self.envoy_arguments)?;
         self.envoy.insert(envoy).wait_for_listeners(ports)
+    }
+
+    /// Ends Envoy.
+    pub fn stop_envoy(&mut self) {
+        self.envoy = None;
     }
 
     /// The running Envoy.

@@ -235,13 +235,16 @@ impl Binder {
             let addresses = resolved.borrow_and_update().clone();
             let save = saved.is_none_or(|saved| saved.elapsed() >= SAVE);
             let began = tokio::time::Instant::now();
+            let (mut binder, out) = (self, answers.clone());
             let work = move || {
-                let (bound, wrote) = self.bind(&question, &addresses, save, due);
-                (self, bound, wrote)
+                // Nobody waits for the disk.
+                let _ = out.send_replace(binder.bind(&question, &addresses, due));
+                let wrote = save && binder.save();
+                (binder, wrote)
             };
             // Reading folders may take its time; without any there is nothing to wait for.
             let worked = if reads { tokio::task::spawn_blocking(work).await } else { Ok(work()) };
-            let Ok((binder, bound, wrote)) = worked else {
+            let Ok((binder, wrote)) = worked else {
                 tracing::error!("binding ended: endpoints and secrets stay as they are");
                 return;
             };
@@ -249,7 +252,6 @@ impl Binder {
             if wrote {
                 saved = Some(tokio::time::Instant::now());
             }
-            let _ = answers.send_replace(bound);
             let pause = if save { RESCAN } else { SAVE };
             let took = began.elapsed();
             due = tokio::select! {
@@ -283,8 +285,8 @@ impl Binder {
         }
     }
 
-    /// Reads what is due and answers; whether the endpoints were written to disk.
-    fn bind(&mut self, question: &Wanted, resolved: &Resolved, save: bool, due: Due) -> (Bound, bool) {
+    /// Reads what is due and answers.
+    fn bind(&mut self, question: &Wanted, resolved: &Resolved, due: Due) -> Bound {
         if due.files {
             self.read_endpoint_files();
         }
@@ -297,15 +299,13 @@ impl Binder {
         self.report.names =
             resolved.troubled.iter().take(SHOWN).map(|(name, t)| (name.clone(), t.clone())).collect();
         self.report.watches = self.sources.live.as_ref().map(Live::watches);
-        let wrote = save && self.save();
         self.show(&self.report);
-        let bound = Bound {
+        Bound {
             generation: question.generation,
             endpoints: Arc::clone(&self.endpoint_set),
             secrets: Arc::clone(&self.secret_set),
             report: Arc::new(self.report.clone()),
-        };
-        (bound, wrote)
+        }
     }
 
     fn read_endpoint_files(&mut self) {
@@ -422,7 +422,7 @@ impl Binder {
     }
 
     /// Keeps the endpoints for a start without any source; whether there was something to write.
-    fn save(&mut self) -> bool {
+    fn save(&self) -> bool {
         let Some(cache) = &self.cache else { return false };
         let sets: BTreeMap<Name, Vec<u8>> =
             self.last.iter().map(|(name, last)| (Arc::clone(name), last.value.chunks().concat())).collect();

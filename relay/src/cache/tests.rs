@@ -144,7 +144,7 @@ fn a_kill_between_two_writes_costs_nothing() {
         cache.put(&new).unwrap();
         fs::rename(cache.folder.join("state"), cache.folder.join("state.previous")).unwrap();
         fs::write(cache.folder.join("writing"), b"half a st").unwrap();
-        fs::remove_file(cache.object_path(new.id())).unwrap();
+        fs::remove_file(cache.place().path(new.id())).unwrap();
     }
     let cache = Cache::open(root.path(), &fleet()).unwrap();
     assert_eq!(cache.state(), state);

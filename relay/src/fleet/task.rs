@@ -7,7 +7,7 @@ mod trusted;
 mod wave;
 
 use super::choice::Because;
-use super::loaded::{Loaded, Pages, held, kept, known, lock, open_cache};
+use super::loaded::{Bindings, Loaded, Pages, held, kept, known, lock, open_cache};
 use super::status::Status;
 use super::{Command, Fleet, FleetConfig, FleetError, Life};
 use crate::bind::binder::{Binder, Bound, Wanted};
@@ -62,6 +62,8 @@ struct Task {
     /// The newest entry is that of the seed.
     seeded: bool,
     wanted: watch::Sender<Wanted>,
+    /// Whose bindings were asked for last.
+    asked: Option<Vec<Bindings>>,
     bound: watch::Receiver<Bound>,
     puller: mpsc::Sender<Request>,
     baking: watch::Sender<Option<Bake>>,
@@ -109,7 +111,6 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     let (status, status_in) = watch::channel(Arc::new(next.clone()));
     state.good.iter().for_each(|id| hub.mark_good(*id));
     hub.mark_set_back(&state.set_back);
-    let state_expiry = state.envelope.as_deref().and_then(remembered_expiry);
     note_trust(&metrics, &label, &anchor);
     let reporter = reporter(&config, &hub, &status_in, &metrics);
     let task = Task {
@@ -124,8 +125,8 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         name: config.channel,
         identity: config.identity,
         channel: state.envelope.as_deref().and_then(remembered_channel),
+        expires: state.envelope.as_deref().and_then(remembered_expiry),
         state,
-        expires: state_expiry,
         pin: None,
         pin_file: config.pin_file,
         odd_pin: false,
@@ -136,6 +137,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
         retired: false,
         seeded: false,
         wanted,
+        asked: None,
         bound,
         puller: requests,
         baking,
@@ -245,15 +247,17 @@ impl Task {
             Pulled::Renewed { entry, expires } => self.on_renewed(entry, expires),
             Pulled::Snapshot { release, snapshot } => {
                 let id = release.snapshot;
+                self.await_snapshot(false);
                 self.keep(&snapshot);
                 if !self.loaded.contains_key(&id) {
                     let before = self.current.and_then(|(id, _)| self.loaded.get(&id));
-                    let loaded = Loaded::new(snapshot, before.map(|loaded| &*loaded.config));
+                    let loaded = Loaded::new(snapshot, before);
                     self.loaded.insert(id, loaded);
                 }
                 self.decide();
             }
             Pulled::Failed { label, message } => {
+                self.await_snapshot(false);
                 self.metrics.count("moorgate_relay_refusals", &[("fleet", &self.label), ("reason", label)]);
                 if self.next.store.error.as_ref() != Some(&message) {
                     tracing::warn!(fleet = self.label, reason = label, message, "what is served stays");
@@ -286,6 +290,11 @@ impl Task {
         self.channel = Some(entry.state.clone());
         self.save_state();
         self.decide();
+        let asked_for = match self.effective() {
+            Effective::Serve { release, .. } => Some(release.snapshot),
+            Effective::Empty | Effective::Retired => None,
+        };
+        self.await_snapshot(asked_for.is_some_and(|id| !self.loaded.contains_key(&id)));
     }
 
     /// What the channel asks of this relay.

@@ -7,23 +7,88 @@ use super::stream::{Protocol, Response};
 use super::types;
 use super::view::{Name, Value};
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message;
+use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, string};
 use std::sync::Arc;
 use thiserror::Error;
 
 /// Pieces of at least this size are shared, smaller ones copied together.
 const SHARED_FROM: usize = 4 * 1024;
-/// What is copied together is cut at this size: one HTTP/2 frame.
+/// A message of at most this size is one piece: one HTTP/2 frame.
 const PIECE: usize = 16 * 1024;
+/// Before a gRPC message: a flag, and its length.
+const PREFIX: usize = 5;
 
 /// A response beyond what gRPC can carry.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("a response of {0} bytes does not fit a gRPC message")]
 pub struct TooLarge(usize);
 
-/// The gRPC message of a response, in pieces.
-pub fn message(response: &Response) -> Result<Vec<Bytes>, TooLarge> {
+/// A gRPC message: its own beginning, and pieces that other messages may have too.
+#[derive(Clone)]
+pub struct Message {
+    head: Bytes,
+    rest: Arc<[Bytes]>,
+}
+
+impl Message {
+    /// A piece of it, by its place.
+    pub fn piece(&self, index: usize) -> Option<&Bytes> {
+        if index == 0 { Some(&self.head) } else { self.rest.get(index - 1) }
+    }
+
+    /// Its pieces, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.head).chain(self.rest.iter())
+    }
+}
+
+impl std::fmt::Debug for Message {
+    /// Without the content: there may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Message({} bytes)", self.pieces().map(Bytes::len).sum::<usize>())
+    }
+}
+
+impl From<Bytes> for Message {
+    /// A message of one piece.
+    fn from(head: Bytes) -> Self {
+        Self { head, rest: Arc::from([]) }
+    }
+}
+
+/// Entries of a response as bytes.
+pub(super) struct Encoded {
+    /// Of this type.
+    type_url: Name,
+    pieces: Arc<[Bytes]>,
+    len: usize,
+}
+
+impl Encoded {
+    fn of(response: &Response, entries: &[(Name, Arc<Value>)]) -> Self {
+        // Those with a time to live are not shared: their entries hold more.
+        let entries = || entries.iter().filter(|(name, _)| !response.ttls.contains_key(name));
+        let len_of = |(name, value): &(Name, Arc<Value>)| {
+            let entry = entry_len(response, name, value);
+            1 + encoded_len_varint(entry as u64) + entry
+        };
+        let len = entries().map(len_of).sum();
+        let shared: usize = entries()
+            .flat_map(|(_, value)| value.chunks())
+            .filter(|chunk| is_large(chunk))
+            .map(Bytes::len)
+            .sum();
+        let mut pieces = Pieces { done: Vec::new(), tail: BytesMut::with_capacity(len - shared) };
+        for (name, value) in entries() {
+            put_entry(&mut pieces, response, name, value);
+        }
+        Self { type_url: Arc::clone(&response.type_url), pieces: pieces.finish().into(), len }
+    }
+}
+
+/// The gRPC message of a response. Its entries are encoded once for all responses with the same batch.
+pub fn message(response: &Response) -> Result<Message, TooLarge> {
     let control_plane = Some(ControlPlane { identifier: response.identifier.clone() });
     let header = match response.protocol {
         Protocol::Delta => DeltaDiscoveryResponse {
@@ -44,27 +109,28 @@ pub fn message(response: &Response) -> Result<Vec<Bytes>, TooLarge> {
         }
         .encode_to_vec(),
     };
-    let entries: usize = shared(response)
-        .map(|(name, value)| {
-            let entry = entry_len(response, name, value);
-            1 + encoded_len_varint(entry as u64) + entry
-        })
-        .sum();
-    let total = header.len() + entries;
+    let own;
+    let encode = |entries: &[(Name, Arc<Value>)]| Encoded::of(response, entries);
+    let known = response.ttls.is_empty().then(|| response.resources.encoded(response.protocol, encode));
+    let entries = if let Some(known) = known.filter(|known| known.type_url == response.type_url) {
+        known
+    } else {
+        own = encode(&response.resources);
+        &own
+    };
+    let total = header.len() + entries.len;
     let prefix = u32::try_from(total).map_err(|_| TooLarge(total))?;
-    let mut pieces = Pieces::default();
-    pieces.tail.put_u8(0);
-    pieces.tail.put_u32(prefix);
-    pieces.tail.put_slice(&header);
-    for (name, value) in shared(response) {
-        put_entry(&mut pieces, response, name, value);
+    // What fits one frame is one piece: each costs a system call.
+    let together = total + PREFIX <= PIECE;
+    let mut head = BytesMut::with_capacity(PREFIX + if together { total } else { header.len() });
+    head.put_u8(0);
+    head.put_u32(prefix);
+    head.put_slice(&header);
+    if together {
+        entries.pieces.iter().for_each(|piece| head.put_slice(piece));
+        return Ok(head.freeze().into());
     }
-    Ok(pieces.finish())
-}
-
-/// Resources whose bytes are shared: all but the few with a time to live.
-fn shared(response: &Response) -> impl Iterator<Item = &(Name, Arc<Value>)> {
-    response.resources.iter().filter(|(name, _)| !response.ttls.contains_key(name))
+    Ok(Message { head: head.freeze(), rest: Arc::clone(&entries.pieces) })
 }
 
 /// Entries with more than name, version and content: times to live, heartbeats, names that nobody knows.
@@ -153,7 +219,10 @@ fn put_string(tag: u32, text: &str, out: &mut BytesMut) {
     }
 }
 
-#[derive(Default)]
+fn is_large(chunk: &Bytes) -> bool {
+    chunk.len() >= SHARED_FROM
+}
+
 struct Pieces {
     done: Vec<Bytes>,
     tail: BytesMut,
@@ -161,14 +230,11 @@ struct Pieces {
 
 impl Pieces {
     fn put(&mut self, chunk: &Bytes) {
-        if chunk.len() >= SHARED_FROM {
+        if is_large(chunk) {
             self.flush();
             self.done.push(chunk.clone());
         } else {
             self.tail.put_slice(chunk);
-            if self.tail.len() >= PIECE {
-                self.flush();
-            }
         }
     }
 
@@ -186,9 +252,14 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
+    use super::super::view::Batch;
     use super::*;
     use std::collections::BTreeMap;
     use std::time::Duration as Time;
+
+    fn concat(message: &Message) -> Vec<u8> {
+        message.pieces().flat_map(|piece| piece.to_vec()).collect()
+    }
 
     fn response(protocol: Protocol) -> Response {
         let big = Bytes::from(vec![7; 20_000]);
@@ -198,10 +269,10 @@ mod tests {
             type_url: types::CLUSTER.into(),
             nonce: "7".into(),
             version: "v1".into(),
-            resources: vec![
+            resources: Arc::new(Batch::new(vec![
                 ("a".into(), value(vec![Bytes::from_static(b"abc"), big.clone(), Bytes::from_static(b"d")])),
                 ("empty".into(), value(vec![])),
-            ],
+            ])),
             removed: if protocol == Protocol::Delta { vec!["gone".into()] } else { vec![] },
             unknown: Vec::new(),
             heartbeats: Vec::new(),
@@ -213,8 +284,8 @@ mod tests {
     #[test]
     fn what_is_put_together_decodes_to_what_was_meant() {
         let parts = message(&response(Protocol::Delta)).unwrap();
-        assert!(parts.iter().any(|part| part.len() == 20_000), "large pieces are shared");
-        let whole = parts.concat();
+        assert!(parts.pieces().any(|part| part.len() == 20_000), "large pieces are shared");
+        let whole = concat(&parts);
         assert_eq!(whole[0], 0);
         assert_eq!(u32::from_be_bytes(whole[1..5].try_into().unwrap()) as usize, whole.len() - 5);
         let decoded = DeltaDiscoveryResponse::decode(&whole[5..]).unwrap();
@@ -226,7 +297,7 @@ mod tests {
         assert_eq!((any.type_url.as_str(), any.value.len()), (types::CLUSTER, 20_004));
         assert!(decoded.resources[1].resource.as_ref().unwrap().value.is_empty());
 
-        let whole = message(&response(Protocol::StateOfTheWorld)).unwrap().concat();
+        let whole = concat(&message(&response(Protocol::StateOfTheWorld)).unwrap());
         let decoded = DiscoveryResponse::decode(&whole[5..]).unwrap();
         assert_eq!(decoded.version_info, "v1");
         assert_eq!(decoded.resources[0].value.len(), 20_004);
@@ -248,7 +319,7 @@ mod tests {
             assert_eq!((&*entries["old"].version, &entries["old"].resource), ("v0", &None));
         };
         let unknown = Response { unknown: vec!["r/host".into()], ..response(Protocol::Delta) };
-        let whole = message(&unknown).unwrap().concat();
+        let whole = concat(&message(&unknown).unwrap());
         let decoded = DeltaDiscoveryResponse::decode(&whole[5..]).unwrap();
         let entries = decoded.resources.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
         check(&entries);
@@ -258,7 +329,7 @@ mod tests {
             ("r/host".to_owned(), &None)
         );
 
-        let whole = message(&response(Protocol::StateOfTheWorld)).unwrap().concat();
+        let whole = concat(&message(&response(Protocol::StateOfTheWorld)).unwrap());
         let decoded = DiscoveryResponse::decode(&whole[5..]).unwrap();
         let (wrapped, bare): (Vec<Any>, Vec<Any>) =
             decoded.resources.into_iter().partition(|any| any.type_url == types::WRAPPER);

@@ -1,5 +1,6 @@
 //! gRPC by hand on top of hyper: requests are decoded, responses are shared bytes that nothing copies.
 
+use super::frame::Message;
 use super::hub::{Hub, Session};
 use super::meter::Metered;
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest};
@@ -11,7 +12,6 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use hyper::body::Incoming;
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -227,7 +227,7 @@ pub fn answer(
 
 /// An answer whose messages come out of this end, and then the status.
 pub(crate) fn reply(receiver: mpsc::Receiver<Outgoing>) -> Response<Reply> {
-    grpc_response(Reply { receiver: Some(receiver), ready: VecDeque::new() })
+    grpc_response(Reply { receiver: Some(receiver), sending: None })
 }
 
 fn grpc_response(body: Reply) -> Response<Reply> {
@@ -258,8 +258,8 @@ fn trailers(status: &Status) -> HeaderMap {
 
 /// What goes out on a stream.
 pub(crate) enum Outgoing {
-    /// A gRPC message with its prefix, in pieces.
-    Message(Vec<Bytes>),
+    /// A gRPC message.
+    Message(Box<Message>),
     /// The last.
     End(Status),
 }
@@ -267,12 +267,24 @@ pub(crate) enum Outgoing {
 /// The body of an answer: messages as they come, then the status.
 pub struct Reply {
     receiver: Option<mpsc::Receiver<Outgoing>>,
-    ready: VecDeque<Bytes>,
+    /// A message, and how many of its pieces went out.
+    sending: Option<(Box<Message>, usize)>,
 }
 
 impl Reply {
     fn empty() -> Self {
-        Self { receiver: None, ready: VecDeque::new() }
+        Self { receiver: None, sending: None }
+    }
+
+    /// The next piece of what goes out. What it is a part of is let go with the last one.
+    fn piece(&mut self) -> Option<Bytes> {
+        let (message, next) = self.sending.as_mut()?;
+        let piece = message.piece(*next).cloned();
+        *next += 1;
+        if message.piece(*next).is_none() {
+            self.sending = None;
+        }
+        piece
     }
 }
 
@@ -285,12 +297,12 @@ impl http_body::Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         loop {
-            if let Some(piece) = self.ready.pop_front() {
+            if let Some(piece) = self.piece() {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             let Some(receiver) = &mut self.receiver else { return Poll::Ready(None) };
             match std::task::ready!(receiver.poll_recv(context)) {
-                Some(Outgoing::Message(pieces)) => self.ready = pieces.into(),
+                Some(Outgoing::Message(message)) => self.sending = Some((message, 0)),
                 Some(Outgoing::End(status)) => {
                     self.receiver = None;
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
@@ -305,7 +317,7 @@ impl http_body::Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.receiver.is_none() && self.ready.is_empty()
+        self.receiver.is_none() && self.sending.is_none()
     }
 }
 
@@ -447,7 +459,7 @@ impl Conversation {
         output.events.into_iter().for_each(|event| self.session.report(event));
         for response in &output.responses {
             let _span = self.session.span(response).entered();
-            let _ = self.sender.try_send(Outgoing::Message(frame::message(response)?));
+            let _ = self.sender.try_send(Outgoing::Message(Box::new(frame::message(response)?)));
         }
         Ok(output.wake)
     }

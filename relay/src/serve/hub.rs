@@ -114,6 +114,8 @@ struct State {
     oldest: BTreeMap<Digest, (u32, u32)>,
     /// Snapshots that some Envoy took whole.
     good: BTreeSet<Digest>,
+    /// The snapshot that was told last to be taken whole: one Envoy says it for all.
+    told: Option<Digest>,
 }
 
 impl Hub {
@@ -151,6 +153,7 @@ impl Hub {
 
     /// Puts a view in force.
     pub fn publish(&self, view: Arc<View>) {
+        self.lock().told = None;
         self.views.send_replace(Some(view));
     }
 
@@ -201,7 +204,10 @@ impl Hub {
 
     /// Forgets which nodes refuse what others took.
     pub fn forgive(&self) {
-        self.lock().set_back.clear();
+        let mut state = self.lock();
+        state.set_back.clear();
+        state.told = None;
+        drop(state);
         self.metrics.set("moorgate_relay_clients_set_back", &[("fleet", &self.label)], 0.0);
     }
 
@@ -337,7 +343,9 @@ impl Session {
                 if state.good.insert(snapshot) {
                     tracing::info!(fleet = self.hub.label, snapshot = %snapshot.short(), "an Envoy took the snapshot");
                 }
-                let _ = self.hub.notices.send(Notice::Synced { snapshot });
+                if state.told.replace(snapshot) != Some(snapshot) {
+                    let _ = self.hub.notices.send(Notice::Synced { snapshot });
+                }
             }
             Event::Refused { type_url, snapshot, text, names } => {
                 let text = plain(&text);

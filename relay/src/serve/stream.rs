@@ -18,7 +18,7 @@ mod tests;
 
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest, Node};
 use super::types;
-use super::view::{Config, Name, TypeSet, Value, View};
+use super::view::{Batch, Config, Name, TypeSet, View};
 use heartbeat::Lives;
 use moorgate_snapshot::Digest;
 use post::Post;
@@ -83,7 +83,7 @@ pub struct Response {
     /// `version_info`, or for delta `system_version_info`.
     pub version: Arc<str>,
     /// New and changed resources, or in state of the world those that the client shall have.
-    pub resources: Vec<(Name, Arc<Value>)>,
+    pub resources: Arc<Batch>,
     /// Names that are gone or never were; delta only.
     pub removed: Vec<Name>,
     /// Names that nobody knows, answered as aliases without content; VHDS only.

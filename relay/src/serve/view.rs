@@ -1,16 +1,19 @@
 //! What is served: immutable sets of resources, shared by all streams of a fleet.
 
+mod batch;
+mod set;
+
+pub use batch::Batch;
+pub(in crate::serve) use set::ENTRY_OVERHEAD;
+pub use set::{Difference, Leaf, TypeSet, contents};
+
 use bytes::Bytes;
 use moorgate_snapshot::Digest;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 /// The name of a resource.
 pub type Name = Arc<str>;
-
-/// How many differences a set remembers: streams lag by one or two sets, not by many.
-const REMEMBERED_DIFFERENCES: usize = 8;
 
 /// Hexadecimal digits of a version: enough that two values of one name never share it.
 const VERSION_DIGITS: usize = 16;
@@ -78,129 +81,6 @@ pub fn version_of(digest: &Digest) -> Arc<str> {
     Arc::from(text.get(..VERSION_DIGITS).unwrap_or(&text))
 }
 
-/// All resources of one type.
-#[derive(Debug)]
-pub struct TypeSet {
-    id: u64,
-    values: BTreeMap<Name, Arc<Value>>,
-    pending: BTreeSet<Name>,
-    version: OnceLock<Arc<str>>,
-    differences: Mutex<Vec<(u64, Arc<Difference>)>>,
-}
-
-/// What changed between two sets.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Difference {
-    /// Names that are new or have another value, sorted.
-    pub changed: Vec<Name>,
-    /// Names that are gone, sorted.
-    pub removed: Vec<Name>,
-}
-
-impl TypeSet {
-    /// A set. `pending` names exist, but their value is not known yet.
-    pub fn new(values: BTreeMap<Name, Arc<Value>>, pending: BTreeSet<Name>) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Arc::new(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            values,
-            pending,
-            version: OnceLock::new(),
-            differences: Mutex::default(),
-        })
-    }
-
-    /// A set that shares what it can with the one before: equal values become one, and an equal set is the old one.
-    pub fn following(
-        before: &Arc<Self>,
-        mut values: BTreeMap<Name, Arc<Value>>,
-        pending: BTreeSet<Name>,
-    ) -> Arc<Self> {
-        let mut same = values.len() == before.values.len() && pending == before.pending;
-        for (name, value) in &mut values {
-            match before.values.get(name) {
-                Some(old) if old.version == value.version && old.endpoints == value.endpoints => {
-                    *value = Arc::clone(old);
-                }
-                _ => same = false,
-            }
-        }
-        if same { Arc::clone(before) } else { Self::new(values, pending) }
-    }
-
-    /// The resource of this name.
-    pub fn get(&self, name: &str) -> Option<&Arc<Value>> {
-        self.values.get(name)
-    }
-
-    /// All resources, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Arc<Value>)> {
-        self.values.iter()
-    }
-
-    /// How many resources there are.
-    pub fn len(&self) -> usize {
-        self.values.len()
-    }
-
-    /// Whether there is no resource.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
-    /// Whether the name exists, though its value is not known yet.
-    pub fn is_pending(&self, name: &str) -> bool {
-        self.pending.contains(name)
-    }
-
-    /// The version of the whole set: a digest of its names and their versions.
-    pub fn version(&self) -> &Arc<str> {
-        self.version.get_or_init(|| {
-            version_of(&contents(self.values.iter().map(|(name, value)| (name, Some(value.version())))))
-        })
-    }
-
-    /// What changed since `before`; worked out once for all streams.
-    pub fn since(&self, before: &Self) -> Arc<Difference> {
-        let mut known = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, difference)) = known.iter().find(|(id, _)| *id == before.id) {
-            return Arc::clone(difference);
-        }
-        let difference = Arc::new(self.compare(before));
-        if known.len() >= REMEMBERED_DIFFERENCES {
-            known.remove(0);
-        }
-        known.push((before.id, Arc::clone(&difference)));
-        difference
-    }
-
-    fn compare(&self, before: &Self) -> Difference {
-        let changed = |(name, value): &(&Name, &Arc<Value>)| {
-            before
-                .values
-                .get(*name)
-                .is_none_or(|old| !Arc::ptr_eq(old, value) && old.version != value.version)
-        };
-        let gone = |name: &&Name| !self.values.contains_key(*name);
-        Difference {
-            changed: self.values.iter().filter(changed).map(|(name, _)| Arc::clone(name)).collect(),
-            removed: before.values.keys().filter(gone).map(Arc::clone).collect(),
-        }
-    }
-}
-
-/// A digest of names and versions, `None` for a removal.
-pub fn contents<'a>(entries: impl Iterator<Item = (&'a Name, Option<&'a Arc<str>>)>) -> Digest {
-    let mut bytes = Vec::new();
-    for (name, version) in entries {
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.push(0);
-        bytes.extend_from_slice(version.map_or(&b"-"[..], |version| version.as_bytes()));
-        bytes.push(0);
-    }
-    Digest::of(&bytes)
-}
-
 /// The configuration of one snapshot.
 #[derive(Debug)]
 pub struct Config {
@@ -231,6 +111,16 @@ impl Config {
             })
             .collect();
         Arc::new(Self { id, label: id.short().into(), types })
+    }
+
+    /// A configuration from the leaves of each type, by the names in them; a type that equals `before` is shared with it.
+    pub fn of_leaves(id: Digest, types: BTreeMap<Name, Vec<Arc<Leaf>>>, before: Option<&Self>) -> Arc<Self> {
+        let types = types.into_iter().map(|(type_url, leaves)| {
+            let old = before.and_then(|before| before.types.get(&type_url));
+            let set = TypeSet::of_leaves(old, leaves);
+            (type_url, set)
+        });
+        Arc::new(Self { id, label: id.short().into(), types: types.collect() })
     }
 }
 
@@ -263,42 +153,5 @@ impl View {
     pub fn leftover(&self, config: &Config) -> &BTreeSet<Name> {
         static NONE: BTreeSet<Name> = BTreeSet::new();
         if config.id == self.config.id { &self.leftover } else { &NONE }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn set(entries: &[(&str, &'static str)]) -> Arc<TypeSet> {
-        let value =
-            |bytes: &'static str| Arc::new(Value::new(vec![Bytes::from_static(bytes.as_bytes())], vec![]));
-        TypeSet::new(entries.iter().map(|(n, b)| (Name::from(*n), value(b))).collect(), BTreeSet::new())
-    }
-
-    #[test]
-    fn differences_are_worked_out_once_and_right() {
-        let (a, b) = (set(&[("a", "1"), ("b", "1"), ("c", "1")]), set(&[("b", "1"), ("c", "2"), ("d", "1")]));
-        let difference = b.since(&a);
-        assert_eq!(difference.changed, ["c".into(), "d".into()] as [Name; 2]);
-        assert_eq!(difference.removed, ["a".into()] as [Name; 1]);
-        assert!(Arc::ptr_eq(&difference, &b.since(&a)));
-        for _ in 0..50 {
-            b.since(&set(&[]));
-        }
-        assert!(b.differences.lock().unwrap().len() <= REMEMBERED_DIFFERENCES);
-    }
-
-    #[test]
-    fn an_equal_set_is_the_old_one_and_versions_are_of_content() {
-        let old = set(&[("a", "1"), ("b", "2")]);
-        let equal = set(&[("a", "1"), ("b", "2")]);
-        assert_eq!(old.version(), equal.version());
-        let values = |set: &TypeSet| set.iter().map(|(n, v)| (Arc::clone(n), Arc::clone(v))).collect();
-        assert!(Arc::ptr_eq(&old, &TypeSet::following(&old, values(&equal), BTreeSet::new())));
-        let other = set(&[("a", "1"), ("b", "3")]);
-        let next = TypeSet::following(&old, values(&other), BTreeSet::new());
-        assert!(Arc::ptr_eq(old.get("a").unwrap(), next.get("a").unwrap()));
-        assert_ne!(old.version(), next.version());
     }
 }

@@ -9,6 +9,8 @@
 
 #[path = "bench-relay/answer.rs"]
 mod answer;
+#[path = "bench-relay/bare.rs"]
+mod bare;
 /// The publisher that the relay's own suite uses.
 #[path = "../../../relay/tests/relay/publisher.rs"]
 #[allow(
@@ -37,6 +39,8 @@ const RESOURCES: usize = 10_000;
 const TIMES_LESS: f64 = 50.0;
 /// Processor time of a change may grow with this power of the number of resources: 0 is flat.
 const EXPONENT: f64 = 0.1;
+/// Clients that connect at once may take this much of the peer's memory: what they are sent is there once.
+const MEMORY_SHARE: f64 = 0.1;
 /// What an idle stream may cost, kB.
 const IDLE_KILOBYTES: f64 = 40.0;
 /// Envoy's own part of the time from a snapshot on disk to its answer.
@@ -239,6 +243,17 @@ fn judge(rows: &[Row], idle: f64, share: f64) -> Result<()> {
             format!(
                 "a change to {CLIENTS} clients of {RESOURCES} resources takes {times:.1} times less processor time than \
                  go-control-plane's snapshot cache (goal {TIMES_LESS})"
+            ),
+        );
+        let memory = number(row.relay.peak) / number(row.peer.peak.max(1));
+        goal(
+            memory <= MEMORY_SHARE,
+            format!(
+                "{CLIENTS} clients that connect at once for {RESOURCES} resources take {} MB, {:.1} % of the peer's memory \
+                 (goal {:.0} %)",
+                row.relay.peak / 1_000,
+                memory * 100.0,
+                MEMORY_SHARE * 100.0
             ),
         );
         if let Some(few) = rows.iter().find(|other| other.clients == CLIENTS && other.resources < RESOURCES) {

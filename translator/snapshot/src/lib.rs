@@ -31,6 +31,7 @@ pub mod reader;
 pub mod record;
 pub mod renewal;
 pub mod report;
+mod shape;
 pub mod signature;
 pub mod snapshot;
 pub mod store;
@@ -39,7 +40,7 @@ pub mod wave;
 mod wire;
 pub mod writer;
 
-pub use assemble::{Assembled, AssembledResource, assemble};
+pub use assemble::{Assembled, AssembledResource, AssembledRun, assemble, assemble_run, runs};
 pub use channel::{Because, ChannelState, Effective, Pin, Release, Source};
 pub use digest::Digest;
 pub use entry::{Action, Entry, EntryError, Position, VerifiedEntry};

@@ -9,6 +9,7 @@ use crate::record::{
     Binding, BindingKind, BindingSource, EndpointSource, Family, Key, ObjectSource, Record, Reference,
     Resource,
 };
+use crate::shape::Shape;
 use crate::snapshot::SnapshotError;
 use crate::wire;
 use bytes::Bytes;
@@ -34,6 +35,7 @@ pub struct Page {
     records: Arc<[Record]>,
     raw: Bytes,
     digest: Digest,
+    shape: Shape,
 }
 
 impl Page {
@@ -48,7 +50,7 @@ impl Page {
             }
         }
         let raw = Bytes::from(page.encode_to_vec());
-        Self { digest: Digest::of(&raw), raw, records: records.into() }
+        Self { digest: Digest::of(&raw), raw, shape: Shape::of(&records), records: records.into() }
     }
 
     /// Decodes a page and refuses all but canonical bytes: unknown or misplaced fields, records of another section, or
@@ -84,7 +86,7 @@ impl Page {
         if records.windows(2).any(|pair| pair[0].key() >= pair[1].key()) {
             return Err(SnapshotError::NotSorted);
         }
-        Ok(Self { digest: Digest::of(&raw), raw, records: records.into() })
+        Ok(Self { digest: Digest::of(&raw), raw, shape: Shape::of(&records), records: records.into() })
     }
 
     /// The digest of the uncompressed bytes.
@@ -100,6 +102,16 @@ impl Page {
     /// Its records, by key. Never empty.
     pub fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    /// What a snapshot must know of it.
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Whether it begins with a later part of the resource that the page before ended with.
+    pub(crate) fn continues(&self) -> bool {
+        self.records.first().is_some_and(|first| !first.key().part.is_empty())
     }
 }
 

@@ -5,6 +5,7 @@ use crate::limits::{self, Usage};
 use crate::manifest::Manifest;
 use crate::page::{self, Page};
 use crate::record::{Key, Record};
+use crate::shape::same_resource;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use thiserror::Error;
@@ -126,41 +127,50 @@ impl Snapshot {
                 limit: limits::SNAPSHOT_BYTES,
             });
         }
-        let mut previous: Option<Key<'_>> = None;
-        for record in snapshot.records() {
-            let key = record.key();
-            if previous.is_some_and(|previous| previous >= key) {
-                return Err(SnapshotError::NotSorted);
-            }
-            let same = previous.is_some_and(|last| (last.section, last.name) == (key.section, key.name));
-            if !key.part.is_empty() && !same {
-                return Err(SnapshotError::FirstPart(key.to_string()));
-            }
-            previous = Some(key);
-        }
-        for (key, size) in snapshot.sizes() {
-            if size > limits::RESOURCE_BYTES {
-                let name = Key { part: "", ..key }.to_string();
-                return Err(SnapshotError::ResourceTooLarge { name, size, limit: limits::RESOURCE_BYTES });
-            }
+        snapshot.check_order()?;
+        if let Some((key, size)) = snapshot.largest().filter(|(_, size)| *size > limits::RESOURCE_BYTES) {
+            let name = Key { part: "", ..key }.to_string();
+            return Err(SnapshotError::ResourceTooLarge { name, size, limit: limits::RESOURCE_BYTES });
         }
         Ok(snapshot)
     }
 
-    /// The bytes of each resource, its parts together.
-    fn sizes(&self) -> Vec<(Key<'_>, usize)> {
-        let mut sizes: Vec<(Key<'_>, usize)> = Vec::new();
-        for record in self.records() {
-            let Record::Resource(resource) = record else { continue };
-            let key = record.key();
-            match sizes.last_mut() {
-                Some((last, size)) if (last.section, last.name) == (key.section, key.name) => {
-                    *size += resource.bytes.len();
-                }
-                _ => sizes.push((key, resource.bytes.len())),
+    /// Keys rise from page to page, as they do inside each, and later parts follow their resource.
+    fn check_order(&self) -> Result<(), SnapshotError> {
+        let mut last: Option<Key<'_>> = None;
+        for page in &self.pages {
+            let Some(first) = page.records().first().map(Record::key) else { continue };
+            if last.is_some_and(|last| last >= first) {
+                return Err(SnapshotError::NotSorted);
             }
+            if page.continues() && !last.is_some_and(|last| same_resource(&last, &first)) {
+                return Err(SnapshotError::FirstPart(first.to_string()));
+            }
+            if let Some(orphan) = page.shape().orphan.and_then(|index| page.records().get(index)) {
+                return Err(SnapshotError::FirstPart(orphan.key().to_string()));
+            }
+            last = page.records().last().map(Record::key);
         }
-        sizes
+        Ok(())
+    }
+
+    /// The largest resource, its parts together, and its bytes.
+    fn largest(&self) -> Option<(Key<'_>, usize)> {
+        let mut largest: Option<(Key<'_>, usize)> = None;
+        let mut open = 0;
+        for page in &self.pages {
+            let shape = page.shape();
+            let of = |index: usize, size: usize| Some((page.records().get(index)?.key(), size));
+            let head = if page.continues() { open + shape.head } else { shape.head };
+            let here = [of(0, head), of(shape.largest.0, shape.largest.1)];
+            for (key, size) in here.into_iter().flatten() {
+                if largest.is_none_or(|(_, most)| size > most) {
+                    largest = Some((key, size));
+                }
+            }
+            open = if shape.single { head } else { shape.tail };
+        }
+        largest
     }
 
     /// The digest of the manifest: equal ids, equal configuration.
@@ -189,8 +199,8 @@ impl Snapshot {
             records: self.manifest.records(),
             bytes: self.manifest.bytes(),
             manifest_bytes: self.manifest.raw().len() as u64,
-            largest_resource: self.sizes().into_iter().map(|(_, size)| size as u64).max().unwrap_or(0),
-            largest_record: self.records().map(|record| page::weight(record) as u64).max().unwrap_or(0),
+            largest_resource: self.largest().map_or(0, |(_, size)| size as u64),
+            largest_record: self.pages.iter().map(|page| page.shape().heaviest as u64).max().unwrap_or(0),
         }
     }
 

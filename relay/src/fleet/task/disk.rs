@@ -15,6 +15,8 @@ pub(super) struct Owed {
     snapshots: Vec<Arc<Snapshot>>,
     state: bool,
     stay: Option<BTreeSet<Digest>>,
+    /// What an entry asks for is on its way: what is owed is paid when that was pushed, or failed to come.
+    awaits: bool,
 }
 
 impl Owed {
@@ -26,12 +28,14 @@ impl Owed {
 impl Task {
     /// Whether something is owed to the disk, and nobody waits for a push any more.
     pub(super) fn owes(&self) -> bool {
-        !self.owed.is_nothing() && self.bound.borrow().generation >= self.wanted.borrow().generation
+        !self.owed.is_nothing()
+            && !self.owed.awaits
+            && self.bound.borrow().generation >= self.wanted.borrow().generation
     }
 
     /// Writes what is owed: the snapshot before the memory that names it, and what is not needed goes last.
     pub(super) fn pay(&mut self) {
-        let Owed { snapshots, state, stay } = std::mem::take(&mut self.owed);
+        let Owed { snapshots, state, stay, awaits: _ } = std::mem::take(&mut self.owed);
         let Some(cache) = self.cache.clone() else { return };
         for snapshot in snapshots {
             let result = lock(&cache).put(&snapshot);
@@ -116,9 +120,14 @@ impl Task {
             }
         };
         let before = self.current.and_then(|(id, _)| self.loaded.get(&id));
-        let loaded = Loaded::new(Arc::new(snapshot), before.map(|loaded| &*loaded.config));
+        let loaded = Loaded::new(Arc::new(snapshot), before);
         self.loaded.insert(id, loaded);
         true
+    }
+
+    /// Whether a snapshot is on its way that nothing may hold up.
+    pub(super) fn await_snapshot(&mut self, awaits: bool) {
+        self.owed.awaits = awaits;
     }
 
     pub(super) fn keep(&mut self, snapshot: &Arc<Snapshot>) {

@@ -1,7 +1,7 @@
 //! Putting a snapshot in force.
 
 use super::super::choice::{Because, Choice, choose};
-use super::super::loaded::Loaded;
+use super::super::loaded::{Bindings, Loaded};
 use super::Task;
 use crate::serve::view::{Config, Name, TypeSet, View};
 use moorgate_snapshot::{Binding, BindingKind, Digest, Effective};
@@ -76,15 +76,23 @@ impl Task {
     }
 
     /// Endpoints and secrets of both snapshots: an Envoy may be at either.
-    pub(super) fn ask_for_bindings(&self, snapshots: &BTreeSet<Digest>) {
-        let mut bindings: BTreeMap<(BindingKind, Name), Binding> = BTreeMap::new();
+    pub(super) fn ask_for_bindings(&mut self, snapshots: &BTreeSet<Digest>) {
         let current = self.current.map(|(id, _)| id);
-        for id in snapshots.iter().filter(|id| Some(**id) != current).chain(current.as_ref()) {
-            if let Some(loaded) = self.loaded.get(id) {
-                bindings.extend(loaded.bindings.clone());
-            }
+        let in_order = snapshots.iter().filter(|id| Some(**id) != current).chain(current.as_ref());
+        let mut all: Vec<Bindings> =
+            in_order.filter_map(|id| Some(self.loaded.get(id)?.bindings.clone())).collect();
+        all.dedup_by(|one, other| one.is(other));
+        let same = |asked: &Vec<Bindings>| {
+            asked.len() == all.len() && asked.iter().zip(&all).all(|(asked, one)| asked.is(one))
+        };
+        if self.asked.as_ref().is_some_and(same) {
+            // The answer is known, or on its way.
+            return;
         }
-        let bindings = Arc::new(bindings.into_values().collect());
+        let mut by_name: BTreeMap<(BindingKind, &Name), &Binding> = BTreeMap::new();
+        by_name.extend(all.iter().flat_map(Bindings::iter).map(|one| ((one.kind, &one.name), one)));
+        let bindings = Arc::new(by_name.into_values().cloned().collect());
+        self.asked = Some(all);
         self.wanted.send_modify(|wanted| {
             wanted.generation += 1;
             wanted.bindings = bindings;
@@ -153,8 +161,5 @@ fn leftover(loaded: &Loaded, fallback: Option<&Loaded>, before: Option<&View>) -
     if let Some(view) = before.filter(same) {
         return Arc::clone(&view.leftover);
     }
-    let keys = fallback.bindings.keys().filter(|key| !loaded.bindings.contains_key(*key));
-    Arc::new(
-        keys.filter(|(kind, _)| *kind == BindingKind::Endpoints).map(|(_, name)| Arc::clone(name)).collect(),
-    )
+    Arc::new(fallback.bindings.endpoints_beside(&loaded.bindings))
 }

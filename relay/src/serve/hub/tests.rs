@@ -90,3 +90,23 @@ fn a_refused_value_is_not_the_snapshots_fault() {
     drop(a);
     assert!(hub.clients().is_empty());
 }
+
+/// A thousand Envoys that take a snapshot say it once, and again when it may matter again.
+#[test]
+fn that_a_snapshot_is_taken_is_told_once() {
+    let (hub, mut notices) = hub();
+    let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+    let sessions: Vec<Session> = (0..1_000).map(|n| envoy(&hub, &format!("e{n}"))).collect();
+    let mut told = |snapshot: Digest| {
+        sessions.iter().for_each(|session| session.report(Event::Synced { snapshot }));
+        std::iter::from_fn(|| notices.try_recv().ok()).collect::<Vec<_>>()
+    };
+    let notice = |snapshot| vec![Notice::Synced { snapshot }];
+    assert_eq!(told(one), notice(one));
+    assert_eq!(told(one), []);
+    assert_eq!(told(other), notice(other));
+    assert_eq!(told(one), notice(one), "it is the newest good one again");
+    hub.forgive();
+    assert_eq!(told(one), notice(one));
+    assert!(hub.is_synced(&one));
+}

@@ -46,7 +46,8 @@ impl Subscription {
             // What a full response lacks is gone, so the others come along.
             let beats: BTreeSet<&Name> = draft.heartbeats.iter().map(|(name, _)| name).collect();
             let others = set.iter().filter(|(name, _)| self.subscribed(name) && !beats.contains(name));
-            draft.resources = others.map(|(name, value)| (Arc::clone(name), Arc::clone(value))).collect();
+            let others = others.map(|(name, value)| (Arc::clone(name), Arc::clone(value)));
+            draft.resources = set.batch(others.collect());
         }
         Some(draft)
     }

@@ -262,7 +262,7 @@ impl Bench {
         if response.protocol == Protocol::StateOfTheWorld && types::kind(&type_url).full_state {
             held.clear();
         }
-        for (name, value) in &response.resources {
+        for (name, value) in response.resources.iter() {
             held.insert(name.to_string(), value.version().to_string());
         }
         for name in &response.removed {

@@ -1,7 +1,7 @@
 //! What to send next of one type.
 
-use super::super::types::Removal;
-use super::super::view::{Name, TypeSet, Value, contents, version_of};
+use super::super::types::{self, Removal};
+use super::super::view::{Batch, ENTRY_OVERHEAD, Name, TypeSet, Value, contents, version_of};
 use super::subscription::{Exception, Have, Subscription};
 use super::{Protocol, Settings};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct Gate<'v> {
 /// A response without its envelope.
 #[derive(Debug)]
 pub(super) struct Draft {
-    pub resources: Vec<(Name, Arc<Value>)>,
+    pub resources: Arc<Batch>,
     pub removed: Vec<Name>,
     /// Names that were asked for, that nobody knows, and that are answered as aliases.
     pub unknown: Vec<Name>,
@@ -40,7 +40,7 @@ pub(super) struct Draft {
 impl Draft {
     pub(super) fn empty(version: Arc<str>) -> Self {
         Self {
-            resources: Vec::new(),
+            resources: Batch::nothing(),
             removed: Vec::new(),
             unknown: Vec::new(),
             heartbeats: Vec::new(),
@@ -88,12 +88,48 @@ impl Subscription {
         }
         let additions = gate.additions || self.answer_due;
         let gate = Gate { additions, ..*gate };
+        if let Some(draft) = self.together(set, additions, settings) {
+            return Some(draft);
+        }
         let names = self.candidates(set, additions);
         if self.full_state() {
             self.full_draft(names, set, &gate, settings)
         } else {
             self.draft(names, set, &gate, settings, additions)
         }
+    }
+
+    /// The response for a client of which nothing is known but that it holds the base: that of all others like it, whose
+    /// resources nobody has to go through again.
+    fn together(&mut self, set: &Arc<TypeSet>, additions: bool, settings: &Settings) -> Option<Draft> {
+        let plain = self.wildcard
+            && self.exceptions.is_empty()
+            && self.owed.is_empty()
+            && self.blocked.is_empty()
+            && self.history.is_empty()
+            && self.dropped.is_empty();
+        if !plain || !additions || Arc::ptr_eq(&self.base, set) {
+            return None;
+        }
+        let whole = self.protocol == Protocol::StateOfTheWorld;
+        let most = if whole { usize::MAX } else { settings.max_response };
+        let changed = set.step(&self.base, most, self.overhead())?;
+        let mut draft = Draft::empty(self.version(set));
+        if self.kind.type_url == types::CLUSTER {
+            draft.needs = changed.iter().flat_map(|(_, value)| value.endpoints()).map(Arc::clone).collect();
+        }
+        draft.answers = self.full_state();
+        self.more = changed.after().is_some();
+        self.base = changed.after().map_or_else(|| Arc::clone(set), Arc::clone);
+        self.answer_due = false;
+        draft.resources =
+            if self.full_state() { set.step(&self.nothing, most, self.overhead())? } else { changed };
+        Some(draft)
+    }
+
+    /// What an entry takes in a response beside its name and its bytes, at most.
+    fn overhead(&self) -> usize {
+        self.type_url.len() + ENTRY_OVERHEAD
     }
 
     /// What the client says it holds, from an earlier stream.
@@ -209,12 +245,12 @@ impl Subscription {
     ) -> Option<Draft> {
         let mut draft = Draft::empty(self.version(set));
         let mut verdicts = Vec::with_capacity(names.len());
-        let mut size = 0;
+        let (mut size, mut resources) = (0, Vec::new());
         self.more = false;
         for name in names {
             let mut verdict = self.judge(&name, set, gate, settings);
             let cost = match &verdict {
-                Verdict::Send(value) => value.len() + name.len() + self.type_url.len() + 48,
+                Verdict::Send(value) => value.len() + name.len() + self.overhead(),
                 Verdict::Remove => name.len() + 4,
                 _ => 0,
             };
@@ -228,7 +264,7 @@ impl Subscription {
                 match &verdict {
                     Verdict::Send(value) => {
                         draft.needs.extend(value.endpoints().iter().map(Arc::clone));
-                        draft.resources.push((Arc::clone(&name), Arc::clone(value)));
+                        resources.push((Arc::clone(&name), Arc::clone(value)));
                     }
                     _ if self.kind.aliased && self.have(&name) == Have::Absent => {
                         draft.unknown.push(Arc::clone(&name));
@@ -238,6 +274,7 @@ impl Subscription {
             }
             verdicts.push((name, verdict));
         }
+        draft.resources = set.batch(resources);
         let mut due = std::mem::take(&mut self.answer_due);
         if self.protocol == Protocol::StateOfTheWorld {
             // There are no removals in state of the world; a missing name that is waited for gets an answer without
@@ -299,6 +336,7 @@ impl Subscription {
             _ => None,
         });
         let needs = sent.flatten().map(Arc::clone).collect();
+        let resources = set.batch(resources);
         let draft = Draft { resources, answers: true, needs, ..Draft::empty(version) };
         if self.was_refused(&draft) {
             self.owed.clear();

@@ -2,7 +2,7 @@
 
 use super::super::proto::Status;
 use super::super::types::{self, Kind, Removal};
-use super::super::view::{Name, TypeSet, Value, contents};
+use super::super::view::{Batch, Name, TypeSet, Value, contents};
 use super::Protocol;
 use super::plan::Draft;
 use moorgate_snapshot::Digest;
@@ -46,7 +46,17 @@ pub(super) struct InFlight {
     snapshot: Digest,
     since: Instant,
     gates: bool,
-    names: Vec<(Name, Option<Arc<str>>)>,
+    resources: Arc<Batch>,
+    /// What it says of other names.
+    others: Vec<(Name, Option<Arc<str>>)>,
+}
+
+impl InFlight {
+    /// The names in it, with their versions; none for a removal.
+    fn names(&self) -> impl Iterator<Item = (&Name, Option<&Arc<str>>)> {
+        let sent = self.resources.iter().map(|(name, value)| (name, Some(value.version())));
+        sent.chain(self.others.iter().map(|(name, version)| (name, version.as_ref())))
+    }
 }
 
 /// What a request says of the response before it.
@@ -207,35 +217,36 @@ impl Subscription {
         let response = self.in_flight.take_if(|response| response.nonce == nonce)?;
         let (type_url, snapshot) = (Arc::clone(&self.type_url), response.snapshot);
         let Some(error) = error else { return Some(Answer::Acked { type_url, snapshot }) };
-        let names = response.names.iter().take(MAX_REPORTED).map(|(name, _)| Arc::clone(name)).collect();
-        self.refuse(response);
+        let names = response.names().take(MAX_REPORTED).map(|(name, _)| Arc::clone(name)).collect();
+        self.refuse(&response);
         let text = error.message.chars().take(MAX_TEXT).collect();
         Some(Answer::Refused { type_url, snapshot, text, names })
     }
 
     /// The client refused a response: what of it was applied is unknown, and it is not sent again.
-    fn refuse(&mut self, response: InFlight) {
+    fn refuse(&mut self, response: &InFlight) {
         if self.history.len() < MAX_HISTORY {
-            self.history
-                .insert(contents(response.names.iter().map(|(name, version)| (name, version.as_ref()))));
+            self.history.insert(contents(response.names()));
         }
         if self.full_state() {
             self.base = Arc::clone(&self.nothing);
             self.exceptions.clear();
             return;
         }
-        for (name, _) in &response.names {
+        for (name, _) in response.names() {
             let exception = Exception { have: Have::Unknown, leaving: None };
             self.exceptions.insert(Arc::clone(name), exception);
         }
-        if self.kind.bound && response.names.len() > 1 {
-            let mut rest: BTreeSet<Name> = response.names.into_iter().map(|(name, _)| name).collect();
+        let count = response.names().count();
+        if self.kind.bound && count > 1 {
+            let mut rest: BTreeSet<Name> = response.names().map(|(name, _)| Arc::clone(name)).collect();
             let middle = rest.iter().nth(rest.len() / 2).map(Arc::clone);
             let second = middle.map(|middle| rest.split_off(&middle)).unwrap_or_default();
             self.isolate.push_front(second);
             self.isolate.push_front(rest);
-        } else if !response.names.is_empty() {
-            self.blocked.push(response.names.into_iter().collect());
+        } else if count > 0 {
+            let group = response.names().map(|(name, version)| (Arc::clone(name), version.map(Arc::clone)));
+            self.blocked.push(group.collect());
         }
     }
 
@@ -356,7 +367,7 @@ impl Subscription {
     /// A response is under way while the client unsubscribes: whether it will keep those names is unknown.
     fn doubt(&mut self, only: Option<&Name>) {
         let Some(response) = &self.in_flight else { return };
-        for (name, _) in &response.names {
+        for (name, _) in response.names() {
             if only.map_or(!self.names.contains(name), |only| only == name) {
                 let exception = Exception { have: Have::Unknown, leaving: None };
                 self.exceptions.insert(Arc::clone(name), exception);
@@ -440,14 +451,12 @@ impl Subscription {
 
     /// A response went out.
     pub(super) fn launch(&mut self, draft: &Draft, nonce: String, snapshot: Digest, now: Instant) {
-        let sent =
-            draft.resources.iter().map(|(name, value)| (Arc::clone(name), Some(Arc::clone(value.version()))));
         let gone = draft.removed.iter().chain(&draft.unknown).map(|name| (Arc::clone(name), None));
         let beats =
             draft.heartbeats.iter().map(|(name, version)| (Arc::clone(name), Some(Arc::clone(version))));
-        let names = sent.chain(gone).chain(beats).collect();
+        let (resources, others) = (Arc::clone(&draft.resources), gone.chain(beats).collect());
         let gates = self.kind.gates && (!self.kind.bound || draft.answers);
         self.last_nonce.clone_from(&nonce);
-        self.in_flight = Some(InFlight { nonce, snapshot, since: now, gates, names });
+        self.in_flight = Some(InFlight { nonce, snapshot, since: now, gates, resources, others });
     }
 }

@@ -6,4 +6,5 @@ mod life;
 mod order;
 mod random;
 mod refusal;
+mod storm;
 mod world;

@@ -1,22 +1,30 @@
 //! From a snapshot on disk to another answer of a real Envoy: how much of that time is Envoy's own.
 //!
 //! A redirect changes in a table of many virtual hosts with four rules each. `moorgate publish` writes to a store aside; from there objects
-//! are laid into the relay's store, then the log entry, then the head: from the entry on, time runs. A bare client on the
-//! relay's socket hears the new table when Envoy does; what passes until then is the relay's.
+//! are laid into the relay's store, then the log entry, then the head: from the entry on, time runs. What of it is Envoy's
+//! own is measured with the same responses and another Envoy, whose server has them ready: see [`Bare`].
 
+use crate::bare::{Bare, ready};
 use crate::swarm::{Ask, Swarm};
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use moorgate_relay::serve::types::ROUTE;
-use moorgate_tests::http::{Request, Target, send};
+use moorgate_tests::envoy::Envoy;
 use moorgate_tests::program::run;
 use moorgate_tests::stack::Stack;
 use moorgate_tests::{manifest, ports};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 21;
+/// The first ones warm up caches, and do not count.
+const WARM: usize = 3;
 /// Services that the routes share.
 const SERVICES: usize = 50;
+/// The time between two requests: a client that asks without pause takes the processor away from whom it measures.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// Measures, prints, and returns Envoy's share, from 0 to 1.
 pub(crate) fn measure(hosts: usize) -> Result<f64> {
@@ -28,28 +36,63 @@ pub(crate) fn measure(hosts: usize) -> Result<f64> {
     lay(&staging, &stack.store())?;
     stack.start_relay()?;
     stack.start_envoy(&[port])?;
-    let mut bare = Swarm::connect(&stack.socket(), 1, &Ask::all(ROUTE));
-    bare.acknowledged(1)?;
-    let mut times = Vec::new();
+    let (mut times, mut responses) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         publish(&stack, &staging, hosts, port, round)?;
+        let asks = Asks::start(port, hosts, round)?;
         let laid = lay(&staging, &stack.store())?;
-        let asked = std::thread::spawn(move || answered(port, &host(hosts / 2), round));
-        let heard = bare.acknowledged(1)? - laid;
-        let answer = asked.join().ok().context("the thread that asks")?? - laid;
-        times.push((heard, answer));
+        times.push(asks.answered()?.saturating_duration_since(laid));
+        responses.push(table(&stack)?);
     }
-    times.sort_by_key(|(_, answer)| *answer);
-    let (heard, answer) = times[times.len() / 2];
-    let share = 1.0 - (heard.as_secs_f64() / answer.as_secs_f64()).min(1.0);
+    stack.stop_envoy();
+    let own = alone(&stack, hosts, port, &responses)?;
+    let (whole, own) = (median(times), median(own));
+    let share = own.as_secs_f64() / whole.as_secs_f64();
     let shown = |time: Duration| time.as_secs_f64() * 1e3;
     println!(
-        "\na change in a table of {hosts} virtual hosts, median of {ROUNDS}: {:.2} ms from the snapshot on disk to the \
-         relay's push, {:.2} ms to Envoy's answer",
-        shown(heard),
-        shown(answer)
+        "\na change in a table of {hosts} virtual hosts ({} kB), median of {}: {:.2} ms from the snapshot on disk to Envoy's \
+         answer, {:.2} ms from a response that is ready",
+        responses.last().map_or(0, Bytes::len) / 1_000,
+        ROUNDS - WARM,
+        shown(whole),
+        shown(own)
     );
-    Ok(share)
+    Ok(share.min(1.0))
+}
+
+fn median(times: Vec<Duration>) -> Duration {
+    let mut times: Vec<Duration> = times.into_iter().skip(WARM).collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// The response with which a new client gets the table: its bytes but for the nonce are those that Envoy got.
+fn table(stack: &Stack) -> Result<Bytes> {
+    let mut bare = Swarm::connect(&stack.socket(), 1, &Ask::all(ROUTE));
+    bare.message()
+}
+
+/// The times of an Envoy whose server has the responses ready.
+fn alone(stack: &Stack, hosts: usize, port: u16, responses: &[Bytes]) -> Result<Vec<Duration>> {
+    let socket = stack.folder().join("bare.sock");
+    let bare = Bare::start(&socket, &stack.socket())?;
+    let admin = ports::free()?;
+    let bootstrap = stack.bootstrap_at(&socket, admin)?;
+    let logs = stack.folder().join("alone");
+    std::fs::create_dir(&logs)?;
+    let mut envoy = Envoy::start_with("alone", &stack.program, &bootstrap, admin, &logs, &[])?;
+    envoy.wait_for_listeners(&[port])?;
+    Asks::start(port, hosts, ROUNDS)?.answered()?;
+    bare.take_over();
+    let mut times = Vec::new();
+    for (index, response) in responses.iter().enumerate() {
+        let pieces = ready(response)?;
+        let asks = Asks::start(port, hosts, index + 1)?;
+        let given = Instant::now();
+        bare.give(pieces)?;
+        times.push(asks.answered()?.saturating_duration_since(given));
+    }
+    Ok(times)
 }
 
 fn host(index: usize) -> String {
@@ -131,16 +174,41 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// When Envoy first answers as of this round.
-fn answered(port: u16, host: &str, round: usize) -> Result<Instant> {
-    let (target, request) = (Target::plain(port), Request::get(host, "/"));
-    let wanted = format!("http://v{round}.example.com");
+/// Somebody who asks again and again, on one connection, until the answer is that of a round.
+struct Asks(std::thread::JoinHandle<Result<Instant>>);
+
+impl Asks {
+    fn start(port: u16, hosts: usize, round: usize) -> Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(moorgate_tests::wait::PATIENCE))?;
+        let request = format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", host(hosts / 2));
+        let wanted = format!("location: http://v{round}.example.com/\r\n");
+        Ok(Self(std::thread::spawn(move || until(stream, &request, &wanted))))
+    }
+
+    /// When the answer was the one that is waited for.
+    fn answered(self) -> Result<Instant> {
+        self.0.join().ok().context("the thread that asks")?
+    }
+}
+
+fn until(mut stream: TcpStream, request: &str, wanted: &str) -> Result<Instant> {
     let deadline = Instant::now() + moorgate_tests::wait::PATIENCE;
     loop {
-        let answer = send(&target, &request)?;
-        if answer.header("location").is_some_and(|location| location.starts_with(&wanted)) {
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        // A redirect has no body.
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut some = [0; 4096];
+            let read = stream.read(&mut some)?;
+            ensure!(read > 0, "Envoy closed the connection");
+            answer.extend_from_slice(&some[..read]);
+        }
+        if String::from_utf8_lossy(&answer).contains(wanted) {
             return Ok(Instant::now());
         }
-        ensure!(Instant::now() < deadline, "Envoy still answers {answer:?}");
+        ensure!(Instant::now() < deadline, "Envoy still answers {}", String::from_utf8_lossy(&answer));
+        std::thread::sleep(PAUSE);
     }
 }

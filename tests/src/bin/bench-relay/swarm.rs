@@ -143,6 +143,13 @@ impl Swarm {
         moorgate_tests::runtime().block_on(wait)
     }
 
+    /// The next message, whole.
+    pub(crate) fn message(&mut self) -> Result<bytes::Bytes> {
+        let event = moorgate_tests::runtime()
+            .block_on(async { tokio::time::timeout(PATIENCE, self.events.recv()).await });
+        Ok(event.context("no message came")?.context("all clients ended")??.1)
+    }
+
     /// Bytes of messages since the last call, all clients together.
     pub(crate) fn take_bytes(&self) -> u64 {
         self.bytes.swap(0, Ordering::Relaxed)

@@ -1,11 +1,12 @@
 use super::*;
-use crate::assemble::assemble;
+use crate::assemble::{assemble, runs};
 use crate::record::{
     Binding, BindingKind, BindingSource, EndpointSource, Family, ObjectSource, Reference, Resource,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message as _;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -111,6 +112,58 @@ fn parts_are_put_together_in_key_order() {
     assert_eq!((table.len, table.refs.len()), (3, 1));
     assert_eq!(table.version(), assembled.resources[CLUSTER]["table"].version());
     assert_eq!(table.version(), Digest::of(b"123"));
+}
+
+/// Tables of many parts that go on over pages, beside whole resources and bindings.
+fn tables(tables: usize, parts: usize, text: &str) -> Vec<Record> {
+    let mut records = sample(60);
+    for table in 0..tables {
+        let name = format!("table-{table:03}");
+        records.push(resource(ROUTES, &name, "", b"head"));
+        for part in 0..(parts + table) % 50 {
+            let text = if (table, part) == (tables / 2, 3) { text } else { "as before" };
+            records.push(resource(ROUTES, &name, &format!("host-{table}-{part}"), text.as_bytes()));
+        }
+    }
+    records
+}
+
+#[test]
+fn runs_put_together_are_the_whole() {
+    let snapshot = Snapshot::build(tables(120, 13, "x")).unwrap();
+    let mut expected: BTreeMap<(&str, &str), Vec<Bytes>> = BTreeMap::new();
+    let mut bindings = 0;
+    for record in snapshot.records() {
+        match record {
+            Record::Resource(part) => {
+                expected.entry((&part.type_url, &part.name)).or_default().push(part.bytes.clone());
+            }
+            Record::Binding(_) => bindings += 1,
+        }
+    }
+    let assembled = assemble(&snapshot);
+    let found = assembled.resources.iter().flat_map(|(type_url, resources)| {
+        resources.values().map(move |one| ((&**type_url, &*one.name), one.chunks.clone()))
+    });
+    assert_eq!(found.collect::<BTreeMap<_, _>>(), expected);
+    assert_eq!(assembled.bindings.len(), bindings);
+    let single = snapshot.pages().iter().filter(|page| page.continues()).count();
+    assert!(single > 20, "{single} pages go on with a resource");
+    let sizes = expected.values().map(|chunks| chunks.iter().map(Bytes::len).sum::<usize>() as u64);
+    assert_eq!(snapshot.usage().largest_resource, sizes.max().unwrap());
+    let weights = snapshot.records().map(|record| page::weight(record) as u64);
+    assert_eq!(snapshot.usage().largest_record, weights.max().unwrap());
+}
+
+/// A change in one part is a change of one run, or of the two that have its page in common.
+#[test]
+fn a_change_leaves_other_runs_as_they_are() {
+    let (before, after) =
+        (Snapshot::build(tables(120, 13, "x")).unwrap(), Snapshot::build(tables(120, 13, "y")).unwrap());
+    let digests = |run: &[Page]| run.iter().map(Page::digest).collect::<Vec<_>>();
+    let old: BTreeSet<Vec<Digest>> = runs(&before).map(digests).collect();
+    let fresh = runs(&after).map(digests).filter(|run| !old.contains(run)).count();
+    assert!((1..=2).contains(&fresh) && old.len() > 20, "{fresh} of {}", old.len());
 }
 
 #[test]
