@@ -183,7 +183,7 @@ impl Asks {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(moorgate_tests::wait::PATIENCE))?;
         let request = format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", host(hosts / 2));
-        let wanted = format!("location: http://v{round}.example.com/\r\n");
+        let wanted = format!("location: http://v{round}.example.com");
         Ok(Self(std::thread::spawn(move || until(stream, &request, &wanted))))
     }
 
