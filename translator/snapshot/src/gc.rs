@@ -1,4 +1,5 @@
-//! Removing what nobody needs any more: pages, manifests and bundles. Log entries, attestations and their documents stay.
+//! Removing what nobody needs any more: pages, manifests, bundles and late values. Log entries, indexes of late values,
+//! attestations and their documents stay.
 //!
 //! ```text
 //! roots ─▶ manifests ─▶ everything needed          any error on the way ends the run, and nothing is deleted
@@ -8,6 +9,7 @@
 //! What keeps an object: every entry of the last days or the last releases, whichever is more, and the state that was in
 //! force before them; so the newest entry's target, previous good, candidate and pin; what any slot says that does not
 //! verify, and any report: an attacker can make gc keep more, never less. Ages are the store's own, by its own clock.
+//! Of late values the head keeps what it names, and so do the last indexes, as many as releases: nobody goes back to others.
 //!
 //! A publisher that needs a condemned object writes it again and takes the mark away ([`guard()`]). No store has a
 //! conditional delete, so that between gc's last look and the delete a moment remains. Both look again: gc after it has
@@ -16,11 +18,13 @@
 //! run puts back from there what is needed by then.
 
 mod guard;
+mod late;
 mod lease;
 mod roots;
 mod sweep;
 
 pub use guard::{Guard, guard, recheck};
+pub(crate) use guard::{rescue, restore};
 pub use lease::LeaseError;
 
 use crate::layout::Channel;
@@ -194,7 +198,7 @@ mod place {
 }
 
 /// The folders whose objects gc removes.
-const FOLDERS: [&str; 3] = ["pages", "manifests", "bundles"];
+const FOLDERS: [&str; 4] = ["pages", "manifests", "bundles", "values"];
 /// Objects that a folder may have: more than that is not looked at, and an error.
 const OBJECTS: usize = 20_000_000;
 /// A mark, a lease or the clock, in bytes.
@@ -208,11 +212,11 @@ fn seconds(duration: Duration) -> Seconds {
 }
 
 /// Channels as folders show them.
-async fn channels(store: &FleetStore) -> Result<Vec<Channel>, GcError> {
-    let names = store.folders("log").await?;
+async fn channels(store: &FleetStore, folder: &str) -> Result<Vec<Channel>, GcError> {
+    let names = store.folders(folder).await?;
     let parse = |name: &String| {
         name.parse::<Channel>()
-            .map_err(|error| GcError::Unclear { path: store.describe("log"), reason: error.to_string() })
+            .map_err(|error| GcError::Unclear { path: store.describe(folder), reason: error.to_string() })
     };
     names.iter().map(parse).collect()
 }

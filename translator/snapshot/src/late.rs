@@ -11,6 +11,7 @@
 use crate::digest::Digest;
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::fleet::FleetName;
+use crate::gc;
 use crate::layout::{self, Channel};
 use crate::limits;
 use crate::signature::{KeyError, Signer};
@@ -260,33 +261,50 @@ impl LateStore<'_> {
         Ok(newest)
     }
 
-    /// Places a value; what names it may be committed then.
+    /// Places a value; what names it may be committed then, and is to be looked after ([`Self::settle`]). One that gc has
+    /// condemned meanwhile is taken from its list.
     pub async fn put(&self, bytes: &Bytes) -> Result<ValueRef, LateError> {
         if bytes.len() > limits::LATE_VALUE_BYTES {
             return Err(LateError::TooMany("a late value may hold"));
         }
         let digest = Digest::of(bytes);
         let holds = |stored: &Bytes| Digest::of(stored) == digest;
-        self.store.ensure(&layout::late_value(&digest), bytes, limits::LATE_VALUE_BYTES, holds).await?;
+        let name = layout::late_value(&digest);
+        self.store.ensure(&name, bytes, limits::LATE_VALUE_BYTES, holds).await?;
+        gc::rescue(self.store, &name, bytes).await?;
         Ok(ValueRef { digest, size: bytes.len() as u64 })
     }
 
-    /// Copies an index with its values to a mirror, unless that has a newer one.
-    pub async fn copy_to(&self, index: &Index, mirror: &FleetStore) -> Result<(), LateError> {
+    /// After the commit: places again what gc deleted after all, in the moment between its last look and its delete.
+    pub async fn settle(&self, values: impl Iterator<Item = &Bytes>) -> Result<(), LateError> {
+        for bytes in values {
+            gc::restore(self.store, &layout::late_value(&Digest::of(bytes)), bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies an index with its values to a mirror, unless that has it or a newer one; how many objects and bytes that were.
+    pub async fn copy_to(&self, index: &Index, mirror: &FleetStore) -> Result<(u64, u64), LateError> {
         let to = LateStore { store: mirror, trust: self.trust, channel: self.channel };
         if let Polled::Index(newer, ..) = to.poll(0, None).await?
             && newer.generation >= index.generation
         {
-            return Ok(());
+            return Ok((0, 0));
         }
         let slot = layout::late_entry(self.channel, index.generation);
         let stored = self.store.get(&slot, limits::LATE_INDEX_BYTES).await?;
         let stored = stored.ok_or_else(|| LateError::Damaged(self.store.describe(&slot)))?;
+        let mut values = Vec::new();
         for value in index.values() {
-            to.put(&self.value(value).await?).await?;
+            let bytes = self.value(value).await?;
+            to.put(&bytes).await?;
+            values.push(bytes);
         }
         mirror.overwrite(&slot, stored.clone()).await?;
-        Ok(mirror.overwrite(&layout::late_head(self.channel), stored).await?)
+        mirror.overwrite(&layout::late_head(self.channel), stored.clone()).await?;
+        to.settle(values.iter()).await?;
+        let objects = values.iter().chain([&stored]);
+        Ok((objects.clone().count() as u64, objects.map(|bytes| bytes.len() as u64).sum()))
     }
 
     /// Changes the index: commits the next one, and puts it into the head. Writers at the same time come one after the

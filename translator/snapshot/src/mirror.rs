@@ -13,6 +13,7 @@ use crate::digest::Digest;
 use crate::entry::{Entry, VerifiedEntry};
 use crate::envelope::Envelope;
 use crate::head::Head;
+use crate::late::{LateError, LateStore};
 use crate::layout::{self, Channel};
 use crate::limits;
 use crate::manifest::PageRef;
@@ -34,7 +35,7 @@ const SLOTS: usize = 1_000_000;
 pub struct Mirrored {
     /// Log entries.
     pub entries: u64,
-    /// Pages, manifests, bundles, attestations and documents.
+    /// Pages, manifests, bundles, attestations, documents and late values.
     pub objects: u64,
     /// Their stored bytes.
     pub bytes: u64,
@@ -61,6 +62,9 @@ pub enum MirrorError {
         /// The slot.
         sequence: u64,
     },
+    /// Late values, of either store.
+    #[error("late values: {0}")]
+    Late(#[source] LateError),
     /// Another chain of trust.
     #[error("trust document {0} is another one there than in the first store: nothing is written to it")]
     OtherTrust(u64),
@@ -84,6 +88,7 @@ impl MirrorError {
     pub fn is_integrity(&self) -> bool {
         match self {
             Self::Source(error) | Self::Mirror(error) => error.is_integrity(),
+            Self::Late(error) => !matches!(error, LateError::Store(_)),
             Self::Contradicts { .. } | Self::OtherTrust(_) | Self::Ahead { .. } => true,
         }
     }
@@ -120,6 +125,7 @@ pub async fn mirror(from: &Reader, to: &FleetStore) -> Result<Mirrored, MirrorEr
     if let Some(newest) = &newest.entry {
         copy.head(newest).await?;
     }
+    copy.late().await?;
     Ok(copy.done)
 }
 
@@ -353,6 +359,22 @@ impl Copy<'_> {
     ) -> Result<(), MirrorError> {
         self.done.bytes += copy(self.from, self.to, name, limit, holds).await?;
         self.done.objects += 1;
+        Ok(())
+    }
+
+    /// Copies the newest index of late values, with what it names: a relay that starts at the mirror has endpoints, too.
+    async fn late(&mut self) -> Result<(), MirrorError> {
+        let (store, trust) = (self.from.store(), self.from.trust());
+        let late = LateStore { store, trust, channel: self.from.channel() };
+        let index = match late.newest().await {
+            Ok(index) if index.generation > 0 => index,
+            // None, or none that any relay would read.
+            Ok(_) | Err(LateError::Cosigned) => return Ok(()),
+            Err(error) => return Err(MirrorError::Late(error)),
+        };
+        let (objects, bytes) = late.copy_to(&index, self.to.store()).await.map_err(MirrorError::Late)?;
+        self.done.objects += objects;
+        self.done.bytes += bytes;
         Ok(())
     }
 

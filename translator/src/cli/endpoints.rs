@@ -186,12 +186,13 @@ impl Writing {
             return Ok(None);
         }
         let mut put = BTreeMap::new();
-        for (name, value) in values {
-            put.insert(name, late.put(&value).await.map_err(late_failure)?);
+        for (name, value) in &values {
+            put.insert(name.clone(), late.put(value).await.map_err(late_failure)?);
         }
         let change = |index: &mut Index| change(index, &put);
         let author = actor.author();
         let index = late.change(actor.signer(), (now(), &author), change).await.map_err(late_failure)?;
+        late.settle(values.values()).await.map_err(late_failure)?;
         actor.mirror_late(&late, &index).await;
         Ok(Some(index))
     }

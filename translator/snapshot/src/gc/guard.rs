@@ -94,6 +94,30 @@ pub async fn recheck(store: &FleetStore, snapshot: &Snapshot) -> Result<Written,
     writer::restore(store, snapshot).await
 }
 
+/// Takes an object that is about to be named from gc's list, by writing it again. Costs one request where gc never ran.
+///
+/// # Errors
+/// The store failed: the object must not be named.
+pub(crate) async fn rescue(store: &FleetStore, name: &str, stored: &Bytes) -> Result<(), StoreError> {
+    let mark = place::mark(name);
+    if is_collected(store).await? && store.get(&mark, NOTE_BYTES).await?.is_some() {
+        store.overwrite(name, stored.clone()).await?;
+        store.delete(&mark).await?;
+    }
+    Ok(())
+}
+
+/// Writes a named object again if gc deleted it after all. Costs one request where gc never ran.
+///
+/// # Errors
+/// The store failed.
+pub(crate) async fn restore(store: &FleetStore, name: &str, stored: &Bytes) -> Result<(), StoreError> {
+    if is_collected(store).await? && store.stat(name).await?.is_none() {
+        store.overwrite(name, stored.clone()).await?;
+    }
+    Ok(())
+}
+
 /// Whether gc has ever run here. If not, nothing is condemned, and what it condemns from now on it deletes after a delay.
 async fn is_collected(store: &FleetStore) -> Result<bool, StoreError> {
     Ok(store.get(place::CLOCK, NOTE_BYTES).await?.is_some())

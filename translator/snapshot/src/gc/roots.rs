@@ -1,6 +1,6 @@
 //! What keeps objects: the snapshots and bundles that entries and reports name.
 
-use super::{GcError, Policy, Seconds, channels, seconds};
+use super::{GcError, Policy, Seconds, channels, late, seconds};
 use crate::channel::{ChannelState, Release};
 use crate::digest::Digest;
 use crate::entry::Entry;
@@ -34,6 +34,8 @@ pub(super) struct Roots {
     pub manifests: BTreeSet<Digest>,
     /// Bundles.
     pub bundles: BTreeSet<Digest>,
+    /// Late values.
+    pub values: BTreeSet<Digest>,
 }
 
 impl Roots {
@@ -58,11 +60,12 @@ pub(super) async fn find(
     now: Seconds,
 ) -> Result<Roots, GcError> {
     let mut roots = Roots::default();
-    for channel in channels(store).await? {
+    for channel in channels(store, "log").await? {
         let reader = Reader::new(store.clone(), trust.clone(), channel);
         of_channel(&reader, policy, now, &mut roots).await?;
     }
     of_heads(store, &mut roots).await?;
+    roots.values = late::named(store, trust, policy).await?;
     of_reports(store, trust, policy, now, &mut roots).await?;
     Ok(roots)
 }
@@ -217,7 +220,12 @@ async fn of_reports(
 }
 
 /// What nothing vouches for must read the same again: what was only damaged on the way here may name what is needed.
-async fn again(store: &FleetStore, path: &str, limit: usize, stored: &Bytes) -> Result<(), GcError> {
+pub(super) async fn again(
+    store: &FleetStore,
+    path: &str,
+    limit: usize,
+    stored: &Bytes,
+) -> Result<(), GcError> {
     let size = store.stat(path).await?.map(|stat| stat.size);
     if store.get(path, limit).await?.as_ref() == Some(stored) && size == Some(stored.len() as u64) {
         return Ok(());

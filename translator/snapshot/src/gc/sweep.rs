@@ -237,7 +237,7 @@ async fn marks(store: &FleetStore) -> Result<BTreeMap<String, Seconds>, GcError>
 /// The youngest object's age: at least so late it is.
 async fn newest(store: &FleetStore, listed: &BTreeMap<String, Listed>) -> Result<Seconds, GcError> {
     let mut newest = listed.values().map(|object| object.modified).max().unwrap_or(0);
-    for folder in ["log", "head", "status", "gc"] {
+    for folder in ["log", "head", "late", "status", "gc"] {
         let objects = store.objects(folder, OBJECTS).await?;
         newest = objects.iter().map(|object| object.modified).fold(newest, i64::max);
     }
@@ -250,7 +250,8 @@ async fn needed(
     policy: &Policy,
     now: Seconds,
 ) -> Result<Needed, GcError> {
-    let Roots { served, snapshots, manifests, bundles } = roots::find(store, trust, policy, now).await?;
+    let Roots { served, snapshots, manifests, bundles, values } =
+        roots::find(store, trust, policy, now).await?;
     let reader = Reader::new(store.clone(), trust.clone(), Channel::stable());
     let read = |snapshot: Digest| {
         let reader = reader.clone();
@@ -287,6 +288,7 @@ async fn needed(
     needed.warnings.sort();
     needed.names.extend(manifests.iter().map(layout::manifest));
     needed.names.extend(bundles.iter().map(layout::bundle));
+    needed.names.extend(values.iter().map(layout::late_value));
     Ok(needed)
 }
 

@@ -11,6 +11,8 @@ use moorgate_snapshot::{Action as Did, Entry as LogEntry};
 use proptest::prelude::*;
 use std::time::Duration;
 
+mod late;
+
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 

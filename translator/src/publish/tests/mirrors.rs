@@ -1,4 +1,5 @@
 use super::*;
+use moorgate_snapshot::late::{Index, LateStore, Polled};
 use moorgate_snapshot::mirror::Mirrored;
 
 /// A bench and a mirror of its fleet.
@@ -149,6 +150,53 @@ async fn what_gc_took_from_the_first_store_holds_nothing_up() {
     assert_eq!((copied(&outcome).entries, copied(&outcome).gone), (4, 2));
     assert_eq!(to.served().await, Some(snapshot(4).id()));
     assert_eq!(raw(&to, &gone).await, None);
+}
+
+/// A relay that starts at a mirror has endpoints and sealed secrets, too.
+#[tokio::test(start_paused = true)]
+async fn a_mirror_holds_late_values() {
+    let (bench, to) = mirrored();
+    publish(&bench, &to, 1).await;
+    let (store, there) = (Bench::store(bench.inner.clone()), Bench::store(to.inner.clone()));
+    let channel = "stable".parse().unwrap();
+    let late = LateStore { store: &store, trust: &bench.trust, channel: &channel };
+    let at_mirror = LateStore { store: &there, trust: &bench.trust, channel: &channel };
+    let now = (OffsetDateTime::UNIX_EPOCH, "ci");
+    for text in ["one", "two"] {
+        let value = late.put(&text.into()).await.unwrap();
+        let change = |index: &mut Index| {
+            index.endpoints.insert("shop/cart".to_owned(), value);
+            index.secrets.insert("shop/tls".to_owned(), value);
+        };
+        let index = late.change(&bench.key, now, change).await.unwrap();
+        // The value, which both name, twice; and the index.
+        let done = copied(&publish(&bench, &to, 1).await);
+        assert_eq!((done.entries, done.objects), (0, 3));
+        let Polled::Index(copy, ..) = at_mirror.poll(0, None).await.unwrap() else { panic!("no index") };
+        assert_eq!(*copy, index);
+        for value in copy.values() {
+            assert_eq!(at_mirror.value(value).await.unwrap(), text);
+        }
+    }
+    assert_eq!(copied(&publish(&bench, &to, 1).await), Mirrored::default());
+    // A writer that ended before its head: what it committed counts.
+    let value = late.put(&"three".into()).await.unwrap();
+    let change = |index: &mut Index| {
+        index.endpoints.insert("shop/cart".to_owned(), value);
+    };
+    let head = store.get(&layout::late_head(&channel), 1 << 20).await.unwrap().unwrap();
+    late.change(&bench.key, now, change).await.unwrap();
+    store.overwrite(&layout::late_head(&channel), head).await.unwrap();
+    copied(&publish(&bench, &to, 1).await);
+    let Polled::Index(copy, ..) = at_mirror.poll(0, None).await.unwrap() else { panic!("no index") };
+    assert_eq!((copy.generation, copy.endpoints["shop/cart"]), (3, value));
+    // A value that the first store lost is told, after all else was copied.
+    store.delete(&layout::late_value(&value.digest)).await.unwrap();
+    let late_one = Bench::new();
+    let outcome = publish(&bench, &late_one, 2).await;
+    let behind = outcome.mirrors[0].result.clone().unwrap_err();
+    assert!(behind.integrity && behind.message.contains("late values"), "{behind:?}");
+    assert_eq!(late_one.served().await, Some(snapshot(2).id()));
 }
 
 /// What a co-signer says goes along, whenever it comes; what nobody trusted signed does not.
