@@ -63,7 +63,7 @@ test-radosgw: tools ## The suite of stores against a Ceph object gateway; needs 
 relay-static: ## The relay as one static program (musl), with FEATURES: needs musl-gcc (Debian: musl-tools)
 	rustup target add $(MUSL)
 	CC_$(subst -,_,$(MUSL))=musl-gcc $(CARGO) build --locked --release --target $(MUSL) -p moorgate-relay --features "$(FEATURES)"
-	@tests/tools/relay-size $(TARGET)/$(MUSL)/release/moorgate-relay
+	@tests/tools/relay-size $(TARGET)/$(MUSL)/release/moorgate-relay $(FEATURES)
 
 lint: tools ## Format, clippy, dependencies
 	@tests/tools/suites lint
