@@ -1,8 +1,10 @@
 //! Flags, environment and configuration file, and what they amount to.
 
+mod members;
 mod options;
 mod proof;
 
+pub use members::{MemberFile, Members};
 pub use options::Options;
 pub use proof::{TokenKeys, TokenOptions};
 
@@ -81,7 +83,9 @@ pub struct Config {
     /// Tokens of clients on TCP.
     pub tokens: Option<TokenOptions>,
     /// Fleets by names that clients prove; `*` for every certificate.
-    pub members: BTreeMap<String, FleetName>,
+    pub members: Members,
+    /// A file with more of them, read again while the relay runs.
+    pub member_file: Option<MemberFile>,
     /// Where an operator may pin, with `{fleet}` in it.
     pub pin_file: Option<PathBuf>,
     /// The disk cache.
@@ -156,7 +160,7 @@ impl Options {
             }
             listen => all("listen", listen)?,
         };
-        let members = self.member.iter().map(|text| member(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
+        let members = self.member.iter().map(|text| members::member(text)).collect::<Result<Members, _>>()?;
         let tokens = proof::tokens(self.token_keys, self.token_issuer, self.token_audience)?;
         let tls = proof::tls((self.tls_cert, self.tls_key), self.client_ca, tokens.is_some())?;
         if self.store.is_empty() {
@@ -165,7 +169,9 @@ impl Options {
         if fleets.is_empty() {
             return Err(ConfigError::Required("fleet"));
         }
-        check_listen(&listen, &fleets, tls.as_ref(), &members)?;
+        let member_file = members::of_file(self.member_file, &members, &fleets, tls.as_ref())?;
+        check_listen(&listen, &fleets, tls.as_ref(), !members.is_empty() || member_file.is_some())?;
+        members::check(&members, &fleets, tls.as_ref())?;
         let pin_file = self.pin_file.map(|path| pin_file(path, &fleets)).transpose()?;
         let max_streams = self.max_streams.unwrap_or(20_000);
         let time = |flag, text: Option<String>, default| match text {
@@ -207,6 +213,7 @@ impl Options {
             tls,
             tokens,
             members,
+            member_file,
             pin_file,
             cache: self.cache,
             health: one("health", self.health)?,
@@ -252,7 +259,7 @@ fn check_listen(
     listen: &[Listen],
     fleets: &[FleetName],
     tls: Option<&Files>,
-    members: &BTreeMap<String, FleetName>,
+    named: bool,
 ) -> Result<(), ConfigError> {
     for address in listen {
         match address {
@@ -271,7 +278,7 @@ fn check_listen(
                      NAME=FLEET",
                 ));
             }
-            Listen::Tcp(_) if tls.is_some() && members.is_empty() => {
+            Listen::Tcp(_) if tls.is_some() && !named => {
                 return Err(ConfigError::Together(
                     "with TLS, say who may ask: --member NAME=FLEET, or --member '*=FLEET' for every certificate of \
                      --client-ca",
@@ -280,10 +287,7 @@ fn check_listen(
             Listen::Unix(..) | Listen::Tcp(_) => {}
         }
     }
-    if members.values().any(|fleet| !fleets.contains(fleet)) {
-        return Err(ConfigError::Together("--member names a fleet that is not served"));
-    }
-    proof::check_members(members, tls)
+    Ok(())
 }
 
 impl FromStr for Listen {
@@ -351,13 +355,6 @@ fn fit(text: &str) -> Option<RelayName> {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' };
     let mapped: String = text.chars().take(100).map(plain).collect();
     mapped.trim_matches(|c: char| !c.is_ascii_alphanumeric()).parse().ok()
-}
-
-fn member(text: &str) -> Result<(String, FleetName), ConfigError> {
-    let (name, fleet) = text.rsplit_once('=').ok_or_else(|| wrong("member", text, "write NAME=FLEET"))?;
-    // SPIFFE ids and accounts have one spelling; names of hosts have many.
-    let name = if name.contains(':') { name.to_owned() } else { name.to_ascii_lowercase() };
-    Ok((name, fleet.parse().map_err(|error| wrong("member", text, &error))?))
 }
 
 /// `RTDS/faults=30s` and the like, by type URL and name.

@@ -1,6 +1,7 @@
 //! A whole relay: all fleets, all sockets, one way to stop and one to reload.
 
 mod doors;
+mod reload;
 
 pub use doors::Handed;
 
@@ -9,7 +10,7 @@ use crate::bind::binder::Sources;
 use crate::bind::late::{Follower, Late};
 use crate::bind::live::Live;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::fleet::{Fleet, FleetConfig, FleetError, Life};
 use crate::jitter::Jitter;
 use crate::metrics::Metrics;
@@ -17,10 +18,10 @@ use crate::serve::admit::Frontend;
 use crate::serve::grpc::Limits;
 use crate::serve::listen::{ListenError, UnixSocket};
 use crate::serve::share::Shares;
-use crate::serve::tls::{Files, TlsError};
-use crate::serve::token::{Keys, KeysError};
-use moorgate_snapshot::{Anchor, FleetName, KeyPair, Signer as _};
-use rustls::ServerConfig;
+use crate::serve::tls::TlsError;
+use crate::serve::token::KeysError;
+use moorgate_snapshot::{Anchor, FleetName, KeyPair};
+use reload::Reload;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,6 @@ use tokio_util::sync::CancellationToken;
 const MAX_TRUST: u64 = 1 << 20;
 /// Tasks have so long to end.
 const END: Duration = Duration::from_secs(10);
-/// How often TLS files are looked at.
-const TLS_RELOAD: Duration = Duration::from_mins(1);
 
 /// Why a relay cannot start: the world around it is not as it should be.
 #[derive(Debug, Error)]
@@ -73,6 +72,9 @@ pub enum RunError {
     /// The TLS files.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The file of members.
+    #[error("--member-file: {0}")]
+    Members(ConfigError),
     /// The keys of tokens.
     #[error("--token-keys: {0}")]
     TokenKeys(#[from] KeysError),
@@ -92,9 +94,7 @@ pub struct Relay {
     drain_window: Duration,
     trust: PathBuf,
     late_trust: watch::Sender<Anchor>,
-    tls: Option<(Files, watch::Sender<Arc<ServerConfig>>)>,
-    token_keys: Option<Arc<Keys>>,
-    report_key: Option<(PathBuf, watch::Sender<Arc<KeyPair>>)>,
+    files: Reload,
     health: Option<SocketAddr>,
     tcp: Vec<SocketAddr>,
 }
@@ -137,6 +137,7 @@ impl Relay {
             (Arc::clone(&frontend.limits.streams), Arc::clone(&frontend.connections));
         let tokens = doors::tokens(&config).await?;
         let token_keys = tokens.as_ref().map(|tokens| Arc::clone(&tokens.keys));
+        let members = doors::Roll::open(&config, &fleets)?;
         let admin = Admin {
             fleets: Arc::clone(&fleets),
             metrics: Arc::clone(&metrics),
@@ -153,9 +154,12 @@ impl Relay {
             life.spawn(serve_http(socket, admin.admin(), stop.clone()));
         }
         let doors = doors::Doors { config: &config, fleets: &fleets, metrics: &metrics, frontend: &frontend };
-        let tcp = doors.open(tls.as_ref().map(|(_, sender)| sender), tokens, handed).await?;
+        let proofs = (members.subscribe(), tls.as_ref().map(|(_, sender)| sender), tokens);
+        let tcp = doors.open(proofs, handed).await?;
         let _ = guard.disarm();
-        let relay = Self {
+        let files = Reload { tls, token_keys, report_key, members };
+        files.watch(stop.clone());
+        Ok(Self {
             fleets,
             metrics,
             drain,
@@ -167,14 +171,10 @@ impl Relay {
             drain_window: config.drain,
             trust: config.trust,
             late_trust,
-            tls,
-            token_keys,
-            report_key,
+            files,
             health,
             tcp,
-        };
-        relay.watch_files();
-        Ok(relay)
+        })
     }
 
     /// The fleets.
@@ -197,7 +197,8 @@ impl Relay {
         &self.tcp
     }
 
-    /// Reads the trust file, the key of reports, the TLS files and the keys of tokens again. What cannot be used is reported, and what was read before stays.
+    /// Reads the trust file, the key of reports, the TLS files, the file of members and the keys of tokens again. What
+    /// cannot be used is reported, and what was read before stays.
     pub async fn reload(&self) {
         match read_trust(&self.trust) {
             Ok(trust) => {
@@ -209,42 +210,7 @@ impl Relay {
             }
             Err(error) => tracing::error!(%error, "the keys that were trusted before stay"),
         }
-        if let Some((files, sender)) = &self.tls {
-            reload_tls(files, sender);
-        }
-        if let Some(keys) = &self.token_keys {
-            reload_token_keys(keys).await;
-        }
-        if let Some((path, sender)) = &self.report_key {
-            reload_report_key(path, sender);
-        }
-    }
-
-    /// Certificates and keys are renewed without anybody telling: they are looked at from time to time.
-    fn watch_files(&self) {
-        let (tls, report_key, token_keys) =
-            (self.tls.clone(), self.report_key.clone(), self.token_keys.clone());
-        if tls.is_none() && report_key.is_none() && token_keys.is_none() {
-            return;
-        }
-        let stop = self.stop.clone();
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(TLS_RELOAD) => {}
-                }
-                if let Some((files, sender)) = &tls {
-                    reload_tls(files, sender);
-                }
-                if let Some(keys) = &token_keys {
-                    reload_token_keys(keys).await;
-                }
-                if let Some((path, sender)) = &report_key {
-                    reload_report_key(path, sender);
-                }
-            }
-        });
+        self.files.again().await;
     }
 
     /// Stops: no new streams, GOAWAY, streams end one after the other, then everything else.
@@ -286,19 +252,6 @@ fn introduce(config: &Config) {
     tracing::info!(%name, labels = ?config.identity.labels(), "this relay");
 }
 
-fn reload_tls(files: &Files, sender: &watch::Sender<Arc<ServerConfig>>) {
-    match files.load() {
-        Ok(config) => drop(sender.send_replace(config)),
-        Err(error) => tracing::error!(%error, "the TLS files that were read before stay in use"),
-    }
-}
-
-async fn reload_token_keys(keys: &Keys) {
-    if let Err(error) = keys.refresh().await {
-        tracing::error!(%error, "the keys of tokens that were read before stay in use");
-    }
-}
-
 /// What clients may take. One of several fleets cannot take all of it.
 fn frontend(config: &Config, drain: &CancellationToken) -> Frontend {
     let most = config.max_streams;
@@ -312,25 +265,6 @@ fn frontend(config: &Config, drain: &CancellationToken) -> Frontend {
         },
         connections: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
         shares: Shares::new(config.max_streams_per_client),
-    }
-}
-
-/// Reports go on under the key that the file holds now; one that cannot be read changes nothing.
-fn reload_report_key(path: &Path, sender: &watch::Sender<Arc<KeyPair>>) {
-    match read_key(path) {
-        Ok(key) => {
-            let changed = sender.send_if_modified(|held| {
-                let other = held.public() != key.public();
-                if other {
-                    held.clone_from(&key);
-                }
-                other
-            });
-            if changed {
-                tracing::info!(key = %key.public().id(), "reports are signed by another key from now on");
-            }
-        }
-        Err(error) => tracing::error!(%error, "the key of reports that was read before stays in use"),
     }
 }
 
@@ -450,32 +384,5 @@ where
     let serve = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = serve.await {
         tracing::error!(%error, "an HTTP address ended");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_key_is_taken_over_when_it_is_another_and_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("report.key");
-        let key = |seed: u8| KeyPair::generate(&[seed; 32]).unwrap();
-        let (first, pem) = key(1);
-        std::fs::write(&path, pem).unwrap();
-        let sender = watch::Sender::new(read_key(&path).unwrap());
-        let mut seen = sender.subscribe();
-        reload_report_key(&path, &sender);
-        assert!(!seen.has_changed().unwrap(), "the same key is no news");
-        std::fs::write(&path, "half a k").unwrap();
-        reload_report_key(&path, &sender);
-        assert!(!seen.has_changed().unwrap());
-        assert_eq!(seen.borrow_and_update().public(), first.public());
-        let (second, pem) = key(2);
-        std::fs::write(&path, pem).unwrap();
-        reload_report_key(&path, &sender);
-        assert!(seen.has_changed().unwrap());
-        assert_eq!(seen.borrow_and_update().public(), second.public());
     }
 }

@@ -86,6 +86,10 @@ pub struct Options {
     /// system:serviceaccount:NAMESPACE:NAME; * stands for every certificate of --client-ca; repeats.
     #[arg(long, value_name = "NAME=FLEET", env = "MOORGATE_RELAY_MEMBER", value_delimiter = ',')]
     pub member: Vec<String>,
+    /// A file with more of that, NAME=FLEET a line, read again every minute and on SIGHUP: who is let in or cut off
+    /// changes while the relay runs.
+    #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_MEMBER_FILE")]
+    pub member_file: Option<PathBuf>,
     /// The public keys of the tokens by which clients on TCP are known: file:PATH of a JSON Web Key Set, or kubernetes
     /// for those of the API server, which are kept in the cache.
     #[arg(long, value_name = "KEYS", env = "MOORGATE_RELAY_TOKEN_KEYS")]
@@ -216,6 +220,7 @@ impl Options {
             tls_key: self.tls_key.or(below.tls_key),
             client_ca: self.client_ca.or(below.client_ca),
             member: list(self.member, below.member),
+            member_file: self.member_file.or(below.member_file),
             token_keys: self.token_keys.or(below.token_keys),
             token_issuer: self.token_issuer.or(below.token_issuer),
             token_audience: self.token_audience.or(below.token_audience),

@@ -74,6 +74,10 @@ fn clients_on_tcp_are_named_and_prove_who_they_are() {
     let named = with(&["--client-ca", "ca", "--member", "Envoy.Example=a/b,spiffe://X/Y=a/b"]).unwrap();
     assert_eq!(named.members.keys().collect::<Vec<_>>(), ["envoy.example", "spiffe://X/Y"]);
     assert!(refused(&[]).contains("--client-ca"));
+    let of_file = with(&["--client-ca", "ca", "--member-file", "/m"]).unwrap();
+    assert_eq!((of_file.members.len(), of_file.member_file.unwrap().path), (0, "/m".into()));
+    let alone = options(&["--fleet", "a/b", "--member-file", "/m"]).check().unwrap_err().to_string();
+    assert!(alone.contains("goes with"), "{alone}");
     assert!(refused(&["--client-ca", "ca", "--member", account]).contains("--token-keys"));
     let config = with(&[&tokens[..], &["--member", account]].concat()).unwrap();
     let options_of = config.tokens.unwrap();

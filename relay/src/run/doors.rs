@@ -2,16 +2,14 @@
 
 use super::RunError;
 use crate::clock::Clock;
-use crate::config::{Config, Listen, TokenKeys};
+use crate::config::{Config, Listen, MemberFile, Members, TokenKeys};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::serve::admit::{Frontend, Membership, Proofs};
-use crate::serve::hub::Hub;
 use crate::serve::listen::{Peers, TcpSocket, UnixSocket, socket_path};
+use crate::serve::tls::Tls;
 use crate::serve::token::{KeySource, Keys, Tokens};
 use moorgate_snapshot::FleetName;
-use rustls::ServerConfig;
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -57,8 +55,7 @@ impl Doors<'_> {
     /// Opens all sockets; the TCP addresses, with the ports that were found.
     pub(super) async fn open(
         &self,
-        tls: Option<&watch::Sender<Arc<ServerConfig>>>,
-        tokens: Option<Arc<Tokens>>,
+        (membership, tls, tokens): Given<'_>,
         mut handed: Handed,
     ) -> Result<Vec<SocketAddr>, RunError> {
         let mut addresses = Vec::new();
@@ -77,7 +74,7 @@ impl Doors<'_> {
                     tracing::info!(address = %socket.address(), "listening");
                     addresses.push(socket.address());
                     let proofs = Proofs {
-                        membership: self.membership(),
+                        membership: membership.clone(),
                         tls: tls.map(watch::Sender::subscribe),
                         tokens: tokens.clone(),
                         clock: Clock::default(),
@@ -112,21 +109,51 @@ impl Doors<'_> {
         tokio::spawn(socket.serve(Arc::clone(&fleet.hub), peers.clone(), self.frontend.clone()));
         Ok(())
     }
+}
 
-    fn membership(&self) -> Membership {
-        let hub = |name: &FleetName| {
-            self.fleets.iter().find(|fleet| fleet.name() == name).map(|fleet| Arc::clone(&fleet.hub))
+/// Who may ask for which fleet, as it is at the moment.
+#[derive(Debug, Clone)]
+pub(super) struct Roll {
+    fleets: Arc<Vec<Fleet>>,
+    file: Option<MemberFile>,
+    sender: watch::Sender<Membership>,
+}
+
+impl Roll {
+    /// Reads the file of members, if there is one.
+    pub(super) fn open(config: &Config, fleets: &Arc<Vec<Fleet>>) -> Result<Self, RunError> {
+        let membership = match (fleets.as_slice(), &config.member_file) {
+            ([only], _) if config.tls.is_none() => Membership::Only(Arc::clone(&only.hub)),
+            (_, None) => by_name(fleets, &config.members),
+            (_, Some(file)) => by_name(fleets, &file.read().map_err(RunError::Members)?),
         };
-        match self.fleets {
-            [only] if self.config.tls.is_none() => Membership::Only(Arc::clone(&only.hub)),
-            _ => {
-                let of = |(name, fleet): (&String, &FleetName)| Some((name.clone(), hub(fleet)?));
-                let by_name: BTreeMap<String, Arc<Hub>> = self.config.members.iter().filter_map(of).collect();
-                Membership::ByName(by_name)
-            }
+        let (fleets, sender) = (Arc::clone(fleets), watch::Sender::new(membership));
+        Ok(Self { fleets, file: config.member_file.clone(), sender })
+    }
+
+    /// Tells of every change.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Membership> {
+        self.sender.subscribe()
+    }
+
+    /// Reads the file again. One that cannot be taken whole changes nothing: it is reported.
+    pub(super) fn again(&self) {
+        let Some(file) = &self.file else { return };
+        match file.read() {
+            Ok(members) => drop(self.sender.send_replace(by_name(&self.fleets, &members))),
+            Err(error) => tracing::error!(%error, "the members that were read before stay"),
         }
     }
 }
+
+fn by_name(fleets: &[Fleet], members: &Members) -> Membership {
+    let hub = |name: &FleetName| fleets.iter().find(|fleet| fleet.name() == name).map(|fleet| &fleet.hub);
+    let of = |(name, fleet): (&String, &FleetName)| Some((name.clone(), Arc::clone(hub(fleet)?)));
+    Membership::ByName(members.iter().filter_map(of).collect())
+}
+
+/// What clients on TCP are judged by.
+type Given<'g> = (watch::Receiver<Membership>, Option<&'g watch::Sender<Arc<Tls>>>, Option<Arc<Tokens>>);
 
 /// The judge of tokens, if there is to be one.
 pub(super) async fn tokens(config: &Config) -> Result<Option<Arc<Tokens>>, RunError> {

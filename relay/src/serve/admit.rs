@@ -4,7 +4,7 @@
 use super::grpc::{self, Caller, Limits, Reply};
 use super::hub::Hub;
 use super::share::{Share, Shares};
-use super::tls;
+use super::tls::{self, Proven, Tls};
 use super::token::{self, TokenError, Tokens};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -12,12 +12,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -83,10 +82,10 @@ pub struct Frontend {
 /// How clients on TCP prove who they are.
 #[derive(Debug, Clone)]
 pub struct Proofs {
-    /// Their fleets.
-    pub membership: Membership,
+    /// Their fleets, as they are at the moment: who loses its own is cut off.
+    pub membership: watch::Receiver<Membership>,
     /// TLS as the files say at the moment; without it there are no proofs.
-    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    pub tls: Option<watch::Receiver<Arc<Tls>>>,
     /// The judge of tokens.
     pub tokens: Option<Arc<Tokens>>,
     /// The time of day, for tokens.
@@ -95,20 +94,74 @@ pub struct Proofs {
     pub metrics: Arc<Metrics>,
 }
 
+/// By which names the streams of a connection were let in, and to which fleets.
+#[derive(Debug, Default)]
+struct Granted {
+    /// Its certificate with the names, if that counted.
+    certificate: Option<(Proven, Vec<String>, Arc<Hub>)>,
+    /// Accounts of tokens.
+    accounts: Mutex<BTreeMap<String, Arc<Hub>>>,
+}
+
+impl Granted {
+    /// Whether all of it still holds.
+    fn holds(&self, membership: &Membership) -> bool {
+        let same = |now: Option<&Arc<Hub>>, hub: &Arc<Hub>| now.is_some_and(|now| Arc::ptr_eq(now, hub));
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.certificate.as_ref().is_none_or(|(_, names, hub)| same(membership.of_certificate(names), hub))
+            && accounts.iter().all(|(account, hub)| same(membership.of_account(account), hub))
+    }
+
+    /// Lets an account in. That it is written down before it is looked at again leaves no gap to a change meanwhile: that
+    /// is seen here, or ends the connection.
+    fn account(&self, account: &str, membership: &watch::Receiver<Membership>) -> Option<Arc<Hub>> {
+        let hub = Arc::clone(membership.borrow().of_account(account)?);
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.insert(account.to_owned(), Arc::clone(&hub));
+        drop(accounts);
+        membership.borrow().of_account(account).is_some_and(|now| Arc::ptr_eq(now, &hub)).then_some(hub)
+    }
+
+    /// Ends when something of it holds no more: the reason.
+    async fn lost(
+        &self,
+        mut membership: watch::Receiver<Membership>,
+        mut tls: watch::Receiver<Arc<Tls>>,
+    ) -> &'static str {
+        loop {
+            if !self.holds(&membership.borrow_and_update()) {
+                return "lost_membership";
+            }
+            let now = Arc::clone(&tls.borrow_and_update());
+            if self.certificate.as_ref().is_some_and(|(proven, ..)| !now.trusts(proven)) {
+                return "lost_trust";
+            }
+            let changed = tokio::select! {
+                changed = membership.changed() => changed,
+                changed = tls.changed() => changed,
+            };
+            if changed.is_err() {
+                // The relay ends, and its connections with it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 /// For whom a connection is served.
 enum Who {
     /// Known from the connection.
     Known(Arc<Hub>),
     /// Each stream brings a token.
-    Token(Arc<Proofs>, Arc<Tokens>),
+    Token(Arc<Proofs>, Arc<Tokens>, Arc<Granted>),
 }
 
 impl Who {
     /// The fleet that a request may ask for, and who asks.
     async fn of(&self, request: &Request<Incoming>, peer: &Caller) -> Result<(Arc<Hub>, Caller), Status> {
-        let (proofs, tokens) = match self {
+        let (proofs, tokens, granted) = match self {
             Self::Known(hub) => return Ok((Arc::clone(hub), peer.clone())),
-            Self::Token(proofs, tokens) => (proofs, tokens),
+            Self::Token(proofs, tokens, granted) => (proofs, tokens, granted),
         };
         let judged = match token::bearer(request.headers()) {
             Ok(token) => tokens.judge(token, proofs.clock.unix_now()).await,
@@ -122,13 +175,14 @@ impl Who {
             tracing::info!(peer = &*peer.peer, %error, "a client's token does not count");
             Status::unauthenticated(error.to_string())
         })?;
-        let Some(hub) = proofs.membership.of_account(&bearer.account) else {
+        let Some(hub) = granted.account(&bearer.account, &proofs.membership) else {
             refused("no_member");
             tracing::warn!(peer = &*peer.peer, account = bearer.account, "a client's token is of no fleet");
             return Err(Status::permission_denied("the token's account is of no fleet here"));
         };
-        let name = format!("{} {} pod {}", peer.peer, bearer.account, bearer.pod);
-        Ok((Arc::clone(hub), Caller { peer: name.into(), client: Arc::clone(&peer.client) }))
+        let whose = format!("{} pod {}", bearer.account, bearer.pod);
+        let name = format!("{} {whose}", peer.peer).into();
+        Ok((hub, Caller { peer: name, client: Arc::clone(&peer.client), identity: whose.into() }))
     }
 }
 
@@ -161,14 +215,17 @@ pub(super) async fn admit_tcp(
     let client: Arc<str> = address.ip().to_string().into();
     let Some(place) = place(&frontend, &proofs.metrics, &client) else { return };
     let Some(tls) = &proofs.tls else {
-        if let Some(hub) = proofs.membership.of_certificate(&[]) {
-            let caller = Caller { peer: format!("tcp:{address}").into(), client };
-            connection(Who::Known(Arc::clone(hub)), frontend.limits, stream, caller, true).await;
+        let hub = proofs.membership.borrow().of_certificate(&[]).map(Arc::clone);
+        if let Some(hub) = hub {
+            let identity = Arc::clone(&client);
+            let caller = Caller { peer: format!("tcp:{address}").into(), client, identity };
+            connection(Who::Known(hub), frontend.limits, stream, caller, true).await;
         }
         return drop(place);
     };
     let refused = |reason| proofs.metrics.count("moorgate_relay_connections_refused", &[("reason", reason)]);
-    let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+    let now = Arc::clone(&tls.borrow());
+    let acceptor = TlsAcceptor::from(Arc::clone(&now.config));
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -177,20 +234,34 @@ pub(super) async fn admit_tcp(
         }
         Err(_) => return refused("silent"),
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let names = certificate.map(tls::names);
-    let hub = names.as_ref().and_then(|names| proofs.membership.of_certificate(names));
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let names = chain.first().map(tls::names);
+    let of_certificate = |names| proofs.membership.borrow().of_certificate(names).map(Arc::clone);
+    let hub = names.as_ref().and_then(|names| of_certificate(names));
+    let counted = names.clone().zip(hub.clone());
+    let certificate = counted.map(|(names, hub)| (now.proven(chain), names, hub));
+    let granted = Arc::new(Granted { certificate, ..Granted::default() });
     let who = match (hub, &proofs.tokens) {
-        (Some(hub), _) => Who::Known(Arc::clone(hub)),
-        (None, Some(tokens)) if names.is_none() => Who::Token(Arc::clone(&proofs), Arc::clone(tokens)),
+        (Some(hub), _) => Who::Known(hub),
+        (None, Some(tokens)) if names.is_none() => {
+            Who::Token(Arc::clone(&proofs), Arc::clone(tokens), Arc::clone(&granted))
+        }
         (None, _) => {
             tracing::warn!(%address, ?names, "a client's certificate names no fleet");
             return refused("no_member");
         }
     };
     let names = names.unwrap_or_default().join(" ");
-    let caller = Caller { peer: format!("tls:{address} {names}").trim().into(), client };
-    connection(who, frontend.limits, stream, caller, true).await;
+    let peer: Arc<str> = format!("tls:{address} {names}").trim().into();
+    let identity = format!("{client} {names}").into();
+    let caller = Caller { peer: Arc::clone(&peer), client, identity };
+    tokio::select! {
+        () = connection(who, frontend.limits, stream, caller, true) => {}
+        reason = granted.lost(proofs.membership.clone(), tls.clone()) => {
+            refused(reason);
+            tracing::warn!(peer = &*peer, reason, "a client lost its right to ask: its connection ends");
+        }
+    }
     drop(place);
 }
 

@@ -1,17 +1,20 @@
 //! gRPC by hand on top of hyper: requests are decoded, responses are shared bytes that nothing copies.
 
+mod methods;
+
 use super::frame::Message;
 use super::hub::{Hub, Session};
 use super::meter::Metered;
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest};
 use super::share::Shares;
 use super::stream::{Protocol, Stream, Violation};
-use super::{frame, meter, types};
+use super::{frame, meter};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use hyper::body::Incoming;
+use methods::METHODS;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -79,94 +82,9 @@ pub struct Caller {
     pub peer: Arc<str>,
     /// What counts as one client, for limits: a process, or an address.
     pub client: Arc<str>,
+    /// Who it has proven to be: the same when it comes back on another connection.
+    pub identity: Arc<str>,
 }
-
-/// Method paths, with the variant and the type that they stand for.
-const METHODS: &[(&str, Protocol, Option<&str>)] = &[
-    (
-        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
-        Protocol::StateOfTheWorld,
-        None,
-    ),
-    (
-        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
-        Protocol::Delta,
-        None,
-    ),
-    (
-        "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
-        Protocol::StateOfTheWorld,
-        Some(types::LISTENER),
-    ),
-    (
-        "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
-        Protocol::Delta,
-        Some(types::LISTENER),
-    ),
-    (
-        "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
-        Protocol::StateOfTheWorld,
-        Some(types::CLUSTER),
-    ),
-    (
-        "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
-        Protocol::Delta,
-        Some(types::CLUSTER),
-    ),
-    (
-        "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
-        Protocol::StateOfTheWorld,
-        Some(types::ROUTE),
-    ),
-    ("/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes", Protocol::Delta, Some(types::ROUTE)),
-    (
-        "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
-        Protocol::Delta,
-        Some(types::VIRTUAL_HOST),
-    ),
-    (
-        "/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes",
-        Protocol::StateOfTheWorld,
-        Some(types::SCOPED_ROUTE),
-    ),
-    (
-        "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes",
-        Protocol::Delta,
-        Some(types::SCOPED_ROUTE),
-    ),
-    (
-        "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
-        Protocol::StateOfTheWorld,
-        Some(types::ENDPOINT),
-    ),
-    (
-        "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
-        Protocol::Delta,
-        Some(types::ENDPOINT),
-    ),
-    (
-        "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
-        Protocol::StateOfTheWorld,
-        Some(types::SECRET),
-    ),
-    ("/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets", Protocol::Delta, Some(types::SECRET)),
-    (
-        "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs",
-        Protocol::StateOfTheWorld,
-        Some(types::EXTENSION),
-    ),
-    (
-        "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs",
-        Protocol::Delta,
-        Some(types::EXTENSION),
-    ),
-    (
-        "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
-        Protocol::StateOfTheWorld,
-        Some(types::RUNTIME),
-    ),
-    ("/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime", Protocol::Delta, Some(types::RUNTIME)),
-];
 
 /// Answers one HTTP/2 request: a stream, or a refusal.
 pub fn answer(
@@ -203,7 +121,8 @@ pub fn answer(
     let (sender, receiver) = mpsc::channel(WAITING);
     let session = hub.connect(caller.peer.to_string(), *protocol);
     let stream = Stream::new(*protocol, only.map(Into::into), Arc::clone(&hub.settings));
-    let conversation = Conversation { stream, session, limits: limits.clone(), sender };
+    let identity = Arc::clone(&caller.identity);
+    let conversation = Conversation { stream, session, identity, limits: limits.clone(), sender };
     let max = Some(limits.max_request);
     let body = Metered::new(request.into_body(), Arc::clone(&limits.incoming), limits.max_request);
     match protocol {
@@ -364,6 +283,7 @@ impl Ask for DiscoveryRequest {
 struct Conversation {
     stream: Stream,
     session: Session,
+    identity: Arc<str>,
     limits: Limits,
     sender: mpsc::Sender<Outgoing>,
 }
@@ -441,6 +361,7 @@ impl Conversation {
             if let Some(snapshot) = self.session.meet(node) {
                 self.stream.set_back(snapshot);
             }
+            self.stream.remember(self.session.refusals(&self.identity));
             self.mind_age();
         }
         Ok(())
@@ -457,6 +378,7 @@ impl Conversation {
     fn send(&mut self) -> Result<Option<Instant>, frame::TooLarge> {
         let output = self.stream.poll(Instant::now());
         output.events.into_iter().for_each(|event| self.session.report(event));
+        output.refused.into_iter().for_each(|refusal| self.session.refuse(&self.identity, refusal));
         for response in &output.responses {
             let _span = self.session.span(response).entered();
             let _ = self.sender.try_send(Outgoing::Message(Box::new(frame::message(response)?)));

@@ -1,11 +1,14 @@
 //! One fleet as its streams see it: the view in force, and who took or refused what.
 
+mod refusals;
+
 use super::proto::Node;
-use super::stream::{Event, Protocol, Response, Settings};
+use super::stream::{Event, Protocol, Refusal, Response, Settings};
 use super::types;
 use super::view::{Name, View};
 use crate::metrics::Metrics;
 use moorgate_snapshot::{Digest, FleetName};
+use refusals::Refusals;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -110,6 +113,8 @@ struct State {
     clients: BTreeMap<u64, Client>,
     /// Nodes that refuse what others took.
     set_back: BTreeMap<String, Digest>,
+    /// What clients refused.
+    refusals: Refusals,
     /// The oldest Envoy, major and minor, that understands a snapshot.
     oldest: BTreeMap<Digest, (u32, u32)>,
     /// Snapshots that some Envoy took whole.
@@ -153,7 +158,10 @@ impl Hub {
 
     /// Puts a view in force.
     pub fn publish(&self, view: Arc<View>) {
-        self.lock().told = None;
+        let mut state = self.lock();
+        state.told = None;
+        state.refusals.prune(&view);
+        drop(state);
         self.views.send_replace(Some(view));
     }
 
@@ -202,11 +210,12 @@ impl Hub {
         self.lock().oldest = oldest.collect();
     }
 
-    /// Forgets which nodes refuse what others took.
+    /// Forgets which nodes refuse what others took, and what clients refused on earlier streams.
     pub fn forgive(&self) {
         let mut state = self.lock();
         state.set_back.clear();
         state.told = None;
+        state.refusals.clear();
         drop(state);
         self.metrics.set("moorgate_relay_clients_set_back", &[("fleet", &self.label)], 0.0);
     }
@@ -280,6 +289,21 @@ impl Session {
         let node = client.node.clone();
         self.hub.changes.send_replace(());
         state.set_back.get(&node).copied()
+    }
+
+    /// What this client refused on earlier streams. `client` is who it has proven to be: what it says of itself does not
+    /// do, or it could spoil another's.
+    pub fn refusals(&self, client: &str) -> Vec<Refusal> {
+        let state = self.hub.lock();
+        let node = state.clients.get(&self.id).map(|client| client.node.as_str());
+        node.map(|node| state.refusals.of(client, node)).unwrap_or_default()
+    }
+
+    /// Takes note of what it refused now.
+    pub fn refuse(&self, client: &Arc<str>, refusal: Refusal) {
+        let mut state = self.hub.lock();
+        let Some(node) = state.clients.get(&self.id).map(|client| client.node.clone()) else { return };
+        state.refusals.note(client, &node, refusal);
     }
 
     /// Whether the client is an Envoy too old for a snapshot: it would refuse that, or worse, take a part of it.

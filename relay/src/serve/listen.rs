@@ -168,9 +168,9 @@ fn unix_caller(stream: &UnixStream) -> Caller {
         Ok(cred) => {
             let pid = cred.pid().map_or_else(|| "?".to_owned(), |pid| pid.to_string());
             let peer = format!("unix:pid={pid},uid={},gid={}", cred.uid(), cred.gid()).into();
-            Caller { client: Arc::clone(&peer), peer }
+            Caller { client: Arc::clone(&peer), identity: Arc::clone(&peer), peer }
         }
-        Err(_) => Caller { peer: "unix".into(), client: "unix".into() },
+        Err(_) => Caller { peer: "unix".into(), client: "unix".into(), identity: "unix".into() },
     }
 }
 

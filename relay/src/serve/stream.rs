@@ -18,7 +18,7 @@ mod tests;
 
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest, Node};
 use super::types;
-use super::view::{Batch, Config, Name, TypeSet, View};
+use super::view::{Batch, Config, Contents, Name, TypeSet, View};
 use heartbeat::Lives;
 use moorgate_snapshot::Digest;
 use post::Post;
@@ -135,6 +135,15 @@ pub enum Event {
     },
 }
 
+/// The contents of a response that a client refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its type.
+    pub type_url: Name,
+    /// What it held and what it removed.
+    pub contents: Arc<Contents>,
+}
+
 /// What [`Stream::poll`] found to do.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -142,6 +151,8 @@ pub struct Output {
     pub responses: Vec<Response>,
     /// What happened.
     pub events: Vec<Event>,
+    /// What the client refused, to be remembered for its next stream.
+    pub refused: Vec<Refusal>,
     /// When to poll again at the latest.
     pub wake: Option<Instant>,
 }
@@ -184,6 +195,10 @@ pub struct Stream {
     subscriptions: BTreeMap<(u8, Name), Subscription>,
     nothing: Arc<TypeSet>,
     events: Vec<Event>,
+    /// What this client refused now, to be remembered.
+    news: Vec<Refusal>,
+    /// What it refused on earlier streams.
+    remembered: Vec<Refusal>,
     /// Times to live by type, if the client understands them.
     lives: Arc<BTreeMap<Name, Lives>>,
 }
@@ -203,6 +218,8 @@ impl Stream {
             subscriptions: BTreeMap::new(),
             nothing: TypeSet::new(BTreeMap::new(), BTreeSet::new()),
             events: Vec::new(),
+            news: Vec::new(),
+            remembered: Vec::new(),
             lives: Arc::default(),
         }
     }
@@ -222,6 +239,17 @@ impl Stream {
         if self.refused.len() < MAX_REFUSED {
             self.refused.insert(snapshot);
         }
+    }
+
+    /// This client refused these contents on an earlier stream: they are not sent to it again.
+    pub fn remember(&mut self, refused: Vec<Refusal>) {
+        for Refusal { type_url, contents } in &refused {
+            let key = (types::kind(type_url).phase, Arc::clone(type_url));
+            if let Some(subscription) = self.subscriptions.get_mut(&key) {
+                subscription.remember(contents);
+            }
+        }
+        self.remembered = refused;
     }
 
     /// When the oldest response that waits for an acknowledgement went out.
@@ -291,11 +319,13 @@ impl Stream {
             // A table of an earlier stream may come with it, and name what nothing seemed to refer to.
             self.subscriptions.values_mut().for_each(Subscription::linger_anew);
         }
-        let (protocol, nothing) = (self.protocol, &self.nothing);
-        Ok(self
-            .subscriptions
-            .entry(key)
-            .or_insert_with(|| Subscription::new(protocol, type_url, Arc::clone(nothing))))
+        let (protocol, nothing, remembered) = (self.protocol, &self.nothing, &self.remembered);
+        Ok(self.subscriptions.entry(key).or_insert_with(|| {
+            let mut subscription = Subscription::new(protocol, Arc::clone(&type_url), Arc::clone(nothing));
+            let own = remembered.iter().filter(|refusal| refusal.type_url == type_url);
+            own.for_each(|refusal| subscription.remember(&refusal.contents));
+            subscription
+        }))
     }
 
     fn check_size(&self) -> Result<(), Violation> {
@@ -308,10 +338,11 @@ impl Stream {
             Some(Answer::Acked { type_url, snapshot }) => {
                 self.events.push(Event::Acked { type_url, snapshot });
             }
-            Some(Answer::Refused { type_url, snapshot, text, names }) => {
+            Some(Answer::Refused { type_url, snapshot, text, names, contents }) => {
                 if !types::kind(&type_url).bound {
                     self.set_back(snapshot);
                 }
+                self.news.push(Refusal { type_url: Arc::clone(&type_url), contents });
                 self.events.push(Event::Refused { type_url, snapshot, text, names });
             }
             None => {}
@@ -339,6 +370,7 @@ impl Stream {
             }
         }
         output.events = std::mem::take(&mut self.events);
+        output.refused = std::mem::take(&mut self.news);
         output
     }
 

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// The name of a resource.
 pub type Name = Arc<str>;
 
+/// Names with their versions, `None` for one that is gone: what a response says.
+pub type Contents = BTreeMap<Name, Option<Arc<str>>>;
+
 /// Hexadecimal digits of a version: enough that two values of one name never share it.
 const VERSION_DIGITS: usize = 16;
 

@@ -162,6 +162,18 @@ pub(crate) fn endpoints_of(name: &str, service: &str) -> Record {
     Record::Binding(Binding { kind: BindingKind::Endpoints, name: name.into(), source })
 }
 
+/// Endpoints that are what a name resolves to.
+pub(crate) fn endpoints_by_name(name: &str, hostname: &str) -> Record {
+    let Record::Binding(mut binding) = endpoints(name) else { unreachable!("a binding") };
+    if let BindingSource::Endpoints(sources) = &mut binding.source {
+        for source in sources {
+            (source.namespace, source.service) = ("".into(), "".into());
+            (source.port_name, source.hostname) = ("".into(), hostname.into());
+        }
+    }
+    Record::Binding(binding)
+}
+
 /// The certificate in the Secret `shop/tls`.
 pub(crate) fn secret(name: &str) -> Record {
     let source =

@@ -62,6 +62,7 @@ impl Place {
             tls: None,
             tokens: None,
             members: BTreeMap::new(),
+            member_file: None,
             pin_file: None,
             cache: Some(self.path("cache")),
             health: Some("127.0.0.1:0".parse().unwrap()),

@@ -8,18 +8,19 @@ use moorgate_relay::serve::admit::{Membership, Proofs};
 use moorgate_relay::serve::hub::Hub;
 use moorgate_relay::serve::listen::TcpSocket;
 use moorgate_relay::serve::stream::Settings;
-use moorgate_relay::serve::tls::Files;
+use moorgate_relay::serve::tls::{Files, Tls};
 use moorgate_relay::serve::token::{KeySource, Keys, Tokens};
 use moorgate_relay::serve::types::{CLUSTER, SECRET};
 use moorgate_snapshot::FleetName;
 use rcgen::string::Ia5String;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -38,8 +39,13 @@ impl Authority {
 
     /// A certificate with a name of its own: a URI, or a DNS name.
     fn leaf(&self, name: &str) -> (String, String) {
+        self.leaf_until(name, None)
+    }
+
+    fn leaf_until(&self, name: &str, end: Option<time::OffsetDateTime>) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["relay".to_owned()]).unwrap();
+        params.not_after = end.unwrap_or(params.not_after);
         let text = Ia5String::try_from(name).unwrap();
         params.subject_alt_names.push(if name.contains(':') {
             SanType::URI(text)
@@ -50,12 +56,17 @@ impl Authority {
     }
 }
 
+fn by_name(members: &[(&str, &Arc<Hub>)]) -> Membership {
+    Membership::ByName(members.iter().map(|(name, hub)| ((*name).to_owned(), Arc::clone(hub))).collect())
+}
+
 /// A TCP address with TLS, and what lies beside it.
 struct Door {
     authority: Authority,
     folder: TempDir,
     files: Files,
-    tls: watch::Sender<Arc<ServerConfig>>,
+    tls: watch::Sender<Arc<Tls>>,
+    members: watch::Sender<Membership>,
     address: SocketAddr,
     metrics: Arc<Metrics>,
 }
@@ -90,16 +101,16 @@ impl Door {
         let tls = watch::Sender::new(files.load().unwrap());
         let socket = TcpSocket::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, metrics) = (socket.address(), Arc::new(Metrics::default()));
-        let members = members.iter().map(|(name, hub)| ((*name).to_owned(), Arc::clone(hub)));
+        let members = watch::Sender::new(by_name(members));
         let proofs = Proofs {
-            membership: Membership::ByName(members.collect()),
+            membership: members.subscribe(),
             tls: Some(tls.subscribe()),
             tokens,
             clock: moorgate_relay::clock::Clock::new(|| 1000),
             metrics: Arc::clone(&metrics),
         };
         tokio::spawn(socket.serve(proofs, server.frontend.clone()));
-        Self { authority, folder, files, tls, address, metrics }
+        Self { authority, folder, files, tls, members, address, metrics }
     }
 
     async fn connect(&self, client: Option<(String, String)>) -> std::io::Result<TlsStream<TcpStream>> {
@@ -221,18 +232,99 @@ async fn tls_files_are_renewed_without_a_restart() {
     let mut door = Door::open(&server, &[("spiffe://shop/envoy", &server.hub)], true, &[]).await;
     let old = door.authority.leaf("spiffe://shop/envoy");
     assert!(door.cluster(Some(old.clone()), None).await.is_ok());
+    let mut held = door.stream(Some(old.clone()), None, "node").await.unwrap();
+    held.ask(CLUSTER, &[]);
+    let first = held.response().await;
+    held.ack(&first);
     // A pair that does not fit is not taken over.
     let next = Authority::new();
     let (certificate, key) = next.leaf("spiffe://moorgate/relay");
     std::fs::write(&door.files.certificate, certificate).unwrap();
     assert!(door.files.load().is_err());
     std::fs::write(&door.files.key, key).unwrap();
-    std::fs::write(door.folder.path().join("ca.crt"), next.0.pem()).unwrap();
+    let (before, authorities) = (door.authority.0.pem(), door.folder.path().join("ca.crt"));
+    // While both authorities count, whoever is connected stays.
+    std::fs::write(&authorities, format!("{before}{}", next.0.pem())).unwrap();
+    door.tls.send_replace(door.files.load().unwrap());
+    server.hub.publish(view(config(&[(CLUSTER, "a", 2)]), None));
+    let second = held.response().await;
+    held.ack(&second);
+    std::fs::write(&authorities, next.0.pem()).unwrap();
     door.tls.send_replace(door.files.load().unwrap());
     door.authority = next;
     let new = door.authority.leaf("spiffe://shop/envoy");
     assert!(door.cluster(Some(new), None).await.is_ok());
     assert!(door.cluster(Some(old), None).await.is_err(), "the old authority is trusted no more");
+    assert!(held.next().await.is_err(), "and whom it vouched for is cut off");
+    assert!(door.refusals("lost_trust") >= 1.0);
+}
+
+/// Who loses its right, or gets that of another fleet, is cut off at once; nobody else notices.
+#[tokio::test]
+async fn who_may_ask_changes_while_the_relay_runs() {
+    let server = server();
+    server.hub.publish(view(config(&[(CLUSTER, "a", 1)]), None));
+    let (b, issuer) = (other_fleet(), Issuer::new("k"));
+    let (first, second) = ("spiffe://shop/first", "spiffe://shop/second");
+    let (account, moved) = ("system:serviceaccount:shop:envoy", "system:serviceaccount:shop:moved");
+    let all = [(first, &server.hub), (second, &server.hub), (account, &server.hub), (moved, &server.hub)];
+    let door = Door::open(&server, &all, true, &[&issuer]).await;
+    let leaf = |name: &str| Some(door.authority.leaf(name));
+    let [of_account, of_moved] = ["shop:envoy", "shop:moved"].map(|name| issuer.token(name));
+    let mut streams = Vec::new();
+    for (certificate, token) in
+        [(leaf(first), None), (leaf(second), None), (None, Some(&of_account)), (None, Some(&of_moved))]
+    {
+        let mut envoy = door.stream(certificate, token.map(String::as_str), "node").await.unwrap();
+        envoy.ask(CLUSTER, &[]);
+        let response = envoy.response().await;
+        envoy.ack(&response);
+        streams.push(envoy);
+    }
+    let [mut one, mut two, mut three, mut four] = <[Delta; 4]>::try_from(streams).ok().unwrap();
+    door.members.send_replace(by_name(&[(second, &server.hub), (account, &server.hub), (moved, &b)]));
+    assert!(one.next().await.is_err(), "a certificate that names no fleet any more");
+    assert!(four.next().await.is_err(), "an account of another fleet now");
+    assert!(door.refusals("lost_membership") >= 2.0);
+    assert!(door.cluster(leaf(first), None).await.is_err());
+    assert_eq!(door.cluster(None, Some(&of_moved)).await, Ok("b".into()));
+    server.hub.publish(view(config(&[(CLUSTER, "a", 2)]), None));
+    for envoy in [&mut two, &mut three] {
+        assert_eq!(envoy.response().await.resources[0].name, "a", "who kept its right kept its stream");
+    }
+    // The token's account goes too, and the first comes back.
+    door.members.send_replace(by_name(&[(first, &server.hub), (second, &server.hub)]));
+    assert!(three.next().await.is_err());
+    assert_eq!(door.cluster(None, Some(&of_account)).await, Err(Code::PermissionDenied));
+    assert_eq!(door.cluster(leaf(first), None).await, Ok("a".into()));
+}
+
+/// A stream does not outlive the certificate that it was opened with.
+#[tokio::test]
+async fn a_certificate_that_runs_out_takes_its_streams_along() {
+    let server = server();
+    server.hub.publish(view(config(&[(CLUSTER, "a", 1)]), None));
+    let door = Door::open(&server, &[("spiffe://shop/envoy", &server.hub)], true, &[]).await;
+    let end = time::OffsetDateTime::now_utc() + Duration::from_secs(2);
+    let leaf = door.authority.leaf_until("spiffe://shop/envoy", Some(end));
+    let mut envoy = door.stream(Some(leaf), None, "node").await.unwrap();
+    envoy.ask(CLUSTER, &[]);
+    let first = envoy.response().await;
+    envoy.ack(&first);
+    // The relay looks at it whenever it reads its files again.
+    let again = async {
+        loop {
+            door.tls.send_replace(door.files.load().unwrap());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let next = tokio::select! {
+        next = envoy.next() => next,
+        () = again => unreachable!("it goes on for ever"),
+    };
+    assert!(next.is_err());
+    assert!(time::OffsetDateTime::now_utc() >= end, "it was cut off too early");
+    assert!(door.refusals("lost_trust") >= 1.0);
 }
 
 #[tokio::test]

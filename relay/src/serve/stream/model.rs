@@ -3,7 +3,7 @@
 use super::super::proto::{DeltaDiscoveryRequest, DiscoveryRequest, Node, Status};
 use super::super::types;
 use super::super::view::{Config, Name, TypeSet, Value, View};
-use super::{Event, Output, Protocol, Response, Settings, Stream};
+use super::{Event, Output, Protocol, Refusal, Response, Settings, Stream};
 use bytes::Bytes;
 use moorgate_snapshot::Digest;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +65,8 @@ pub(super) struct Bench {
     pub open: BTreeMap<String, Response>,
     /// Contents of refused responses.
     pub refused: BTreeSet<(String, String)>,
+    /// What the relay remembers of that.
+    pub memory: Vec<Refusal>,
     pub nonces: BTreeSet<String>,
     pub events: Vec<Event>,
     pub wake: Option<Instant>,
@@ -87,6 +89,7 @@ impl Bench {
             asked: BTreeMap::new(),
             open: BTreeMap::new(),
             refused: BTreeSet::new(),
+            memory: Vec::new(),
             nonces: BTreeSet::new(),
             events: Vec::new(),
             wake: None,
@@ -111,7 +114,8 @@ impl Bench {
 
     /// Polls, and checks the laws that hold for every response.
     pub(super) fn poll(&mut self) -> Vec<Response> {
-        let Output { responses, events, wake } = self.stream.poll(self.now);
+        let Output { responses, events, refused, wake } = self.stream.poll(self.now);
+        self.memory.extend(refused);
         self.wake = wake;
         assert!(wake.is_none_or(|wake| wake > self.now), "a wake-up in the past spins");
         self.events.extend(events);
@@ -201,8 +205,7 @@ impl Bench {
         self.first = true;
         self.open.clear();
         self.nonces.clear();
-        // What one stream refused the next one may be told again: the relay remembers it by node.
-        self.refused.clear();
+        self.stream.remember(self.memory.clone());
         self.stream.set_view(view);
         for (type_url, names) in self.asked.clone() {
             let resource_names: Vec<String> = names.into_iter().collect();

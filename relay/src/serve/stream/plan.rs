@@ -1,8 +1,8 @@
 //! What to send next of one type.
 
 use super::super::types::{self, Removal};
-use super::super::view::{Batch, ENTRY_OVERHEAD, Name, TypeSet, Value, contents, version_of};
-use super::subscription::{Exception, Have, Subscription};
+use super::super::view::{Batch, Contents, ENTRY_OVERHEAD, Name, TypeSet, Value, contents, version_of};
+use super::subscription::{Exception, Have, Subscription, digest_of};
 use super::{Protocol, Settings};
 use std::sync::Arc;
 use std::time::Instant;
@@ -51,6 +51,9 @@ impl Draft {
     }
 }
 
+/// Refused values that are remembered while there is no value of their name.
+const MAX_GONE: usize = 1024;
+
 /// What becomes of one name.
 #[derive(Debug)]
 enum Verdict {
@@ -76,26 +79,45 @@ impl Subscription {
         }
         self.take_resume(set, gate.before);
         self.forgo(set);
-        self.blocked.retain(|group| {
-            group.iter().all(|(name, version)| set.get(name).map(|value| value.version()) == version.as_ref())
-        });
-        while let Some(group) = self.isolate.pop_front() {
-            let names = group.into_iter().filter(|name| self.subscribed(name)).collect();
-            let gate = Gate { additions: true, ..*gate };
-            if let Some(draft) = self.draft(names, set, &gate, settings, false) {
+        self.unblock(set);
+        // What was refused together, on an earlier stream perhaps, is taken apart and looked at once more.
+        for _ in 0..2 {
+            while let Some(group) = self.isolate.pop_front() {
+                let names = group.into_iter().filter(|name| self.subscribed(name)).collect();
+                let gate = Gate { additions: true, ..*gate };
+                if let Some(draft) = self.draft(names, set, &gate, settings, false) {
+                    return Some(draft);
+                }
+            }
+            let additions = gate.additions || self.answer_due;
+            let gate = Gate { additions, ..*gate };
+            if let Some(draft) = self.together(set, additions, settings) {
                 return Some(draft);
             }
+            let names = self.candidates(set, additions);
+            let draft = if self.full_state() {
+                self.full_draft(names, set, &gate, settings)
+            } else {
+                self.draft(names, set, &gate, settings, additions)
+            };
+            if draft.is_some() || self.isolate.is_empty() {
+                return draft;
+            }
         }
-        let additions = gate.additions || self.answer_due;
-        let gate = Gate { additions, ..*gate };
-        if let Some(draft) = self.together(set, additions, settings) {
-            return Some(draft);
-        }
-        let names = self.candidates(set, additions);
-        if self.full_state() {
-            self.full_draft(names, set, &gate, settings)
-        } else {
-            self.draft(names, set, &gate, settings, additions)
+        None
+    }
+
+    /// What has another value by now may be tried again. A value that only went stays refused until a new one comes.
+    fn unblock(&mut self, set: &TypeSet) {
+        let bound = self.kind.bound;
+        self.blocked.retain(|group| {
+            group.iter().all(|(name, version)| match set.get(name) {
+                Some(value) => version.as_ref() == Some(value.version()),
+                None => version.is_none() || bound,
+            })
+        });
+        if self.blocked.len() > MAX_GONE {
+            self.blocked.retain(|group| group.keys().any(|name| set.get(name).is_some()));
         }
     }
 
@@ -187,13 +209,20 @@ impl Subscription {
         }
     }
 
-    fn is_blocked(&self, name: &Name) -> bool {
-        self.blocked.iter().any(|group| group.contains_key(name))
+    /// Whether what there is of a name was refused. That a refused value is gone may be told.
+    fn is_blocked(&self, name: &Name, set: &TypeSet) -> bool {
+        self.blocked.iter().any(|group| match group.get(name) {
+            Some(Some(_)) => set.get(name).is_some(),
+            Some(None) => true,
+            None => false,
+        })
     }
 
     fn judge(&self, name: &Name, set: &TypeSet, gate: &Gate<'_>, settings: &Settings) -> Verdict {
-        if self.is_blocked(name) {
-            return Verdict::Blocked;
+        if self.is_blocked(name, set) {
+            // Who comes with nothing and refused it before waits for an answer: there is nothing for it.
+            let waits = self.owed.contains_key(name) && self.have(name) == Have::Absent;
+            return if waits { Verdict::Remove } else { Verdict::Blocked };
         }
         let owed = self.owed.get(name);
         let have = self.have(name);
@@ -284,9 +313,13 @@ impl Subscription {
             due = (due || draft.answers) && !self.kind.type_url.is_empty();
         }
         let refused = self.was_refused(&draft);
-        self.settle(verdicts, set, advance, refused);
+        self.settle(verdicts, set, advance, refused.is_some());
+        if let Some(refused) = refused {
+            self.hold_back(&refused);
+            return None;
+        }
         let empty = draft.resources.is_empty() && draft.removed.is_empty() && draft.unknown.is_empty();
-        ((due || !empty) && !refused).then_some(draft)
+        (due || !empty).then_some(draft)
     }
 
     /// The response with the full set.
@@ -338,7 +371,7 @@ impl Subscription {
         let needs = sent.flatten().map(Arc::clone).collect();
         let resources = set.batch(resources);
         let draft = Draft { resources, answers: true, needs, ..Draft::empty(version) };
-        if self.was_refused(&draft) {
+        if self.was_refused(&draft).is_some() {
             self.owed.clear();
             self.answer_due = false;
             return None;
@@ -349,13 +382,16 @@ impl Subscription {
         Some(draft)
     }
 
-    fn was_refused(&self, draft: &Draft) -> bool {
+    /// What a response says, if the client refused just that before.
+    fn was_refused(&self, draft: &Draft) -> Option<Contents> {
         if self.history.is_empty() {
-            return false;
+            return None;
         }
-        let sent = draft.resources.iter().map(|(name, value)| (name, Some(value.version())));
-        let gone = draft.removed.iter().chain(&draft.unknown).map(|name| (name, None));
-        self.history.contains(&contents(sent.chain(gone)))
+        let sent =
+            draft.resources.iter().map(|(name, value)| (Arc::clone(name), Some(Arc::clone(value.version()))));
+        let gone = draft.removed.iter().chain(&draft.unknown).map(|name| (Arc::clone(name), None));
+        let said: Contents = sent.chain(gone).collect();
+        self.history.contains(&digest_of(&said)).then_some(said)
     }
 
     /// Records the verdicts: what was sent counts as held.

@@ -2,7 +2,7 @@
 
 use super::super::proto::Status;
 use super::super::types::{self, Kind, Removal};
-use super::super::view::{Batch, Name, TypeSet, Value, contents};
+use super::super::view::{Batch, Contents, Name, TypeSet, Value, contents};
 use super::Protocol;
 use super::plan::Draft;
 use moorgate_snapshot::Digest;
@@ -79,6 +79,8 @@ pub(super) enum Answer {
         text: String,
         /// Some of the names.
         names: Vec<Name>,
+        /// All that the response said.
+        contents: Arc<Contents>,
     },
 }
 
@@ -110,7 +112,7 @@ pub(super) struct Subscription {
     pub(super) in_flight: Option<InFlight>,
     last_nonce: String,
     /// Contents that were refused together; held back until one of them has another value.
-    pub(super) blocked: Vec<BTreeMap<Name, Option<Arc<str>>>>,
+    pub(super) blocked: Vec<Arc<Contents>>,
     /// Parts of a refused response of independent values, to be tried apart.
     pub(super) isolate: VecDeque<BTreeSet<Name>>,
     pub(super) history: BTreeSet<Digest>,
@@ -121,6 +123,11 @@ pub(super) struct Subscription {
     pub(super) left: BTreeMap<Name, Instant>,
     /// Those that the client was told are gone.
     pub(super) dropped: BTreeSet<Name>,
+}
+
+/// The digest under which refused contents are known.
+pub(super) fn digest_of(said: &Contents) -> Digest {
+    contents(said.iter().map(|(name, version)| (name, version.as_ref())))
 }
 
 impl Subscription {
@@ -218,35 +225,54 @@ impl Subscription {
         let (type_url, snapshot) = (Arc::clone(&self.type_url), response.snapshot);
         let Some(error) = error else { return Some(Answer::Acked { type_url, snapshot }) };
         let names = response.names().take(MAX_REPORTED).map(|(name, _)| Arc::clone(name)).collect();
-        self.refuse(&response);
+        let refused = Arc::new(self.refuse(&response));
         let text = error.message.chars().take(MAX_TEXT).collect();
-        Some(Answer::Refused { type_url, snapshot, text, names })
+        Some(Answer::Refused { type_url, snapshot, text, names, contents: refused })
     }
 
     /// The client refused a response: what of it was applied is unknown, and it is not sent again.
-    fn refuse(&mut self, response: &InFlight) {
-        if self.history.len() < MAX_HISTORY {
-            self.history.insert(contents(response.names()));
-        }
+    fn refuse(&mut self, response: &InFlight) -> Contents {
+        let refused = response.names().map(|(name, version)| (Arc::clone(name), version.map(Arc::clone)));
+        let refused: Contents = refused.collect();
+        self.note_refused(&refused);
         if self.full_state() {
             self.base = Arc::clone(&self.nothing);
             self.exceptions.clear();
-            return;
+            return refused;
         }
-        for (name, _) in response.names() {
+        for name in refused.keys() {
             let exception = Exception { have: Have::Unknown, leaving: None };
             self.exceptions.insert(Arc::clone(name), exception);
         }
-        let count = response.names().count();
-        if self.kind.bound && count > 1 {
-            let mut rest: BTreeSet<Name> = response.names().map(|(name, _)| Arc::clone(name)).collect();
+        self.hold_back(&refused);
+        refused
+    }
+
+    fn note_refused(&mut self, refused: &Contents) {
+        if self.history.len() < MAX_HISTORY {
+            self.history.insert(digest_of(refused));
+        }
+    }
+
+    /// Of values that stand for themselves the bad ones are looked for; all else stays away as a whole.
+    pub(super) fn hold_back(&mut self, refused: &Contents) {
+        if self.kind.bound && refused.len() > 1 {
+            let mut rest: BTreeSet<Name> = refused.keys().map(Arc::clone).collect();
             let middle = rest.iter().nth(rest.len() / 2).map(Arc::clone);
             let second = middle.map(|middle| rest.split_off(&middle)).unwrap_or_default();
             self.isolate.push_front(second);
             self.isolate.push_front(rest);
-        } else if count > 0 {
-            let group = response.names().map(|(name, version)| (Arc::clone(name), version.map(Arc::clone)));
-            self.blocked.push(group.collect());
+        } else if !refused.is_empty() {
+            self.blocked.push(Arc::new(refused.clone()));
+        }
+    }
+
+    /// The client refused this on an earlier stream.
+    pub(super) fn remember(&mut self, refused: &Arc<Contents>) {
+        self.note_refused(refused);
+        let together = self.kind.bound && refused.len() > 1;
+        if !self.full_state() && !together {
+            self.blocked.push(Arc::clone(refused));
         }
     }
 
