@@ -10,28 +10,87 @@
 //!
 //! A policy that restricts access fails closed: when it cannot be read or carried out, its effects are
 //! [`Policy::refused`], never nothing.
+//!
+//! The kinds of Envoy Gateway ([`Kind`]) hold many things each, so there a file is a [`Capability`], a part of one kind:
+//!
+//! ```text
+//!  Object ──▶ compile ──▶ uncovered fields: diagnostics (closed, if they restrict)
+//!                    └──▶ each capability: Spec ──▶ lower ──▶ Lowered: filters, route, manager, listener, TLS, cluster
+//! ```
+//! A new one is one file that implements [`Capability`], and two lines here: `mod` and an entry in [`CAPABILITIES`].
 
 mod backend_tls;
 mod backend_traffic;
+mod capability;
 mod effects;
 mod entry;
+mod kind;
+mod lowering;
 mod outcome;
+pub mod place;
 mod policy;
+mod quantity;
 mod session;
+
+// One capability a file.
+mod authorization;
+mod circuit_breaker;
+mod client_connection;
+mod client_ip;
+mod client_timeout;
+mod client_tls;
+mod client_validation;
+mod compression;
+mod cors;
+mod ext_auth;
+mod fault;
+mod health_check;
+mod jwt;
+mod load_balancer;
+mod local_rate_limit;
+mod path_settings;
+mod retry;
+mod timeout;
 
 pub use backend_tls::{BackendTls, Validation, upstream_tls};
 pub use backend_traffic::BackendTraffic;
+pub use capability::{About, AnyCapability, Capability, Coverage, Covered, Effect, uncovered};
 pub use effects::Effects;
 pub use entry::AnyPolicy;
+pub use kind::{GROUP, Kind, VERSION};
+pub use lowering::{BackendRef, Compiled, Lowered, Lowering, World, compile, compile_merged};
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
 pub use session::{SessionPersistence, session};
 
+use capability::Part;
 use entry::Entry;
 use moorgate_model::ObjectRef;
 
 /// Every policy there is.
 pub static POLICIES: &[&dyn AnyPolicy] = &[&Entry::<BackendTls>::NEW, &Entry::<BackendTraffic>::NEW];
+
+/// Every capability there is, in the order of names.
+pub static CAPABILITIES: &[&dyn AnyCapability] = &[
+    &Part::<authorization::Authorization>::NEW,
+    &Part::<circuit_breaker::CircuitBreaker>::NEW,
+    &Part::<client_connection::ClientConnection>::NEW,
+    &Part::<client_ip::ClientIp>::NEW,
+    &Part::<client_timeout::ClientTimeout>::NEW,
+    &Part::<client_tls::ClientTls>::NEW,
+    &Part::<client_validation::ClientValidation>::NEW,
+    &Part::<compression::Compression>::NEW,
+    &Part::<cors::Cors>::NEW,
+    &Part::<ext_auth::ExtAuth>::NEW,
+    &Part::<fault::Fault>::NEW,
+    &Part::<health_check::HealthCheck>::NEW,
+    &Part::<jwt::Jwt>::NEW,
+    &Part::<load_balancer::LoadBalancer>::NEW,
+    &Part::<local_rate_limit::LocalRateLimit>::NEW,
+    &Part::<path_settings::PathSettings>::NEW,
+    &Part::<retry::Retry>::NEW,
+    &Part::<timeout::Timeout>::NEW,
+];
 
 /// The policy that an object is, if it is one.
 pub fn find(object: &ObjectRef) -> Option<&'static dyn AnyPolicy> {
@@ -44,7 +103,19 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Files that are no policies.
-    const FRAMEWORK: &[&str] = &["effects", "entry", "lib", "outcome", "policy", "session"];
+    const FRAMEWORK: &[&str] = &[
+        "capability",
+        "effects",
+        "entry",
+        "kind",
+        "lib",
+        "lowering",
+        "outcome",
+        "place",
+        "policy",
+        "quantity",
+        "session",
+    ];
 
     #[test]
     fn every_policy_file_is_registered() {
@@ -56,8 +127,71 @@ mod tests {
             .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
             .filter(|name| !FRAMEWORK.contains(&name.as_str()))
             .collect();
-        let registered: BTreeSet<String> = POLICIES.iter().map(|policy| policy.file().to_owned()).collect();
+        let policies = POLICIES.iter().map(|policy| policy.file().to_owned());
+        let capabilities = CAPABILITIES.iter().map(|capability| capability.about().file.to_owned());
+        let registered: BTreeSet<String> = policies.chain(capabilities).collect();
         assert_eq!(files, registered);
+    }
+
+    #[test]
+    fn capabilities_are_in_order_described_and_do_not_share_fields() {
+        let files: Vec<_> = CAPABILITIES.iter().map(|capability| capability.about().file).collect();
+        assert!(files.is_sorted(), "{files:?}");
+        let mut fields = BTreeSet::new();
+        for about in CAPABILITIES.iter().map(|capability| capability.about()) {
+            assert!(
+                !about.docs.is_empty() && !about.since.is_empty() && !about.fields.is_empty(),
+                "{}",
+                about.file
+            );
+            for field in about.fields {
+                assert!(fields.insert((about.kind, *field)), "{}: {field}", about.file);
+                assert!(!about.kind.attachment().contains(field), "{}: {field}", about.file);
+            }
+            for field in about.except {
+                let below = |above: &&str| field.starts_with(&format!("{above}."));
+                assert!(
+                    about.fields.iter().any(below),
+                    "{}: {field} lies below none of its fields",
+                    about.file
+                );
+            }
+        }
+    }
+
+    /// Every filter there is, in the order in which requests meet them. A change here is a change of what is decided first.
+    #[test]
+    fn the_whole_order_of_filters() {
+        let mut order: Vec<(u16, &str)> = vec![
+            (place::LISTENER, "filters of listeners"),
+            (place::CORS, "envoy.filters.http.cors"),
+            (place::EXTERNAL_AUTH, "ExternalAuth of routes"),
+            (place::SESSION, "envoy.filters.http.stateful_session"),
+        ];
+        for about in CAPABILITIES.iter().map(|capability| capability.about()) {
+            if let Effect::Filter { name, place, why } = about.effect {
+                assert!(why.len() > 20, "{}: say why it stands there", about.file);
+                order.push((place, name));
+            }
+        }
+        order.sort_unstable();
+        order.dedup();
+        let names: Vec<&str> = order.into_iter().map(|(_, name)| name).collect();
+        assert_eq!(
+            names,
+            [
+                "filters of listeners",
+                "envoy.filters.http.fault",
+                "envoy.filters.http.cors",
+                "ExternalAuth of routes",
+                "envoy.filters.http.ext_authz.policy",
+                "envoy.filters.http.jwt_authn",
+                "envoy.filters.http.stateful_session",
+                "envoy.filters.http.rbac",
+                "envoy.filters.http.local_ratelimit",
+                "envoy.filters.http.compressor",
+            ]
+        );
     }
 
     #[test]

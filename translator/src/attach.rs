@@ -30,7 +30,7 @@ pub use hostname::{covers, intersect};
 pub use takes::{Take, Takes};
 
 use crate::status::Statuses;
-use moorgate_model::{Diagnostics, Object, ir};
+use moorgate_model::{Diagnostics, Object, ObjectRef, ir};
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +52,8 @@ pub struct Options {
     pub now: Option<i64>,
     /// GatewayClasses whose Gateways are served by one fleet together.
     pub merged: BTreeSet<String>,
+    /// Policies that validation refused: what they restrict is closed.
+    pub refused: BTreeSet<ObjectRef>,
 }
 
 impl Options {
@@ -68,7 +70,13 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         let open = ["Secret", "ConfigMap", "ClusterTrustBundle", "EndpointSlice"].map(String::from).into();
-        Self { controller_name: CONTROLLER_NAME.into(), open, now: None, merged: BTreeSet::new() }
+        Self {
+            controller_name: CONTROLLER_NAME.into(),
+            open,
+            now: None,
+            merged: BTreeSet::new(),
+            refused: BTreeSet::new(),
+        }
     }
 }
 
@@ -91,14 +99,16 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     let index = index::Index::new(objects, options, &mut diagnostics);
     let mut gateways = listener::gateways(&index, &mut diagnostics);
     let mut statuses = Statuses::new(&options.controller_name);
-    let policies = policy::attach(&index, &mut diagnostics);
+    let mut policies = policy::attach(&index, &mut diagnostics);
+    policy::listeners(&mut policies, &mut gateways, options, &mut diagnostics);
     let mut routes = parent::attach(&index, &mut gateways, &policies, &mut diagnostics, &mut statuses);
+    policy::settle(&index, &mut policies, &gateways, &mut routes, &mut diagnostics);
     listener::filters(&index, &policies, &mut gateways, &mut routes, &mut diagnostics);
     listener::report(&index, &gateways, &mut statuses);
     parameters::report(&index, &mut diagnostics);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
     backend::external::report(&index, &routes, &mut diagnostics, &mut statuses);
-    policy::report(&policies, &routes, &mut statuses);
+    policy::report(&index, &policies, &gateways, &routes, &mut statuses);
     listener::close(&mut gateways, &options.merged, |gateway| policies.denies_gateway(gateway));
     let (fleets, takes) =
         fleet::assemble(&gateways, &routes, &policies, (objects, options), &mut diagnostics);

@@ -21,6 +21,7 @@ mod output;
 mod ownership;
 mod pin;
 mod plan;
+mod policies;
 mod promote;
 mod provenance;
 mod publish;
@@ -88,6 +89,7 @@ enum Command {
     Endpoints(endpoints::EndpointsArgs),
     Keygen(keygen::KeygenArgs),
     Bootstrap(bootstrap::BootstrapArgs),
+    Policies(policies::PoliciesArgs),
     Completions(completions::CompletionsArgs),
     Version(version::VersionArgs),
 }
@@ -148,6 +150,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Endpoints(args) => endpoints::run(args).await,
         Command::Keygen(args) => keygen::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
+        Command::Policies(args) => policies::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Version(args) => version::run(&args),
     }

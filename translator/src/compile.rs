@@ -86,6 +86,7 @@ pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
     let served_by = Fleets::new(&objects, options.validate.namespace.as_deref(), &options.attach);
     let named = blame::Named::new(&objects, options).served(&served_by);
     let (objects, found) = validate::validate(objects, &options.validate);
+    let attaching = attach::Options { refused: validate::refused(&found), ..options.attach.clone() };
     diagnostics.append(found);
     let owned = options.ownership.as_ref();
     let (objects, left_out) = match owned {
@@ -96,7 +97,7 @@ pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
         }
         None => (objects, BTreeSet::new()),
     };
-    let attachment = attach::attach(&objects, &options.attach);
+    let attachment = attach::attach(&objects, &attaching);
     diagnostics.append(attachment.diagnostics);
     diagnostics.extend(takes::findings(&attachment.takes, &objects, owned));
     let mut fleets = BTreeMap::new();

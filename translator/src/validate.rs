@@ -10,6 +10,7 @@
 
 mod bundle;
 mod combinators;
+mod fields;
 mod finding;
 mod library;
 mod metadata;
@@ -27,6 +28,7 @@ mod tests;
 use crate::attach::GATEWAY_GROUP;
 use crate::load::{defined_twice, is_ours};
 use bundle::{Bundle, Kind};
+pub use fields::{envoy_gateway_fields, envoy_gateway_version, is_default};
 use finding::Finding;
 use moorgate_model::diagnostic::schema as codes;
 use moorgate_model::{
@@ -35,7 +37,7 @@ use moorgate_model::{
 };
 pub(crate) use nearest::nearest;
 use schema::Schema;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -96,7 +98,8 @@ pub fn gateway_api_version() -> &'static str {
 
 /// Whether objects of a kind live in namespaces; none for kinds that are not checked here.
 pub fn is_namespaced(group: &str, kind: &str) -> Option<bool> {
-    let known = Bundle::gateway_api().kind(group, kind).or_else(|| Bundle::kubernetes().kind(group, kind));
+    let bundles = [Bundle::gateway_api(), Bundle::kubernetes(), Bundle::envoy_gateway()];
+    let known = bundles.into_iter().find_map(|bundle| bundle.kind(group, kind));
     known.map(|kind| kind.namespaced)
 }
 
@@ -113,6 +116,14 @@ pub fn validate(objects: Vec<Object>, options: &Options) -> (Vec<Object>, Diagno
     let accepted = objects.into_iter().filter_map(|object| validator.object(object)).collect();
     let accepted = validator.once(accepted);
     (accepted, validator.diagnostics)
+}
+
+/// Objects that were refused and are given back all the same: policies that may restrict access, and whoever looks at them
+/// must know that they are not valid.
+pub fn refused(found: &Diagnostics) -> BTreeSet<ObjectRef> {
+    let errors = found.iter().filter(|found| found.severity == Severity::Error);
+    let objects = errors.filter_map(|found| found.object.as_ref());
+    objects.filter(|object| &*object.group == POLICY_GROUP).cloned().collect()
 }
 
 struct Validator {
@@ -141,6 +152,11 @@ impl Validator {
             if !self.fill_namespace(&mut object) {
                 self.namespace_missing(&object);
                 return None;
+            }
+            if let Some(kind) = Bundle::envoy_gateway().kind(&group, &object.reference.kind) {
+                // One that is refused stays all the same: the room `attach` closes what it restricts.
+                let written = object.clone();
+                return Some(self.known(object, kind, true).unwrap_or(written));
             }
         } else {
             self.doubtful_group(&object);
@@ -311,7 +327,7 @@ impl Validator {
             "" => String::new(),
             _ => format!(
                 "; if a later release than {} has it, see whether a newer version of Moorgate knows it",
-                Bundle::gateway_api().version
+                Bundle::of(&reference.group).version
             ),
         };
         self.report(object, &codes::UNKNOWN_VERSION, field, message, Some(help + &later));

@@ -25,6 +25,7 @@ mod cors;
 mod header;
 pub mod json;
 mod listener;
+mod patch;
 mod read;
 mod ready;
 mod rewrite;
@@ -106,8 +107,11 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
         let head = canonical::encode(&route::head(name));
         let name: Arc<str> = name.into();
         resources.push(part(&types.route, &name, "", head));
+        let off = patch::off(table);
         for host in &table.hosts {
-            let bytes = canonical::encode_field(route::VIRTUAL_HOSTS, &route::host(host));
+            let mut message = route::host(host);
+            message.typed_per_filter_config.extend(off.iter().map(|(name, off)| (name.clone(), off.clone())));
+            let bytes = canonical::encode_field(route::VIRTUAL_HOSTS, &message);
             resources.push(part(&types.route, &name, &host.name, bytes));
         }
     }

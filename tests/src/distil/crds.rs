@@ -1,7 +1,8 @@
-//! Distils the Gateway API's published CRDs to one compact file without prose.
+//! Distils published CRDs to compact files without prose.
 //!
 //! ```text
-//! go module sigs.k8s.io/gateway-api@vX ──▶ config/crd/{standard,experimental}/*.yaml ──▶ translator/data/gateway-api.json
+//! go module sigs.k8s.io/gateway-api@vX     ──▶ config/crd/{standard,experimental}/*.yaml ──▶ translator/data/gateway-api.json
+//! go module github.com/envoyproxy/gateway  ──▶ charts/…/crds/generated/*.yaml            ──▶ translator/data/envoy-gateway.json
 //! ```
 //! Equal schemas are written once and referred to by number, across fields, versions, kinds and channels, so that
 //! both channels together cost little more than one. A keyword that this tool does not know is an error: a new release
@@ -19,8 +20,49 @@ pub const MODULE: &str = "sigs.k8s.io/gateway-api";
 /// The release that the checked-in file is made from.
 pub const VERSION: &str = "v1.7.0";
 
-/// The channels, in the order in which they are distilled.
-const CHANNELS: [&str; 2] = ["standard", "experimental"];
+/// What is distilled to one file.
+#[derive(Debug)]
+pub struct Source {
+    /// The Go module that publishes the CRDs.
+    pub module: &'static str,
+    /// The release that the checked-in file is made from.
+    pub version: &'static str,
+    /// The checked-in file, below `translator/data`.
+    pub file: &'static str,
+    /// Each channel with its folder in the module, in the order in which they are distilled.
+    channels: [(&'static str, &'static str); 2],
+    /// Each CRD says of which release it is.
+    bundled: bool,
+    /// Kinds that are left out.
+    without: &'static [&'static str],
+}
+
+/// The Gateway API.
+pub const GATEWAY_API: Source = Source {
+    module: MODULE,
+    version: VERSION,
+    file: "gateway-api.json",
+    channels: [("standard", "config/crd/standard"), ("experimental", "config/crd/experimental")],
+    bundled: true,
+    without: &[],
+};
+
+/// Where Envoy Gateway's CRDs lie in its module.
+const GENERATED: &str = "charts/gateway-helm/charts/crds/crds/generated";
+
+/// Envoy Gateway's kinds, which have no channels. EnvoyProxy holds half of Kubernetes' workload API; the room
+/// `parameters` has its own list of the fields that it reads.
+pub const ENVOY_GATEWAY: Source = Source {
+    module: "github.com/envoyproxy/gateway",
+    version: "v1.9.0",
+    file: "envoy-gateway.json",
+    channels: [("standard", GENERATED), ("experimental", GENERATED)],
+    bundled: false,
+    without: &["EnvoyProxy"],
+};
+
+/// Everything that is distilled.
+pub const SOURCES: [&Source; 2] = [&GATEWAY_API, &ENVOY_GATEWAY];
 
 /// A downloaded module.
 #[derive(Debug, Clone)]
@@ -70,21 +112,35 @@ fn unpacked(zip: &str, path: &str, version: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// A CRD cannot be read, disagrees with the module's version, or uses a keyword that is not known here.
-pub fn distil(module: &Module) -> Result<String> {
+pub fn distil(source: &Source, module: &Module) -> Result<String> {
     let mut nodes = Nodes::default();
     let mut kinds: BTreeMap<(String, String), Value> = BTreeMap::new();
-    for channel in CHANNELS {
-        for crd in read(&module.dir.join("config/crd").join(channel))? {
+    for (channel, folder) in source.channels {
+        for crd in read(&module.dir.join(folder))? {
+            if source.without.iter().any(|kind| crd["spec"]["names"]["kind"] == *kind) {
+                continue;
+            }
             let bundle = &crd["metadata"]["annotations"]["gateway.networking.k8s.io/bundle-version"];
             ensure!(
-                bundle == &Value::from(module.version.as_str()),
+                !source.bundled || bundle == &Value::from(module.version.as_str()),
                 "a CRD of bundle {bundle} in {}",
                 module.version
             );
             add(&mut kinds, &mut nodes, channel, &crd)?;
         }
     }
-    Ok(print(module, &nodes, kinds))
+    Ok(print(source.module, module, &nodes, kinds))
+}
+
+/// The CRDs of a source as they are published, prose and all.
+///
+/// # Errors
+/// A CRD cannot be read.
+pub fn published(source: &Source, module: &Module) -> Result<Vec<Value>> {
+    let [(_, folder), _] = source.channels;
+    let mut crds = read(&module.dir.join(folder))?;
+    crds.retain(|crd| source.without.iter().all(|kind| crd["spec"]["names"]["kind"] != *kind));
+    Ok(crds)
 }
 
 /// The CRDs of a folder, in the order of their file names.
@@ -286,10 +342,10 @@ fn rule(rule: &Value) -> Result<Value> {
 }
 
 /// The file: one schema a line, so that the difference of two releases can be read.
-fn print(module: &Module, nodes: &Nodes, kinds: BTreeMap<(String, String), Value>) -> String {
+fn print(path: &str, module: &Module, nodes: &Nodes, kinds: BTreeMap<(String, String), Value>) -> String {
     let mut out = format!(
         "{{\n\"module\":{},\n\"version\":{},\n\"sum\":{},\n\"nodes\":[\n",
-        Value::from(MODULE),
+        Value::from(path),
         Value::from(module.version.as_str()),
         Value::from(module.sum.as_str())
     );

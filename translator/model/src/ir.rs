@@ -11,6 +11,7 @@
 
 mod cluster;
 mod listener;
+mod policy;
 mod route;
 
 pub use cluster::{
@@ -19,6 +20,9 @@ pub use cluster::{
 pub use listener::{
     ClientValidation, DownstreamTls, FilterChain, Listener, ListenerOrigin, Serves, Stream, StreamBackend,
     Transport,
+};
+pub use policy::{
+    Added, ChainPolicies, ClusterPolicies, Extension, Patch, PolicySource, RouteFilter, RoutePolicies,
 };
 pub use route::{
     Action, AuthProtocol, Cors, ExternalAuth, Forward, GrpcMatch, HeaderMutation, HostRewrite, Mirror,

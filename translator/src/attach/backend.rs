@@ -2,7 +2,6 @@
 
 pub(super) mod external;
 
-use super::GATEWAY_GROUP;
 use super::filter::Context;
 use super::grant::{From, Permitted, To, permit};
 use super::index::Index;
@@ -11,7 +10,7 @@ use super::spec::{BackendRef, ServicePort};
 use moorgate_model::diagnostic::semantic::{
     BACKEND_NOT_FOUND, BACKEND_UNUSABLE, EXTERNAL_NAME_REFUSED, INVALID_KIND, REF_NOT_PERMITTED,
 };
-use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, EndpointSource, Session};
+use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, ClusterPolicies, EndpointSource, Session};
 use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
 
 /// The API group of kinds that are on trial.
@@ -63,8 +62,11 @@ pub(super) fn resolve_for(
         let message = format!("a backend cannot be a {} of group {:?}", backend.kind, backend.group);
         return Err(route.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use a Service"));
     }
-    let from =
-        From { group: GATEWAY_GROUP, kind: &route.reference.kind, namespace: &route.reference.namespace };
+    let from = From {
+        group: &route.reference.group,
+        kind: &route.reference.kind,
+        namespace: &route.reference.namespace,
+    };
     let namespace = backend.namespace.as_deref();
     let to = To { group: &backend.group, kind: &backend.kind, namespace, name: &backend.name };
     let Some(service) = permit(cx.index, from, to) else {
@@ -118,7 +120,8 @@ pub(super) fn resolve_for(
     let eds_name = if usage == Use::Datagrams { name.clone() } else { eds_name };
     let object = ObjectRef::new("", "Service", &service.namespace, &service.name);
     let retry_budget = cx.policies.traffic(&object).and_then(|effects| effects.retry_budget);
-    let cluster = Cluster { protocol, tls, eds_name, sources: vec![source], retry_budget };
+    let policies = ClusterPolicies::default();
+    let cluster = Cluster { protocol, tls, eds_name, sources: vec![source], retry_budget, policies };
     cx.clusters.insert(name.clone(), cluster);
     Ok(name)
 }

@@ -159,6 +159,8 @@ fn plain_chain(
         server_names: Vec::new(),
         tls: None,
         origins: listeners.iter().map(|(listener, _)| origin(listener)).collect(),
+        // Those that share a port without TLS agree, or have none.
+        policies: listeners.iter().find_map(|(listener, _)| listener.policies.clone()),
         serves: Serves::Http(routes),
     }
 }
@@ -170,6 +172,7 @@ fn https_chain(listener: &Listener<'_>, table: Option<&Arc<RouteTable>>) -> Filt
         server_names: server_names(&listener.spec.hostname),
         tls: tls(listener),
         origins: vec![origin(listener)],
+        policies: listener.policies.clone(),
         serves: table.map_or(Serves::Refuse, |table| Serves::Http(Arc::clone(table))),
     }
 }

@@ -18,7 +18,7 @@ pub(super) use certificate::secret;
 pub(super) use filters::resolve as filters;
 pub(super) use merge::close;
 use moorgate_model::diagnostic::semantic::{CLASS_NOT_FOUND, UNSUPPORTED_ADDRESS, UNSUPPORTED_ROUTABILITY};
-use moorgate_model::ir::{ClientValidation, ExternalAuth};
+use moorgate_model::ir::{Added, ChainPolicies, ClientValidation, ExternalAuth};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
 pub(super) use report::report;
 pub(super) use set::gateway_of;
@@ -79,6 +79,8 @@ pub(super) struct Listener<'a> {
     pub(super) clients: Option<ClientValidation>,
     /// Services that are asked before a route is looked for, in this order.
     pub(super) asked: Vec<ExternalAuth>,
+    /// What policies add.
+    pub(super) policies: Added<ChainPolicies>,
     /// Another listener of its port has TLS for hostnames that this one's overlap.
     overlap: Option<String>,
     /// The routes that are attached.

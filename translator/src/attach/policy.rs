@@ -3,9 +3,19 @@
 //! What a policy says is its own file's matter (`policies`); here it meets its targets. A policy that restricts
 //! access and cannot be carried out makes its targets answer 500 (DESIGN §8, fail closed).
 
+mod client;
+mod condition;
+mod held;
+mod merge;
+mod settle;
 mod target;
+mod world;
+
+pub(super) use client::listeners;
+pub(super) use settle::settle;
 
 use super::index::{Index, Key, metadata};
+use super::listener::Gateway;
 use super::parent::Routes;
 use super::precedence::Age;
 use super::{GATEWAY_GROUP, backend, trust};
@@ -15,10 +25,10 @@ use moorgate_model::diagnostic::policy::{
     POLICY_CONFLICTED, POLICY_RESTRICTS, POLICY_SECTION_NOT_FOUND, POLICY_TARGET_NOT_FOUND,
     POLICY_UNSUPPORTED,
 };
-use moorgate_model::ir::UpstreamTls;
+use moorgate_model::ir::{Cluster, UpstreamTls};
 use moorgate_model::{Diagnostics, FieldPath, Node, Object, ObjectRef};
 use moorgate_policies::{
-    AnyPolicy, BackendTls, BackendTraffic, Context, Effects, Judgement, Policy, Verdict,
+    AnyPolicy, BackendTls, BackendTraffic, Context, Effects, Judgement, Kind, Policy, Verdict,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +53,12 @@ pub(super) struct Policies {
     refused_services: BTreeSet<ObjectRef>,
     /// Policies with what became of them, for their status.
     attached: Vec<Attached>,
+    /// Policies of Envoy Gateway's kinds.
+    held: held::Held,
+    /// Clusters that they need.
+    clusters: BTreeMap<String, Cluster>,
+    /// Where they were met.
+    settled: settle::Settled,
 }
 
 #[derive(Debug)]
@@ -125,6 +141,7 @@ fn restricts(object: &Object) -> bool {
 pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Policies {
     let mut policies = Policies::default();
     let mut known: Vec<(Age, &Object, &'static dyn AnyPolicy)> = Vec::new();
+    let mut capable: Vec<(Kind, &Object)> = Vec::new();
     for object in &index.others {
         if let Some(policy) = moorgate_policies::find(&object.reference) {
             let created = metadata(object).and_then(|metadata| metadata.creation_timestamp);
@@ -133,7 +150,14 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
                 object,
                 policy,
             ));
-        } else if &*object.reference.group == "gateway.envoyproxy.io" {
+        } else if let Some(kind) = Kind::of(&object.reference) {
+            if !index.options.refused.contains(&object.reference) {
+                capable.push((kind, object));
+            } else if restricts(object) {
+                // Validation has said what is wrong with it.
+                deny(index, object, &mut policies);
+            }
+        } else if &*object.reference.group == moorgate_policies::GROUP {
             unsupported(index, object, &mut policies, diagnostics);
         }
     }
@@ -141,6 +165,10 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
     for (_, object, policy) in known {
         attach_one(index, object, policy, &mut policies, diagnostics);
     }
+    // They may refer to backends, of which the policies above speak.
+    let mut clusters = BTreeMap::new();
+    policies.held = held::attach(index, capable, &mut policies, &mut clusters, diagnostics);
+    policies.clusters = clusters;
     policies
 }
 
@@ -272,7 +300,14 @@ fn deny_namespace(index: &Index<'_>, namespace: &str, policies: &mut Policies) {
 }
 
 /// Writes the status of policies: one entry for each Gateway of ours that serves a target.
-pub(super) fn report(policies: &Policies, routes: &Routes<'_>, statuses: &mut Statuses) {
+pub(super) fn report(
+    index: &Index<'_>,
+    policies: &Policies,
+    gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
+    routes: &Routes<'_>,
+    statuses: &mut Statuses,
+) {
+    condition::report(index, policies, gateways, routes, statuses);
     for attached in &policies.attached {
         let mut gateways: BTreeSet<Key<'_>> = BTreeSet::new();
         for service in &attached.services {

@@ -3,6 +3,7 @@
 mod expression;
 mod matches;
 
+pub(super) use expression::check as check_expression;
 pub(super) use matches::Conditions;
 
 use super::backend;

@@ -11,7 +11,7 @@ use crate::report::FORMAT_VERSION;
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use moorgate_model::diagnostic::catalogue;
-use moorgate_model::ir::{Action, FilterChain, Forward, PathMatch, Route, Stream};
+use moorgate_model::ir::{Action, FilterChain, Forward, PathMatch, PolicySource, Route, Stream};
 use moorgate_model::{FieldPath, ObjectRef};
 use moorgate_snapshot::{Channel, FleetName};
 use serde_json::{Value, json};
@@ -167,6 +167,15 @@ impl Places<'_> {
         place.unwrap_or_else(|| "(unknown place)".into())
     }
 
+    /// The place of a field of an object.
+    fn field(&self, object: &ObjectRef, field: &FieldPath) -> String {
+        let place = match self {
+            Self::Compiled(compiled) => compiled.compilation.place(object, field),
+            Self::Records(written) => written.place(object, None),
+        };
+        place.unwrap_or_else(|| "(unknown place)".into())
+    }
+
     fn rule(&self, route: &Route) -> String {
         self.of(&route.origin.object, "rules", route.origin.rule)
     }
@@ -216,6 +225,7 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
         }
         Answer::Found(trace, route) => {
             describe_trace(places, trace, &mut out);
+            describe_policies(places, &sources(trace.chain, Some(route)), &mut out);
             describe_route(places, route, &mut out);
             Ok(())
         }
@@ -241,6 +251,26 @@ fn describe_trace(places: &Places<'_>, trace: &Trace<'_>, out: &mut String) {
     describe_chain(places, trace.listener, trace.chain, out);
     let host = trace.host.map_or("(none)", |host| host.domain.as_str());
     let _ = writeln!(out, "  host {host}");
+}
+
+/// Which policies have a say, and which have none because of others.
+fn describe_policies(places: &Places<'_>, sources: &[PolicySource], out: &mut String) {
+    for source in sources {
+        let what = match &source.overridden_by {
+            Some(other) => format!("has no effect here, {other} takes its place"),
+            None if source.capabilities.is_empty() => "in force, with nothing that Envoy could do".to_owned(),
+            None => source.capabilities.join(", "),
+        };
+        let at = places.field(&source.object, &source.field);
+        let _ = writeln!(out, "  policy {} on {}: {what}  ({at})", source.object, source.target);
+    }
+}
+
+/// The policies of a chain and of a route.
+fn sources<'f>(chain: &'f FilterChain, route: Option<&'f Route>) -> Vec<PolicySource> {
+    let of_chain = chain.policies.iter().flat_map(|added| &added.sources);
+    let of_route = route.and_then(|route| route.policies.as_ref());
+    of_chain.chain(of_route.iter().flat_map(|added| &added.sources)).cloned().collect()
 }
 
 fn describe_route(places: &Places<'_>, route: &Route, out: &mut String) {
@@ -296,6 +326,13 @@ fn percent<'a>(
     weights.map(move |(name, weight)| (name, 100.0 * weight / total))
 }
 
+fn policy(places: &Places<'_>, source: &PolicySource) -> Value {
+    json!({
+        "object": source.object, "target": source.target, "place": places.field(&source.object, &source.field),
+        "capabilities": source.capabilities, "overridden_by": source.overridden_by,
+    })
+}
+
 fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
     let route = |route: &Route| {
         let origin = &route.origin;
@@ -344,7 +381,13 @@ fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
                         .collect(),
                 ),
             };
-            json!({ "answer": answer, "status": status, "backends": backends, "route": route(winner), "trace": trace(found) })
+            let policies: Vec<Value> =
+                sources(found.chain, Some(winner)).iter().map(|source| policy(places, source)).collect();
+            let mut out = json!({ "answer": answer, "status": status, "backends": backends, "route": route(winner), "trace": trace(found) });
+            if let Some(fields) = out.as_object_mut().filter(|_| !policies.is_empty()) {
+                fields.insert("policies".into(), policies.into());
+            }
+            out
         }
     };
     if let Some(fields) = out.as_object_mut() {

@@ -6,6 +6,7 @@ mod inputs;
 mod listeners;
 mod merged;
 mod misdirected;
+mod policies;
 
 use super::*;
 use crate::source::File;

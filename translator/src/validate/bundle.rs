@@ -94,6 +94,19 @@ impl Bundle {
         &BUNDLE
     }
 
+    /// Envoy Gateway's kinds that are compiled in.
+    pub(crate) fn envoy_gateway() -> &'static Self {
+        static BUNDLE: LazyLock<Bundle> =
+            LazyLock::new(|| compiled_in(include_str!("../../data/envoy-gateway.json")));
+        &BUNDLE
+    }
+
+    /// The release that has the kinds of a group.
+    pub(crate) fn of(group: &str) -> &'static Self {
+        let policies = Self::envoy_gateway();
+        if policies.kinds(group).is_some() { policies } else { Self::gateway_api() }
+    }
+
     /// The core kinds that are compiled in, reduced to the fields that are read.
     pub(crate) fn kubernetes() -> &'static Self {
         static BUNDLE: LazyLock<Bundle> =

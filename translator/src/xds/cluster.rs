@@ -1,6 +1,6 @@
 //! Clusters.
 
-use super::{tls, value};
+use super::{patch, tls, value};
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
@@ -68,7 +68,8 @@ pub(super) fn lower(name: &str, cluster: &Cluster) -> (pb::Cluster, Vec<Referenc
         ignore_health_on_host_removal: true,
         ..Default::default()
     };
-    if let Some(options) = protocol(cluster.protocol) {
+    if let Some(mut options) = protocol(cluster.protocol) {
+        patch::apply(&mut options, &cluster.policies.upstream);
         out.typed_extension_protocol_options
             .insert("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), value::any(&options));
     }
@@ -87,6 +88,7 @@ pub(super) fn lower(name: &str, cluster: &Cluster) -> (pb::Cluster, Vec<Referenc
         out.transport_socket = Some(tls::upstream(tls, cluster.protocol));
         refs.extend(tls::upstream_references(tls));
     }
+    patch::apply(&mut out, &cluster.policies.cluster);
     (out, refs)
 }
 

@@ -1,7 +1,7 @@
 //! Listeners, after Envoy's guide for edge proxies.
 
 use super::cluster::{BUFFER_BYTES, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
-use super::{access_log, auth, cors, header, route, session, stream, tls, value};
+use super::{access_log, auth, cors, header, patch, route, session, stream, tls, value};
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
@@ -25,9 +25,11 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
+use moorgate_policies::place;
 use moorgate_model::ir::{FilterChain, Listener, RouteTable, Serves, Transport};
 use moorgate_snapshot::record::Reference;
 use prost::{Message, Name};
+use std::collections::BTreeMap;
 
 /// All IPv4 addresses. `::` with IPv4 mapped would serve both families, but Envoy cannot bind it where the kernel has
 /// IPv6 switched off, and one set of bytes serves all machines of a fleet: the address that every machine has wins.
@@ -47,13 +49,18 @@ pub(super) fn lower(name: &str, listener: &Listener) -> (pb::Listener, Vec<Refer
     if listener.transport == Transport::Udp {
         return (stream::udp(name, BIND_ADDRESS, listener), Vec::new());
     }
+    // Once for all chains that share a table.
+    let mut filters: BTreeMap<&str, Vec<HttpFilter>> = BTreeMap::new();
+    for routes in listener.chains.iter().filter_map(FilterChain::routes) {
+        filters.entry(&routes.name).or_insert_with(|| http_filters(routes));
+    }
     let inspects = listener.chains.iter().any(|chain| chain.tls.is_some() || !chain.server_names.is_empty());
     let inspector = ListenerFilter {
         name: "envoy.filters.listener.tls_inspector".into(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(value::any(&TlsInspector::default()))),
         ..Default::default()
     };
-    let out = pb::Listener {
+    let mut out = pb::Listener {
         name: name.to_owned(),
         address: Some(Address {
             address: Some(address::Address::SocketAddress(SocketAddress {
@@ -63,24 +70,34 @@ pub(super) fn lower(name: &str, listener: &Listener) -> (pb::Listener, Vec<Refer
             })),
         }),
         stat_prefix: name.to_owned(),
-        filter_chains: listener.chains.iter().map(|chain| filter_chain(name, chain)).collect(),
+        filter_chains: listener.chains.iter().map(|chain| filter_chain(name, chain, &filters)).collect(),
         per_connection_buffer_limit_bytes: value::number(BUFFER_BYTES),
         listener_filters: inspects.then_some(inspector).into_iter().collect(),
         access_log: if inspects { vec![access_log::unmatched_connections()] } else { Vec::new() },
         ..Default::default()
     };
+    if let Some(added) = listener.chains.iter().find_map(|chain| chain.policies.as_ref()) {
+        patch::apply(&mut out, &added.listener);
+    }
     let tls = listener.chains.iter().filter(|chain| !chain.refuses()).filter_map(|chain| chain.tls.as_ref());
     (out, tls.flat_map(tls::references).collect())
 }
 
-fn filter_chain(listener: &str, chain: &FilterChain) -> pb::FilterChain {
+fn filter_chain(
+    listener: &str,
+    chain: &FilterChain,
+    filters: &BTreeMap<&str, Vec<HttpFilter>>,
+) -> pb::FilterChain {
     let socket = chain.tls.as_ref().map(|tls| match chain.serves {
-        Serves::Stream(_) => tls::downstream(tls, &[]),
-        Serves::Http(_) | Serves::Refuse => tls::downstream(tls, &tls::HTTP_PROTOCOLS),
+        Serves::Stream(_) => tls::downstream(tls, &[], chain.policies.as_deref()),
+        Serves::Http(_) | Serves::Refuse => {
+            tls::downstream(tls, &tls::HTTP_PROTOCOLS, chain.policies.as_deref())
+        }
     });
     let (filter, socket) = match &chain.serves {
         Serves::Http(routes) => {
-            let manager = connection_manager(listener, chain, routes);
+            let filters = filters.get(routes.name.as_str()).cloned().unwrap_or_default();
+            let manager = connection_manager(listener, chain, routes, filters);
             (network_filter("envoy.filters.network.http_connection_manager", &manager), socket)
         }
         Serves::Stream(found) if !found.backends.is_empty() => {
@@ -92,7 +109,7 @@ fn filter_chain(listener: &str, chain: &FilterChain) -> pb::FilterChain {
             (network_filter("envoy.filters.network.direct_response", &DirectResponse::default()), None)
         }
     };
-    pb::FilterChain {
+    let mut out = pb::FilterChain {
         name: chain.name.clone(),
         filter_chain_match: (!chain.server_names.is_empty())
             .then(|| FilterChainMatch { server_names: chain.server_names.clone(), ..Default::default() }),
@@ -100,7 +117,11 @@ fn filter_chain(listener: &str, chain: &FilterChain) -> pb::FilterChain {
         transport_socket_connect_timeout: socket.as_ref().and_then(|_| value::seconds(HANDSHAKE_SECONDS)),
         transport_socket: socket,
         ..Default::default()
+    };
+    if let Some(added) = &chain.policies {
+        patch::apply(&mut out, &added.chain);
     }
+    out
 }
 
 fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
@@ -146,29 +167,41 @@ fn nobody() -> InternalAddressConfig {
     InternalAddressConfig { unix_sockets: false, cidr_ranges: vec![range] }
 }
 
-/// Filters of requests, in the order in which they run.
+/// Filters of requests, in the order in which they run: those that every listener has do nothing on routes without rules
+/// of their own, so that listeners do not change when the first route has some; those of policies are there once a route
+/// of the table has one. A preflight carries no credentials, so it is answered before a rule asks anybody.
 fn http_filters(routes: &RouteTable) -> Vec<HttpFilter> {
     let asked = routes.hosts.iter().filter_map(|host| host.asked.as_ref()).map(Vec::len).max();
     let own = (0..asked.unwrap_or(0)).flat_map(|position| {
         auth::FILTERS
             .map(|name| idle_filter(&auth::of_listener(name, position), &auth::listener_filter(name)))
     });
-    // These do nothing on routes without rules of their own; always there, so that listeners do not change. A
-    // preflight carries no credentials, so it is answered before a rule asks anybody.
-    let mut auth = auth::FILTERS.map(|name| idle_filter(name, &auth::filter(name)));
-    let mut session = idle_filter(session::FILTER, &session::filter());
+    let mut filters: Vec<(u16, HttpFilter)> = own.map(|filter| (place::LISTENER, filter)).collect();
+    filters.push((place::CORS, http_filter(cors::FILTER, &Cors::default())));
+    let auth = auth::FILTERS.map(|name| (place::EXTERNAL_AUTH, idle_filter(name, &auth::filter(name))));
+    let session = (place::SESSION, idle_filter(session::FILTER, &session::filter()));
+    let mut idle: Vec<(u16, HttpFilter)> = auth.into_iter().chain([session]).collect();
+    idle.extend(patch::filters(routes, &[cors::FILTER, session::FILTER]));
     if asked.is_some() {
         // The route is not yet known when Envoy decides which filters run.
-        auth.iter_mut().chain([&mut session]).for_each(|filter| filter.disabled = false);
+        idle.iter_mut().for_each(|(_, filter)| filter.disabled = false);
     }
+    filters.extend(idle);
+    // Stable: those of one place stay in their order.
+    filters.sort_by_key(|(place, _)| *place);
     let router = http_filter("envoy.filters.http.router", &Router::default());
-    own.chain([http_filter(cors::FILTER, &Cors::default())]).chain(auth).chain([session, router]).collect()
+    filters.into_iter().map(|(_, filter)| filter).chain([router]).collect()
 }
 
-fn connection_manager(listener: &str, chain: &FilterChain, routes: &RouteTable) -> HttpConnectionManager {
-    HttpConnectionManager {
+fn connection_manager(
+    listener: &str,
+    chain: &FilterChain,
+    routes: &RouteTable,
+    http_filters: Vec<HttpFilter>,
+) -> HttpConnectionManager {
+    let mut manager = HttpConnectionManager {
         stat_prefix: listener.to_owned(),
-        http_filters: http_filters(routes),
+        http_filters,
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: value::seconds(IDLE_SECONDS),
             headers_with_underscores_action: HeadersWithUnderscoresAction::RejectRequest.into(),
@@ -201,5 +234,9 @@ fn connection_manager(listener: &str, chain: &FilterChain, routes: &RouteTable) 
             route_config_name: routes.name.clone(),
         })),
         ..Default::default()
+    };
+    if let Some(added) = &chain.policies {
+        patch::apply(&mut manager, &added.manager);
     }
+    manager
 }

@@ -141,6 +141,7 @@ fn chain(
         // Which certificates does not matter here.
         tls: chain.transport_socket.as_ref().map(|_| DownstreamTls { secrets: Vec::new(), clients: None }),
         origins: origins.chain(listener, &chain.name),
+        policies: None,
         serves,
     })
 }
@@ -175,6 +176,7 @@ fn datagrams(listener: &listener_pb::Listener, origins: &dyn Origins) -> Result<
         server_names: Vec::new(),
         tls: None,
         origins: origins.chain(&name, &name),
+        policies: None,
         serves: if refuses { Serves::Refuse } else { Serves::Stream(stream) },
         name,
     })
@@ -253,6 +255,7 @@ fn route(found: &pb::Route, origins: &dyn Origins) -> Route {
         mirrors: Vec::new(),
         cors: None,
         auth: None,
+        policies: None,
         action: action(found.action.as_ref()),
     }
 }

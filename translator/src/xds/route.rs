@@ -1,6 +1,6 @@
 //! Route tables: virtual hosts, matches and actions.
 
-use super::{auth, cors, header, rewrite, session, value};
+use super::{auth, cors, header, patch, rewrite, session, value};
 use crate::xds::rewrite::Rewrite;
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3 as pb;
@@ -191,6 +191,9 @@ fn route(route: &Route) -> pb::Route {
         && let Some(session) = session_of(forward)
     {
         filters.insert(session::FILTER.to_owned(), value::any(&session::lower(session)));
+    }
+    if let Some(added) = &route.policies {
+        patch::route(&mut out, added);
     }
     out
 }

@@ -1,6 +1,6 @@
 //! TLS on both sides.
 
-use super::{route, value};
+use super::{patch, route, value};
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, TransportSocket, data_source, transport_socket::ConfigType,
 };
@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
     certificate_validation_context::TrustChainVerification,
 };
-use moorgate_model::ir::{AppProtocol, ClientValidation, DownstreamTls, UpstreamTls};
+use moorgate_model::ir::{AppProtocol, ChainPolicies, ClientValidation, DownstreamTls, UpstreamTls};
 use moorgate_snapshot::record::{BindingKind, Reference};
 use prost::{Message, Name};
 use std::collections::BTreeSet;
@@ -51,7 +51,11 @@ fn socket<M: Message + Name>(context: &M) -> TransportSocket {
 pub(super) const HTTP_PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
 
 /// TLS towards clients; without protocols none is negotiated, as behind it there may be anything.
-pub(super) fn downstream(tls: &DownstreamTls, protocols: &[&str]) -> TransportSocket {
+pub(super) fn downstream(
+    tls: &DownstreamTls,
+    protocols: &[&str],
+    added: Option<&ChainPolicies>,
+) -> TransportSocket {
     let mut context = DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(parameters()),
@@ -64,6 +68,9 @@ pub(super) fn downstream(tls: &DownstreamTls, protocols: &[&str]) -> TransportSo
     };
     if let Some(clients) = &tls.clients {
         context.require_client_certificate = value::truth(!clients.optional);
+    }
+    if let Some(added) = added {
+        patch::apply(&mut context, &added.tls);
     }
     socket(&context)
 }

@@ -30,11 +30,25 @@ crate::codes! { Semantic;
     POLICY_APPROXIMATE = "MG4011", Warning, "a field of a policy has no counterpart in Envoy",
         "The policy is in effect, but Envoy has nothing that does what this field says. The message says what happens \
          instead.";
+    POLICY_PORT_CONFLICT = "MG4012", Error, "policies of listeners that share a port do not agree",
+        "Envoy has one listener for a port, so what is said of connections before TLS, and of requests without TLS, holds for \
+         all listeners of the port. The policies that speak of some of them only, or differ, have no effect there. Attach \
+         one policy to all of them, or use a port of its own.";
+    POLICY_TARGET_NOT_PERMITTED = "MG4013", Warning, "a policy selects a target of another namespace without a grant",
+        "A ReferenceGrant in the target's namespace must allow policies of this kind and namespace to refer to it. Without one \
+         the policy has no effect on that target.";
     POLICY_UNSUPPORTED = "MG4101", Warning, "a policy of this kind is not supported yet",
         "The kind is known, but this version does not compile it, and it restricts nothing. It has no effect.";
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",
         "This version cannot carry the policy out. Because it restricts who may do what, everything that it targets \
          answers 500 until the policy is removed or supported: nothing passes that it would have stopped.";
+    POLICY_FIELD_UNSUPPORTED = "MG4104", Warning, "a field of a policy is not supported",
+        "The policy is in effect, but this field of it is not. It restricts nothing. `moorgate policies --fields` lists what is \
+         supported.";
+    POLICY_FIELD_UNSUPPORTED_RESTRICTS = "MG4105", Error, "a field of a policy that restricts access is not supported",
+        "This version cannot carry the field out. Because it restricts who may do what, everything that the policy targets \
+         answers 500 (a listener: refuses connections) until the field is removed or supported: nothing passes that it would \
+         have stopped. `moorgate policies --fields` lists what is supported.";
     PARAMETER_IGNORED = "MG4103", Warning, "a field of an EnvoyProxy has no effect",
         "The parameters are in effect, but this field of them is not: it is not supported by this version, not known, or does \
          not go with another one. The message says what happens instead.";

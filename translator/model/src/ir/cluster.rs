@@ -1,5 +1,6 @@
 //! Clusters and where their endpoints come from.
 
+use super::ClusterPolicies;
 use std::net::IpAddr;
 
 /// One backend: a Service port with one treatment.
@@ -15,6 +16,8 @@ pub struct Cluster {
     pub sources: Vec<EndpointSource>,
     /// How many retries there may be at a time; `None`: Envoy's own bound.
     pub retry_budget: Option<RetryBudget>,
+    /// What policies add.
+    pub policies: ClusterPolicies,
 }
 
 /// A bound on retries that grows with the traffic (XBackendTrafficPolicy `retryConstraint`).

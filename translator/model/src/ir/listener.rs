@@ -1,6 +1,6 @@
 //! Listeners: ports, and what a connection meets there.
 
-use super::{RouteOrigin, RouteTable};
+use super::{Added, ChainPolicies, RouteOrigin, RouteTable};
 use crate::object::ObjectRef;
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ pub struct FilterChain {
     pub tls: Option<DownstreamTls>,
     /// The Gateway listeners served here (one, or several HTTP listeners that share a port).
     pub origins: Vec<ListenerOrigin>,
+    /// What policies add.
+    pub policies: Added<ChainPolicies>,
     /// What happens to connections.
     pub serves: Serves,
 }

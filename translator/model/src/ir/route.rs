@@ -1,5 +1,6 @@
 //! Routes: what a request must look like, and what happens to it.
 
+use super::{Added, RoutePolicies};
 use crate::object::ObjectRef;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// Who is asked whether a request may pass.
     pub auth: Option<ExternalAuth>,
+    /// What policies add.
+    pub policies: Added<RoutePolicies>,
     /// What answers.
     pub action: Action,
 }
@@ -55,7 +58,9 @@ impl Route {
         let own = backends.iter().flat_map(|backend| &backend.mirrors);
         let mirrors = self.mirrors.iter().chain(own).map(|mirror| mirror.cluster.as_str());
         let asked = self.auth.iter().map(|auth| auth.cluster.as_str());
-        backends.iter().filter_map(|backend| backend.cluster.as_deref()).chain(mirrors).chain(asked)
+        let policies = self.policies.iter().flat_map(|added| &added.clusters).map(String::as_str);
+        let backends = backends.iter().filter_map(|backend| backend.cluster.as_deref());
+        backends.chain(mirrors).chain(asked).chain(policies)
     }
 
     /// Takes out clusters that must not be reached: their share is answered with an error, copies are not made, and
@@ -65,6 +70,10 @@ impl Route {
         self.mirrors.retain(|mirror| !refused(&mirror.cluster));
         if self.auth.as_ref().is_some_and(|auth| refused(&auth.cluster)) {
             self.auth = None;
+            self.action = Action::Respond(Respond { status });
+        }
+        if self.policies.iter().flat_map(|added| &added.clusters).any(|name| refused(name)) {
+            self.policies = None;
             self.action = Action::Respond(Respond { status });
         }
         let Action::Forward(forward) = &mut self.action else { return };

@@ -8,7 +8,7 @@ use crate::attach::spec::XBackend;
 use crate::attach::trust;
 use crate::status::{self, AncestorStatus, ParentReference, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{ADDRESS_REFUSED, UNSUPPORTED_VALUE};
-use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, EndpointSource, UpstreamTls};
+use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Node, ObjectRef, Value};
 use moorgate_policies::{Context, upstream_tls};
 use std::collections::BTreeSet;
@@ -137,7 +137,14 @@ pub(super) fn build(
         addresses: Vec::new(),
     };
     let tls = tls(index, backend, &unsupported)?;
-    Ok(Cluster { protocol, tls, eds_name: String::new(), sources: vec![source], retry_budget: None })
+    Ok(Cluster {
+        protocol,
+        tls,
+        eds_name: String::new(),
+        sources: vec![source],
+        retry_budget: None,
+        policies: ClusterPolicies::default(),
+    })
 }
 
 fn tls(
@@ -174,7 +181,7 @@ fn tls(
 }
 
 /// Names that mean the proxy's own machine or network, whoever resolves them, and addresses in place of a name.
-fn is_inside(hostname: &str) -> bool {
+pub(in crate::attach) fn is_inside(hostname: &str) -> bool {
     let name = hostname.to_ascii_lowercase();
     let last = name.rsplit('.').next().unwrap_or_default();
     // A last label of digits is an address in some form (WHATWG URL, "ends in a number").

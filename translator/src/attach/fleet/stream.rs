@@ -16,6 +16,7 @@ pub(super) fn whole_port(name: &str, listeners: &[Filled<'_>]) -> Vec<FilterChai
         server_names: Vec::new(),
         tls: None,
         origins: listeners.iter().map(|(listener, _)| origin(listener)).collect(),
+        policies: listeners.iter().find_map(|(listener, _)| listener.policies.clone()),
         serves: oldest.map_or(Serves::Refuse, serves),
     }]
 }
@@ -44,6 +45,7 @@ pub(super) fn by_server_name(filled: Filled<'_>, owners: &Owners<'_>) -> Vec<Fil
         server_names: server_names(host),
         tls: placement.and_then(|_| tls(listener)),
         origins: vec![origin(listener)],
+        policies: listener.policies.clone(),
         serves: placement.map_or(Serves::Refuse, serves),
     };
     hosts.into_iter().map(chain).collect()

@@ -50,6 +50,7 @@ fn one<'a>(
         secrets: Vec::new(),
         clients: None,
         asked: Vec::new(),
+        policies: None,
         overlap: None,
         attached: BTreeSet::new(),
     };

@@ -23,7 +23,7 @@ const NEST_LIMIT: u32 = 100;
 const REPEAT_LIMIT: u32 = 1000;
 
 /// Why an expression cannot be used, or nothing.
-pub(super) fn check(text: &str) -> Result<(), String> {
+pub(in crate::attach) fn check(text: &str) -> Result<(), String> {
     if text.len() > LENGTH_LIMIT {
         return Err(format!("it has {} bytes, and may have {LENGTH_LIMIT}", text.len()));
     }

@@ -36,6 +36,7 @@ impl Match {
             mirrors: target.mirrors.clone(),
             cors: target.cors.clone(),
             auth: target.auth.clone(),
+            policies: None,
             action,
         }
     }

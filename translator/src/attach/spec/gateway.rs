@@ -201,11 +201,6 @@ struct Requirement {
 }
 
 impl LabelSelector {
-    /// A selector of equal labels only.
-    pub(in crate::attach) fn of_labels(match_labels: BTreeMap<String, String>) -> Self {
-        Self { match_labels, match_expressions: Vec::new() }
-    }
-
     /// Kubernetes label selector semantics; an unknown operator selects nothing.
     pub(in crate::attach) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let equal = self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));

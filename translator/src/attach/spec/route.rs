@@ -247,6 +247,19 @@ pub(in crate::attach) struct BackendRef {
     pub(in crate::attach) filters: Vec<Filter>,
 }
 
+impl BackendRef {
+    /// A backend without a weight or filters of its own.
+    pub(in crate::attach) fn named(
+        (group, kind): (&str, &str),
+        namespace: Option<String>,
+        name: &str,
+        port: Option<u16>,
+    ) -> Self {
+        let (group, kind, name) = (group.to_owned(), kind.to_owned(), name.to_owned());
+        Self { group, kind, name, namespace, port, weight: one(), filters: Vec::new() }
+    }
+}
+
 fn service() -> String {
     "Service".into()
 }

@@ -27,25 +27,25 @@ const GUARDS: [Guard; 7] = [
     Guard {
         name: "SecurityPolicy of a route",
         text: "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: g, namespace: shop}\n\
-            spec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]\n",
+            spec:\n  basicAuth: {users: {name: users}}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]\n",
         passes: false,
     },
     Guard {
         name: "SecurityPolicy of a rule",
         text: "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: g, namespace: shop}\n\
-            spec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web, sectionName: all}]\n",
+            spec:\n  basicAuth: {users: {name: users}}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web, sectionName: all}]\n",
         passes: false,
     },
     Guard {
         name: "SecurityPolicy of a Gateway",
         text: "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: g, namespace: shop}\n\
-            spec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]\n",
+            spec:\n  basicAuth: {users: {name: users}}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]\n",
         passes: false,
     },
     Guard {
         name: "EnvoyExtensionPolicy",
         text: "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyExtensionPolicy\nmetadata: {name: g, namespace: shop}\n\
-            spec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]\n",
+            spec:\n  wasm: [{name: w, rootID: r, code: {type: HTTP, http: {url: 'https://a.example/w.wasm'}}}]\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]\n",
         passes: false,
     },
     Guard {

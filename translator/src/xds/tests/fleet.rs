@@ -2,10 +2,10 @@
 
 use moorgate_model::ObjectRef;
 use moorgate_model::ir::{
-    Action, AddressFamily, AppProtocol, Cluster, Cors, DownstreamTls, EndpointSource, FilterChain, Fleet,
-    Forward, HeaderMutation, HostRewrite, Listener, Mirror, PathMatch, PathRewrite, Redirect, Respond, Retry,
-    Route, RouteOrigin, RouteTable, Serves, StaticEndpoint, Timeouts, Transport, UpstreamTls, ValueMatch,
-    VirtualHost, WeightedBackend,
+    Action, AddressFamily, AppProtocol, Cluster, ClusterPolicies, Cors, DownstreamTls, EndpointSource,
+    FilterChain, Fleet, Forward, HeaderMutation, HostRewrite, Listener, Mirror, PathMatch, PathRewrite,
+    Redirect, Respond, Retry, Route, RouteOrigin, RouteTable, Serves, StaticEndpoint, Timeouts, Transport,
+    UpstreamTls, ValueMatch, VirtualHost, WeightedBackend,
 };
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ pub(super) fn cluster(name: &str) -> Cluster {
             addresses: vec![StaticEndpoint { address: "::1".parse().unwrap(), port: 8080 }],
         }],
         retry_budget: None,
+        policies: ClusterPolicies::default(),
     }
 }
 
@@ -62,6 +63,7 @@ pub(super) fn route(name: &str, path: PathMatch, action: Action) -> Route {
         mirrors: Vec::new(),
         cors: None,
         auth: None,
+        policies: None,
         action,
     }
 }
@@ -174,6 +176,7 @@ fn chain(name: &str, server_names: &[&str], secrets: &[&str], hosts: Vec<Virtual
             clients: None,
         }),
         origins: Vec::new(),
+        policies: None,
         serves: Serves::Http(std::sync::Arc::new(RouteTable { name: name.into(), hosts })),
     }
 }

@@ -1,0 +1,446 @@
+//! Who may do what, by address, headers, method, path and claims (SecurityPolicy `authorization`).
+
+use crate::{About, Capability, Effect, Kind, Lowering, jwt, place};
+use envoy_types::pb::envoy::config::core::v3::CidrRange;
+use envoy_types::pb::envoy::config::rbac::v3::{
+    Permission, Policy, Principal, Rbac as Rules, SourcedMetadata, permission, principal,
+};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    ListMatcher, MetadataMatcher, PathMatcher, RegexMatcher, StringMatcher, ValueMatcher, list_matcher,
+    metadata_matcher, path_matcher, string_matcher::MatchPattern, value_matcher,
+};
+use envoy_types::pb::google::protobuf::UInt32Value;
+use moorgate_model::FieldPath;
+use serde::Deserialize;
+use std::net::IpAddr;
+
+/// The capability.
+pub(crate) struct Authorization;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Spec {
+    authorization: Option<Rights>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rights {
+    #[serde(default)]
+    rules: Vec<Rule>,
+    default_action: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rule {
+    action: String,
+    operation: Option<Operation>,
+    principal: Option<Who>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Operation {
+    #[serde(default)]
+    methods: Vec<String>,
+    path: Option<PathMatch>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PathMatch {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    value: String,
+    invert: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Who {
+    #[serde(default, rename = "clientCIDRs")]
+    addresses: Vec<String>,
+    jwt: Option<Token>,
+    #[serde(default)]
+    headers: Vec<Header>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Token {
+    provider: String,
+    #[serde(default)]
+    claims: Vec<Claim>,
+    #[serde(default)]
+    scopes: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Claim {
+    name: String,
+    value_type: Option<String>,
+    values: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Header {
+    name: String,
+    values: Vec<String>,
+}
+
+const NAME: &str = "envoy.filters.http.rbac";
+/// How often rules may change between Allow and Deny: each change is a level of Envoy's tree.
+const MOST_CHANGES: usize = 32;
+
+impl Capability for Authorization {
+    type Spec = Spec;
+    const ABOUT: About = About {
+        file: "authorization",
+        kind: Kind::Security,
+        fields: &["authorization"],
+        except: &["authorization.rules.cel", "authorization.rules.principal.clientIPGeoLocations"],
+        since: "0.1.0",
+        docs: "\
+The first rule that fits a request allows or denies it, otherwise defaultAction does (Deny). A rule fits if everything in it does: \
+principal.clientCIDRs, principal.headers, principal.jwt (claims and scopes of a provider of jwt), operation.methods, \
+operation.path. What is denied is answered with 403.",
+        effect: Effect::Filter {
+            name: NAME,
+            place: place::AUTHORIZATION,
+            why: "it decides by address, headers and claims, behind everything that finds these out",
+        },
+    };
+
+    fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
+        let Some(rights) = &spec.authorization else { return };
+        let at = FieldPath::parse("spec.authorization");
+        let mut rules = Vec::new();
+        for (index, rule) in rights.rules.iter().enumerate() {
+            let at = at.key("rules").index(index);
+            let Some(allows) = allows(&rule.action, &at.key("action"), cx) else { return };
+            let Some(fits) = fits(rule, &at, cx) else { return };
+            rules.push((allows, fits));
+        }
+        let by_default = match &rights.default_action {
+            Some(action) => allows(action, &at.key("defaultAction"), cx),
+            None => Some(false),
+        };
+        let Some(by_default) = by_default else { return };
+        let changes = rules.windows(2).filter(|pair| matches!(pair, [(a, _), (b, _)] if a != b));
+        if changes.count() > MOST_CHANGES {
+            return cx.unsupported(at.key("rules"), "the rules change too often between Allow and Deny");
+        }
+        let allowed = allowed(rules, by_default);
+        let permission = Permission { rule: Some(permission::Rule::Any(true)) };
+        let policy =
+            Policy { permissions: vec![permission], principals: vec![allowed], ..Default::default() };
+        let rules = Rules { policies: [("rules".to_owned(), policy)].into(), ..Default::default() };
+        let own = RbacPerRoute { rbac: Some(Rbac { rules: Some(rules), ..Default::default() }) };
+        cx.filter((NAME, place::AUTHORIZATION), &Rbac::default(), &own);
+    }
+}
+
+fn allows(action: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<bool> {
+    match action {
+        "Allow" => Some(true),
+        "Deny" => Some(false),
+        other => {
+            cx.invalid(at.clone(), &format!("action {other:?} is neither Allow nor Deny"));
+            None
+        }
+    }
+}
+
+/// Whom the rules allow, the first that fits deciding. From the last rule back: whoever an Allow fits, or the rest allows;
+/// whoever no Deny fits, and the rest allows. Neighbours of one action share a level.
+fn allowed(rules: Vec<(bool, Principal)>, by_default: bool) -> Principal {
+    let anybody = id(principal::Identifier::Any(true));
+    let mut rest = if by_default { anybody } else { not(anybody) };
+    let mut groups: Vec<(bool, Vec<Principal>)> = Vec::new();
+    for (allows, fits) in rules {
+        match groups.last_mut().filter(|(action, _)| *action == allows) {
+            Some((_, group)) => group.push(fits),
+            None => groups.push((allows, vec![fits])),
+        }
+    }
+    for (allows, mut group) in groups.into_iter().rev() {
+        rest = if allows {
+            group.push(rest);
+            any_of(group)
+        } else {
+            all_of(group.into_iter().map(not).chain([rest]).collect())
+        };
+    }
+    rest
+}
+
+fn id(identifier: principal::Identifier) -> Principal {
+    Principal { identifier: Some(identifier) }
+}
+
+fn not(principal: Principal) -> Principal {
+    id(principal::Identifier::NotId(Box::new(principal)))
+}
+
+fn any_of(ids: Vec<Principal>) -> Principal {
+    id(principal::Identifier::OrIds(principal::Set { ids }))
+}
+
+fn all_of(ids: Vec<Principal>) -> Principal {
+    id(principal::Identifier::AndIds(principal::Set { ids }))
+}
+
+/// Whom a rule fits; nothing if it cannot be said.
+fn fits(rule: &Rule, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Principal> {
+    let mut all = Vec::new();
+    if let Some(operation) = &rule.operation {
+        if !operation.methods.is_empty() {
+            all.push(any_of(operation.methods.iter().map(|method| header(":method", method)).collect()));
+        }
+        if let Some(path) = &operation.path {
+            all.push(self::path(path, &at.key("operation").key("path"), cx)?);
+        }
+    }
+    if let Some(who) = &rule.principal {
+        let at = at.key("principal");
+        if !who.addresses.is_empty() {
+            let mut ranges = Vec::new();
+            for (index, text) in who.addresses.iter().enumerate() {
+                let Some(range) = cidr(text) else {
+                    cx.invalid(
+                        at.key("clientCIDRs").index(index),
+                        &format!("{text:?} is no range of addresses"),
+                    );
+                    return None;
+                };
+                ranges.push(id(principal::Identifier::RemoteIp(range)));
+            }
+            all.push(any_of(ranges));
+        }
+        for (index, found) in who.headers.iter().enumerate() {
+            let at = at.key("headers").index(index);
+            if found.values.is_empty() {
+                cx.invalid(at, "a header has no value that fits");
+                return None;
+            }
+            if !cx.header_name(at.key("name"), &found.name) {
+                return None;
+            }
+            let name = found.name.to_ascii_lowercase();
+            all.push(any_of(found.values.iter().map(|value| header(&name, value)).collect()));
+        }
+        if let Some(claims) = &who.jwt {
+            let named =
+                |claim: &Claim| !claim.values.is_empty() && claim.name.split('.').all(|key| !key.is_empty());
+            if claims.provider.is_empty() || !claims.claims.iter().all(named) {
+                cx.invalid(at.key("jwt"), "a claim needs a name and a value that fits");
+                return None;
+            }
+            self::claims(claims, &mut all);
+        }
+    }
+    if all.is_empty() {
+        // It would fit everybody, and nobody writes that on purpose.
+        cx.invalid(at.clone(), "the rule has no condition that this version knows");
+        return None;
+    }
+    Some(all_of(all))
+}
+
+fn text(pattern: MatchPattern) -> StringMatcher {
+    StringMatcher { match_pattern: Some(pattern), ..Default::default() }
+}
+
+fn header(name: &str, value: &str) -> Principal {
+    id(principal::Identifier::Header(HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(text(MatchPattern::Exact(
+            value.to_owned(),
+        )))),
+        ..Default::default()
+    }))
+}
+
+/// A path without its query.
+fn path(found: &PathMatch, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Principal> {
+    let value = found.value.clone();
+    let matcher = |pattern| {
+        let rule = Some(path_matcher::Rule::Path(text(pattern)));
+        id(principal::Identifier::UrlPath(PathMatcher { rule }))
+    };
+    let fits = match found.kind.as_deref() {
+        Some("Exact") => matcher(MatchPattern::Exact(value)),
+        Some("RegularExpression") => {
+            if !cx.regex(at.key("value"), &value) {
+                return None;
+            }
+            matcher(MatchPattern::SafeRegex(RegexMatcher { regex: value, engine_type: None }))
+        }
+        // Whole segments, as in a route.
+        None | Some("PathPrefix") => match value.trim_end_matches('/') {
+            "" => matcher(MatchPattern::Prefix("/".into())),
+            prefix => {
+                let below = matcher(MatchPattern::Prefix(format!("{prefix}/")));
+                any_of(vec![matcher(MatchPattern::Exact(prefix.to_owned())), below])
+            }
+        },
+        Some(other) => {
+            cx.invalid(at.key("type"), &format!("a path cannot be matched by {other}"));
+            return None;
+        }
+    };
+    Some(if found.invert == Some(true) { not(fits) } else { fits })
+}
+
+/// What a token must say: one of the values of each claim, and every scope.
+fn claims(found: &Token, all: &mut Vec<Principal>) {
+    let metadata = |name: &str, value: ValueMatcher| {
+        let keys = [found.provider.as_str()].into_iter().chain(name.split('.'));
+        let path = keys.map(|key| metadata_matcher::PathSegment {
+            segment: Some(metadata_matcher::path_segment::Segment::Key(key.to_owned())),
+        });
+        let matcher = MetadataMatcher {
+            filter: jwt::NAME.into(),
+            path: path.collect(),
+            value: Some(value),
+            invert: false,
+        };
+        // Of a request, which is the default.
+        let sourced = SourcedMetadata { metadata_matcher: Some(matcher), ..Default::default() };
+        id(principal::Identifier::SourcedMetadata(sourced))
+    };
+    let exact = |value: &str| {
+        let matcher = text(MatchPattern::Exact(value.to_owned()));
+        ValueMatcher { match_pattern: Some(value_matcher::MatchPattern::StringMatch(matcher)) }
+    };
+    let listed = |value: &str| {
+        let one = list_matcher::MatchPattern::OneOf(Box::new(exact(value)));
+        let list = ListMatcher { match_pattern: Some(one) };
+        ValueMatcher { match_pattern: Some(value_matcher::MatchPattern::ListMatch(Box::new(list))) }
+    };
+    for claim in &found.claims {
+        let list = claim.value_type.as_deref() == Some("StringArray");
+        let one = |value: &String| metadata(&claim.name, if list { listed(value) } else { exact(value) });
+        all.push(any_of(claim.values.iter().map(one).collect()));
+    }
+    all.extend(found.scopes.iter().map(|scope| metadata(jwt::SCOPE, listed(scope))));
+}
+
+/// A range such as `10.0.0.0/8`; an address alone is a range of one.
+pub(crate) fn cidr(text: &str) -> Option<CidrRange> {
+    let (address, length) =
+        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let parsed: IpAddr = address.parse().ok()?;
+    let most = if parsed.is_ipv4() { 32 } else { 128 };
+    let length = length.map_or(Some(most), |length| length.parse().ok().filter(|length| *length <= most))?;
+    Some(CidrRange { address_prefix: parsed.to_string(), prefix_len: Some(UInt32Value { value: length }) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lowering::testing;
+    use std::collections::BTreeMap;
+
+    fn compiled(rules: &str, default: &str) -> crate::Compiled {
+        let spec = format!(r#"{{"authorization": {{"rules": {rules}, "defaultAction": "{default}"}}}}"#);
+        testing::compile(Kind::Security, &spec)
+    }
+
+    fn tree(rules: &str, default: &str) -> Principal {
+        let compiled = compiled(rules, default);
+        assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+        let own: RbacPerRoute = testing::filter(&compiled, "authorization", NAME);
+        own.rbac.unwrap().rules.unwrap().policies["rules"].principals[0].clone()
+    }
+
+    /// Reads the tree as Envoy does, with headers only.
+    fn passes(tree: &Principal, request: &BTreeMap<&str, &str>) -> bool {
+        match tree.identifier.as_ref().unwrap() {
+            principal::Identifier::Any(any) => *any,
+            principal::Identifier::NotId(inner) => !passes(inner, request),
+            principal::Identifier::OrIds(set) => set.ids.iter().any(|id| passes(id, request)),
+            principal::Identifier::AndIds(set) => set.ids.iter().all(|id| passes(id, request)),
+            principal::Identifier::Header(header) => {
+                let Some(HeaderMatchSpecifier::StringMatch(wanted)) = &header.header_match_specifier else {
+                    panic!("a text")
+                };
+                let Some(MatchPattern::Exact(wanted)) = &wanted.match_pattern else { panic!("exact") };
+                request.get(header.name.as_str()) == Some(&wanted.as_str())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All ways to answer four questions with rules of every action, against first come, first served.
+    #[test]
+    fn the_first_rule_that_fits_decides() {
+        let names = ["a", "b", "c", "d"];
+        for actions in 0..16_u32 {
+            for default in ["Allow", "Deny"] {
+                let action = |index: usize| if actions >> index & 1 == 1 { "Allow" } else { "Deny" };
+                let rules: Vec<String> = names
+                    .iter()
+                    .enumerate()
+                    .map(|(index, name)| {
+                        let action = action(index);
+                        format!(r#"{{"action": "{action}", "principal": {{"headers": [{{"name": "{name}", "values": ["1"]}}]}}}}"#)
+                    })
+                    .collect();
+                let tree = tree(&format!("[{}]", rules.join(",")), default);
+                for bits in 0..16_u32 {
+                    let set = |index: usize| bits >> index & 1 == 1;
+                    let request: BTreeMap<&str, &str> =
+                        (0..4).filter(|index| set(*index)).map(|index| (names[index], "1")).collect();
+                    let first = (0..4).find(|index| set(*index)).map_or(default, action);
+                    assert_eq!(passes(&tree, &request), first == "Allow", "{actions:b} {default} {bits:b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_methods_paths_and_claims() {
+        let rule = r#"[{"action": "Allow", "operation": {"methods": ["GET", "PUT"], "path": {"value": "/a/", "invert": true}},
+            "principal": {"clientCIDRs": ["10.0.0.0/8", "::1"], "jwt": {"provider": "p", "scopes": ["s"],
+            "claims": [{"name": "x.y", "valueType": "StringArray", "values": ["v"]}]}}}]"#;
+        let text = format!("{:?}", tree(rule, "Deny"));
+        for part in
+            [":method", "10.0.0.0", "::1", "\"/a/\"", "\"/a\"", "\"p\"", "\"x\"", "\"y\"", "\"scope\""]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_said_closes() {
+        for (rule, said) in [
+            (r#"[{"action": "Allow"}]"#, "MG4002 spec.authorization.rules[0]"),
+            (
+                r#"[{"action": "Log", "operation": {"methods": ["GET"]}}]"#,
+                "MG4002 spec.authorization.rules[0].action",
+            ),
+            (
+                r#"[{"action": "Allow", "principal": {"clientCIDRs": ["10.0.0.0/40"]}}]"#,
+                "MG4002 spec.authorization.rules[0].principal.clientCIDRs[0]",
+            ),
+            (
+                r#"[{"action": "Allow", "cel": "true", "operation": {"methods": ["GET"]}}]"#,
+                "MG4105 spec.authorization.rules[0].cel",
+            ),
+            (
+                r#"[{"action": "Allow", "operation": {"path": {"type": "RegularExpression", "value": "("}}}]"#,
+                "MG4002 spec.authorization.rules[0].operation.path.value",
+            ),
+            (
+                r#"[{"action": "Allow", "principal": {"headers": [{"name": "a b", "values": ["c"]}]}}]"#,
+                "MG4002 spec.authorization.rules[0].principal.headers[0].name",
+            ),
+            (
+                r#"[{"action": "Allow", "principal": {"jwt": {"provider": "p", "claims": [{"name": "a..b", "values": ["c"]}]}}}]"#,
+                "MG4002 spec.authorization.rules[0].principal.jwt",
+            ),
+        ] {
+            let compiled = compiled(rule, "Allow");
+            assert_eq!((testing::said(&compiled), compiled.closed), (vec![said.to_owned()], true), "{rule}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Certificates of clients (ClientTrafficPolicy `tls.clientValidation`).
+
+use crate::{About, Capability, Effect, Kind, Lowering, TrustBundle};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
+    CombinedCertificateValidationContext, ValidationContextType,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    RegexMatcher, StringMatcher, string_matcher::MatchPattern,
+};
+use envoy_types::pb::google::protobuf::BoolValue;
+use moorgate_model::ir::ClientValidation as Validation;
+use moorgate_model::{FieldPath, ObjectRef};
+use serde::Deserialize;
+
+/// The capability.
+pub(crate) struct ClientValidation;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Spec {
+    tls: Option<Tls>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Tls {
+    client_validation: Option<Rules>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rules {
+    optional: Option<bool>,
+    mode: Option<String>,
+    #[serde(default)]
+    ca_certificate_refs: Vec<Reference>,
+    #[serde(default)]
+    spki_hashes: Vec<String>,
+    #[serde(default)]
+    certificate_hashes: Vec<String>,
+    subject_alt_names: Option<Names>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reference {
+    #[serde(default)]
+    group: String,
+    #[serde(default)]
+    kind: String,
+    name: String,
+    namespace: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Names {
+    #[serde(default, rename = "dnsNames")]
+    dns: Vec<Text>,
+    #[serde(default, rename = "emailAddresses")]
+    email: Vec<Text>,
+    #[serde(default, rename = "ipAddresses")]
+    ip: Vec<Text>,
+    #[serde(default)]
+    uris: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Text {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    value: String,
+}
+
+/// `DownstreamTlsContext.require_client_certificate`
+const REQUIRED: &[u32] = &[2];
+
+impl Capability for ClientValidation {
+    type Spec = Spec;
+    const ABOUT: About = About {
+        file: "client_validation",
+        kind: Kind::ClientTraffic,
+        fields: &["tls.clientValidation"],
+        except: &[
+            "tls.clientValidation.allowExpiredCertificate",
+            "tls.clientValidation.crl",
+            "tls.clientValidation.subjectAltNames.otherNames",
+        ],
+        since: "0.1.0",
+        docs: "\
+Clients of HTTPS listeners show a certificate that an authority in caCertificateRefs has signed (ConfigMaps of the policy's namespace, key \
+ca.crt, read by the relay): mode RequireAndVerify, or VerifyIfGiven (as optional) for those that show one. spkiHashes, certificateHashes \
+and subjectAltNames (DNS, e-mail, address, URI) bound which. In place of the Gateway's own tls.frontend. Other modes are refused: they let \
+anybody pass.",
+        effect: Effect::DownstreamTls,
+    };
+
+    fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
+        let Some(rules) = spec.tls.as_ref().and_then(|tls| tls.client_validation.as_ref()) else { return };
+        let at = FieldPath::parse("spec.tls.clientValidation");
+        let optional = match rules.mode.as_deref() {
+            Some("RequireAndVerify") => false,
+            Some("VerifyIfGiven") => true,
+            None => rules.optional == Some(true),
+            Some(other) => {
+                return cx.unsupported(at.key("mode"), &format!("mode {other} lets anybody pass"));
+            }
+        };
+        let Some(ca_bundles) = bundles(&rules.ca_certificate_refs, &at.key("caCertificateRefs"), cx) else {
+            return;
+        };
+        let Some(names) = names(rules.subject_alt_names.as_ref(), &at.key("subjectAltNames"), cx) else {
+            return;
+        };
+        // Whoever shows a certificate is checked in both modes.
+        cx.clients(Validation { ca_bundles, optional: false });
+        let context = CertificateValidationContext {
+            verify_certificate_spki: rules.spki_hashes.clone(),
+            verify_certificate_hash: rules.certificate_hashes.clone(),
+            match_typed_subject_alt_names: names,
+            ..Default::default()
+        };
+        let combined = CombinedCertificateValidationContext {
+            default_validation_context: Some(context),
+            ..Default::default()
+        };
+        let common = CommonTlsContext {
+            validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
+            ..Default::default()
+        };
+        let required = BoolValue { value: !optional };
+        let tls = DownstreamTlsContext {
+            common_tls_context: Some(common),
+            require_client_certificate: Some(required),
+            ..Default::default()
+        };
+        cx.tls(&tls, &[REQUIRED]);
+    }
+}
+
+fn bundles(references: &[Reference], at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<String>> {
+    if references.is_empty() {
+        cx.invalid(at.clone(), "without an authority no certificate can be checked");
+        return None;
+    }
+    let mut out = Vec::new();
+    for (index, reference) in references.iter().enumerate() {
+        let at = at.index(index);
+        let Reference { group, kind, name, namespace } = reference;
+        if !group.is_empty() || kind != "ConfigMap" {
+            cx.unsupported(at.key("kind"), "authorities are taken from a ConfigMap with key ca.crt");
+            return None;
+        }
+        let own = cx.namespace().to_owned();
+        if namespace.as_ref().is_some_and(|namespace| *namespace != own) {
+            cx.unsupported(at.key("namespace"), "authorities are taken from the policy's namespace");
+            return None;
+        }
+        match cx.trust_bundle(&ObjectRef::new(group, kind, &own, name)) {
+            TrustBundle::Usable => out.push(format!("{kind}/{own}/{name}")),
+            TrustBundle::Missing => {
+                cx.invalid(at.key("name"), &format!("ConfigMap {own}/{name} is not in this source"));
+                return None;
+            }
+            TrustBundle::Unusable(why) => {
+                cx.invalid(
+                    at.key("name"),
+                    &format!("ConfigMap {own}/{name} holds no usable CA certificate: {why}"),
+                );
+                return None;
+            }
+        }
+    }
+    Some(out)
+}
+
+fn names(names: Option<&Names>, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<SubjectAltNameMatcher>> {
+    let Some(names) = names else { return Some(Vec::new()) };
+    let mut out = Vec::new();
+    for (list, kind, texts) in [
+        ("dnsNames", SanType::Dns, &names.dns),
+        ("emailAddresses", SanType::Email, &names.email),
+        ("ipAddresses", SanType::IpAddress, &names.ip),
+        ("uris", SanType::Uri, &names.uris),
+    ] {
+        for (index, text) in texts.iter().enumerate() {
+            let value = text.value.clone();
+            let pattern = match text.kind.as_deref() {
+                None | Some("Exact") => MatchPattern::Exact(value),
+                Some("Prefix") => MatchPattern::Prefix(value),
+                Some("Suffix") => MatchPattern::Suffix(value),
+                Some("RegularExpression") if !cx.regex(at.key(list).index(index).key("value"), &value) => {
+                    return None;
+                }
+                Some("RegularExpression") => {
+                    MatchPattern::SafeRegex(RegexMatcher { regex: value, engine_type: None })
+                }
+                Some(other) => {
+                    cx.invalid(at.key(list).index(index).key("type"), &format!("type {other} is not known"));
+                    return None;
+                }
+            };
+            let matcher = StringMatcher { match_pattern: Some(pattern), ..Default::default() };
+            out.push(SubjectAltNameMatcher {
+                san_type: kind.into(),
+                matcher: Some(matcher),
+                ..Default::default()
+            });
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lowering::testing::{self, patched};
+
+    #[test]
+    fn clients_are_checked_by_bundles_names_and_hashes() {
+        for (mode, required) in [
+            ("", true),
+            (r#", "mode": "RequireAndVerify""#, true),
+            (r#", "mode": "VerifyIfGiven""#, false),
+            (r#", "optional": true"#, false),
+        ] {
+            let spec = format!(
+                r#"{{"tls": {{"clientValidation": {{"caCertificateRefs": [{{"kind": "ConfigMap", "name": "ca"}}],
+                    "spkiHashes": ["a"], "subjectAltNames": {{"uris": [{{"type": "Prefix", "value": "spiffe://a/"}}]}}{mode}}}}}}}"#
+            );
+            let compiled = testing::compile(Kind::ClientTraffic, &spec);
+            assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+            let part = &compiled.parts["client_validation"];
+            let clients = part.clients.as_ref().unwrap();
+            assert_eq!(
+                (clients.ca_bundles.as_slice(), clients.optional),
+                (&["ConfigMap/shop/ca".to_owned()][..], false)
+            );
+            let context: DownstreamTlsContext = patched(&part.tls);
+            assert_eq!(context.require_client_certificate, Some(BoolValue { value: required }), "{mode}");
+            let common = context.common_tls_context.unwrap();
+            let Some(ValidationContextType::CombinedValidationContext(combined)) =
+                common.validation_context_type
+            else {
+                panic!("combined")
+            };
+            let checks = combined.default_validation_context.unwrap();
+            assert_eq!(
+                (checks.verify_certificate_spki.len(), checks.match_typed_subject_alt_names.len()),
+                (1, 1)
+            );
+        }
+    }
+
+    #[test]
+    fn clients_that_cannot_be_checked_are_refused() {
+        let ca = r#""caCertificateRefs": [{"kind": "ConfigMap", "name": "ca"}]"#;
+        for (rules, said) in [
+            (String::new(), "MG4002 spec.tls.clientValidation.caCertificateRefs"),
+            (format!(r#"{ca}, "mode": "RequireAny""#), "MG4105 spec.tls.clientValidation.mode"),
+            (format!(r#"{ca}, "crl": {{"refs": []}}"#), "MG4105 spec.tls.clientValidation.crl"),
+            (
+                r#""caCertificateRefs": [{"kind": "Secret", "name": "ca"}]"#.into(),
+                "MG4105 spec.tls.clientValidation.caCertificateRefs[0].kind",
+            ),
+            (
+                r#""caCertificateRefs": [{"kind": "ConfigMap", "name": "gone"}]"#.into(),
+                "MG4002 spec.tls.clientValidation.caCertificateRefs[0].name",
+            ),
+            (
+                r#""caCertificateRefs": [{"kind": "ConfigMap", "name": "ca", "namespace": "vault"}]"#.into(),
+                "MG4105 spec.tls.clientValidation.caCertificateRefs[0].namespace",
+            ),
+        ] {
+            let spec = format!(r#"{{"tls": {{"clientValidation": {{{rules}}}}}}}"#);
+            let compiled = testing::compile(Kind::ClientTraffic, &spec);
+            assert_eq!((testing::said(&compiled), compiled.closed), (vec![said.to_owned()], true), "{spec}");
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! Tokens that clients show (SecurityPolicy `jwt`).
+
+use crate::lowering::{digest, milliseconds, time};
+use crate::{About, BackendRef, Capability, Effect, Kind, Lowering, place};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HttpUri, data_source, http_uri};
+use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
+    JwtAuthentication, JwtClaimToHeader, JwtHeader, JwtProvider, JwtRequirement, JwtRequirementOrList,
+    PerRouteConfig, RemoteJwks, jwt_provider, jwt_requirement, per_route_config,
+};
+use envoy_types::pb::google::protobuf::Empty;
+use moorgate_model::{FieldPath, Node};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// The capability.
+pub(crate) struct Jwt;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Spec {
+    jwt: Option<Rules>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rules {
+    optional: Option<bool>,
+    fail_open: Option<bool>,
+    #[serde(default)]
+    providers: Vec<Provider>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Provider {
+    name: String,
+    #[serde(default)]
+    issuer: String,
+    #[serde(default)]
+    audiences: Vec<String>,
+    #[serde(rename = "remoteJWKS")]
+    remote: Option<Remote>,
+    #[serde(rename = "localJWKS")]
+    local: Option<Local>,
+    #[serde(default)]
+    claim_to_headers: Vec<ClaimToHeader>,
+    extract_from: Option<ExtractFrom>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Remote {
+    uri: String,
+    cache_duration: Option<String>,
+    #[serde(default)]
+    backend_refs: Vec<BackendRef>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Local {
+    inline: Option<String>,
+    value_ref: Option<ValueRef>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ValueRef {
+    kind: String,
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ClaimToHeader {
+    header: String,
+    claim: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ExtractFrom {
+    #[serde(default)]
+    headers: Vec<FromHeader>,
+    #[serde(default)]
+    cookies: Vec<String>,
+    #[serde(default)]
+    params: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FromHeader {
+    name: String,
+    value_prefix: Option<String>,
+}
+
+/// The filter, under whose name claims are found by what decides by them.
+pub(crate) const NAME: &str = "envoy.filters.http.jwt_authn";
+/// The claim that lists what a token is good for (RFC 8693 4.2): words between spaces.
+pub(crate) const SCOPE: &str = "scope";
+/// A server that has not given its keys by then has none.
+const FETCH: Duration = Duration::from_secs(5);
+
+impl Capability for Jwt {
+    type Spec = Spec;
+    const ABOUT: About = About {
+        file: "jwt",
+        kind: Kind::Security,
+        fields: &["jwt"],
+        except: &[
+            // The route that is found then has filters of its own, which do not run any more.
+            "jwt.providers.recomputeRoute",
+            "jwt.providers.remoteJWKS.backendSettings",
+            "jwt.providers.remoteJWKS.backendRef",
+            "jwt.providers.remoteJWKS.failedRefetchDuration",
+        ],
+        since: "0.1.0",
+        docs: "\
+Requests need a token of one of the providers: issuer, audiences, and keys from localJWKS (inline, or a ConfigMap's key jwks) or \
+remoteJWKS, which Envoy itself fetches and keeps; its server is verified by the roots of Envoy's image, or is a Service in \
+backendRefs. claimToHeaders tells claims to the backend, extractFrom says where tokens are. optional lets requests without a token \
+pass, failOpen those with a broken one too. Others are answered with 401.",
+        effect: Effect::Filter {
+            name: NAME,
+            place: place::JWT,
+            why: "tokens are read before anything decides by their claims",
+        },
+    };
+
+    fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
+        let Some(rules) = &spec.jwt else { return };
+        let at = FieldPath::parse("spec.jwt");
+        if rules.providers.is_empty() {
+            return cx.invalid(at.key("providers"), "there is no provider, so no token is good");
+        }
+        let (mut base, mut any) = (JwtAuthentication::default(), Vec::new());
+        for (index, spec) in rules.providers.iter().enumerate() {
+            let Some(provider) = provider(spec, &at.key("providers").index(index), cx) else { return };
+            // Several policies share the filter, and one may be merged with several others.
+            let name = cx.own_name(&format!("{}/{}", spec.name, digest(&provider)));
+            any.push(requires(jwt_requirement::RequiresType::ProviderName(name.clone())));
+            base.providers.insert(name, provider);
+        }
+        if rules.fail_open == Some(true) {
+            any.push(requires(jwt_requirement::RequiresType::AllowMissingOrFailed(Empty::default())));
+        } else if rules.optional == Some(true) {
+            any.push(requires(jwt_requirement::RequiresType::AllowMissing(Empty::default())));
+        }
+        let requirement = match any.as_slice() {
+            [one] => one.clone(),
+            _ => requires(jwt_requirement::RequiresType::RequiresAny(JwtRequirementOrList {
+                requirements: any,
+            })),
+        };
+        let name = cx.own_name(&digest(&requirement));
+        base.requirement_map.insert(name.clone(), requirement);
+        let own = PerRouteConfig {
+            requirement_specifier: Some(per_route_config::RequirementSpecifier::RequirementName(name)),
+        };
+        cx.filter((NAME, place::JWT), &base, &own);
+    }
+}
+
+fn requires(what: jwt_requirement::RequiresType) -> JwtRequirement {
+    JwtRequirement { requires_type: Some(what) }
+}
+
+fn provider(spec: &Provider, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<JwtProvider> {
+    let keys = match (&spec.local, &spec.remote) {
+        (Some(local), None) => {
+            let text = local_keys(local, &at.key("localJWKS"), cx)?;
+            let source = DataSource {
+                specifier: Some(data_source::Specifier::InlineString(text)),
+                ..Default::default()
+            };
+            jwt_provider::JwksSourceSpecifier::LocalJwks(source)
+        }
+        (None, Some(remote)) => {
+            jwt_provider::JwksSourceSpecifier::RemoteJwks(remote_keys(remote, &at.key("remoteJWKS"), cx)?)
+        }
+        _ => {
+            cx.invalid(at.clone(), "a provider has either localJWKS or remoteJWKS");
+            return None;
+        }
+    };
+    if !headers_have_names(spec, at, cx) {
+        return None;
+    }
+    let from = spec.extract_from.as_ref();
+    let headers = from.map_or(&[][..], |from| &from.headers).iter().map(|header| JwtHeader {
+        name: header.name.clone(),
+        value_prefix: header.value_prefix.clone().unwrap_or_default(),
+    });
+    let claims = spec.claim_to_headers.iter().map(|claim| JwtClaimToHeader {
+        header_name: claim.header.clone(),
+        claim_name: claim.claim.clone(),
+        ..Default::default()
+    });
+    Some(JwtProvider {
+        issuer: spec.issuer.clone(),
+        audiences: spec.audiences.clone(),
+        forward: true,
+        from_headers: headers.collect(),
+        from_cookies: from.map(|from| from.cookies.clone()).unwrap_or_default(),
+        from_params: from.map(|from| from.params.clone()).unwrap_or_default(),
+        payload_in_metadata: spec.name.clone(),
+        normalize_payload_in_metadata: Some(jwt_provider::NormalizePayload {
+            space_delimited_claims: vec![SCOPE.into()],
+        }),
+        claim_to_headers: claims.collect(),
+        jwks_source_specifier: Some(keys),
+        ..Default::default()
+    })
+}
+
+/// The keys, if Envoy can use one of them: it would refuse the whole listener for a set without any.
+fn local_keys(local: &Local, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
+    let text = written_keys(local, at, cx)?;
+    let keys = cx.json(&text);
+    let keys = keys.as_ref().and_then(|set| set.get("keys")).and_then(Node::as_sequence).unwrap_or_default();
+    if !keys.iter().any(is_key) {
+        cx.invalid(at.clone(), "there is no key in it that Envoy could use (RFC 7517)");
+        return None;
+    }
+    Some(text)
+}
+
+/// Whether a key has what its type needs, in letters that can be read (RFC 7518 6, RFC 8037 2).
+fn is_key(key: &Node) -> bool {
+    let text = |name: &str| key.get(name).and_then(Node::as_str).unwrap_or_default();
+    let coded = |name: &str| {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        !text(name).is_empty() && text(name).len() % 4 != 1 && text(name).bytes().all(letter)
+    };
+    let alg = text("alg");
+    let fits = |of: &[&str]| alg.is_empty() || of.iter().any(|start| alg.starts_with(start));
+    match text("kty") {
+        "RSA" => coded("n") && coded("e") && fits(&["RS", "PS"]),
+        "EC" => {
+            ["P-256", "P-384", "P-521"].contains(&text("crv")) && coded("x") && coded("y") && fits(&["ES"])
+        }
+        "OKP" => text("crv") == "Ed25519" && text("x").len() == 43 && coded("x") && fits(&["EdDSA"]),
+        "oct" => coded("k") && fits(&["HS"]),
+        _ => false,
+    }
+}
+
+fn written_keys(local: &Local, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
+    match (&local.inline, &local.value_ref) {
+        (Some(text), None) => Some(text.clone()),
+        (None, Some(reference)) if reference.kind == "ConfigMap" => {
+            cx.config_map(&at.key("valueRef").key("name"), &reference.name, &["jwks"])
+        }
+        (None, Some(_)) => {
+            cx.invalid(at.key("valueRef").key("kind"), "keys are taken from a ConfigMap");
+            None
+        }
+        _ => {
+            cx.invalid(at.clone(), "localJWKS has either inline or valueRef");
+            None
+        }
+    }
+}
+
+fn remote_keys(remote: &Remote, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<RemoteJwks> {
+    let Some((tls, host, port)) = address(&remote.uri) else {
+        cx.invalid(at.key("uri"), &format!("{:?} is no address of a server", remote.uri));
+        return None;
+    };
+    let cluster = match remote.backend_refs.as_slice() {
+        [] => cx.outside(&at.key("uri"), host, port, tls)?,
+        [one] => cx.backend(&at.key("backendRefs").index(0), one, false)?,
+        _ => {
+            cx.unsupported(at.key("backendRefs").index(1), "keys are fetched from one backend");
+            return None;
+        }
+    };
+    let kept = time(cx, &at.key("cacheDuration"), remote.cache_duration.as_deref());
+    Some(RemoteJwks {
+        http_uri: Some(HttpUri {
+            uri: remote.uri.clone(),
+            timeout: Some(milliseconds(FETCH)),
+            http_upstream_type: Some(http_uri::HttpUpstreamType::Cluster(cluster)),
+        }),
+        cache_duration: kept.map(milliseconds),
+        ..Default::default()
+    })
+}
+
+fn headers_have_names(spec: &Provider, at: &FieldPath, cx: &mut Lowering<'_>) -> bool {
+    let from = spec.extract_from.iter().flat_map(|from| &from.headers).map(|header| header.name.as_str());
+    let to = spec.claim_to_headers.iter().map(|claim| claim.header.as_str());
+    let lists = [("extractFrom", from.collect::<Vec<_>>()), ("claimToHeaders", to.collect())];
+    let mut names = lists.iter().flat_map(|(list, names)| names.iter().map(move |name| (list, name)));
+    names.all(|(list, name)| cx.header_name(at.key(list), name))
+}
+
+/// Whether an address is of TLS, its host, and its port.
+pub(crate) fn address(uri: &str) -> Option<(bool, &str, u16)> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let tls = match scheme {
+        "https" => true,
+        "http" => false,
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (authority, if tls { 443 } else { 80 }),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    (!host.is_empty() && host.bytes().all(plain)).then_some((tls, host, port))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::lowering::testing;
+    use prost::Message as _;
+
+    pub(crate) const KEYS: &str = r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}"#;
+
+    fn base(compiled: &crate::Compiled) -> JwtAuthentication {
+        JwtAuthentication::decode(compiled.parts["jwt"].filters[0].base.value.as_slice()).unwrap()
+    }
+
+    #[test]
+    fn a_route_names_what_the_filter_requires() {
+        let compiled = testing::compile(
+            Kind::Security,
+            r#"{"jwt": {"optional": true, "providers": [
+                {"name": "a", "issuer": "https://a.example", "audiences": ["x"], "localJWKS": {"type": "Inline", "inline": "{\"keys\": [{\"kty\": \"EC\", \"crv\": \"P-256\", \"x\": \"YQ\", \"y\": \"YQ\"}]}"},
+                 "claimToHeaders": [{"claim": "sub", "header": "x-sub"}],
+                 "extractFrom": {"headers": [{"name": "x-token", "valuePrefix": "T "}], "cookies": ["c"], "params": ["p"]}},
+                {"name": "b", "localJWKS": {"type": "ValueRef", "valueRef": {"group": "", "kind": "ConfigMap", "name": "here"}}},
+                {"name": "c", "remoteJWKS": {"uri": "https://c.example/keys", "cacheDuration": "5m"}}]}}"#,
+        );
+        assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+        let base = base(&compiled);
+        let own: PerRouteConfig = testing::filter(&compiled, "jwt", NAME);
+        let Some(per_route_config::RequirementSpecifier::RequirementName(name)) = own.requirement_specifier
+        else {
+            panic!("a requirement")
+        };
+        let Some(jwt_requirement::RequiresType::RequiresAny(any)) =
+            &base.requirement_map[&name].requires_type
+        else {
+            panic!("any of several")
+        };
+        assert_eq!((any.requirements.len(), base.providers.len()), (4, 3));
+        let of = |name: &str| {
+            let found =
+                base.providers.iter().find(|(key, _)| key.starts_with(&format!("shop/guard/{name}/")));
+            found.unwrap().1.clone()
+        };
+        let first = of("a");
+        assert_eq!((first.from_headers.len(), first.from_cookies.len(), first.from_params.len()), (1, 1, 1));
+        assert_eq!((first.payload_in_metadata.as_str(), first.forward), ("a", true));
+        let Some(jwt_provider::JwksSourceSpecifier::RemoteJwks(remote)) = of("c").jwks_source_specifier
+        else {
+            panic!("remote keys")
+        };
+        assert_eq!(
+            remote.http_uri.unwrap().http_upstream_type,
+            Some(http_uri::HttpUpstreamType::Cluster("c.example:443:true".into()))
+        );
+        assert_eq!(compiled.parts["jwt"].clusters, ["c.example:443:true"]);
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_closes() {
+        let provider = |text: &str| format!(r#"{{"jwt": {{"providers": [{{"name": "a", {text}}}]}}}}"#);
+        for (spec, said) in [
+            (r#"{"jwt": {"providers": []}}"#.to_owned(), "MG4002 spec.jwt.providers"),
+            (provider(r#""issuer": "x""#), "MG4002 spec.jwt.providers[0]"),
+            (provider(r#""remoteJWKS": {"uri": "ftp://a"}"#), "MG4002 spec.jwt.providers[0].remoteJWKS.uri"),
+            (
+                provider(r#""remoteJWKS": {"uri": "https://localhost/k"}"#),
+                "MG4002 spec.jwt.providers[0].remoteJWKS.uri",
+            ),
+            (
+                provider(r#""localJWKS": {"valueRef": {"kind": "ConfigMap", "name": "gone"}}"#),
+                "MG4002 spec.jwt.providers[0].localJWKS.valueRef.name",
+            ),
+            (
+                provider(
+                    r#""recomputeRoute": true, "localJWKS": {"inline": "{\"keys\": [{\"kty\": \"oct\", \"k\": \"YQ\"}]}"}"#,
+                ),
+                "MG4105 spec.jwt.providers[0].recomputeRoute",
+            ),
+            (
+                provider(r#""localJWKS": {"inline": "{\"keys\": []}"}"#),
+                "MG4002 spec.jwt.providers[0].localJWKS",
+            ),
+            (
+                provider(
+                    r#""localJWKS": {"inline": "{\"keys\": [{\"kty\": \"RSA\", \"n\": \"!\", \"e\": \"AQAB\"}]}"}"#,
+                ),
+                "MG4002 spec.jwt.providers[0].localJWKS",
+            ),
+            (
+                provider(
+                    r#""claimToHeaders": [{"header": "a b", "claim": "c"}], "remoteJWKS": {"uri": "https://a.example/k"}"#,
+                ),
+                "MG4002 spec.jwt.providers[0].claimToHeaders",
+            ),
+        ] {
+            let compiled = testing::compile(Kind::Security, &spec);
+            assert_eq!((testing::said(&compiled), compiled.closed), (vec![said.to_owned()], true), "{spec}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_servers() {
+        assert_eq!(address("https://a.example/k?x=1"), Some((true, "a.example", 443)));
+        assert_eq!(address("http://a.example:8080"), Some((false, "a.example", 8080)));
+        for wrong in ["a.example", "https://", "https://a:b/", "https://u@a.example/", "https://[::1]/"] {
+            assert_eq!(address(wrong), None, "{wrong}");
+        }
+    }
+}

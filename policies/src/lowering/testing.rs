@@ -1,0 +1,90 @@
+//! What tests of capabilities share.
+
+use super::*;
+use crate::backend_tls::tests::node;
+use moorgate_model::{Origin, Position};
+
+/// A source in which every Service is there, ConfigMap `here` has one key `jwks`, and nothing else is.
+struct Shop;
+
+impl World for Shop {
+    fn backend(
+        &mut self,
+        policy: &Object,
+        at: &FieldPath,
+        backend: &BackendRef,
+        http2: bool,
+    ) -> Result<String, Box<Diagnostic>> {
+        if backend.name == "gone" {
+            return Err(Box::new(policy.diagnostic(
+                &POLICY_INVALID,
+                at.clone(),
+                "Service gone is not there",
+            )));
+        }
+        let end = if http2 { "+h2" } else { "" };
+        Ok(format!("shop/{}/{}{end}", backend.name, backend.port.unwrap_or_default()))
+    }
+
+    fn outside(&mut self, host: &str, port: u16, tls: bool) -> Result<String, String> {
+        if host == "localhost" {
+            Err("a name of the proxy itself".into())
+        } else {
+            Ok(format!("{host}:{port}:{tls}"))
+        }
+    }
+
+    fn config_map(&self, _: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
+        let texts = || BTreeMap::from([("jwks".to_owned(), crate::jwt::tests::KEYS.to_owned())]);
+        (name == "here").then(texts).ok_or_else(|| format!("ConfigMap {name} is not in this source"))
+    }
+
+    fn regex(&self, text: &str) -> Result<(), String> {
+        if text.contains('(') { Err("not closed".into()) } else { Ok(()) }
+    }
+
+    fn json(&self, text: &str) -> Option<Node> {
+        serde_json::from_str(text).ok().map(|value: serde_json::Value| node(&value))
+    }
+
+    fn is_default(&self, _: &Object, field: &FieldPath) -> bool {
+        field.to_string() == "spec.connection.maxAcceptPerSocketEvent"
+    }
+
+    fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle {
+        if &*object.name == "gone" { TrustBundle::Missing } else { TrustBundle::Usable }
+    }
+}
+
+/// The object `shop/guard` of a kind.
+pub(crate) fn object(kind: Kind, spec: &str) -> Object {
+    let value: serde_json::Value = serde_json::from_str(&format!("{{\"spec\":{spec}}}")).unwrap();
+    Object {
+        reference: ObjectRef::new(crate::GROUP, kind.name(), "shop", "guard"),
+        version: crate::VERSION.into(),
+        origin: Origin { file: "a.yaml".into(), start: Position::default(), rendered_from: None },
+        root: node(&value),
+    }
+}
+
+pub(crate) fn compile(kind: Kind, spec: &str) -> Compiled {
+    super::compile(kind, &object(kind, spec), &mut Shop)
+}
+
+/// Codes and fields of all findings.
+pub(crate) fn said(compiled: &Compiled) -> Vec<String> {
+    compiled.findings.iter().map(|found| format!("{} {}", found.code.id, found.field)).collect()
+}
+
+/// What patches make of an empty message.
+pub(crate) fn patched<M: Message + Default>(patches: &[Patch]) -> M {
+    let bytes: Vec<u8> = patches.iter().flat_map(|patch| patch.message.clone()).collect();
+    M::decode(bytes.as_slice()).unwrap()
+}
+
+/// What the routes of a policy say to a filter.
+pub(crate) fn filter<M: Message + Default + Name>(compiled: &Compiled, file: &str, name: &str) -> M {
+    let found = compiled.parts[file].filters.iter().find(|filter| filter.name == name).unwrap();
+    assert_eq!(found.own.type_url, M::type_url());
+    M::decode(found.own.value.as_slice()).unwrap()
+}

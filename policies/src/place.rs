@@ -1,0 +1,38 @@
+//! The order of filters: each capability that has a filter says where it stands, and why.
+//!
+//! Whoever answers a request early stands early; what decides by something stands behind what finds it out; what changes a
+//! response stands late, because responses pass the filters backwards. The numbers leave room; a test holds the whole order.
+
+/// Filters of listeners, before a route is looked for.
+pub const LISTENER: u16 = 100;
+/// Faults on purpose: before anything that costs.
+pub const FAULT: u16 = 200;
+/// A preflight carries no credentials, so it is answered before anybody is asked for them.
+pub const CORS: u16 = 300;
+/// A forged request of a browser is refused before its cookies count for anything.
+pub const CSRF: u16 = 350;
+/// A service that is asked whether a request may pass: before what it costs to read tokens, as its answer may change them.
+pub const EXTERNAL_AUTH: u16 = 400;
+/// Tokens are read before anything decides by their claims.
+pub const JWT: u16 = 500;
+/// A client keeps its endpoint; whoever may not pass gets none.
+pub const SESSION: u16 = 600;
+/// A request is held whole before scripts and services see its body.
+pub const BUFFER: u16 = 650;
+/// Scripts see a request that was let in, and may change what is decided by below.
+pub const LUA: u16 = 700;
+/// Services that change requests, behind scripts that prepare for them.
+pub const EXTERNAL_PROCESSING: u16 = 750;
+/// Who may do what, decided by address, headers and claims that all of the above found out.
+pub const AUTHORIZATION: u16 = 800;
+/// Only requests that may pass use up a limit.
+pub const LOCAL_RATE_LIMIT: u16 = 900;
+/// Requests and responses are slowed down last of all that may refuse them.
+pub const BANDWIDTH: u16 = 950;
+/// Load is shed by what backends answer, not by what was refused before.
+pub const ADMISSION: u16 = 970;
+/// Responses of backends, and of nobody else, are replaced.
+pub const CUSTOM_RESPONSE: u16 = 1000;
+/// Responses are compressed when nobody changes their bodies any more: responses pass backwards, so this is the first
+/// to see one, but for what replaces it whole.
+pub const COMPRESSION: u16 = 1100;

@@ -1,0 +1,168 @@
+//! Retries of requests that failed (BackendTrafficPolicy `retry`).
+
+use crate::lowering::{milliseconds, time};
+use crate::{About, Capability, Effect, Kind, Lowering};
+use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction, retry_policy};
+use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use moorgate_model::FieldPath;
+use prost::{Message as _, Name as _};
+use serde::Deserialize;
+
+/// The capability.
+pub(crate) struct Retry;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Spec {
+    retry: Option<Rules>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rules {
+    num_retries: Option<u32>,
+    retry_on: Option<On>,
+    per_retry: Option<Each>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct On {
+    #[serde(default)]
+    triggers: Vec<String>,
+    #[serde(default)]
+    http_status_codes: Vec<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Each {
+    timeout: Option<String>,
+    back_off: Option<BackOff>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BackOff {
+    base_interval: Option<String>,
+    max_interval: Option<String>,
+}
+
+/// What the API's own documentation says is retried if nothing is said, and how often.
+const TRIGGERS: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+const CODES: [u32; 1] = [503];
+const RETRIES: u32 = 2;
+/// So often Envoy looks for an endpoint that was not tried yet.
+const SELECTIONS: i64 = 5;
+/// `RouteAction.retry_policy`
+const FIELD: &[u32] = &[9];
+
+impl Capability for Retry {
+    type Spec = Spec;
+    const ABOUT: About = About {
+        file: "retry",
+        kind: Kind::BackendTraffic,
+        fields: &["retry"],
+        except: &["retry.numAttemptsPerPriority"],
+        since: "0.1.0",
+        docs: "\
+Requests that fail are tried again: numRetries (2), retryOn.triggers and retryOn.httpStatusCodes (connection failures, refused \
+streams, and 503), perRetry.timeout, perRetry.backOff. An endpoint that was tried is not tried again while there are others. \
+In place of a rule's own retry.",
+        effect: Effect::Route,
+    };
+
+    fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
+        let Some(rules) = &spec.retry else { return };
+        let at = FieldPath::parse("spec.retry");
+        let each = rules.per_retry.as_ref();
+        let back_off = each.and_then(|each| each.back_off.as_ref());
+        let timeout =
+            time(cx, &at.key("perRetry").key("timeout"), each.and_then(|each| each.timeout.as_deref()));
+        let back = at.key("perRetry").key("backOff");
+        let base =
+            time(cx, &back.key("baseInterval"), back_off.and_then(|back| back.base_interval.as_deref()));
+        let most = time(cx, &back.key("maxInterval"), back_off.and_then(|back| back.max_interval.as_deref()));
+        if base.is_some_and(|base| base.is_zero() || most.is_some_and(|most| most < base)) {
+            return cx.invalid(back, "baseInterval is zero, or more than maxInterval");
+        }
+        let (retry_on, codes) = conditions(rules.retry_on.as_ref());
+        let previous = PreviousHostsPredicate {};
+        let policy = RetryPolicy {
+            retry_on,
+            num_retries: Some(UInt32Value { value: rules.num_retries.unwrap_or(RETRIES) }),
+            retriable_status_codes: codes,
+            per_try_timeout: timeout.map(milliseconds),
+            retry_back_off: base.map(|base| retry_policy::RetryBackOff {
+                base_interval: Some(milliseconds(base)),
+                max_interval: most.map(milliseconds),
+            }),
+            retry_host_predicate: vec![retry_policy::RetryHostPredicate {
+                name: "envoy.retry_host_predicates.previous_hosts".into(),
+                config_type: Some(retry_policy::retry_host_predicate::ConfigType::TypedConfig(Any {
+                    type_url: PreviousHostsPredicate::type_url(),
+                    value: previous.encode_to_vec(),
+                })),
+            }],
+            host_selection_retry_max_attempts: SELECTIONS,
+            ..Default::default()
+        };
+        cx.forward(&RouteAction { retry_policy: Some(policy), ..Default::default() }, &[FIELD]);
+    }
+}
+
+/// What is retried, as Envoy writes it. Codes count only if Envoy is told that they do.
+fn conditions(on: Option<&On>) -> (String, Vec<u32>) {
+    const BY_CODE: &str = "retriable-status-codes";
+    let Some(On { triggers, http_status_codes }) = on else { return (TRIGGERS.into(), CODES.into()) };
+    let mut named: Vec<&str> = triggers.iter().map(String::as_str).collect();
+    if !http_status_codes.is_empty() && !named.contains(&BY_CODE) {
+        named.push(BY_CODE);
+    }
+    (named.join(","), http_status_codes.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lowering::testing::{self, patched};
+    use std::time::Duration;
+
+    fn policy(spec: &str) -> RetryPolicy {
+        let compiled = testing::compile(Kind::BackendTraffic, spec);
+        assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+        patched::<RouteAction>(&compiled.parts["retry"].forward).retry_policy.unwrap()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_api() {
+        let plain = policy(r#"{"retry": {}}"#);
+        assert_eq!((plain.num_retries.unwrap().value, plain.retriable_status_codes), (2, vec![503]));
+        assert_eq!(plain.retry_on, TRIGGERS);
+    }
+
+    #[test]
+    fn everything_that_is_said() {
+        let full = policy(
+            r#"{"retry": {"numRetries": 5, "retryOn": {"triggers": ["5xx", "reset"], "httpStatusCodes": [418]},
+            "perRetry": {"timeout": "250ms", "backOff": {"baseInterval": "100ms", "maxInterval": "10s"}}}}"#,
+        );
+        assert_eq!((full.num_retries.unwrap().value, full.retriable_status_codes), (5, vec![418]));
+        assert_eq!(full.retry_on, "5xx,reset,retriable-status-codes");
+        assert_eq!(full.per_try_timeout, Some(milliseconds(Duration::from_millis(250))));
+        assert_eq!(full.retry_back_off.unwrap().max_interval, Some(milliseconds(Duration::from_secs(10))));
+    }
+
+    #[test]
+    fn what_is_not_carried_out_is_said_and_leaves_the_rest() {
+        let compiled = testing::compile(
+            Kind::BackendTraffic,
+            r#"{"retry": {"numAttemptsPerPriority": 1, "numRetries": 1}}"#,
+        );
+        assert_eq!(testing::said(&compiled), ["MG4104 spec.retry.numAttemptsPerPriority"]);
+        assert!(compiled.parts.contains_key("retry") && !compiled.closed);
+        let broken = testing::compile(Kind::BackendTraffic, r#"{"retry": {"perRetry": {"timeout": "x"}}}"#);
+        assert_eq!(testing::said(&broken), ["MG4002 spec.retry.perRetry.timeout"]);
+        assert!(broken.parts.is_empty() && !broken.closed);
+    }
+}

@@ -1,0 +1,346 @@
+//! What policies make of the routes at each listener.
+
+use super::held::{Chosen, Held};
+use super::merge::merged_object;
+use super::world::Sources;
+use super::{Policies, held};
+use crate::attach::index::{Index, Key};
+use crate::attach::kind::{Mode, Rules};
+use crate::attach::listener::{Gateway, Listener};
+use crate::attach::parent::{Placement, Routes};
+use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID};
+use moorgate_model::ir::{
+    Action, Added, Cluster, ClusterPolicies, PolicySource, Respond, Route, RouteOrigin, RoutePolicies, Stream,
+};
+use moorgate_model::{Diagnostics, FieldPath, ObjectRef};
+use moorgate_policies::{Compiled, Kind, Lowered, compile_merged};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Kinds that speak of routes.
+const KINDS: [Kind; 3] = [Kind::BackendTraffic, Kind::Extension, Kind::Security];
+
+/// What is known of policies once routes have listeners, for their status: by policy and Gateway.
+#[derive(Debug, Default)]
+pub(in crate::attach) struct Settled {
+    /// Where a policy was met, in force or not.
+    pub(super) met: BTreeSet<(usize, (String, String))>,
+    /// What took its place.
+    pub(super) overridden: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
+    /// What was merged with it.
+    pub(super) merged: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
+}
+
+/// What policies of all kinds together make of a rule.
+struct Together {
+    added: Added<RoutePolicies>,
+    cluster: ClusterPolicies,
+    /// Behind the names of clusters that they change: the policies that do.
+    suffix: String,
+    closed: bool,
+    /// Connections must not pass either.
+    closed_streams: bool,
+}
+
+/// Puts policies on every route at every listener. Routes that no policy concerns stay as they are.
+pub(in crate::attach) fn settle<'a>(
+    index: &Index<'a>,
+    policies: &mut Policies,
+    gateways: &BTreeMap<Key<'a>, Gateway<'a>>,
+    routes: &mut Routes<'a>,
+    diagnostics: &mut Diagnostics,
+) {
+    if policies.held.is_empty() {
+        return;
+    }
+    for (name, cluster) in &policies.clusters {
+        routes.clusters.entry(name.clone()).or_insert_with(|| cluster.clone());
+    }
+    let mut settling = Settling {
+        index,
+        policies,
+        clusters: std::mem::take(&mut routes.clusters),
+        merged: BTreeMap::new(),
+        together: BTreeMap::new(),
+        settled: Settled::default(),
+        diagnostics,
+    };
+    let mut asked: BTreeSet<(String, Key<'a>)> = BTreeSet::new();
+    for ((key, position), placements) in &mut routes.placements {
+        let Some(gateway) = gateways.get(key) else { continue };
+        let Some(listener) = gateway.listeners.get(*position) else { continue };
+        let found = settling.listener(gateway, listener, placements);
+        asked.extend(found.into_iter().map(|cluster| (cluster, *key)));
+    }
+    let Settling { clusters, settled, .. } = settling;
+    routes.clusters = clusters;
+    asked.iter().for_each(|(cluster, key)| routes.note(cluster, *key));
+    policies.settled = settled;
+}
+
+struct Settling<'s, 'a> {
+    index: &'s Index<'a>,
+    policies: &'s Policies,
+    clusters: BTreeMap<String, Cluster>,
+    /// Policies that were merged: the narrow one, then the wide one.
+    merged: BTreeMap<(usize, usize), Rc<Compiled>>,
+    together: BTreeMap<Vec<(Kind, Chosen)>, Rc<Together>>,
+    settled: Settled,
+    diagnostics: &'s mut Diagnostics,
+}
+
+impl Settling<'_, '_> {
+    /// Changes the routes at a listener; gives the clusters that are asked there.
+    fn listener(
+        &mut self,
+        gateway: &Gateway<'_>,
+        listener: &Listener<'_>,
+        placements: &mut [Placement],
+    ) -> BTreeSet<String> {
+        let held = &self.policies.held;
+        let wide: Vec<(Kind, Vec<usize>)> = KINDS
+            .into_iter()
+            .map(|kind| (kind, held.of_listener(kind, listener, &gateway.object.reference)))
+            .collect();
+        let reference = &gateway.object.reference;
+        let gateway = (reference.namespace.to_string(), reference.name.to_string());
+        let mut done: Vec<(Rules, Rules)> = Vec::new();
+        let mut asked = BTreeSet::new();
+        for placement in placements {
+            let known = done.iter().find(|(before, _)| before.same(&placement.rules));
+            if let Some((_, after)) = known {
+                placement.rules = after.clone();
+                continue;
+            }
+            let after = match &placement.rules {
+                Rules::Http(rules) => {
+                    self.requests(rules, &wide, &gateway).map(|rules| Rules::Http(Rc::new(rules)))
+                }
+                Rules::Stream(stream) => {
+                    let connections = listener.mode != Some(Mode::Http);
+                    self.stream(stream, &wide, &gateway, connections)
+                        .map(|stream| Rules::Stream(Rc::new(stream)))
+                }
+            };
+            let after = after.unwrap_or_else(|| placement.rules.clone());
+            let added = after.http().iter().filter_map(|route| route.policies.as_ref());
+            asked.extend(added.flat_map(|added| added.clusters.iter().cloned()));
+            let before = std::mem::replace(&mut placement.rules, after.clone());
+            done.push((before, after));
+        }
+        asked
+    }
+
+    /// The rules of a route with what policies add, if they add anything.
+    fn requests(
+        &mut self,
+        rules: &[Route],
+        wide: &[(Kind, Vec<usize>)],
+        gateway: &(String, String),
+    ) -> Option<Vec<Route>> {
+        let chosen: Vec<_> = rules.iter().map(|route| self.chosen(&route.origin, wide, gateway)).collect();
+        if chosen.iter().all(Vec::is_empty) {
+            return None;
+        }
+        let apply = |(route, chosen): (&Route, Vec<(Kind, Chosen)>)| {
+            let mut route = route.clone();
+            if !chosen.is_empty() {
+                let together = self.together(chosen, &route.origin.object);
+                self.apply(&mut route, &together);
+            }
+            route
+        };
+        Some(rules.iter().zip(chosen).map(apply).collect())
+    }
+
+    fn chosen(
+        &mut self,
+        origin: &RouteOrigin,
+        wide: &[(Kind, Vec<usize>)],
+        gateway: &(String, String),
+    ) -> Vec<(Kind, Chosen)> {
+        let held = &self.policies.held;
+        let mut out = Vec::new();
+        for (kind, wide) in wide {
+            let Some(chosen) = held.choose(*kind, &origin.object, origin.rule_name.as_deref(), wide) else {
+                continue;
+            };
+            let winner = held.all.get(chosen.winner).map(|one| one.object.reference.clone());
+            self.settled.met.insert((chosen.winner, gateway.clone()));
+            for (others, notes) in [
+                (&chosen.overridden[..], &mut self.settled.overridden),
+                (chosen.merged.as_slice(), &mut self.settled.merged),
+            ] {
+                for other in others {
+                    self.settled.met.insert((*other, gateway.clone()));
+                    notes.entry((*other, gateway.clone())).or_default().extend(winner.clone());
+                }
+            }
+            out.push((*kind, chosen));
+        }
+        out
+    }
+
+    /// What the chosen policies of all kinds together make of a rule.
+    fn together(&mut self, chosen: Vec<(Kind, Chosen)>, route: &ObjectRef) -> Rc<Together> {
+        if let Some(known) = self.together.get(&chosen) {
+            return Rc::clone(known);
+        }
+        let mut all = Lowered::default();
+        let (mut sources, mut suffix) = (Vec::new(), String::new());
+        let (mut closed, mut closed_streams) = (false, false);
+        for (kind, chosen) in &chosen {
+            let compiled = self.compiled(chosen);
+            closed |= compiled.closed;
+            closed_streams |= match kind {
+                Kind::Security => compiled.closed || compiled.parts.contains_key("authorization"),
+                Kind::BackendTraffic | Kind::ClientTraffic | Kind::Extension => compiled.closed,
+            };
+            let mut own = Lowered::default();
+            compiled.parts.values().for_each(|part| own.add(part));
+            if !own.cluster.is_empty() {
+                for number in [Some(chosen.winner), chosen.merged].into_iter().flatten() {
+                    let Some(one) = self.policies.held.all.get(number) else { continue };
+                    let reference = &one.object.reference;
+                    // A namespace has no dot, and no name of an object a plus sign.
+                    let _ = write!(suffix, "+{}.{}", reference.namespace, reference.name);
+                }
+            }
+            all.add(&own);
+            sources.extend(explained(&self.policies.held, chosen, &compiled, route));
+        }
+        all.filters.sort();
+        let added = RoutePolicies {
+            sources,
+            filters: all.filters,
+            route: all.route,
+            forward: all.forward,
+            clusters: all.clusters,
+        };
+        let together =
+            Together { added: Some(Arc::new(added)), cluster: all.cluster, suffix, closed, closed_streams };
+        let together = Rc::new(together);
+        self.together.insert(chosen, Rc::clone(&together));
+        together
+    }
+
+    /// What the winner says, merged with the wider one if it asks for that.
+    fn compiled(&mut self, chosen: &Chosen) -> Rc<Compiled> {
+        let all = &self.policies.held.all;
+        let Some(narrow) = all.get(chosen.winner) else { return Rc::new(Compiled::default()) };
+        let Some((number, wide)) = chosen.merged.and_then(|number| Some((number, all.get(number)?))) else {
+            return Rc::new(narrow.compiled.clone());
+        };
+        if let Some(known) = self.merged.get(&(chosen.winner, number)) {
+            return Rc::clone(known);
+        }
+        let object = merged_object(&narrow.object, &wide.object, narrow.merge);
+        let mut world = Sources { index: self.index, policies: self.policies, clusters: &mut self.clusters };
+        let compiled = compile_merged(
+            narrow.kind,
+            (&narrow.object, &narrow.compiled),
+            (&wide.object, &wide.compiled),
+            &object,
+            &mut world,
+        );
+        if let Some(found) = compiled.findings.first() {
+            // The places of its own findings are those of two files.
+            let message = format!(
+                "merged with {}, the policy cannot be carried out: {}",
+                wide.object.reference, found.message
+            );
+            let code = if compiled.closed { &POLICY_FIELD_UNSUPPORTED_RESTRICTS } else { &POLICY_INVALID };
+            self.diagnostics.push(narrow.object.diagnostic(
+                code,
+                FieldPath::parse("spec.mergeType"),
+                message,
+            ));
+        }
+        let compiled = Rc::new(compiled);
+        self.merged.insert((chosen.winner, number), Rc::clone(&compiled));
+        compiled
+    }
+
+    fn apply(&mut self, route: &mut Route, together: &Together) {
+        route.policies.clone_from(&together.added);
+        if together.closed {
+            route.action = Action::Respond(Respond { status: 500 });
+            route.mirrors.clear();
+            route.auth = None;
+            // Nothing of what filters would do matters any more, and nobody is to be asked.
+            route.policies = together.added.as_ref().map(|added| {
+                Arc::new(RoutePolicies { sources: added.sources.clone(), ..RoutePolicies::default() })
+            });
+            return;
+        }
+        let Action::Forward(forward) = &mut route.action else { return };
+        for cluster in forward.backends.iter_mut().filter_map(|backend| backend.cluster.as_mut()) {
+            *cluster = self.variant(cluster, together);
+        }
+    }
+
+    /// The name of the cluster with what policies add to it.
+    fn variant(&mut self, cluster: &str, together: &Together) -> String {
+        if together.cluster.is_empty() {
+            return cluster.to_owned();
+        }
+        let name = format!("{cluster}{}", together.suffix);
+        if let Some(base) = self.clusters.get(cluster).filter(|_| !self.clusters.contains_key(&name)) {
+            let variant = Cluster { policies: together.cluster.clone(), ..base.clone() };
+            self.clusters.insert(name.clone(), variant);
+        }
+        name
+    }
+
+    /// The rule of a route of connections with what policies add, if they add anything.
+    fn stream(
+        &mut self,
+        stream: &Stream,
+        wide: &[(Kind, Vec<usize>)],
+        gateway: &(String, String),
+        connections: bool,
+    ) -> Option<Stream> {
+        let chosen = self.chosen(&stream.origin, wide, gateway);
+        if chosen.is_empty() {
+            return None;
+        }
+        let together = self.together(chosen, &stream.origin.object);
+        let mut stream = stream.clone();
+        if together.closed_streams && connections {
+            stream.backends.clear();
+        }
+        for cluster in stream.backends.iter_mut().filter_map(|backend| backend.cluster.as_mut()) {
+            *cluster = self.variant(cluster, &together);
+        }
+        Some(stream)
+    }
+}
+
+/// Which policies have a say, for `explain`.
+fn explained(held: &Held, chosen: &Chosen, compiled: &Compiled, route: &ObjectRef) -> Vec<PolicySource> {
+    let winner = held.all.get(chosen.winner).map(|one| one.object.reference.clone());
+    let numbers = [chosen.winner].into_iter().chain(chosen.merged).chain(chosen.overridden.iter().copied());
+    let source = |number: usize| {
+        let one = held.all.get(number)?;
+        let in_force = number == chosen.winner || Some(number) == chosen.merged;
+        let target = one.targets.iter().filter(|target| target.state == held::State::Attached);
+        let mut target = target.clone().filter(|target| target.place.0 == *route).chain(target);
+        let target = target.next()?;
+        let (object, section) = &target.place;
+        let section = section.as_ref().map(|name| format!(" section {name}")).unwrap_or_default();
+        let spoken = compiled
+            .parts
+            .keys()
+            .filter(|file| in_force && (chosen.merged.is_none() || one.compiled.parts.contains_key(*file)));
+        Some(PolicySource {
+            object: one.object.reference.clone(),
+            field: target.field.clone(),
+            target: format!("{object}{section}"),
+            capabilities: spoken.copied().collect(),
+            overridden_by: winner.clone().filter(|_| !in_force),
+        })
+    };
+    numbers.filter_map(source).collect()
+}

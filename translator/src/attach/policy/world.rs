@@ -1,0 +1,97 @@
+//! What policies may ask of the rest of the source.
+
+use super::Policies;
+use crate::attach::backend::{self, Use, external};
+use crate::attach::index::Index;
+use crate::attach::kind::Building;
+use crate::attach::rule::check_expression;
+use crate::attach::{spec, trust};
+use crate::validate;
+use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
+use moorgate_model::{Diagnostic, FieldPath, Mapping, Node, Object, ObjectRef};
+use moorgate_policies::{BackendRef, TrustBundle, World};
+use std::collections::BTreeMap;
+
+/// The objects, and the clusters that policies need.
+pub(super) struct Sources<'s, 'a> {
+    pub(super) index: &'s Index<'a>,
+    pub(super) policies: &'s Policies,
+    pub(super) clusters: &'s mut BTreeMap<String, Cluster>,
+}
+
+impl World for Sources<'_, '_> {
+    fn backend(
+        &mut self,
+        policy: &Object,
+        at: &FieldPath,
+        backend: &BackendRef,
+        http2: bool,
+    ) -> Result<String, Box<Diagnostic>> {
+        let usage = if http2 { Use::Http2 } else { Use::Requests };
+        let (index, policies, clusters) = (self.index, self.policies, &mut *self.clusters);
+        let mut cx = Building { index, policies, clusters };
+        let reference = spec::BackendRef::named(
+            (&backend.group, &backend.kind),
+            backend.namespace.clone(),
+            &backend.name,
+            backend.port,
+        );
+        backend::resolve_for(usage, &mut cx, policy, at, &reference).map_err(Box::new)
+    }
+
+    fn outside(&mut self, host: &str, port: u16, tls: bool) -> Result<String, String> {
+        if external::is_inside(host) {
+            return Err(format!("{host:?} is a name of the machine or network that the proxy runs in"));
+        }
+        let host = host.to_ascii_lowercase();
+        // No namespace has a dot, and an equals sign stands in no name of an object.
+        let name = format!("outside/{}={host}/{port}", if tls { "https" } else { "http" });
+        let source = EndpointSource {
+            namespace: String::new(),
+            service: String::new(),
+            port_name: String::new(),
+            port,
+            family: AddressFamily::Any,
+            weight: 1,
+            hostname: Some(host.clone()),
+            addresses: Vec::new(),
+        };
+        let verified =
+            UpstreamTls { hostname: host, system_roots: true, refuse: false, ..UpstreamTls::refused() };
+        self.clusters.entry(name.clone()).or_insert_with(|| Cluster {
+            protocol: AppProtocol::Http1,
+            tls: tls.then_some(verified),
+            eds_name: name.clone(),
+            sources: vec![source],
+            retry_budget: None,
+            policies: ClusterPolicies::default(),
+        });
+        Ok(name)
+    }
+
+    fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
+        let found = self.index.config_maps.get(&(namespace, name));
+        let object = found.ok_or_else(|| format!("ConfigMap {namespace}/{name} is not in this source"))?;
+        let data = object.root.get("data").and_then(Node::as_mapping);
+        let texts = data.map(Mapping::entries).unwrap_or_default().iter();
+        Ok(texts
+            .filter_map(|entry| Some((entry.key.to_string(), entry.value.as_str()?.to_owned())))
+            .collect())
+    }
+
+    fn regex(&self, text: &str) -> Result<(), String> {
+        check_expression(text)
+    }
+
+    fn json(&self, text: &str) -> Option<Node> {
+        crate::load::document(text.as_bytes()).ok()
+    }
+
+    fn is_default(&self, policy: &Object, field: &FieldPath) -> bool {
+        validate::is_default(policy, field)
+    }
+
+    fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle {
+        trust::bundle(self.index, object)
+    }
+}

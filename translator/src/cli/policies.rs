@@ -1,0 +1,185 @@
+//! `moorgate policies`
+
+use super::output::{self, json};
+use super::{Exit, Failure, table};
+use crate::report::FORMAT_VERSION;
+use crate::validate;
+use clap::{Args, ValueEnum};
+use moorgate_policies::{About, CAPABILITIES, Coverage, Covered, Effect, Kind, POLICIES};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+/// List what policies can do, and which of their fields are supported
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  moorgate policies
+  moorgate policies --fields
+  moorgate policies --reference > policies.md
+
+A field that is not supported is a diagnostic at its line; where it restricts access, what the policy targets answers 500.")]
+pub(super) struct PoliciesArgs {
+    /// Each field of each kind of Envoy Gateway, with its state
+    #[arg(long, conflicts_with = "reference")]
+    fields: bool,
+    /// A page that says what each capability does
+    #[arg(long, conflicts_with = "output")]
+    reference: bool,
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For scripts
+    Json,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &PoliciesArgs) -> Result<Exit, Failure> {
+    let text = match (args.reference, args.fields, args.output) {
+        (true, ..) => reference(),
+        (_, true, Output::Text) => fields_text(),
+        (_, true, Output::Json) => {
+            json(&json!({ "format_version": FORMAT_VERSION, "fields": fields_json() }))
+        }
+        (_, _, Output::Text) => list(),
+        (_, _, Output::Json) => json(&json!({ "format_version": FORMAT_VERSION, "policies": list_json() })),
+    };
+    output::print(&text)?;
+    Ok(Exit::Fine)
+}
+
+/// Capabilities by kind, then in the order of names.
+fn capabilities() -> impl Iterator<Item = &'static About> {
+    let of = |kind: Kind| CAPABILITIES.iter().map(|one| one.about()).filter(move |about| about.kind == kind);
+    Kind::ALL.into_iter().flat_map(of)
+}
+
+/// What changes in Envoy, and the place of a filter.
+fn effect(about: &About) -> (&'static str, Option<u16>) {
+    match about.effect {
+        Effect::Filter { name, place, .. } => (name, Some(place)),
+        Effect::Route => ("route", None),
+        Effect::ConnectionManager => ("connection manager", None),
+        Effect::Listener => ("listener", None),
+        Effect::DownstreamTls => ("TLS towards clients", None),
+        Effect::Cluster => ("cluster", None),
+    }
+}
+
+fn targets(targets: &[moorgate_policies::TargetKind]) -> String {
+    targets.iter().map(|target| target.kind).collect::<Vec<_>>().join(", ")
+}
+
+fn list() -> String {
+    let header = ["KIND", "CAPABILITY", "FIELDS", "ENVOY", "ORDER", "SINCE", "TARGETS"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for policy in POLICIES {
+        let (kind, file, since) = (policy.kind(), policy.file(), policy.since());
+        let cells = [kind, file, "spec", "cluster", "", since, &targets(policy.target_kinds())];
+        rows.push(cells.map(str::to_owned).to_vec());
+    }
+    for about in capabilities() {
+        let (envoy, place) = effect(about);
+        let place = place.map(|place| place.to_string()).unwrap_or_default();
+        let fields = about.fields.join(", ");
+        let targets = targets(about.kind.targets());
+        let cells = [about.kind.name(), about.file, &fields, envoy, &place, about.since, &targets];
+        rows.push(cells.map(str::to_owned).to_vec());
+    }
+    table::columns(&rows)
+}
+
+fn list_json() -> Vec<Value> {
+    let policies = POLICIES.iter().map(|policy| {
+        let targets: Vec<_> = policy.target_kinds().iter().map(|target| target.kind).collect();
+        json!({ "kind": policy.kind(), "capability": policy.file(), "since": policy.since(), "targets": targets,
+            "docs": policy.docs() })
+    });
+    let parts = capabilities().map(|about| {
+        let (envoy, order) = effect(about);
+        let targets: Vec<_> = about.kind.targets().iter().map(|target| target.kind).collect();
+        json!({ "kind": about.kind.name(), "capability": about.file, "fields": about.fields, "except": about.except,
+            "envoy": envoy, "order": order, "since": about.since, "targets": targets, "docs": about.docs })
+    });
+    policies.chain(parts).collect()
+}
+
+/// A field's state: `yes` and the capability, or `no`.
+fn state(kind: &str, field: &str) -> (bool, &'static str) {
+    let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else { return (false, "") };
+    let keys: Vec<&str> = field.split('.').collect();
+    match Covered::of(kind).state(&keys) {
+        Coverage::Full(file) => (true, file.unwrap_or("attachment")),
+        // A field without fields of its own has nothing below it.
+        Coverage::Partial | Coverage::None => (false, ""),
+    }
+}
+
+fn fields_text() -> String {
+    let mut out = format!("Envoy Gateway {}\n", validate::envoy_gateway_version());
+    for (kind, fields) in validate::envoy_gateway_fields() {
+        let rows: Vec<_> = fields.iter().map(|field| (field, state(kind, field))).collect();
+        let supported = rows.iter().filter(|(_, (supported, _))| *supported).count();
+        let _ = writeln!(out, "\n{kind}: {supported} of {} fields", rows.len());
+        for (field, (supported, capability)) in rows {
+            let state = if supported { "yes" } else { "no " };
+            let _ = writeln!(out, "{}", format!("  {state} {field}  {capability}").trim_end());
+        }
+    }
+    out
+}
+
+fn fields_json() -> Vec<Value> {
+    let fields = validate::envoy_gateway_fields().into_iter();
+    fields
+        .flat_map(|(kind, fields)| {
+            fields.into_iter().map(move |field| {
+                let (supported, capability) = state(kind, &field);
+                let capability = Some(capability).filter(|name| !name.is_empty());
+                json!({ "kind": kind, "field": format!("spec.{field}"), "supported": supported, "capability": capability })
+            })
+        })
+        .collect()
+}
+
+/// The page, as Markdown.
+fn reference() -> String {
+    let mut out = "# Policies\n".to_owned();
+    for policy in POLICIES {
+        let versions = policy.versions().join(", ");
+        let _ = write!(
+            out,
+            "\n## {}\n\n`{}`, {versions}. Targets: {}. Since {}.\n\n{}\n",
+            policy.kind(),
+            policy.group(),
+            targets(policy.target_kinds()),
+            policy.since(),
+            policy.docs()
+        );
+    }
+    for kind in Kind::ALL {
+        let group = moorgate_policies::GROUP;
+        let _ = write!(out, "\n## {}\n\n`{group}`. Targets: {}.\n", kind.name(), targets(kind.targets()));
+        for about in capabilities().filter(|about| about.kind == kind) {
+            let list = |fields: &[&str]| {
+                fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ")
+            };
+            let _ = write!(out, "\n### {}\n\n{} Since {}.", about.file, list(about.fields), about.since);
+            if !about.except.is_empty() {
+                let _ = write!(out, " Not supported: {}.", list(about.except));
+            }
+            let _ = match about.effect {
+                Effect::Filter { name, place, why } => {
+                    write!(out, " Envoy's filter `{name}`, place {place}: {why}.")
+                }
+                _ => write!(out, " In Envoy: {}.", effect(about).0),
+            };
+            let _ = write!(out, "\n\n{}\n", about.docs);
+        }
+    }
+    out
+}
