@@ -34,9 +34,15 @@ mod session;
 
 // One capability a file.
 mod authorization;
+mod backend_connection;
 mod circuit_breaker;
 mod client_connection;
+mod client_headers;
+mod client_http1;
+mod client_http2;
 mod client_ip;
+mod client_keepalive;
+mod client_proxy_protocol;
 mod client_timeout;
 mod client_tls;
 mod client_validation;
@@ -73,9 +79,15 @@ pub static POLICIES: &[&dyn AnyPolicy] = &[&Entry::<BackendTls>::NEW, &Entry::<B
 /// Every capability there is, in the order of names.
 pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<authorization::Authorization>::NEW,
+    &Part::<backend_connection::BackendConnection>::NEW,
     &Part::<circuit_breaker::CircuitBreaker>::NEW,
     &Part::<client_connection::ClientConnection>::NEW,
+    &Part::<client_headers::ClientHeaders>::NEW,
+    &Part::<client_http1::ClientHttp1>::NEW,
+    &Part::<client_http2::ClientHttp2>::NEW,
     &Part::<client_ip::ClientIp>::NEW,
+    &Part::<client_keepalive::ClientKeepalive>::NEW,
+    &Part::<client_proxy_protocol::ClientProxyProtocol>::NEW,
     &Part::<client_timeout::ClientTimeout>::NEW,
     &Part::<client_tls::ClientTls>::NEW,
     &Part::<client_validation::ClientValidation>::NEW,

@@ -4,6 +4,8 @@
 
 #[path = "policies/behaviour.rs"]
 mod behaviour;
+#[path = "policies/connections.rs"]
+mod connections;
 
 use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};

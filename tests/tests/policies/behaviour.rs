@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-const HOST: &str = "shop.example.com";
+pub(crate) const HOST: &str = "shop.example.com";
 const SECRET: &[u8] = b"a key that only this test knows.";
 
 /// A route `/name` to a Service, with a policy of a kind on it.
@@ -23,7 +23,7 @@ fn guarded(name: &str, service: &str, kind: &str, spec: &str) -> [String; 2] {
     [route, policy(name, kind, "HTTPRoute", name, spec)]
 }
 
-fn policy(name: &str, kind: &str, target: &str, of: &str, spec: &str) -> String {
+pub(crate) fn policy(name: &str, kind: &str, target: &str, of: &str, spec: &str) -> String {
     format!(
         "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: {kind}\nmetadata: {{ name: {name}, namespace: edge }}\nspec:\n  \
          targetRefs: [{{ group: gateway.networking.k8s.io, kind: {target}, name: {of} }}]\n{spec}"

@@ -1,0 +1,161 @@
+//! Connections to backends (BackendTrafficPolicy `connection`, `tcpKeepalive`).
+
+use crate::client_keepalive::Keepalive;
+use crate::lowering::time;
+use crate::quantity::Quantity;
+use crate::{About, Capability, Effect, Kind, Lowering};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::PreconnectPolicy;
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
+use envoy_types::pb::envoy::config::core::v3::TcpKeepalive;
+use envoy_types::pb::google::protobuf::{DoubleValue, UInt32Value};
+use moorgate_model::FieldPath;
+use serde::Deserialize;
+
+/// The capability.
+pub(crate) struct BackendConnection;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Spec {
+    connection: Option<Connection>,
+    tcp_keepalive: Option<Keepalive>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Connection {
+    buffer_limit: Option<Quantity>,
+    preconnect: Option<Preconnect>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Preconnect {
+    per_endpoint_percent: Option<u32>,
+    predictive_percent: Option<u32>,
+}
+
+impl Capability for BackendConnection {
+    type Spec = Spec;
+    const ABOUT: About = About {
+        file: "backend_connection",
+        kind: Kind::BackendTraffic,
+        fields: &["connection", "tcpKeepalive"],
+        except: &["connection.socketBufferLimit"],
+        since: "0.2.0",
+        docs: "\
+connection.bufferLimit is what Envoy holds of one connection before it reads no more; preconnect opens connections before they are needed: \
+perEndpointPercent (100 to 300) of those that an endpoint's requests need, predictivePercent (from 100) of those of the whole backend. tcpKeepalive probes \
+connections that are silent for idleTime, every interval, so many times.",
+        effect: Effect::Cluster,
+    };
+
+    fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
+        let mut cluster = Cluster::default();
+        if let Some(connection) = &spec.connection {
+            let at = FieldPath::parse("spec.connection");
+            if let Some(limit) = &connection.buffer_limit {
+                let bytes =
+                    limit.number().and_then(|bytes| u32::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+                let Some(value) = bytes else {
+                    return cx.invalid(at.key("bufferLimit"), "it is a number of bytes, 1 to 4294967295");
+                };
+                cluster.per_connection_buffer_limit_bytes = Some(UInt32Value { value });
+            }
+            if let Some(preconnect) = &connection.preconnect {
+                let Some(policy) = ahead(preconnect, &at.key("preconnect"), cx) else { return };
+                cluster.preconnect_policy = Some(policy);
+            }
+        }
+        if let Some(keepalive) = &spec.tcp_keepalive {
+            let at = FieldPath::parse("spec.tcpKeepalive");
+            let mut seconds = |field: &str, text: &Option<String>| {
+                let found = time(cx, &at.key(field), text.as_deref())?;
+                let value = u32::try_from(found.as_secs()).ok().filter(|seconds| *seconds > 0);
+                if value.is_none() || found.subsec_nanos() != 0 {
+                    cx.invalid(at.key(field), "it is counted in whole seconds, at least one");
+                }
+                Some(UInt32Value { value: value? })
+            };
+            cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
+                tcp_keepalive: Some(TcpKeepalive {
+                    keepalive_time: seconds("idleTime", &keepalive.idle_time),
+                    keepalive_interval: seconds("interval", &keepalive.interval),
+                    keepalive_probes: keepalive.probes.map(|value| UInt32Value { value }),
+                }),
+                ..Default::default()
+            });
+        }
+        if cluster != Cluster::default() {
+            cx.cluster(&cluster, &[]);
+        }
+    }
+}
+
+fn ahead(preconnect: &Preconnect, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<PreconnectPolicy> {
+    let mut ratio = |field: &str, percent: Option<u32>, most: u32| match percent {
+        None => Some(None),
+        Some(percent) if (100..=most).contains(&percent) => {
+            Some(Some(DoubleValue { value: f64::from(percent) / 100.0 }))
+        }
+        Some(_) => {
+            cx.invalid(at.key(field), &format!("it lies between 100 and {most}"));
+            None
+        }
+    };
+    Some(PreconnectPolicy {
+        per_upstream_preconnect_ratio: ratio("perEndpointPercent", preconnect.per_endpoint_percent, 300)?,
+        predictive_preconnect_ratio: ratio("predictivePercent", preconnect.predictive_percent, u32::MAX)?,
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lowering::testing::{self, patched};
+
+    #[test]
+    fn connections_are_bounded_opened_ahead_and_probed() {
+        let compiled = testing::compile(
+            Kind::BackendTraffic,
+            r#"{"connection": {"bufferLimit": "64Ki", "preconnect": {"perEndpointPercent": 150, "predictivePercent": 200}},
+                "tcpKeepalive": {"probes": 4, "idleTime": "1m"}}"#,
+        );
+        assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+        let cluster: Cluster = patched(&compiled.parts["backend_connection"].cluster.cluster);
+        assert_eq!(cluster.per_connection_buffer_limit_bytes, Some(UInt32Value { value: 65_536 }));
+        let policy = cluster.preconnect_policy.unwrap();
+        assert_eq!(policy.per_upstream_preconnect_ratio, Some(DoubleValue { value: 1.5 }));
+        assert_eq!(policy.predictive_preconnect_ratio, Some(DoubleValue { value: 2.0 }));
+        let keepalive = cluster.upstream_connection_options.unwrap().tcp_keepalive.unwrap();
+        assert_eq!(keepalive.keepalive_time, Some(UInt32Value { value: 60 }));
+        assert_eq!(
+            (keepalive.keepalive_interval, keepalive.keepalive_probes),
+            (None, Some(UInt32Value { value: 4 }))
+        );
+    }
+
+    #[test]
+    fn what_envoy_does_not_take_is_refused() {
+        for (spec, said) in [
+            (r#"{"connection": {"bufferLimit": "0"}}"#, "MG4002 spec.connection.bufferLimit"),
+            (r#"{"connection": {"bufferLimit": "8Gi"}}"#, "MG4002 spec.connection.bufferLimit"),
+            (
+                r#"{"connection": {"preconnect": {"perEndpointPercent": 301}}}"#,
+                "MG4002 spec.connection.preconnect.perEndpointPercent",
+            ),
+            (
+                r#"{"connection": {"preconnect": {"predictivePercent": 99}}}"#,
+                "MG4002 spec.connection.preconnect.predictivePercent",
+            ),
+            (r#"{"tcpKeepalive": {"interval": "10ms"}}"#, "MG4002 spec.tcpKeepalive.interval"),
+        ] {
+            let compiled = testing::compile(Kind::BackendTraffic, spec);
+            assert_eq!(testing::said(&compiled), [said]);
+            assert!(compiled.parts.is_empty(), "{spec}");
+        }
+        let left = testing::compile(Kind::BackendTraffic, r#"{"connection": {"socketBufferLimit": "1Mi"}}"#);
+        assert_eq!(testing::said(&left), ["MG4104 spec.connection.socketBufferLimit"]);
+    }
+}

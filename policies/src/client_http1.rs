@@ -1,0 +1,104 @@
+//! What HTTP/1 clients may do (ClientTrafficPolicy `http1`).
+
+use crate::{About, Capability, Effect, Kind, Lowering};
+use envoy_types::pb::envoy::config::core::v3::http1_protocol_options::HeaderKeyFormat;
+use envoy_types::pb::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, TypedExtensionConfig};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
+use envoy_types::pb::google::protobuf::Any;
+use prost::{Message as _, Name as _};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// The capability.
+pub(crate) struct ClientHttp1;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Spec {
+    http1: Option<Http1>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Http1 {
+    enable_trailers: Option<bool>,
+    preserve_header_case: Option<bool>,
+    http10: Option<IgnoredAny>,
+}
+
+impl Capability for ClientHttp1 {
+    type Spec = Spec;
+    const ABOUT: About = About {
+        file: "client_http1",
+        kind: Kind::ClientTraffic,
+        fields: &["http1"],
+        except: &[
+            "http1.disableSafeMaxConnectionDuration",
+            "http1.http10.useDefaultHost",
+            "http1.ignoredUpgradeTypes",
+        ],
+        since: "0.2.0",
+        docs: "\
+enableTrailers passes trailers on, preserveHeaderCase writes names of headers as the other side wrote them (towards clients), http10 takes \
+requests of HTTP/1.0 that name a host.",
+        effect: Effect::ConnectionManager,
+    };
+
+    fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
+        let Some(http1) = &spec.http1 else { return };
+        let format = (http1.preserve_header_case == Some(true)).then(|| HeaderKeyFormat {
+            header_format: Some(HeaderFormat::StatefulFormatter(TypedExtensionConfig {
+                name: "preserve_case".into(),
+                typed_config: Some(Any {
+                    type_url: PreserveCaseFormatterConfig::type_url(),
+                    value: PreserveCaseFormatterConfig::default().encode_to_vec(),
+                }),
+            })),
+        });
+        let options = Http1ProtocolOptions {
+            enable_trailers: http1.enable_trailers.unwrap_or_default(),
+            accept_http_10: http1.http10.is_some(),
+            header_key_format: format,
+            ..Default::default()
+        };
+        if options != Http1ProtocolOptions::default() {
+            let manager =
+                HttpConnectionManager { http_protocol_options: Some(options), ..Default::default() };
+            cx.manager(&manager, &[]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lowering::testing::{self, patched};
+
+    #[test]
+    fn each_wish_is_one_of_envoys() {
+        let compiled = testing::compile(
+            Kind::ClientTraffic,
+            r#"{"http1": {"enableTrailers": true, "preserveHeaderCase": true, "http10": {}}}"#,
+        );
+        assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+        let manager: HttpConnectionManager = patched(&compiled.parts["client_http1"].manager);
+        let options = manager.http_protocol_options.unwrap();
+        assert!(options.enable_trailers && options.accept_http_10 && options.header_key_format.is_some());
+        let nothing = testing::compile(Kind::ClientTraffic, r#"{"http1": {"enableTrailers": false}}"#);
+        assert!(nothing.parts.is_empty() && nothing.findings.is_empty());
+    }
+
+    #[test]
+    fn what_is_left_is_said() {
+        let compiled = testing::compile(
+            Kind::ClientTraffic,
+            r#"{"http1": {"http10": {"useDefaultHost": true}, "ignoredUpgradeTypes": [{"value": "h2c"}]}}"#,
+        );
+        assert_eq!(
+            testing::said(&compiled),
+            ["MG4104 spec.http1.http10.useDefaultHost", "MG4104 spec.http1.ignoredUpgradeTypes"]
+        );
+        assert!(compiled.parts.contains_key("client_http1"));
+    }
+}
