@@ -138,8 +138,8 @@ pub(super) fn gateways<'a>(
     set::attach(index, &mut out, diagnostics);
     out.values_mut().for_each(conflict::find);
     merge::all(&mut out, &index.options.merged);
-    for gateway in out.values_mut() {
-        overlap::find(gateway);
+    overlap::find(&mut out, &index.options.merged);
+    for gateway in out.values() {
         let own = gateway.refused.iter().chain(&gateway.fallbacks).chain(gateway.references.iter().flatten());
         diagnostics.extend(own.cloned());
         diagnostics.extend(gateway.listeners.iter().flat_map(|listener| listener.findings.iter().cloned()));

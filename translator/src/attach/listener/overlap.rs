@@ -2,29 +2,43 @@
 //! (`OverlappingTLSConfig`). Requests that come that way are answered 421, so this is news, and no fault.
 
 use super::{Gateway, Listener, field};
+use crate::attach::index::Key;
 use crate::attach::kind::Mode;
 use moorgate_model::diagnostic::semantic::OVERLAPPING_TLS;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Notes for each listener another one whose hostnames it shares.
-pub(super) fn find(gateway: &mut Gateway<'_>) {
-    let mut ports: BTreeMap<u16, BTreeMap<String, usize>> = BTreeMap::new();
+/// A listener: its Gateway, and its place among that one's.
+type Place<'a> = (Key<'a>, usize);
+
+/// Whose ports these are: a Gateway's, or those of all Gateways of a merged class.
+type Sharing<'a> = (bool, Key<'a>);
+
+/// Notes for each listener another one whose hostnames it shares; Gateways of a merged class share ports.
+pub(super) fn find<'a>(gateways: &mut BTreeMap<Key<'a>, Gateway<'a>>, merged: &BTreeSet<String>) {
+    let mut ports: BTreeMap<(Sharing<'a>, u16), BTreeMap<String, Place<'a>>> = BTreeMap::new();
     let has_tls = |listener: &&Listener<'_>| {
         let mode = listener.mode;
         listener.accepted
             && (listener.spec.protocol == "HTTPS"
                 || matches!(mode, Some(Mode::Terminate | Mode::Passthrough)))
     };
-    for listener in gateway.listeners.iter().filter(has_tls) {
-        let hosts = ports.entry(listener.spec.port).or_default();
-        hosts.insert(listener.spec.hostname.clone(), listener.position);
+    for (&key, gateway) in gateways.iter() {
+        let shares = merged.contains(gateway.class);
+        if shares && !gateway.is_served() {
+            continue;
+        }
+        let sharing = (shares, if shares { (gateway.class, "") } else { key });
+        for listener in gateway.listeners.iter().filter(has_tls) {
+            let hosts = ports.entry((sharing, listener.spec.port)).or_default();
+            hosts.insert(listener.spec.hostname.clone(), (key, listener.position));
+        }
     }
     for hosts in ports.values() {
-        for (host, &position) in hosts {
+        for (host, &place) in hosts {
             for wider in wider(host) {
                 if let Some(&other) = hosts.get(&wider) {
-                    note(gateway, position, other, true);
-                    note(gateway, other, position, false);
+                    note(gateways, place, other, true);
+                    note(gateways, other, place, false);
                 }
             }
         }
@@ -42,11 +56,13 @@ fn wider(host: &str) -> Vec<String> {
     out
 }
 
-fn note(gateway: &mut Gateway<'_>, position: usize, other: usize, warns: bool) {
-    let Some(found) = gateway.listeners.get(other) else { return };
+fn note<'a>(gateways: &mut BTreeMap<Key<'a>, Gateway<'a>>, place: Place<'a>, other: Place<'a>, warns: bool) {
+    let found = gateways.get(&other.0).and_then(|gateway| gateway.listeners.get(other.1));
+    let Some(found) = found else { return };
     let (name, secrets) = (found.full_name(), found.secrets.clone());
     let (owner, index) = (found.owner, found.index);
-    let Some(listener) = gateway.listeners.get_mut(position) else { return };
+    let listener = gateways.get_mut(&place.0).and_then(|gateway| gateway.listeners.get_mut(place.1));
+    let Some(listener) = listener else { return };
     let message = format!(
         "listener {:?} and listener {name:?} share hostnames on port {}",
         listener.spec.name, listener.spec.port

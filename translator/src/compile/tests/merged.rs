@@ -186,3 +186,53 @@ fn a_mistake_in_one_gateway_blocks_the_fleet_that_serves_it() {
         compilation.diagnostics
     );
 }
+
+/// The message of `OverlappingTLSConfig` of each listener of a Gateway, empty for none.
+fn overlaps(compilation: &Compilation, gateway: &str) -> Vec<String> {
+    let reference = ObjectRef::new(attach::GATEWAY_GROUP, "Gateway", "infra", gateway);
+    let Some(Status::Gateway { listeners, .. }) = compilation.statuses.get(&reference) else {
+        panic!("no status of {gateway}")
+    };
+    let of = |listener: &crate::status::ListenerStatus| {
+        let found = listener.conditions.iter().find(|one| one.kind == "OverlappingTLSConfig");
+        found.map(|one| format!("{} {} {}", one.status, one.reason, one.message)).unwrap_or_default()
+    };
+    listeners.iter().map(of).collect()
+}
+
+#[test]
+fn listeners_of_gateways_that_share_a_fleet_overlap_too() {
+    let tls = |name: &str, port: u16, host: &str| {
+        format!(
+            "{{name: {name}, port: {port}, hostname: '{host}', protocol: HTTPS, tls: {{certificateRefs: [{{name: pair}}]}}}}"
+        )
+    };
+    let objects = [
+        made("one", 1, &tls("foo", 443, "foo.example.com"), ""),
+        made(
+            "two",
+            2,
+            &format!("{}, {}", tls("wild", 443, "*.example.com"), tls("org", 443, "foo.example.org")),
+            "",
+        ),
+        made("three", 3, &tls("far", 8443, "*.example.com"), ""),
+    ];
+    let merged = all(&objects);
+    let said = |own: &str, other: &str| {
+        format!(
+            "True OverlappingHostnames listener {own:?} and listener {other:?} share hostnames on port 443"
+        )
+    };
+    assert_eq!(overlaps(&merged, "one"), [said("foo", "infra/two/wild")]);
+    assert_eq!(overlaps(&merged, "two"), [said("wild", "infra/one/foo"), String::new()]);
+    assert_eq!(overlaps(&merged, "three"), [""]);
+    // One certificate for both: clients do reuse connections.
+    let codes: Vec<&str> = merged.diagnostics.iter().map(|found| found.code.id).collect();
+    assert_eq!(codes, [moorgate_model::diagnostic::semantic::OVERLAPPING_TLS.id]);
+
+    // With fleets of their own they never meet.
+    let apart = compiled(&[("in.yaml", format!("{CLASS}{}", objects.concat()))]);
+    for gateway in ["one", "two", "three"] {
+        assert!(overlaps(&apart, gateway).iter().all(String::is_empty), "{gateway}");
+    }
+}
