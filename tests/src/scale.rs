@@ -94,6 +94,48 @@ pub fn tenants(routes: usize) -> Vec<File> {
     in_files(&documents)
 }
 
+/// HTTPS listeners of one port, each with a hostname and a route of its own: what is owed to misdirected requests must not
+/// grow with their pairs. A Gateway has 64 of them, the others are in ListenerSets.
+pub fn listeners(count: usize) -> Vec<File> {
+    const OF_GATEWAY: usize = 64;
+    let own = |from: usize| {
+        let mut text = String::new();
+        for listener in from..(from + OF_GATEWAY).min(count) {
+            let _ = writeln!(
+                text,
+                "  - {{name: l{listener}, port: 443, protocol: HTTPS, hostname: h{listener}.example.com, tls: \
+                 {{certificateRefs: [{{name: cert}}]}}}}"
+            );
+        }
+        text
+    };
+    let mut documents = vec![
+        manifest::gateway_class(),
+        manifest::service("edge", "web"),
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: public, namespace: edge}}\nspec:\n  \
+             gatewayClassName: moorgate\n  allowedListeners: {{namespaces: {{from: Same}}}}\n  listeners:\n{}",
+            own(0)
+        ),
+    ];
+    for set in 1..count.div_ceil(OF_GATEWAY) {
+        documents.push(format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {{name: set-{set}, namespace: edge}}\nspec:\n  \
+             parentRef: {{name: public}}\n  listeners:\n{}",
+            own(set * OF_GATEWAY)
+        ));
+    }
+    for listener in 0..count {
+        let parent = match listener / OF_GATEWAY {
+            0 => format!("name: public, sectionName: l{listener}"),
+            set => format!("kind: ListenerSet, name: set-{set}, sectionName: l{listener}"),
+        };
+        let host = format!("h{listener}.example.com");
+        documents.push(tenants_route("edge", &format!("route-{listener}"), &parent, &host));
+    }
+    in_files(&documents)
+}
+
 fn tenants_route(namespace: &str, name: &str, parent: &str, hostname: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  \

@@ -5,6 +5,8 @@
 //! the number of routes. The parse is linear by its nature: with how much it seems to grow beyond that, from caches and
 //! memory that get slower with size, the growth of the compile is made even.
 //!
+//! The same is asked of HTTPS listeners of one port, each of which must know the requests that are misdirected to it.
+//!
 //! Last, a Gateway of many tenants (100,000 routes, of which 40,000 on ListenerSets, and 10,000 certificates) must compile
 //! within a share of the same parse, and within a stated memory.
 #![allow(clippy::print_stdout, reason = "a program that prints its measurements")]
@@ -80,7 +82,40 @@ fn main() -> Result<()> {
         all.push(measured);
     }
     judge(&all)?;
+    misdirected(arguments.rounds)?;
     if arguments.tenants > 0 { tenants(arguments.tenants) } else { Ok(()) }
+}
+
+/// HTTPS listeners of one port, few and many; the most that one Envoy listener holds is some 2,700.
+const LISTENERS: [usize; 2] = [128, 2_048];
+
+/// What misdirected requests cost the compile: sixteen times the listeners are sixteen times the work, and not 256 times.
+fn misdirected(rounds: usize) -> Result<()> {
+    let measured = LISTENERS.map(|count| measure(&scale::listeners(count), count, rounds));
+    let [few, many] = measured;
+    let (few, many) = (few?, many?);
+    let exponent = exponent(&few, &many);
+    println!(
+        "HTTPS listeners of one port with a route each: {} in {:.4} s, {} in {:.4} s: {:.1} times for 16 times as many, \
+         power {exponent:.3} beside the parse's (1 is linear, limit {LIMIT_EXPONENT})",
+        few.routes,
+        few.compile.as_secs_f64(),
+        many.routes,
+        many.compile.as_secs_f64(),
+        many.compile.as_secs_f64() / few.compile.as_secs_f64(),
+    );
+    ensure!(exponent <= LIMIT_EXPONENT, "listeners do not compile linearly: power {exponent:.3}");
+    Ok(())
+}
+
+/// With which power of the number of routes the compile's time grows, made even by how the parse's seems to.
+fn exponent(first: &Measured, last: &Measured) -> f64 {
+    1.0 + power(first, last, |one| one.compile) - power(first, last, |one| one.parse)
+}
+
+fn power(first: &Measured, last: &Measured, time: fn(&Measured) -> Duration) -> f64 {
+    let sizes = (count(last.routes) / count(first.routes)).ln();
+    (time(last).as_secs_f64() / time(first).as_secs_f64()).ln() / sizes
 }
 
 /// Compiles a Gateway of many tenants once.
@@ -108,12 +143,8 @@ fn judge(all: &[Measured]) -> Result<()> {
         ensure!(ratio < LIMIT_RATIO, "a compile takes {ratio:.2} times the parse, limit {LIMIT_RATIO}");
     }
     if first.routes < last.routes {
-        let sizes = (count(last.routes) / count(first.routes)).ln();
-        let power = |time: fn(&Measured) -> Duration| {
-            (time(last).as_secs_f64() / time(first).as_secs_f64()).ln() / sizes
-        };
-        let (compile, parse) = (power(|one| one.compile), power(|one| one.parse));
-        let exponent = 1.0 + compile - parse;
+        let (compile, parse) = (power(first, last, |one| one.compile), power(first, last, |one| one.parse));
+        let exponent = exponent(first, last);
         println!(
             "growth from {} to {} routes: the compile's time with the power {compile:.3}, the parse's with {parse:.3}: \
              {exponent:.3} (1 is linear, limit {LIMIT_EXPONENT})",

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::explain::{Answer, Request, explain};
+use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use moorgate_snapshot::Record;
+use prost::Message as _;
 
 /// Class, certificate, and a Gateway with HTTPS listeners of these names and hostnames.
 fn https(listeners: &[(String, String)]) -> String {
@@ -101,8 +103,8 @@ fn without_a_listener_for_everything_unknown_hosts_are_not_found() {
     assert!(one.ir.tables()["https-443"].hosts.iter().all(|host| host.listener.is_none()));
 }
 
-/// All bytes of a fleet, and those of its largest resource but the listener.
-fn bytes(listeners: usize) -> (usize, usize) {
+/// A Gateway with so many HTTPS listeners, each for a hostname.
+fn in_sets(listeners: usize) -> String {
     // Sixty-four listeners is what one Gateway has; the others come from ListenerSets.
     let names = |range: std::ops::Range<usize>| -> Vec<(String, String)> {
         range.map(|n| (format!("l{n:04}"), format!("h{n:04}.example"))).collect()
@@ -126,7 +128,12 @@ fn bytes(listeners: usize) -> (usize, usize) {
         }
         text.push_str("---\n");
     }
-    let fleet = fleet(&text);
+    text
+}
+
+/// All bytes of a fleet, and those of its largest resource but the listener.
+fn bytes(listeners: usize) -> (usize, usize) {
+    let fleet = fleet(&in_sets(listeners));
     let chains: usize = fleet.ir.listeners.values().map(|listener| listener.chains.len()).sum();
     assert_eq!(chains, listeners);
     let sizes = fleet.snapshot.records().filter_map(|record| match record {
@@ -138,6 +145,47 @@ fn bytes(listeners: usize) -> (usize, usize) {
     let sizes: Vec<_> = sizes.collect();
     let sum = |table: bool| sizes.iter().filter(|(is, _)| *is == table).map(|(_, size)| size).sum();
     (sum(false), sum(true))
+}
+
+/// What Envoy keeps and does for the hosts of a port with so many listeners, each with a route of its own: virtual hosts,
+/// their domains, all their routes, and the most routes that one of them has. Envoy finds a virtual host by its domain, in
+/// a table, and tries its routes one after another: the last number bounds what any request costs.
+fn work(listeners: usize) -> [usize; 4] {
+    let names = |n: usize| (format!("l{n:04}"), format!("h{n:04}.example"));
+    let own: Vec<(String, String)> = (0..listeners).map(names).collect();
+    let mut text = in_sets(listeners);
+    for (name, host) in &own {
+        text.push_str(&on_listener(name, host).replace(
+            &format!("{{name: one, sectionName: {name}}}"),
+            &match name[1..].parse::<usize>().unwrap() / 64 {
+                0 => format!("{{name: one, sectionName: {name}}}"),
+                set => format!("{{kind: ListenerSet, name: s{set:03}, sectionName: {name}}}"),
+            },
+        ));
+    }
+    let fleet = fleet(&text);
+    assert_eq!(fleet.routes, listeners);
+    let tables = fleet.snapshot.records().filter_map(|record| match record {
+        Record::Resource(resource) if resource.type_url.ends_with("RouteConfiguration") => {
+            Some(RouteConfiguration::decode(&*resource.bytes).unwrap())
+        }
+        _ => None,
+    });
+    let hosts: Vec<VirtualHost> = tables.flat_map(|table| table.virtual_hosts).collect();
+    let routes = hosts.iter().map(|host| host.routes.len());
+    let domains = hosts.iter().map(|host| host.domains.len()).sum();
+    [hosts.len(), domains, routes.clone().sum(), routes.max().unwrap()]
+}
+
+#[test]
+fn sixteen_times_the_listeners_are_sixteen_times_the_work_and_no_more_for_a_request() {
+    let (few, many) = (work(64), work(1024));
+    for (what, few, many) in
+        [("hosts", few[0], many[0]), ("domains", few[1], many[1]), ("routes", few[2], many[2])]
+    {
+        assert_eq!(many, few * 16, "{what} of 64 listeners and of 1024");
+    }
+    assert_eq!(few[3], many[3], "routes that a request tries, with 64 listeners and with 1024");
 }
 
 #[test]
