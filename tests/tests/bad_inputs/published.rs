@@ -162,6 +162,16 @@ fn a_revocation_is_red_in_a_review() {
         let edge = fleets.iter().find(|fleet| fleet["fleet"] == "shop/edge").unwrap();
         assert_eq!(edge["changes"][0]["kind"], "revoked", "{json}");
     }
+    // A plan says it too, in each of its forms.
+    let plan = |output: &str| {
+        let mut command = moorgate().unwrap();
+        command.args(["plan", "-o", output, "--store", &store, "--trust"]).arg(place.path("key.pub"));
+        run(command.arg(&after)).unwrap().ended_with(&[0]).unwrap().stdout
+    };
+    assert!(plan("text").contains(&format!("  {wanted}\n")), "{}", plan("text"));
+    assert!(plan("markdown").contains(&format!("\n{wanted}\n")), "{}", plan("markdown"));
+    let json: serde_json::Value = serde_json::from_str(&plan("json")).unwrap();
+    assert_eq!(json["fleets"][0]["changes"][0]["kind"], "revoked", "{json}");
     let markdown =
         run(moorgate().unwrap().args(["diff", "-o", "markdown"]).args([&before, &after])).unwrap().stdout;
     assert!(markdown.contains("2 revoked") && markdown.contains(&format!("\n{wanted}\n")), "{markdown}");

@@ -7,11 +7,12 @@ use super::publish::{Offered, OfferedFleet, OnError, checked, last_good};
 use super::table::columns;
 use super::{Exit, Failure};
 use crate::compile::Kept;
-use crate::diff::{FleetDiff, Side, diff, markdown, text};
+use crate::diff::{FleetDiff, Refusal, Side, diff, mark, markdown, refusals, text};
 use crate::publish::{Allow, Offer, PlanFile, PlannedFleet, Preview, preview};
 use crate::report::FORMAT_VERSION;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use moorgate_model::ObjectRef;
 use moorgate_snapshot::{Channel, FleetName, Reader};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ const MARKER: &str = "<!-- moorgate plan -->";
 The file holds the snapshots byte for byte and the entry of each channel that they were compared with. `publish` of it
 publishes exactly those bytes, and exits 4 if a channel has moved since. No key is needed to plan.
 With --on-error last-good the plan holds what publishing in that mode would release.
+A line `- grant … (revoked)`, red on a terminal, says that a ReferenceGrant was taken away.
 Exits 1 if errors would keep a fleet back, 4 if a gate would refuse one; the file is written all the same. Co-signatures
 that a channel requires are asked for by `publish`, once the objects are there to be rebuilt: the plan says who may give
 them.")]
@@ -94,9 +96,10 @@ pub(super) async fn run(args: PlanArgs) -> Result<Exit, Failure> {
         Box::pin(last_good::apply(&args.input, &readers, &compiled, &mut offered)).await?;
     }
     let offered = offered;
+    let revocable = refusals(&compiled.compilation);
     let mut looked = Vec::new();
     for (name, fleet) in &offered.fleets {
-        looked.push(look(&args, &offered, name, fleet).await?);
+        looked.push(look(&args, &offered, &revocable, name, fleet).await?);
     }
     if let Some(path) = &args.out {
         let fleets = looked.iter().map(|one| (one.name.clone(), one.planned.clone()));
@@ -153,6 +156,7 @@ pub(super) async fn run(args: PlanArgs) -> Result<Exit, Failure> {
 async fn look(
     args: &PlanArgs,
     offered: &Offered,
+    refusals: &[Refusal],
     name: &FleetName,
     fleet: &OfferedFleet,
 ) -> Result<Looked, Failure> {
@@ -175,7 +179,11 @@ async fn look(
     let before = side(&reader, name, &preview).await?;
     let after =
         Side::from([(name.clone(), (fleet.snapshot.id(), fleet.snapshot.records().cloned().collect()))]);
-    let diff = diff(&before, &after, args.show_values)?;
+    let mut diff = diff(&before, &after, args.show_values)?;
+    // An object that stays as the last good release had it keeps what it refers to.
+    let is_kept = |by: &ObjectRef| fleet.kept.iter().any(|kept| kept.object == *by);
+    let refusals: Vec<Refusal> = refusals.iter().filter(|refusal| !is_kept(&refusal.by)).cloned().collect();
+    mark(&mut diff, &before, &refusals)?;
     let why = fleet.failure.as_ref().map(|(_, why)| why.clone());
     let planned = PlannedFleet {
         parent: preview.parent,
