@@ -101,7 +101,7 @@ pub(super) fn build(
         vec![finding.help("requests for it are answered with 500")]
     };
     let Some(external) = &spec.external_hostname else {
-        let message = "a backend of type EndpointSelector is not supported: use a Service";
+        let message = "a backend of type EndpointSelector is not supported: use a Service with this selector";
         let mut findings = unsupported(at.key("endpointSelector"), message);
         if spec.session_persistence.is_some() {
             let message = "without its endpoints a backend has no sessions: use an XBackendTrafficPolicy";
