@@ -31,6 +31,7 @@ pub mod place;
 mod policy;
 mod quantity;
 mod session;
+mod telemetry;
 
 // One capability a file.
 mod authorization;
@@ -68,13 +69,15 @@ pub use lowering::{BackendRef, Compiled, Lowered, Lowering, World, compile, comp
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
 pub use session::{SessionPersistence, session};
+pub use telemetry::{Collector, Telemetry, XTelemetry};
 
 use capability::Part;
 use entry::Entry;
 use moorgate_model::ObjectRef;
 
 /// Every policy there is.
-pub static POLICIES: &[&dyn AnyPolicy] = &[&Entry::<BackendTls>::NEW, &Entry::<BackendTraffic>::NEW];
+pub static POLICIES: &[&dyn AnyPolicy] =
+    &[&Entry::<BackendTls>::NEW, &Entry::<BackendTraffic>::NEW, &Entry::<XTelemetry>::NEW];
 
 /// Every capability there is, in the order of names.
 pub static CAPABILITIES: &[&dyn AnyCapability] = &[

@@ -89,6 +89,14 @@ impl<'a> Report<'a> {
         self.verdict.resolved_refs.fail(reason, message);
     }
 
+    /// The policy is in effect, but not all of it: what its condition `Accepted` says besides.
+    pub fn remark(&mut self, message: &str) {
+        let accepted = &mut self.verdict.accepted;
+        if accepted.status {
+            accepted.message = format!("{}; {message}", accepted.message);
+        }
+    }
+
     pub(crate) fn is_accepted(&self) -> bool {
         self.verdict.accepted.status
     }

@@ -1,6 +1,9 @@
 //! What the experimental channel adds and the upstream suite does not test, on a real Envoy, and on a real API server.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
+#[path = "experimental/telemetry.rs"]
+mod telemetry;
+
 use anyhow::{Context as _, Result, ensure};
 use moorgate_tests::backend::Backend;
 use moorgate_tests::certificate::Certificate;
@@ -19,6 +22,13 @@ const HOST: &str = "shop.example.com";
 
 /// Publishes these objects besides class and Services, checked against the experimental channel, and starts relay and Envoy.
 fn start(stack: &mut Stack, ports: &[u16], services: &[&str], objects: &[String]) {
+    publish(stack, services, objects);
+    stack.start_relay().unwrap();
+    stack.start_envoy(ports).unwrap();
+}
+
+/// Publishes these objects besides class and Services, checked against the experimental channel.
+fn publish(stack: &Stack, services: &[&str], objects: &[String]) {
     let mut all = vec![manifest::gateway_class()];
     all.extend(services.iter().map(|name| manifest::service("edge", name)));
     all.extend_from_slice(objects);
@@ -26,8 +36,6 @@ fn start(stack: &mut Stack, ports: &[u16], services: &[&str], objects: &[String]
     std::fs::write(&file, manifest::documents(&all)).unwrap();
     let mut command = stack.signed("publish").unwrap();
     run(command.args(["--crds", "experimental"]).arg(&file)).unwrap().ended_with(&[0]).unwrap();
-    stack.start_relay().unwrap();
-    stack.start_envoy(ports).unwrap();
 }
 
 /// A service that says yes, names itself in `x-backend`, and adds `x-served: yes`.

@@ -104,6 +104,7 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     let mut routes = parent::attach(&index, &mut gateways, &policies, &mut diagnostics, &mut statuses);
     policy::settle(&index, &mut policies, &gateways, &mut routes, &mut diagnostics);
     listener::filters(&index, &policies, &mut gateways, &mut routes, &mut diagnostics);
+    policy::telemetry(&index, &mut policies, &mut gateways, &mut routes, &mut diagnostics);
     listener::report(&index, &gateways, &mut statuses);
     parameters::report(&index, &mut diagnostics);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);

@@ -4,7 +4,7 @@
 //! ir::Fleet ──▶ envoy-types ──▶ canonical bytes ──▶ Record
 //!   listener, tls, access_log    sorted maps         cluster, listener, route table in parts, binding
 //!   route, header, rewrite, cors, auth, session, stream
-//!   cluster
+//!   cluster, tracing
 //! ```
 //! [`records()`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
 //! [`bootstrap()`] makes the file that an Envoy of a fleet starts with.
@@ -35,6 +35,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tracing;
 mod value;
 
 pub use bootstrap::{AdsProtocol, BootstrapOptions, RelayToken, bootstrap, bootstrap_with_token};

@@ -13,6 +13,7 @@ mod cluster;
 mod listener;
 mod policy;
 mod route;
+mod tracing;
 
 pub use cluster::{
     AddressFamily, AppProtocol, Cluster, EndpointSource, RetryBudget, StaticEndpoint, UpstreamTls,
@@ -29,6 +30,7 @@ pub use route::{
     PathMatch, PathRewrite, Redirect, Respond, Retry, Route, RouteOrigin, Session, Timeouts, ValueMatch,
     WeightedBackend,
 };
+pub use tracing::{SpanAttribute, SpanProtocol, SpanValue, Tracing};
 
 use std::collections::BTreeMap;
 

@@ -62,11 +62,8 @@ pub(super) fn resolve_for(
         let message = format!("a backend cannot be a {} of group {:?}", backend.kind, backend.group);
         return Err(route.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use a Service"));
     }
-    let from = From {
-        group: &route.reference.group,
-        kind: &route.reference.kind,
-        namespace: &route.reference.namespace,
-    };
+    let ObjectRef { group, kind, namespace, .. } = &route.reference;
+    let from = From { group, kind, namespace };
     let namespace = backend.namespace.as_deref();
     let to = To { group: &backend.group, kind: &backend.kind, namespace, name: &backend.name };
     let Some(service) = permit(cx.index, from, to) else {

@@ -11,7 +11,7 @@ use super::policy::Policies;
 use super::table::{self, Filled};
 use super::takes::Takes;
 use moorgate_model::ir::{
-    Action, DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable, Serves, Transport,
+    Action, DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable, Serves, Tracing, Transport,
 };
 use moorgate_model::{Diagnostics, Object, ir};
 use moorgate_snapshot::FleetName;
@@ -162,6 +162,7 @@ fn plain_chain(
         // Those that share a port without TLS agree, or have none.
         policies: listeners.iter().find_map(|(listener, _)| listener.policies.clone()),
         serves: Serves::Http(routes),
+        tracing: same_tracing(listeners),
     }
 }
 
@@ -174,6 +175,7 @@ fn https_chain(listener: &Listener<'_>, table: Option<&Arc<RouteTable>>) -> Filt
         origins: vec![origin(listener)],
         policies: listener.policies.clone(),
         serves: table.map_or(Serves::Refuse, |table| Serves::Http(Arc::clone(table))),
+        tracing: listener.tracing.clone().filter(|_| table.is_some()),
     }
 }
 
@@ -181,6 +183,13 @@ fn https_chain(listener: &Listener<'_>, table: Option<&Arc<RouteTable>>) -> Filt
 fn tls(listener: &Listener<'_>) -> Option<DownstreamTls> {
     let (secrets, clients) = (listener.secrets.clone(), listener.clients.clone());
     (!listener.refuse && !secrets.is_empty()).then_some(DownstreamTls { secrets, clients })
+}
+
+/// What a collector is told of a port's requests: all of its listeners agree on it, or nobody is told anything.
+fn same_tracing(listeners: &[Filled<'_>]) -> Option<Arc<Tracing>> {
+    let mut all = listeners.iter().map(|(listener, _)| listener.tracing.as_ref());
+    let first = all.next().flatten()?;
+    all.all(|other| other == Some(first)).then(|| Arc::clone(first))
 }
 
 fn server_names(hostname: &str) -> Vec<String> {
@@ -240,5 +249,7 @@ fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap
     let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
     let streams = chains.filter_map(FilterChain::stream).flat_map(|stream| &stream.backends);
     names.extend(streams.filter_map(|backend| backend.cluster.as_deref()));
+    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
+    names.extend(chains.filter_map(|chain| chain.tracing.as_ref()).map(|tracing| tracing.cluster.as_str()));
     names.into_iter().filter_map(|name| Some((name.to_owned(), all.get(name)?.clone()))).collect()
 }

@@ -18,11 +18,12 @@ pub(super) use certificate::secret;
 pub(super) use filters::resolve as filters;
 pub(super) use merge::close;
 use moorgate_model::diagnostic::semantic::{CLASS_NOT_FOUND, UNSUPPORTED_ADDRESS, UNSUPPORTED_ROUTABILITY};
-use moorgate_model::ir::{Added, ChainPolicies, ClientValidation, ExternalAuth};
+use moorgate_model::ir::{Added, ChainPolicies, ClientValidation, ExternalAuth, Tracing};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
 pub(super) use report::report;
 pub(super) use set::gateway_of;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A Gateway that is ours.
 #[derive(Debug)]
@@ -81,6 +82,8 @@ pub(super) struct Listener<'a> {
     pub(super) asked: Vec<ExternalAuth>,
     /// What policies add.
     pub(super) policies: Added<ChainPolicies>,
+    /// What a collector is told of its requests.
+    pub(super) tracing: Option<Arc<Tracing>>,
     /// Another listener of its port has TLS for hostnames that this one's overlap.
     overlap: Option<String>,
     /// The routes that are attached.

@@ -9,6 +9,7 @@ mod held;
 mod merge;
 mod settle;
 mod target;
+mod telemetry;
 mod world;
 
 pub(super) use client::listeners;
@@ -28,11 +29,12 @@ use moorgate_model::diagnostic::policy::{
 use moorgate_model::ir::{Cluster, UpstreamTls};
 use moorgate_model::{Diagnostics, FieldPath, Node, Object, ObjectRef};
 use moorgate_policies::{
-    AnyPolicy, BackendTls, BackendTraffic, Context, Effects, Judgement, Kind, Policy, Verdict,
+    AnyPolicy, BackendTls, BackendTraffic, Context, Effects, Judgement, Kind, Policy, Telemetry, Verdict,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use target::Target;
+pub(super) use telemetry::resolve as telemetry;
 
 /// A kind of policy, and a backend or one of its ports by name.
 type BackendTarget = (&'static str, ObjectRef, Option<String>);
@@ -71,6 +73,10 @@ struct Attached {
     /// No target is there, with the section that is asked for.
     lost: bool,
     services: Vec<ObjectRef>,
+    /// Gateways that it targets, each with the reason and message of its not being in effect there.
+    gateways: BTreeMap<ObjectRef, Option<(&'static str, String)>>,
+    /// What these Gateways tell a collector.
+    telemetry: Option<Telemetry>,
 }
 
 impl Policies {
@@ -188,8 +194,13 @@ fn attach_one(
         policies.refused_services.extend(misnamed(object));
     }
     let (mut taken, mut lost, mut services) = (0, 0, Vec::new());
+    let mut gateways = BTreeMap::new();
     let total = targets.len();
     for target in targets {
+        if gateways.contains_key(&target.object) {
+            continue;
+        }
+        let mut refused = None;
         if !exists(index, &target.object, target.section.as_deref()) {
             lost += 1;
             let port = target.section.as_deref().filter(|_| policy.restricts());
@@ -200,6 +211,7 @@ fn attach_one(
             } else {
                 (&POLICY_TARGET_NOT_FOUND, format!("{} is not in this source", target.object))
             };
+            refused = Some(("TargetNotFound", message.clone()));
             let help = "what is named is not there: correct the name";
             diagnostics.push(object.diagnostic(code, target.field.clone(), message).help(help));
         }
@@ -209,11 +221,16 @@ fn attach_one(
                 taken += 1;
                 let message =
                     format!("{} has an older policy of this kind, which is in effect", target.object);
+                refused.get_or_insert(("Conflicted", message.clone()));
                 diagnostics.push(object.diagnostic(&POLICY_CONFLICTED, target.field, message));
             }
             Entry::Vacant(free) => drop(free.insert(outcome.effects.clone())),
         }
-        services.push(target.object);
+        if &*target.object.kind == "Gateway" {
+            gateways.insert(target.object, refused);
+        } else {
+            services.push(target.object);
+        }
     }
     policies.attached.push(Attached {
         policy: object.reference.clone(),
@@ -222,6 +239,8 @@ fn attach_one(
         conflicted: total > 0 && taken == total,
         lost: total > 0 && lost == total,
         services,
+        gateways,
+        telemetry: outcome.effects.telemetry,
     });
 }
 
@@ -241,6 +260,9 @@ fn exists(index: &Index<'_>, service: &ObjectRef, section: Option<&str>) -> bool
     if &*service.kind == "XBackend" {
         return index.x_backends.contains_key(&(&*service.namespace, &*service.name))
             || index.is_open("XBackend");
+    }
+    if &*service.kind == "Gateway" {
+        return index.gateway_key(&service.namespace, &service.name).is_some() || index.is_open("Gateway");
     }
     match index.services.get(&(&*service.namespace, &*service.name)) {
         Some(found) => section.is_none_or(|name| found.value.spec.ports.iter().any(|port| port.name == name)),
@@ -299,15 +321,15 @@ fn deny_namespace(index: &Index<'_>, namespace: &str, policies: &mut Policies) {
     policies.denied_gateways.extend(gateways.map(|gateway| gateway.reference.clone()));
 }
 
-/// Writes the status of policies: one entry for each Gateway of ours that serves a target.
+/// Writes the status of policies: one entry for each Gateway of ours that serves a target, or is one.
 pub(super) fn report(
     index: &Index<'_>,
     policies: &Policies,
-    gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
+    own: &BTreeMap<Key<'_>, Gateway<'_>>,
     routes: &Routes<'_>,
     statuses: &mut Statuses,
 ) {
-    condition::report(index, policies, gateways, routes, statuses);
+    condition::report(index, policies, own, routes, statuses);
     for attached in &policies.attached {
         let mut gateways: BTreeSet<Key<'_>> = BTreeSet::new();
         for service in &attached.services {
@@ -318,6 +340,7 @@ pub(super) fn report(
             .into_iter()
             .take(MAX_ANCESTORS)
             .map(|gateway| ancestor(attached, gateway, statuses.controller_name()))
+            .chain(telemetry::ancestors(attached, own, statuses.controller_name()))
             .collect();
         if !ancestors.is_empty() {
             statuses.set(attached.policy.clone(), Status::Policy { ancestors });
@@ -326,14 +349,7 @@ pub(super) fn report(
 }
 
 fn ancestor(attached: &Attached, gateway: Key<'_>, controller_name: &str) -> AncestorStatus {
-    let condition = |kind, judgement: &Judgement| Condition {
-        kind,
-        status: if judgement.status { "True" } else { "False" },
-        reason: judgement.reason,
-        message: judgement.message.clone(),
-        observed_generation: attached.generation,
-    };
-    let mut accepted = condition("Accepted", &attached.verdict.accepted);
+    let mut accepted = condition("Accepted", &attached.verdict.accepted, attached.generation);
     if attached.conflicted && attached.verdict.accepted.status {
         let message = "an older policy of this kind has the same targets";
         accepted = status::fails("Accepted", "Conflicted", message, attached.generation);
@@ -345,7 +361,20 @@ fn ancestor(attached: &Attached, gateway: Key<'_>, controller_name: &str) -> Anc
     AncestorStatus {
         ancestor_ref: ParentReference::gateway(gateway.0, gateway.1),
         controller_name: controller_name.to_owned(),
-        conditions: vec![accepted, condition("ResolvedRefs", &attached.verdict.resolved_refs)],
+        conditions: vec![
+            accepted,
+            condition("ResolvedRefs", &attached.verdict.resolved_refs, attached.generation),
+        ],
+    }
+}
+
+fn condition(kind: &'static str, judgement: &Judgement, generation: Option<i64>) -> Condition {
+    Condition {
+        kind,
+        status: if judgement.status { "True" } else { "False" },
+        reason: judgement.reason,
+        message: judgement.message.clone(),
+        observed_generation: generation,
     }
 }
 

@@ -64,8 +64,12 @@ impl Named {
                     }
                     named.insert(reference, BTreeSet::from([fleet.clone()]));
                 }
-                "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" => {
-                    let Some(fleets) = parents(object, &reference, &sets) else { continue };
+                "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute" | "XTelemetryPolicy" => {
+                    let fleets = match &*reference.kind {
+                        "XTelemetryPolicy" => targeted_gateways(object, &reference),
+                        _ => parents(object, &reference, &sets),
+                    };
+                    let Some(fleets) = fleets else { continue };
                     let mut backends = BTreeSet::new();
                     collect_backends(&object.root, &reference.namespace, &mut backends);
                     for service in backends {
@@ -274,6 +278,14 @@ fn parents(object: &Object, reference: &ObjectRef, sets: &Sets) -> Option<BTreeS
             _ => FleetName::gateway(namespace, name),
         });
     }
+    (!fleets.is_empty()).then_some(fleets)
+}
+
+/// The fleets of the Gateways that a policy targets; none if it can be told of none.
+fn targeted_gateways(policy: &Object, reference: &ObjectRef) -> Option<BTreeSet<FleetName>> {
+    let targets = policy.at("spec.targetRefs")?.as_sequence()?;
+    let fleet = |target| Some(FleetName::gateway(&reference.namespace, text(target, &["name"])?));
+    let fleets: BTreeSet<FleetName> = targets.iter().filter_map(fleet).collect();
     (!fleets.is_empty()).then_some(fleets)
 }
 

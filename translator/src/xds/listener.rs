@@ -1,7 +1,7 @@
 //! Listeners, after Envoy's guide for edge proxies.
 
 use super::cluster::{BUFFER_BYTES, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
-use super::{access_log, auth, cors, header, patch, route, session, stream, tls, value};
+use super::{access_log, auth, cors, header, patch, route, session, stream, tls, tracing, value};
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
@@ -218,6 +218,7 @@ fn connection_manager(
         stream_idle_timeout: Some(value::duration(route::STREAM_IDLE)),
         request_headers_timeout: value::seconds(HEADERS_SECONDS),
         access_log: vec![access_log::requests()],
+        tracing: chain.tracing.as_deref().map(tracing::lower),
         // The peer is the client: what it says in X-Forwarded-For is not believed, only added to.
         use_remote_address: value::truth(true),
         internal_address_config: Some(nobody()),

@@ -143,6 +143,7 @@ fn chain(
         origins: origins.chain(listener, &chain.name),
         policies: None,
         serves,
+        tracing: None,
     })
 }
 
@@ -178,6 +179,7 @@ fn datagrams(listener: &listener_pb::Listener, origins: &dyn Origins) -> Result<
         origins: origins.chain(&name, &name),
         policies: None,
         serves: if refuses { Serves::Refuse } else { Serves::Stream(stream) },
+        tracing: None,
         name,
     })
 }

@@ -419,7 +419,7 @@ fn mirror(mirror: &Mirror) -> Option<RequestMirrorPolicy> {
 }
 
 /// The fraction over the smallest of Envoy's denominators that holds it; others are rounded down to millionths.
-fn fraction(numerator: u32, denominator: u32) -> FractionalPercent {
+pub(super) fn fraction(numerator: u32, denominator: u32) -> FractionalPercent {
     let denominators = [
         (100, DenominatorType::Hundred),
         (10_000, DenominatorType::TenThousand),

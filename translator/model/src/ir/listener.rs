@@ -1,6 +1,6 @@
 //! Listeners: ports, and what a connection meets there.
 
-use super::{Added, ChainPolicies, RouteOrigin, RouteTable};
+use super::{Added, ChainPolicies, RouteOrigin, RouteTable, Tracing};
 use crate::object::ObjectRef;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub struct FilterChain {
     pub policies: Added<ChainPolicies>,
     /// What happens to connections.
     pub serves: Serves,
+    /// What a collector is told of the requests, if there are any.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 /// What happens to the connections of a filter chain.

@@ -18,6 +18,7 @@ pub(super) fn whole_port(name: &str, listeners: &[Filled<'_>]) -> Vec<FilterChai
         origins: listeners.iter().map(|(listener, _)| origin(listener)).collect(),
         policies: listeners.iter().find_map(|(listener, _)| listener.policies.clone()),
         serves: oldest.map_or(Serves::Refuse, serves),
+        tracing: None,
     }]
 }
 
@@ -47,6 +48,7 @@ pub(super) fn by_server_name(filled: Filled<'_>, owners: &Owners<'_>) -> Vec<Fil
         origins: vec![origin(listener)],
         policies: listener.policies.clone(),
         serves: placement.map_or(Serves::Refuse, serves),
+        tracing: None,
     };
     hosts.into_iter().map(chain).collect()
 }

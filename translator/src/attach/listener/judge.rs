@@ -51,6 +51,7 @@ fn one<'a>(
         clients: None,
         asked: Vec::new(),
         policies: None,
+        tracing: None,
         overlap: None,
         attached: BTreeSet::new(),
     };

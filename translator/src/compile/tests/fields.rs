@@ -45,6 +45,8 @@ const DETERMINED: &[&str] = &[
     "XBackend.spec.tls.validation.subjectAltNames[].type",
     "XBackend.spec.tls.validation.wellKnownCACertificates",
     "XBackend.spec.type",
+    "XTelemetryPolicy.spec.tracing.attributes[].sourceType",
+    "XTelemetryPolicy.spec.tracing.mode",
 ];
 
 /// A step from an object's root to its fields.

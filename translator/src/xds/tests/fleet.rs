@@ -178,6 +178,7 @@ fn chain(name: &str, server_names: &[&str], secrets: &[&str], hosts: Vec<Virtual
         origins: Vec::new(),
         policies: None,
         serves: Serves::Http(std::sync::Arc::new(RouteTable { name: name.into(), hosts })),
+        tracing: None,
     }
 }
 
