@@ -3,7 +3,10 @@
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _};
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _, SanType,
+};
 use sha2::{Digest as _, Sha256};
 
 /// A certificate with its key.
@@ -46,7 +49,7 @@ impl Certificate {
         Ok(STANDARD.encode(Sha256::digest(spki)))
     }
 
-    /// An authority, and a certificate for this DNS name that it signed.
+    /// An authority, and a certificate for this DNS name or URI that it signed.
     pub fn signed(name: &str) -> Result<(Self, Self)> {
         let (own, key) = (KeyPair::generate()?, KeyPair::generate()?);
         let mut params = CertificateParams::new(Vec::new())?;
@@ -54,7 +57,12 @@ impl Certificate {
         // Who has the name of its issuer has signed itself.
         params.distinguished_name.push(DnType::CommonName, format!("authority of {name}"));
         let root = params.self_signed(&own)?;
-        let leaf = CertificateParams::new(vec![name.to_owned()])?;
+        // A name with a colon is a URI, such as a SPIFFE id.
+        let mut leaf =
+            CertificateParams::new(if name.contains(':') { vec![] } else { vec![name.to_owned()] })?;
+        if name.contains(':') {
+            leaf.subject_alt_names.push(SanType::URI(Ia5String::try_from(name)?));
+        }
         let leaf = leaf.signed_by(&key, &Issuer::from_params(&params, &own))?;
         let of = |certificate: &rcgen::Certificate, key: &KeyPair| Self {
             certificate: certificate.pem(),

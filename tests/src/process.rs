@@ -89,6 +89,11 @@ impl Running {
         let _ = self.child.wait();
     }
 
+    /// Asks it to read its files again (SIGHUP).
+    pub fn hang_up(&self) {
+        signal(self.child.id(), Signal::HUP);
+    }
+
     /// Asks it to end (SIGTERM) and waits; an error if it does not.
     pub fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
         signal(self.child.id(), Signal::TERM);

@@ -200,6 +200,82 @@ fn an_envoy_is_known_by_its_projected_token() -> Result<()> {
     stage.answers("/one")
 }
 
+/// An Envoy on TCP is known by its certificate. Who may ask is a file that is read again while the relay runs: who loses its
+/// right is cut off and serves on; with a renewed certificate it is let in again, without a restart.
+#[test]
+fn an_envoy_is_known_by_its_certificate_until_it_loses_its_right() -> Result<()> {
+    let mut stage = Stage::new(&["one"], &[], &[])?;
+    let (listen, folder) = (ports::free()?, stage.stack.folder().to_owned());
+    let path = |name: &str| folder.join(name).display().to_string();
+    let file = |name: &str, text: &str| replace(&folder.join(name), text);
+    let (relay_ca, relay) = Certificate::signed("127.0.0.1")?;
+    let (first_ca, first) = Certificate::signed("spiffe://edge/first")?;
+    let (second_ca, second) = Certificate::signed("spiffe://edge/second")?;
+    file("relay.crt", &relay.certificate)?;
+    file("relay.key", &relay.key)?;
+    file("clients.ca", &format!("{}{}", first_ca.certificate, second_ca.certificate))?;
+    file("members", "# who may ask\nspiffe://edge/first=edge/public\n")?;
+    let arguments = format!(
+        "--listen tcp:127.0.0.1:{listen} --tls-cert {} --tls-key {} --client-ca {} --member-file {}",
+        path("relay.crt"),
+        path("relay.key"),
+        path("clients.ca"),
+        path("members"),
+    );
+    stage.stack.relay_arguments = arguments.split(' ').map(str::to_owned).collect();
+    stage.stack.start_relay()?;
+    // Envoy's side, with an authority and a certificate that are renewed by renaming.
+    std::fs::create_dir(folder.join("tls"))?;
+    file("tls/ca.crt", &relay_ca.certificate)?;
+    file("tls/tls.crt", &first.certificate)?;
+    file("tls/tls.key", &first.key)?;
+    let made = |print: &str, to: &str| -> Result<()> {
+        let mut command = moorgate()?;
+        command.args(["bootstrap", "edge/public", "--relay", &format!("127.0.0.1:{listen}")]);
+        command.args(["--relay-ca", &path("tls/ca.crt"), "--client-cert", &path("tls/tls.crt")]);
+        command.args(["--client-key", &path("tls/tls.key"), "--client-secrets", &path("client")]);
+        command.args(["--admin", &format!("127.0.0.1:{}", stage.stack.admin_port()), "--print", print]);
+        file(to, &run(&mut command)?.ended_with(&[0])?.stdout)
+    };
+    std::fs::create_dir(folder.join("client"))?;
+    made("bootstrap", "mutual.json")?;
+    made("client-secret", "client/client.json")?;
+    made("relay-ca", "client/ca.json")?;
+    let (program, logs) = (stage.stack.program.clone(), folder.join("logs"));
+    let bootstrap = folder.join("mutual.json");
+    let mut envoy = Envoy::start("envoy", &program, &bootstrap, stage.stack.admin_port(), &logs)?;
+    envoy.wait_for_listeners(&[stage.port])?;
+    stage.until_it_answers("/one")?;
+    let is = |stage: &Stage, name: &str| {
+        let client = stage.client()?;
+        ensure!(client["peer"].as_str().is_some_and(|peer| peer.contains(name)), "{client}");
+        Ok(())
+    };
+    is(&stage, "spiffe://edge/first")?;
+    // Half a file cuts nobody off.
+    file("members", "spiffe://edge/second\n")?;
+    stage.stack.relay()?.hang_up();
+    wait::until("the file is refused", || {
+        ensure!(stage.stack.relay()?.output().contains("the members that were read before stay"), "not yet");
+        Ok(())
+    })?;
+    is(&stage, "spiffe://edge/first")?;
+    file("members", "spiffe://edge/second=edge/public\n")?;
+    stage.stack.relay()?.hang_up();
+    wait::until("the right is lost", || {
+        let text = String::from_utf8(stage.stack.health("/metrics")?.body.to_vec())?;
+        let line = |reason: &str| format!("moorgate_relay_connections_refused_total{{reason=\"{reason}\"}}");
+        ensure!(text.contains(&line("lost_membership")), "it is still let in");
+        ensure!(text.contains(&line("no_member")), "it has not tried again yet");
+        Ok(())
+    })?;
+    stage.answers("/one")?;
+    file("tls/tls.key", &second.key)?;
+    file("tls/tls.crt", &second.certificate)?;
+    wait::until("Envoy is back under its new name", || is(&stage, "spiffe://edge/second"))?;
+    stage.answers("/one")
+}
+
 /// A cold relay and a cold Envoy on a machine whose store, endpoint files and API server are all gone: what was served is
 /// served, endpoints included. And a new machine, whose cache is empty, serves its seed.
 #[test]

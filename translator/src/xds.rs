@@ -38,7 +38,10 @@ mod tls;
 mod tracing;
 mod value;
 
-pub use bootstrap::{AdsProtocol, BootstrapOptions, RelayToken, bootstrap, bootstrap_with_token};
+pub use bootstrap::{
+    AdsProtocol, BootstrapOptions, RelayCertificate, RelayToken, bootstrap, bootstrap_with_certificate,
+    bootstrap_with_token, client_secret, relay_authority,
+};
 use bytes::Bytes;
 pub use json::envoy as envoy_json;
 use moorgate_model::ir;

@@ -2,7 +2,7 @@
 
 use super::output::{self, json};
 use super::{Exit, Failure};
-use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayToken};
+use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayCertificate, RelayToken};
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use moorgate_snapshot::FleetName;
@@ -13,7 +13,13 @@ use moorgate_snapshot::FleetName;
   moorgate bootstrap shop/edge > envoy.json
   moorgate bootstrap shop/edge --relay unix:/run/moorgate/shop.edge.sock --admin unix:/run/envoy/admin.sock
   moorgate bootstrap shop/edge --relay relay.moorgate.svc:18000 --relay-ca /etc/moorgate/ca.crt \\
-    --token-file /var/run/secrets/moorgate/token")]
+    --token-file /var/run/secrets/moorgate/token
+
+  With a certificate, which Envoy takes anew when its file is renewed:
+    tls='--relay relay.example:18000 --relay-ca /tls/ca.crt --client-cert /tls/tls.crt --client-key /tls/tls.key'
+    moorgate bootstrap shop/edge $tls --client-secrets /etc/envoy/relay > /etc/envoy/envoy.json
+    moorgate bootstrap shop/edge $tls --print client-secret > /etc/envoy/relay/client.json
+    moorgate bootstrap shop/edge $tls --print relay-ca > /etc/envoy/relay/ca.json")]
 pub(super) struct BootstrapArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
@@ -24,9 +30,22 @@ pub(super) struct BootstrapArgs {
     /// with the relay's audience
     #[arg(long, value_name = "FILE", requires = "relay_ca")]
     token_file: Option<String>,
-    /// The CA of that relay's certificate, PEM
-    #[arg(long, value_name = "FILE", requires = "token_file")]
+    /// The CA of the certificate of a relay at HOST:PORT, PEM; the certificate must name HOST
+    #[arg(long, value_name = "FILE")]
     relay_ca: Option<String>,
+    /// For a relay at HOST:PORT that knows Envoys by certificates: Envoy's own, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["client_key", "relay_ca"], conflicts_with = "token_file")]
+    client_cert: Option<String>,
+    /// The key of that, PEM
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<String>,
+    /// The folder in which Envoy finds what --print client-secret prints as client.json, and what --print relay-ca prints
+    /// as ca.json: with that it takes renewed certificates without a restart
+    #[arg(long, value_name = "DIR", requires = "client_cert")]
+    client_secrets: Option<String>,
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Printed::Bootstrap)]
+    print: Printed,
     /// Where Envoy's own admin interface listens: unix:PATH or HOST:PORT
     #[arg(long, default_value = "127.0.0.1:19000")]
     admin: String,
@@ -36,6 +55,16 @@ pub(super) struct BootstrapArgs {
     /// How Envoy asks
     #[arg(long, value_enum, default_value_t = Protocol::Delta)]
     protocol: Protocol,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Printed {
+    /// The bootstrap
+    Bootstrap,
+    /// client.json of the folder of --client-secrets: where Envoy's certificate lies, and nothing secret
+    ClientSecret,
+    /// ca.json of that folder: where the CA of the relay's certificate lies
+    RelayCa,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,15 +88,35 @@ pub(super) fn run(args: &BootstrapArgs) -> Result<Exit, Failure> {
             Protocol::Sotw => AdsProtocol::StateOfTheWorld,
         },
     };
-    let document = match args.token_file.clone().zip(args.relay_ca.clone()) {
-        Some((file, ca)) => {
-            let words = "addresses are unix:PATH or HOST:PORT, and a token goes to HOST:PORT only";
-            let made = xds::bootstrap_with_token(&options, &RelayToken { file, ca });
-            made.ok_or_else(|| Failure::new(Exit::Usage, anyhow!(words)))?
+    let usage = |words: &'static str| Failure::new(Exit::Usage, anyhow!(words));
+    let tls = args.certificate();
+    let document = match (args.token_file.clone().zip(args.relay_ca.clone()), &tls, args.print) {
+        (_, Some(tls), Printed::ClientSecret) => Some(xds::client_secret(tls)),
+        (_, Some(tls), Printed::RelayCa) => Some(xds::relay_authority(tls)),
+        (_, None, Printed::ClientSecret | Printed::RelayCa) => {
+            return Err(usage("--print of a secret goes with --client-cert and --client-key"));
         }
-        None => xds::bootstrap(&options)
-            .ok_or_else(|| Failure::new(Exit::Usage, anyhow!("addresses are unix:PATH or HOST:PORT")))?,
+        (_, Some(tls), Printed::Bootstrap) => xds::bootstrap_with_certificate(&options, tls),
+        (Some((file, ca)), None, _) => xds::bootstrap_with_token(&options, &RelayToken { file, ca }),
+        (None, None, _) if args.relay_ca.is_some() => {
+            return Err(usage("--relay-ca goes with --token-file, or with --client-cert and --client-key"));
+        }
+        (None, None, _) => xds::bootstrap(&options),
     };
+    let document = document.ok_or_else(|| {
+        usage("addresses are unix:PATH or HOST:PORT, and a token or certificate goes to HOST:PORT only")
+    })?;
     output::print(&json(&document))?;
     Ok(Exit::Fine)
+}
+
+impl BootstrapArgs {
+    fn certificate(&self) -> Option<RelayCertificate> {
+        Some(RelayCertificate {
+            certificate: self.client_cert.clone()?,
+            key: self.client_key.clone()?,
+            ca: self.relay_ca.clone()?,
+            secrets: self.client_secrets.clone(),
+        })
+    }
 }

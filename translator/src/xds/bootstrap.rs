@@ -119,6 +119,102 @@ pub fn bootstrap_with_token(options: &BootstrapOptions, token: &RelayToken) -> O
     Some(out)
 }
 
+/// How an Envoy proves to a relay on TCP who it is, by a certificate: files that it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayCertificate {
+    /// Its own certificate chain, PEM.
+    pub certificate: String,
+    /// The key of that, PEM.
+    pub key: String,
+    /// The CA of the relay's certificate, PEM.
+    pub ca: String,
+    /// The folder in which [`client_secret`] lies as `client.json` and [`relay_authority`] as `ca.json`, if files that are
+    /// renewed are to be taken without a restart: Envoy watches only what comes by SDS, each secret from a file of its own.
+    pub secrets: Option<String>,
+}
+
+/// The names of the client's certificate and of the relay's CA among secrets.
+const CLIENT_SECRETS: (&str, &str) = ("moorgate-relay-client", "moorgate-relay-ca");
+
+/// As [`bootstrap()`], for a relay at `HOST:PORT` that knows its clients by their certificates. The relay's own must name
+/// HOST. `None` also for a socket.
+pub fn bootstrap_with_certificate(options: &BootstrapOptions, tls: &RelayCertificate) -> Option<Value> {
+    let relay = Address::parse(&options.relay)?;
+    let Address::Tcp(host, _) = relay else { return None };
+    let mut out = bootstrap(options)?;
+    let name = json!([{
+        "san_type": if relay.is_name() { "DNS" } else { "IP_ADDRESS" },
+        "matcher": {"exact": host},
+    }]);
+    let mut common = match &tls.secrets {
+        None => json!({
+            "tls_certificates": [certificate_of(tls)],
+            "validation_context": {"trusted_ca": {"filename": tls.ca}, "match_typed_subject_alt_names": name},
+        }),
+        Some(folder) => {
+            let from = |secret: &str, file: &str| {
+                json!({"name": secret, "sds_config": {
+                    "path_config_source": {"path": format!("{}/{file}", folder.trim_end_matches('/'))},
+                    "resource_api_version": "V3",
+                }})
+            };
+            json!({
+                "tls_certificate_sds_secret_configs": [from(CLIENT_SECRETS.0, "client.json")],
+                "combined_validation_context": {
+                    "default_validation_context": {"match_typed_subject_alt_names": name},
+                    "validation_context_sds_secret_config": from(CLIENT_SECRETS.1, "ca.json"),
+                },
+            })
+        }
+    };
+    common["alpn_protocols"] = json!(["h2"]);
+    let mut context = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": common,
+    });
+    if relay.is_name() {
+        context["sni"] = json!(host);
+    }
+    let socket = json!({"name": "envoy.transport_sockets.tls", "typed_config": context});
+    out.pointer_mut("/static_resources/clusters/0")?["transport_socket"] = socket;
+    Some(out)
+}
+
+/// The file `client.json`, by which Envoy finds its certificate: paths, and nothing secret.
+pub fn client_secret(tls: &RelayCertificate) -> Value {
+    let mut certificate = certificate_of(tls);
+    certificate["watched_directory"] = json!({"path": folder(&tls.certificate)});
+    secret(CLIENT_SECRETS.0, "tls_certificate", certificate)
+}
+
+/// The file `ca.json`, by which Envoy finds the CA of the relay's certificate.
+pub fn relay_authority(tls: &RelayCertificate) -> Value {
+    let ca = json!({"trusted_ca": {"filename": tls.ca}, "watched_directory": {"path": folder(&tls.ca)}});
+    secret(CLIENT_SECRETS.1, "validation_context", ca)
+}
+
+fn secret(name: &str, kind: &str, value: Value) -> Value {
+    let mut secret = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": name,
+    });
+    secret[kind] = value;
+    json!({"resources": [secret]})
+}
+
+fn certificate_of(tls: &RelayCertificate) -> Value {
+    json!({"certificate_chain": {"filename": tls.certificate}, "private_key": {"filename": tls.key}})
+}
+
+/// The folder of a file.
+fn folder(file: &str) -> &str {
+    match file.rsplit_once('/') {
+        Some(("", _)) => "/",
+        Some((folder, _)) => folder,
+        None => ".",
+    }
+}
+
 enum Address<'o> {
     Unix(&'o str),
     Tcp(&'o str, u16),
@@ -217,6 +313,44 @@ mod tests {
         assert_eq!(config["secret_data"]["filename"], "/var/run/secrets/token");
         assert_eq!(made["static_resources"]["clusters"], json!([]));
         assert_eq!(bootstrap_with_token(&options("unix:/run/relay.sock"), &token), None);
+    }
+
+    #[test]
+    fn a_certificate_is_shown_to_the_relay_that_has_the_name() {
+        let tls = |secrets: Option<&str>| RelayCertificate {
+            certificate: "/tls/tls.crt".into(),
+            key: "/tls/tls.key".into(),
+            ca: "/ca.crt".into(),
+            secrets: secrets.map(Into::into),
+        };
+        let context = |relay: &str, secrets| {
+            let made = bootstrap_with_certificate(&options(relay), &tls(secrets)).unwrap();
+            made["static_resources"]["clusters"][0]["transport_socket"]["typed_config"].clone()
+        };
+        let fixed = context("relay.example:18000", None);
+        assert_eq!(fixed["sni"], "relay.example");
+        let common = &fixed["common_tls_context"];
+        assert_eq!(common["tls_certificates"][0]["private_key"]["filename"], "/tls/tls.key");
+        let validation = &common["validation_context"];
+        assert_eq!(validation["trusted_ca"]["filename"], "/ca.crt");
+        let name = &validation["match_typed_subject_alt_names"][0];
+        assert_eq!(*name, json!({"san_type": "DNS", "matcher": {"exact": "relay.example"}}));
+        // An address is no name for SNI, and is written as addresses are in certificates.
+        let renewed = context("[::1]:18000", Some("/etc/relay/"));
+        assert_eq!(renewed["sni"], Value::Null);
+        let combined = &renewed["common_tls_context"]["combined_validation_context"];
+        let name = &combined["default_validation_context"]["match_typed_subject_alt_names"][0];
+        assert_eq!(*name, json!({"san_type": "IP_ADDRESS", "matcher": {"exact": "::1"}}));
+        let from = &renewed["common_tls_context"]["tls_certificate_sds_secret_configs"][0];
+        assert_eq!(from["sds_config"]["path_config_source"]["path"], "/etc/relay/client.json");
+        // What it names is in that file.
+        let secret = &client_secret(&tls(None))["resources"][0];
+        assert_eq!(secret["name"], from["name"]);
+        assert_eq!(secret["tls_certificate"]["watched_directory"]["path"], "/tls");
+        let secret = &relay_authority(&tls(None))["resources"][0];
+        assert_eq!(secret["name"], combined["validation_context_sds_secret_config"]["name"]);
+        assert_eq!(secret["validation_context"]["watched_directory"]["path"], "/");
+        assert_eq!(bootstrap_with_certificate(&options("unix:/run/relay.sock"), &tls(None)), None);
     }
 
     #[test]
