@@ -138,7 +138,23 @@ fn endpoints_and_sealed_secrets_come_from_the_store_move_and_outlive_it() {
     scene.stack.start_relay().unwrap();
     scene.stack.start_envoy(&[scene.tls]).unwrap();
     scene.answers(&new, "cart-2").unwrap();
+    // A new machine, whose cache is empty, and of the stores only a mirror is there: endpoints and secrets are in it.
     std::fs::rename(scene.stack.folder().join("elsewhere"), scene.stack.store()).unwrap();
+    scene.stack.kill_all();
+    let mirror = scene.stack.folder().join("mirror");
+    std::fs::create_dir(&mirror).unwrap();
+    let mut command = scene.stack.command("store").unwrap();
+    let stores = format!("{},file://{}", scene.stack.store_url(), mirror.display());
+    command.arg("mirror").env("MOORGATE_STORE", &stores);
+    let told = run(&mut command).unwrap().ended_with(&[0]).unwrap();
+    assert!(told.stdout.contains("objects copied"), "{told:?}");
+    std::fs::rename(scene.stack.store(), scene.stack.folder().join("elsewhere")).unwrap();
+    std::fs::rename(&mirror, scene.stack.store()).unwrap();
+    std::fs::remove_dir_all(scene.stack.cache()).unwrap();
+    std::fs::create_dir(scene.stack.cache()).unwrap();
+    scene.stack.start_relay().unwrap();
+    scene.stack.start_envoy(&[scene.tls]).unwrap();
+    scene.answers(&new, "cart-2").unwrap();
     // No key in the clear anywhere but in Envoy: not in the store, not on the relay's disk, not in a log.
     scene.stack.kill_all();
     for (folder, least) in [("store", 8), ("cache", 3), ("logs", 2)] {

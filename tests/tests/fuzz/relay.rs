@@ -8,6 +8,8 @@ use moorgate_relay::bind::catalog::Catalog;
 use moorgate_relay::bind::secrets::{Secrets, Source};
 use moorgate_relay::cache::Cache;
 use moorgate_relay::config::Listen;
+use moorgate_relay::csds::proto::string_matcher::Pattern;
+use moorgate_relay::csds::proto::{ClientStatusRequest, NodeMatcher, StringMatcher};
 use moorgate_relay::serve::listen::Peers;
 use moorgate_relay::serve::proto::{DeltaDiscoveryRequest, DiscoveryRequest, Node, Status};
 use moorgate_relay::serve::stream::{Protocol, Settings, Stream};
@@ -293,6 +295,66 @@ fn configuration_file() {
         },
     );
     told("listen", listen);
+}
+
+/// What tools ask of the client status discovery service.
+#[test]
+fn client_status_request() {
+    let matcher = NodeMatcher {
+        node_id: Some(StringMatcher { pattern: Some(Pattern::Exact("envoy-1".into())), ignore_case: true }),
+        node_metadatas: vec![],
+    };
+    let corpus = ClientStatusRequest { node_matchers: vec![matcher.clone(), matcher] }.encode_to_vec();
+    let take = |input: &[u8]| {
+        let Ok(request) = ClientStatusRequest::decode(input) else { return false };
+        assert_eq!(ClientStatusRequest::decode(&*request.encode_to_vec()), Ok(request));
+        true
+    };
+    told("csds", fuzz("csds", vec![corpus], PROTOBUF, effort(10_000), take));
+}
+
+/// EndpointSlices as an API server sends them: one that is no such thing is an error, and of others no address gets
+/// through that cannot be dialled.
+#[test]
+fn slices_of_an_api_server() {
+    let slice = r#"{"metadata":{"name":"cart-1","namespace":"shop","labels":{"kubernetes.io/service-name":"cart"}},
+        "addressType":"IPv4","ports":[{"name":"http","port":8080,"protocol":"TCP"}],
+        "endpoints":[{"addresses":["10.0.0.1"],"conditions":{"ready":true},"zone":"eu-1"},{"addresses":["0.0.0.0"]}]}"#;
+    let take = |input: &[u8]| {
+        let Ok(object) = serde_json::from_slice(input) else { return false };
+        let Ok(Some(slice)) = moorgate_relay::bind::catalog::slice(object) else { return false };
+        let endpoints = slice.sets.iter().flat_map(|set| &set.endpoints);
+        assert!(
+            endpoints.into_iter().all(|one| one.address.port() > 0 && !one.address.ip().is_unspecified())
+        );
+        true
+    };
+    told("slice", fuzz("slice", vec![slice.into()], JSON, effort(10_000), take));
+}
+
+/// Who may ask: nobody is let in that no line names, and half a line lets nobody in.
+#[test]
+fn file_of_members() {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = folder.path().join("members");
+    let flags = "moorgate-relay --store memory:/// --trust /t --fleet a/b --fleet c/d --name n --listen tcp:127.0.0.1:1 \
+                 --tls-cert c --tls-key k --client-ca a";
+    let flags =
+        flags.split(' ').map(str::to_owned).chain(["--member-file".to_owned(), path.display().to_string()]);
+    let file = Options::try_parse_from(flags).unwrap().check().unwrap().member_file.unwrap();
+    let text = b"# who\nspiffe://x/y=a/b\nEnvoy.Example=c/d\n\n*=a/b\n".to_vec();
+    let take = |input: &[u8]| {
+        std::fs::write(&path, input).unwrap();
+        let Ok(members) = file.read() else { return false };
+        let text = String::from_utf8(input.to_vec()).unwrap();
+        for (name, fleet) in &members {
+            let line = |line: &str| line.trim().eq_ignore_ascii_case(&format!("{name}={fleet}"));
+            assert!(text.lines().any(line), "{name}={fleet} in {text:?}");
+        }
+        true
+    };
+    let words: &[&[u8]] = &[b"=", b"\n", b"#", b"*", b"a/b", b"=c/d\n", b"system:serviceaccount:"];
+    told("members", fuzz("members", vec![text], words, effort(10_000), take));
 }
 
 /// A relay's own folder: whatever lies there, it starts.

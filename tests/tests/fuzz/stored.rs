@@ -6,6 +6,7 @@ use moorgate_snapshot::attestation::{self, Attestation, Material, Provenance};
 use moorgate_snapshot::channel::BundleRef;
 use moorgate_snapshot::envelope::Envelope;
 use moorgate_snapshot::head::Head;
+use moorgate_snapshot::late;
 use moorgate_snapshot::renewal::{self, Renewal};
 use moorgate_snapshot::trust::chain::{self, Link};
 use moorgate_snapshot::{
@@ -99,6 +100,28 @@ fn entry_behind_a_good_signature() {
         true
     };
     told("entry", fuzz("entry", vec![entry_payload()], JSON, effort(4000), take));
+}
+
+#[test]
+fn index_of_late_values_behind_a_good_signature() {
+    let digest = Digest::of(b"value");
+    let value = format!(r#"{{"digest":"{digest}","size":5}}"#);
+    let text = format!(
+        r#"{{"format":1,"fleet":"{}","channel":"stable","generation":7,"time":"1970-01-01T00:00:00Z","author":"ci",
+        "endpoints":{{"shop/cart":{value}}},"secrets":{{"shop/tls":{value}}}}}"#,
+        fleet()
+    );
+    let read = |payload: &[u8]| {
+        let envelope = Envelope::sign(late::PAYLOAD_TYPE, payload.to_vec(), &[&key()]).unwrap();
+        late::Index::verify(&envelope.encode(), &trust(), &fleet(), &Channel::stable()).ok()
+    };
+    let take = |input: &[u8]| {
+        let Some(index) = read(input) else { return false };
+        assert_eq!(read(&serde_json::to_vec(&index).unwrap()).as_ref(), Some(&index));
+        assert!(index.values().all(|value| value.size <= moorgate_snapshot::limits::LATE_VALUE_BYTES as u64));
+        true
+    };
+    told("late index", fuzz("late index", vec![text.into_bytes()], JSON, effort(4000), take));
 }
 
 #[test]
