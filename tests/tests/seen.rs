@@ -13,7 +13,7 @@ use moorgate_tests::certificate::Certificate;
 use moorgate_tests::http::{Request, Target, send, send_until};
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::stack::Stack;
-use moorgate_tests::{ports, runtime, wait};
+use moorgate_tests::{ports, program, runtime, wait};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -77,6 +77,35 @@ fn by_type(client: &ClientConfig) -> BTreeMap<&str, &GenericXdsConfig> {
     client.generic_xds_configs.iter().map(|entry| (&entry.type_url[end(entry)..], entry)).collect()
 }
 
+/// The gRPC command line asks for the types and versions of a node, as anybody would by hand.
+fn grpcurl_reads_it(stack: &Stack, snapshot: &str, node: &str) -> Result<()> {
+    let descriptors = stack.folder().join("csds.protoset");
+    let written = std::process::Command::new(program::go("csds-descriptors")?)
+        .stdout(std::fs::File::create(&descriptors)?)
+        .status()?;
+    ensure!(written.success(), "no descriptors: {written}");
+    let ask = |question: &str| -> Result<serde_json::Value> {
+        let mut command = std::process::Command::new(program::go("grpcurl")?);
+        command.args(["-plaintext", "-protoset"]).arg(&descriptors).args(["-d", question]);
+        command.arg(format!("unix://{}", stack.folder().join("admin.sock").display()));
+        command.arg("envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus");
+        program::run(&mut command)?.ended_with(&[0])?.json()
+    };
+    let told = ask("{}")?;
+    let entries = told["config"][0]["genericXdsConfigs"].as_array().cloned().unwrap_or_default();
+    for name in ["Cluster", "ClusterLoadAssignment", "Listener", "RouteConfiguration"] {
+        let of_type = |entry: &&serde_json::Value| {
+            entry["typeUrl"].as_str().is_some_and(|url| url.ends_with(&format!(".{name}")))
+        };
+        let entry = entries.iter().find(of_type).with_context(|| format!("{name}: {told}"))?;
+        ensure!(entry["configStatus"] == "SYNCED" && entry["versionInfo"] == snapshot, "{name}: {entry}");
+    }
+    let one = serde_json::json!({"node_matchers": [{"node_id": {"exact": node}}]}).to_string();
+    ensure!(ask(&one)?["config"].as_array().is_some_and(|all| all.len() == 1), "the node by its id");
+    ensure!(ask(r#"{"node_matchers": [{"node_id": {"exact": "nobody"}}]}"#)?["config"].is_null());
+    Ok(())
+}
+
 #[test]
 fn tools_that_speak_csds_read_what_each_client_took_and_refused() {
     let (mut stack, _backend, port) = stage(&[], &[]).unwrap();
@@ -106,6 +135,7 @@ fn tools_that_speak_csds_read_what_each_client_took_and_refused() {
     assert!(node.user_agent_name.starts_with("envoy 1."), "{}", node.user_agent_name);
     // No content, whatever is asked for.
     assert!(client.generic_xds_configs.iter().all(|entry| entry.xds_config.is_none()));
+    grpcurl_reads_it(&stack, &snapshot, &node.id).unwrap();
     let exactly = |id: &str| {
         let match_pattern = Some(MatchPattern::Exact(id.to_owned()));
         let node_id = Some(StringMatcher { match_pattern, ..Default::default() });
