@@ -43,6 +43,17 @@ impl Message {
     }
 }
 
+/// The next piece of a message of which so many went out. It is let go with its last one.
+pub(super) fn next_piece(sending: &mut Option<(Box<Message>, usize)>) -> Option<Bytes> {
+    let (message, next) = sending.as_mut()?;
+    let piece = message.piece(*next).cloned();
+    *next += 1;
+    if message.piece(*next).is_none() {
+        *sending = None;
+    }
+    piece
+}
+
 impl std::fmt::Debug for Message {
     /// Without the content: there may be secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

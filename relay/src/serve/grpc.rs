@@ -194,17 +194,6 @@ impl Reply {
     fn empty() -> Self {
         Self { receiver: None, sending: None }
     }
-
-    /// The next piece of what goes out. What it is a part of is let go with the last one.
-    fn piece(&mut self) -> Option<Bytes> {
-        let (message, next) = self.sending.as_mut()?;
-        let piece = message.piece(*next).cloned();
-        *next += 1;
-        if message.piece(*next).is_none() {
-            self.sending = None;
-        }
-        piece
-    }
 }
 
 impl http_body::Body for Reply {
@@ -216,7 +205,7 @@ impl http_body::Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         loop {
-            if let Some(piece) = self.piece() {
+            if let Some(piece) = frame::next_piece(&mut self.sending) {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             let Some(receiver) = &mut self.receiver else { return Poll::Ready(None) };
