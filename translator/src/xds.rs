@@ -13,7 +13,8 @@
 //! - Routes lie apart from listeners (RDS), endpoints and secrets are names only (EDS, SDS), all over one ADS stream.
 //! - A resource's name comes from the names of objects, never from an index, so that nothing moves when a rule is
 //!   inserted.
-//! - Listeners do not depend on what routes use: a route that is the first to need CORS must not drain connections.
+//! - Listeners do not depend on what routes use: a route that is the first to need CORS must not drain connections. The
+//!   exception are filters of policies, of which there are many: the first policy of a table that needs one brings it.
 
 mod access_log;
 mod auth;

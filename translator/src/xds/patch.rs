@@ -64,10 +64,13 @@ pub(super) fn off(table: &RouteTable) -> BTreeMap<String, Any> {
     filters.filter_map(|filter| Some((filter.name.clone(), any(filter.off.as_ref()?)))).collect()
 }
 
+/// The type of a filter, and what routes need to stand on the listener.
+type Bases<'r> = (&'r str, BTreeSet<&'r [u8]>);
+
 /// The filters that routes of a table switch on, with their places, each once and without those of `there`. What several
 /// routes need of one filter is merged: they say the same, or have names of their own in it.
 pub(super) fn filters(table: &RouteTable, there: &[&str]) -> Vec<(u16, HttpFilter)> {
-    let mut found: BTreeMap<(u16, &str), (&str, BTreeSet<&[u8]>)> = BTreeMap::new();
+    let mut found: BTreeMap<(u16, &str), Bases<'_>> = BTreeMap::new();
     let routes = table.hosts.iter().flat_map(|host| &host.routes);
     let filters = routes.filter_map(|route| route.policies.as_ref()).flat_map(|added| &added.filters);
     for RouteFilter { place, name, base, .. } in
@@ -76,7 +79,7 @@ pub(super) fn filters(table: &RouteTable, there: &[&str]) -> Vec<(u16, HttpFilte
         let (_, values) = found.entry((*place, name)).or_insert_with(|| (&base.type_url, BTreeSet::new()));
         values.insert(&base.value);
     }
-    let filter = |((place, name), (type_url, values)): ((u16, &str), (&str, BTreeSet<&[u8]>))| {
+    let filter = |((place, name), (type_url, values)): ((u16, &str), Bases<'_>)| {
         let config =
             Any { type_url: type_url.to_owned(), value: values.into_iter().flatten().copied().collect() };
         let filter = HttpFilter {
