@@ -171,7 +171,9 @@ fn a_revocation_is_red_in_a_review() {
     assert!(plan("text").contains(&format!("  {wanted}\n")), "{}", plan("text"));
     assert!(plan("markdown").contains(&format!("\n{wanted}\n")), "{}", plan("markdown"));
     let json: serde_json::Value = serde_json::from_str(&plan("json")).unwrap();
-    assert_eq!(json["fleets"][0]["changes"][0]["kind"], "revoked", "{json}");
+    let fleets = json["fleets"].as_array().unwrap();
+    let edge = fleets.iter().find(|fleet| fleet["fleet"] == "shop/edge").unwrap();
+    assert_eq!(edge["changes"][0]["kind"], "revoked", "{json}");
     let markdown =
         run(moorgate().unwrap().args(["diff", "-o", "markdown"]).args([&before, &after])).unwrap().stdout;
     assert!(markdown.contains("2 revoked") && markdown.contains(&format!("\n{wanted}\n")), "{markdown}");
