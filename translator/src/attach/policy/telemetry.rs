@@ -97,12 +97,11 @@ fn protocol(index: &Index<'_>, policy: &Object, collector: &Collector) -> SpanPr
         let port = ports.find(|port| Some(port.port) == collector.port);
         (port.and_then(|port| port.app_protocol.as_deref()), collector.port)
     };
-    match says {
-        Some("http" | "https" | "HTTP" | "HTTP11") => SpanProtocol::Http,
-        Some(_) => SpanProtocol::Grpc,
-        None if port == Some(HTTP_PORT) => SpanProtocol::Http,
-        None => SpanProtocol::Grpc,
-    }
+    let http = match says {
+        Some(says) => ["http", "https", "HTTP", "HTTP11"].contains(&says),
+        None => port == Some(HTTP_PORT),
+    };
+    if http { SpanProtocol::Http } else { SpanProtocol::Grpc }
 }
 
 /// Gives the spans to the listeners of the Gateways on which the policy is in effect.
@@ -161,12 +160,15 @@ fn agree<'a>(
     }
 }
 
+/// The listeners of a port: their Gateways, and what each tells a collector.
+type Sharing<'g, 'a> = Vec<(Key<'a>, Option<&'g Arc<Tracing>>)>;
+
 /// Gateways that are traced, each with the port that keeps it from it.
 fn disagreeing<'a>(
     index: &Index<'a>,
     gateways: &BTreeMap<Key<'a>, Gateway<'a>>,
 ) -> BTreeMap<Key<'a>, String> {
-    let mut ports: BTreeMap<(&str, u16), Vec<(Key<'a>, Option<&Arc<Tracing>>)>> = BTreeMap::new();
+    let mut ports: BTreeMap<(&str, u16), Sharing<'_, 'a>> = BTreeMap::new();
     let merged = |gateway: &Gateway<'_>| index.options.merged.contains(gateway.class) && gateway.is_served();
     for (key, gateway) in gateways.iter().filter(|(_, gateway)| merged(gateway)) {
         let plain = |listener: &&Listener<'_>| listener.accepted && listener.spec.protocol == "HTTP";
