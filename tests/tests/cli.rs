@@ -7,7 +7,8 @@ use moorgate_tests::repository::Repository;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 30] = [
+    "policies",
     "compile",
     "check",
     "diff",
