@@ -69,7 +69,7 @@ pub use lowering::{BackendRef, Compiled, Lowered, Lowering, World, compile, comp
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
 pub use session::{SessionPersistence, session};
-pub use telemetry::{Collector, Telemetry, XTelemetry};
+pub use telemetry::{Telemetry, XTelemetry};
 
 use capability::Part;
 use entry::Entry;

@@ -22,8 +22,8 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A reference to a backend, as Envoy Gateway's kinds write it.
-#[derive(Debug, Clone, Deserialize)]
+/// A reference to a backend, as policies write it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct BackendRef {
     /// The API group, empty for core.
     #[serde(default)]

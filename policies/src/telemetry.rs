@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{Context, Effects, Policy, Report, TargetKind};
+use crate::{BackendRef, Context, Effects, Policy, Report, TargetKind};
 use moorgate_model::FieldPath;
 use moorgate_model::diagnostic::policy::{POLICY_APPROXIMATE, POLICY_INVALID};
 use moorgate_model::ir::{SpanAttribute, SpanProtocol, SpanValue, Tracing};
@@ -17,32 +17,15 @@ pub struct XTelemetry;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Telemetry {
     /// Who takes the spans: a reference that `attach` follows.
-    pub collector: Collector,
+    pub collector: BackendRef,
     /// The spans. Cluster, authority and protocol are the collector's, and an empty service name is to be that of the
     /// Gateway: `attach` knows them.
     pub tracing: Tracing,
 }
 
-/// A backend as `spec.tracing.provider.backendRef` names it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Collector {
-    /// The API group, empty for core.
-    #[serde(default)]
-    pub group: String,
-    /// The kind.
-    #[serde(default = "service")]
-    pub kind: String,
-    /// The name.
-    pub name: String,
-    /// The namespace, if it is written.
-    pub namespace: Option<String>,
-    /// The port, which a Service needs.
-    pub port: Option<u16>,
-}
-
-impl Collector {
-    /// Where a policy names it.
-    pub fn field() -> FieldPath {
+impl Telemetry {
+    /// Where a policy names its collector.
+    pub fn collector_field() -> FieldPath {
         tracing().key("provider").key("backendRef")
     }
 }
@@ -69,7 +52,7 @@ struct TracingSpec {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Provider {
-    backend_ref: Collector,
+    backend_ref: BackendRef,
     #[serde(default)]
     headers: Vec<Header>,
 }
@@ -103,10 +86,6 @@ struct Attribute {
     literal_value: Option<String>,
     #[serde(rename = "attributeKey")]
     key: Option<String>,
-}
-
-fn service() -> String {
-    "Service".into()
 }
 
 fn hundred() -> u32 {

@@ -12,7 +12,7 @@ use crate::status::{self, AncestorStatus, ParentReference};
 use moorgate_model::diagnostic::policy::POLICY_CONFLICTED;
 use moorgate_model::ir::{SpanProtocol, Tracing};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
-use moorgate_policies::{Collector, Telemetry};
+use moorgate_policies::Telemetry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -67,13 +67,13 @@ fn follow(
     policy: &Object,
     telemetry: &Telemetry,
 ) -> Result<Tracing, Diagnostic> {
-    let Collector { group, kind, name, namespace, port } = telemetry.collector.clone();
+    let moorgate_policies::BackendRef { group, kind, name, namespace, port } = telemetry.collector.clone();
     let protocol = protocol(index, policy, &telemetry.collector);
     let usage = if protocol == SpanProtocol::Http { Use::Requests } else { Use::Http2 };
     let backend = BackendRef { group, kind, name, namespace, port, weight: 1, filters: Vec::new() };
     let clusters = &mut routes.clusters;
     let mut cx = Building { index, policies, clusters };
-    let cluster = backend::resolve_for(usage, &mut cx, policy, &Collector::field(), &backend)?;
+    let cluster = backend::resolve_for(usage, &mut cx, policy, &Telemetry::collector_field(), &backend)?;
     let source = routes.clusters.get(&cluster).and_then(|cluster| cluster.sources.first());
     let authority = source.map(|source| match &source.hostname {
         Some(hostname) => hostname.clone(),
@@ -84,7 +84,7 @@ fn follow(
 }
 
 /// How the collector takes spans: as its port says, or else by the number that the protocol has given out.
-fn protocol(index: &Index<'_>, policy: &Object, collector: &Collector) -> SpanProtocol {
+fn protocol(index: &Index<'_>, policy: &Object, collector: &moorgate_policies::BackendRef) -> SpanProtocol {
     let namespace = collector.namespace.as_deref().unwrap_or(&policy.reference.namespace);
     let key = (namespace, collector.name.as_str());
     let (says, port) = if collector.kind == "XBackend" {
