@@ -156,6 +156,30 @@ fn one_connection_for_two_listeners_is_told_to_be_two() {
     assert_eq!(second.send(&Request::get(b, "/"), b"").unwrap().who(), "b");
 }
 
+#[test]
+fn pods_by_their_labels_are_those_of_a_service_that_selects_them() {
+    let mut stage = Stage::lay(&["one", "two"]).unwrap();
+    let all = ["one", "two"].map(|name| stage.backends[name].address());
+    stage.stack.set_endpoints("shop", "pods", &all).unwrap();
+    let service = "apiVersion: v1\nkind: Service\nmetadata: { name: pods, namespace: shop }\nspec: { selector: { app: pods }, \
+                   ports: [{ name: http, port: 80, targetPort: 8080 }] }\n";
+    let backend = "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackend\nmetadata: { name: pods, namespace: shop }\n\
+                   spec:\n  type: EndpointSelector\n  port: { number: 8080 }\n  endpointSelector: { matchLabels: { app: pods } }\n  \
+                   sessionPersistence: { type: Cookie, cookie: { name: kept } }\n";
+    let rule = "    - backendRefs: [{ group: gateway.networking.x-k8s.io, kind: XBackend, name: pods }]\n";
+    stage.start(&[], &[http_route(rule), service.to_owned(), backend.to_owned()]).unwrap();
+    let request = Request::get(HOST, "/");
+    let first =
+        send_until(&stage.target, &request, "the first answer", |answer| answer.status == 200).unwrap();
+    let cookie = first.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    assert!(cookie.starts_with("kept="), "{cookie}");
+    let kept = Request::get(HOST, "/").header("cookie", &cookie);
+    assert!((0..20).all(|_| send(&stage.target, &kept).unwrap().who() == first.who()));
+    let others: std::collections::BTreeSet<String> =
+        (0..40).map(|_| send(&stage.target, &request).unwrap().who()).collect();
+    assert_eq!(others.into_iter().collect::<Vec<_>>(), ["one", "two"], "without it both answer");
+}
+
 /// Chromium coalesces by itself (RFC 9113 §9.1.1), so the test sees what users of a browser see.
 #[test]
 fn a_browser_shares_a_connection_within_a_listener_and_opens_another_upon_421() {

@@ -159,7 +159,9 @@ fn x_backend(
 pub(super) fn session(cx: &Context<'_, '_>, backend: &BackendRef) -> Option<Session> {
     let namespace = backend.namespace.as_deref().unwrap_or(&cx.route.reference.namespace);
     let object = ObjectRef::new(&backend.group, &backend.kind, namespace, &backend.name);
-    cx.policies.traffic(&object).and_then(|effects| effects.session.clone())
+    let asked = cx.policies.traffic(&object).and_then(|effects| effects.session.clone());
+    let own = || external::session(cx.index.x_backends.get(&(namespace, backend.name.as_str()))?);
+    asked.or_else(|| if external::is(&backend.group, &backend.kind) { own() } else { None })
 }
 
 /// A Service port that is looked for.
@@ -180,7 +182,13 @@ fn service_port(
     let Wanted { namespace, name, number, transport } = *wanted;
     let Some(service) = index.services.get(&(namespace, name)) else {
         if index.is_open("Service") {
-            return Ok(ServicePort { name: String::new(), port: number, protocol: None, app_protocol: None });
+            return Ok(ServicePort {
+                name: String::new(),
+                port: number,
+                protocol: None,
+                app_protocol: None,
+                target_port: None,
+            });
         }
         let message = format!("Service {namespace}/{name} is not in this source");
         let finding = route.diagnostic(&BACKEND_NOT_FOUND, at.key("name"), message);
@@ -206,12 +214,7 @@ fn service_port(
             .help(format!("ports of the Service: {}", ports.join(", ")))
             .related(service.object.origin.file.clone(), place, "the Service's ports are here"));
     };
-    Ok(ServicePort {
-        name: port.name.clone(),
-        port: number,
-        protocol: port.protocol.clone(),
-        app_protocol: port.app_protocol.clone(),
-    })
+    Ok(port.clone())
 }
 
 /// The most similar name, if one is near enough to be a slip of the hand.

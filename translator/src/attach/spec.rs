@@ -10,7 +10,7 @@ mod route;
 mod service;
 mod stream;
 
-pub(super) use backend::XBackend;
+pub(super) use backend::{EndpointSelector, XBackend};
 pub(super) use gateway::{
     CaRef, CertificateRef, From, FrontendValidation, Gateway, GatewayClass, GatewaySpec, LabelSelector,
     Listener, NamespacesFrom, ParametersRef, PortTls,

@@ -1,14 +1,16 @@
-//! XBackend: a backend with its own protocol and TLS; so far one outside of the cluster, by name.
+//! XBackend: a backend with its own protocol and TLS: a server outside, by name, or pods, by labels.
 
 use super::{Use, X_GROUP, key};
 use crate::attach::index::{Index, Indexed, Key};
 use crate::attach::listener::{gateway_of, secret};
 use crate::attach::parent::Routes;
-use crate::attach::spec::XBackend;
+use crate::attach::spec::{EndpointSelector, Service, ServicePort, XBackend};
 use crate::attach::trust;
 use crate::status::{self, AncestorStatus, ParentReference, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{ADDRESS_REFUSED, UNSUPPORTED_VALUE};
-use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
+use moorgate_model::ir::{
+    AddressFamily, AppProtocol, Cluster, ClusterPolicies, EndpointSource, Session, UpstreamTls,
+};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Node, ObjectRef, Value};
 use moorgate_policies::{Context, upstream_tls};
 use std::collections::BTreeSet;
@@ -40,6 +42,10 @@ pub(in crate::attach) fn report(
             }
         };
         diagnostics.extend(findings);
+        if let (_, Some((field, message))) = own_session(backend) {
+            let finding = backend.object.diagnostic(&UNSUPPORTED_VALUE, field, message);
+            diagnostics.extend([finding.help("requests are balanced without it")]);
+        }
         let ancestors = gateways.into_iter().take(MAX_ANCESTORS).map(|gateway| AncestorStatus {
             ancestor_ref: ParentReference::gateway(gateway.0, gateway.1),
             controller_name: statuses.controller_name().to_owned(),
@@ -100,22 +106,11 @@ pub(super) fn build(
         let finding = backend.object.diagnostic(&UNSUPPORTED_VALUE, field, message);
         vec![finding.help("requests for it are answered with 500")]
     };
-    let Some(external) = &spec.external_hostname else {
-        let message = "a backend of type EndpointSelector is not supported: use a Service with this selector";
-        let mut findings = unsupported(at.key("endpointSelector"), message);
-        if spec.session_persistence.is_some() {
-            let message = "without its endpoints a backend has no sessions: use an XBackendTrafficPolicy";
-            findings.extend(unsupported(at.key("sessionPersistence"), message));
-        }
-        return Err(findings);
+    let source = match (&spec.external_hostname, &spec.endpoint_selector) {
+        (Some(external), _) => outside(backend, &external.hostname)?,
+        (None, Some(selector)) => selected(index, backend, selector)?,
+        (None, None) => return Err(unsupported(at, "neither externalHostname nor endpointSelector is set")),
     };
-    if is_inside(&external.hostname) {
-        let field = at.key("externalHostname").key("hostname");
-        let message =
-            format!("{:?} is a name of the machine or network that the proxy runs in", external.hostname);
-        let finding = backend.object.diagnostic(&ADDRESS_REFUSED, field, message);
-        return Err(vec![finding.help("use a Service for what is in the cluster")]);
-    }
     let protocol = match (spec.protocol.as_deref(), usage) {
         (None | Some("TCP"), Use::Stream) => AppProtocol::Tcp,
         (Some("HTTP2" | "H2C" | "GRPC"), Use::Requests) | (_, Use::Http2) => AppProtocol::Http2,
@@ -126,16 +121,6 @@ pub(super) fn build(
             return Err(unsupported(at.key("protocol"), &message));
         }
     };
-    let source = EndpointSource {
-        namespace: backend.object.reference.namespace.to_string(),
-        service: String::new(),
-        port_name: String::new(),
-        port: spec.port.number,
-        family: AddressFamily::Any,
-        weight: 1,
-        hostname: Some(external.hostname.clone()),
-        addresses: Vec::new(),
-    };
     let tls = tls(index, backend, &unsupported)?;
     Ok(Cluster {
         protocol,
@@ -145,6 +130,80 @@ pub(super) fn build(
         retry_budget: None,
         policies: ClusterPolicies::default(),
     })
+}
+
+/// A server outside, by its name.
+fn outside(backend: &Indexed<'_, XBackend>, hostname: &str) -> Result<EndpointSource, Vec<Diagnostic>> {
+    if is_inside(hostname) {
+        let field = FieldPath::parse("spec.externalHostname.hostname");
+        let message = format!("{hostname:?} is a name of the machine or network that the proxy runs in");
+        let finding = backend.object.diagnostic(&ADDRESS_REFUSED, field, message);
+        return Err(vec![finding.help("use a Service for what is in the cluster")]);
+    }
+    Ok(EndpointSource {
+        namespace: backend.object.reference.namespace.to_string(),
+        service: String::new(),
+        port_name: String::new(),
+        port: backend.value.spec.port.number,
+        family: AddressFamily::Any,
+        weight: 1,
+        hostname: Some(hostname.to_owned()),
+        addresses: Vec::new(),
+    })
+}
+
+/// The pods with these labels, on this port. Relays read EndpointSlices and no pods: those of a Service that selects the same
+/// pods, and leads to the same port of them, hold exactly these endpoints. Of several, the first by name.
+fn selected(
+    index: &Index<'_>,
+    backend: &Indexed<'_, XBackend>,
+    selector: &EndpointSelector,
+) -> Result<EndpointSource, Vec<Diagnostic>> {
+    let namespace = &*backend.object.reference.namespace;
+    let wanted = backend.value.spec.port.number;
+    let same = |service: &Service| {
+        service.spec.selector == selector.match_labels && service.spec.kind.as_deref() != Some("ExternalName")
+    };
+    let leads = |port: &&ServicePort| {
+        port.target() == Some(wanted) && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+    };
+    let services =
+        index.services.iter().filter(|((own, _), service)| *own == namespace && same(&service.value));
+    let found = services.flat_map(|((_, name), service)| {
+        service.value.spec.ports.iter().filter(leads).map(move |port| (*name, port))
+    });
+    let Some((service, port)) = found.min_by_key(|(name, port)| (*name, port.port)) else {
+        let message = format!(
+            "no Service of namespace {namespace} has this selector and leads to port {wanted} of its pods by number"
+        );
+        let finding =
+            backend.object.diagnostic(&UNSUPPORTED_VALUE, FieldPath::parse("spec.endpointSelector"), message);
+        let help = "add one, headless if it needs no address: endpoints are those that its controller computes; \
+                    until then requests for it are answered with 500";
+        return Err(vec![finding.help(help)]);
+    };
+    Ok(EndpointSource {
+        namespace: namespace.to_owned(),
+        service: service.to_owned(),
+        port_name: port.name.clone(),
+        port: port.port,
+        family: AddressFamily::Any,
+        weight: 1,
+        hostname: None,
+        addresses: Vec::new(),
+    })
+}
+
+/// How clients keep their endpoints of a backend, as it says itself, and what of that Envoy cannot do.
+fn own_session(backend: &Indexed<'_, XBackend>) -> (Option<Session>, Option<(FieldPath, &'static str)>) {
+    let Some(spec) = &backend.value.spec.session_persistence else { return (None, None) };
+    let at = FieldPath::parse("spec.sessionPersistence");
+    moorgate_policies::session(spec, &at, &backend.object.reference, "")
+}
+
+/// How clients keep their endpoints of a backend, as it says itself.
+pub(super) fn session(backend: &Indexed<'_, XBackend>) -> Option<Session> {
+    own_session(backend).0
 }
 
 fn tls(

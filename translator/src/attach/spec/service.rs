@@ -2,6 +2,7 @@
 
 use super::Metadata;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Deserialize)]
 pub(in crate::attach) struct Service {
@@ -16,9 +17,11 @@ pub(in crate::attach) struct ServiceSpec {
     pub(in crate::attach) kind: Option<String>,
     #[serde(default)]
     pub(in crate::attach) ports: Vec<ServicePort>,
+    #[serde(default)]
+    pub(in crate::attach) selector: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::attach) struct ServicePort {
     #[serde(default)]
@@ -26,6 +29,26 @@ pub(in crate::attach) struct ServicePort {
     pub(in crate::attach) port: u16,
     pub(in crate::attach) protocol: Option<String>,
     pub(in crate::attach) app_protocol: Option<String>,
+    pub(in crate::attach) target_port: Option<TargetPort>,
+}
+
+/// The port of the pods: its number, or the name that a container gives it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(in crate::attach) enum TargetPort {
+    Number(u16),
+    Name(String),
+}
+
+impl ServicePort {
+    /// The number of the pods' port, if it is written; pods may give one name to different numbers.
+    pub(in crate::attach) fn target(&self) -> Option<u16> {
+        match &self.target_port {
+            None => Some(self.port),
+            Some(TargetPort::Number(number)) => Some(*number),
+            Some(TargetPort::Name(name)) => name.parse().ok(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]

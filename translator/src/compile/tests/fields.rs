@@ -23,6 +23,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("GatewayClass.spec.description", "it is for people"),
     ("GRPCRoute.spec.rules[].sessionPersistence.type", OF_SESSION),
     ("HTTPRoute.spec.rules[].sessionPersistence.type", OF_SESSION),
+    ("XBackend.spec.sessionPersistence.type", OF_SESSION),
     ("XBackendTrafficPolicy.spec.sessionPersistence.type", OF_SESSION),
     ("TCPRoute.spec.rules[].name", "the API has one rule: nothing refers to it by name"),
     ("TLSRoute.spec.rules[].name", "the API has one rule: nothing refers to it by name"),
