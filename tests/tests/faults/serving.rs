@@ -231,6 +231,10 @@ async fn fault_22_a_disk_that_takes_nothing() {
     assert_eq!(relay.served(), Some(3), "served from memory");
     assert_eq!(relay.fleet.status.borrow().cache, "degraded");
     assert_eq!(relay.metrics.get("moorgate_relay_cache_degraded", &[("fleet", "shop/edge")]), Some(1.0));
+    // And so is what comes while the disk is known to fail.
+    bench.publish(5).await;
+    pass(74).await;
+    assert_eq!(relay.served(), Some(5), "served from memory");
     relay.stop().await;
     // What was served before is still there.
     let (client, down) = bench.failing(Fault::Error);
