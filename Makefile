@@ -35,11 +35,11 @@ conformance: build tools ## The Gateway API's own suite on a real API server and
 cluster: build tools ## A Kubernetes cluster on this machine, without containers, until standard input ends
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/cluster up
 
-simulate: ## One seeded run of publishers, relays and a failing store, with its trace: SEED=N STEPS=N
-	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seed $(SEED) --steps $(STEPS)
+simulate: build ## One seeded run of publishers, relays and a failing store, with its trace: SEED=N STEPS=N
+	@$(TARGET)/debug/simulate --seed $(SEED) --steps $(STEPS)
 
 soak: flips ## Fresh seeds of that for SECONDS, and a thousand flips before; names each that fails
-	$(CARGO) run --quiet $(WORKSPACE) --bin simulate -- --seconds $(SECONDS) --steps $(STEPS)
+	@$(TARGET)/debug/simulate --seconds $(SECONDS) --steps $(STEPS)
 
 flips: build tools ## A thousand route flips under load on a real Envoy, with the count of lost requests: FLIPS=1000
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) MOORGATE_FLIPS=$(FLIPS) $(CARGO) test $(WORKSPACE) --test flips -- --nocapture
@@ -47,8 +47,8 @@ flips: build tools ## A thousand route flips under load on a real Envoy, with th
 release-notes: build ## What Envoys see otherwise than by an older program, over the cases of tests/golden: OLD=BINARY
 	@tests/tools/release-notes $(TARGET)/debug/moorgate "$(OLD)"
 
-weaken: ## Switches off one defence after the other, in a copy, and shows that its test fails
-	$(CARGO) run --quiet $(WORKSPACE) --bin weaken
+weaken: build ## Switches off one defence after the other, in a copy, and shows that its test fails
+	@$(TARGET)/debug/weaken
 
 demo: build tools ## From a git commit to an answered request on a real Envoy; KEEP=1 leaves it running
 	@KEEP=$(KEEP) MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/demo
@@ -80,7 +80,8 @@ bench-watch: build tools ## From a write at a real API server until Programmed, 
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/bench-watch
 
 bench-relay: tools ## The relay beside go-control-plane's snapshot cache: processor time, memory, bytes; and beside Envoy's own share
-	$(CARGO) run $(WORKSPACE) --release --bin bench-relay
+	$(CARGO) build $(WORKSPACE) --release --bins
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/release) $(TARGET)/release/bench-relay
 
 clean: ## Removes target/
 	$(CARGO) clean

@@ -268,6 +268,15 @@ fn nothing_is_left_unfinished_or_switched_off() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// `cargo run` takes no `--workspace`, so that such a target never ran.
+#[test]
+fn targets_of_make_are_commands_that_cargo_knows() {
+    let text = std::fs::read_to_string(root().join("Makefile")).unwrap();
+    let wrong: Vec<_> =
+        text.lines().filter(|line| line.contains("(CARGO) run") && line.contains("(WORKSPACE)")).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 #[test]
 fn every_test_tool_is_pinned_by_digest() {
     let text = std::fs::read_to_string(root().join("tests/tools/versions.txt")).unwrap();
