@@ -5,6 +5,8 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # One selection of packages for every build, so that cargo unifies features once and builds each crate once.
 WORKSPACE := --workspace --locked
+# Cargo takes what the weakened copy left in the target folder for the workspace's own, so it is thrown away.
+MEMBERS := moorgate moorgate-model moorgate-policies moorgate-relay moorgate-snapshot moorgate-tests
 KEEP ?= 0
 SEED ?= 1
 STEPS ?= 30
@@ -48,7 +50,7 @@ release-notes: build ## What Envoys see otherwise than by an older program, over
 	@tests/tools/release-notes $(TARGET)/debug/moorgate "$(OLD)"
 
 weaken: build ## Switches off one defence after the other, in a copy, and shows that its test fails
-	@$(TARGET)/debug/weaken
+	@$(TARGET)/debug/weaken; code=$$?; $(CARGO) clean --quiet $(patsubst %,-p %,$(MEMBERS)); exit $$code
 
 demo: build tools ## From a git commit to an answered request on a real Envoy; KEEP=1 leaves it running
 	@KEEP=$(KEEP) MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/demo
