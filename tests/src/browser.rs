@@ -33,7 +33,7 @@ pub fn fetch(addresses: &[String], certificate: &Certificate) -> Result<Vec<(u16
     let mut command = Command::new(&tool);
     command
         .args(["--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"])
-        .args(["--disable-background-networking", "--disable-component-update"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"])
         .arg("--host-resolver-rules=MAP * 127.0.0.1")
         .arg(format!("--ignore-certificate-errors-spki-list={}", certificate.pin()?))
         .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
