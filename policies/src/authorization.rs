@@ -8,8 +8,8 @@ use envoy_types::pb::envoy::config::rbac::v3::{
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::r#type::matcher::v3::{
-    ListMatcher, MetadataMatcher, PathMatcher, RegexMatcher, StringMatcher, ValueMatcher, list_matcher,
-    metadata_matcher, path_matcher, string_matcher::MatchPattern, value_matcher,
+    ListMatcher, MetadataMatcher, PathMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher,
+    path_matcher, string_matcher::MatchPattern, value_matcher,
 };
 use envoy_types::pb::google::protobuf::UInt32Value;
 use moorgate_model::FieldPath;
@@ -268,12 +268,7 @@ fn path(found: &PathMatch, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Prin
     };
     let fits = match found.kind.as_deref() {
         Some("Exact") => matcher(MatchPattern::Exact(value)),
-        Some("RegularExpression") => {
-            if !cx.regex(at.key("value"), &value) {
-                return None;
-            }
-            matcher(MatchPattern::SafeRegex(RegexMatcher { regex: value, engine_type: None }))
-        }
+        Some("RegularExpression") => matcher(cx.expression(at.key("value"), &value)?),
         // Whole segments, as in a route.
         None | Some("PathPrefix") => match value.trim_end_matches('/') {
             "" => matcher(MatchPattern::Prefix("/".into())),

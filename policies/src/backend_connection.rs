@@ -1,7 +1,7 @@
 //! Connections to backends (BackendTrafficPolicy `connection`, `tcpKeepalive`).
 
 use crate::client_keepalive::Keepalive;
-use crate::lowering::time;
+use crate::lowering::seconds;
 use crate::quantity::Quantity;
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::PreconnectPolicy;
@@ -70,12 +70,7 @@ connections that are silent for idleTime, every interval, so many times.",
         if let Some(keepalive) = &spec.tcp_keepalive {
             let at = FieldPath::parse("spec.tcpKeepalive");
             let mut seconds = |field: &str, text: &Option<String>| {
-                let found = time(cx, &at.key(field), text.as_deref())?;
-                let value = u32::try_from(found.as_secs()).ok().filter(|seconds| *seconds > 0);
-                if value.is_none() || found.subsec_nanos() != 0 {
-                    cx.invalid(at.key(field), "it is counted in whole seconds, at least one");
-                }
-                Some(UInt32Value { value: value? })
+                seconds(cx, &at.key(field), text.as_deref()).map(|value| UInt32Value { value })
             };
             cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
                 tcp_keepalive: Some(TcpKeepalive {

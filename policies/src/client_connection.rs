@@ -1,14 +1,13 @@
 //! How many connections there may be, and how long one lasts (ClientTrafficPolicy `connection.connectionLimit`).
 
-use crate::lowering::{milliseconds, time};
+use crate::lowering::{any, milliseconds, time};
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, filter::ConfigType};
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::google::protobuf::{Any, UInt32Value, UInt64Value};
+use envoy_types::pb::google::protobuf::{UInt32Value, UInt64Value};
 use moorgate_model::FieldPath;
-use prost::{Message as _, Name as _};
 use serde::Deserialize;
 
 /// The capability.
@@ -66,10 +65,9 @@ closeDelay); maxConnectionDuration, maxRequestsPerConnection and maxStreamDurati
                 delay: delay.map(milliseconds),
                 ..Default::default()
             };
-            let any = Any { type_url: ConnectionLimit::type_url(), value: config.encode_to_vec() };
             let filter = Filter {
                 name: "envoy.filters.network.connection_limit".into(),
-                config_type: Some(ConfigType::TypedConfig(any)),
+                config_type: Some(ConfigType::TypedConfig(any(&config))),
             };
             // Before what reads from the connection.
             cx.chain(&FilterChain { filters: vec![filter], ..Default::default() }, true);

@@ -1,13 +1,12 @@
 //! What HTTP/1 clients may do (ClientTrafficPolicy `http1`).
 
+use crate::lowering::any;
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::core::v3::http1_protocol_options::HeaderKeyFormat;
 use envoy_types::pb::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
 use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, TypedExtensionConfig};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
-use envoy_types::pb::google::protobuf::Any;
-use prost::{Message as _, Name as _};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -50,10 +49,7 @@ requests of HTTP/1.0 that name a host.",
         let format = (http1.preserve_header_case == Some(true)).then(|| HeaderKeyFormat {
             header_format: Some(HeaderFormat::StatefulFormatter(TypedExtensionConfig {
                 name: "preserve_case".into(),
-                typed_config: Some(Any {
-                    type_url: PreserveCaseFormatterConfig::type_url(),
-                    value: PreserveCaseFormatterConfig::default().encode_to_vec(),
-                }),
+                typed_config: Some(any(&PreserveCaseFormatterConfig::default())),
             })),
         });
         let options = Http1ProtocolOptions {

@@ -1,13 +1,14 @@
 //! Who the client is (ClientTrafficPolicy `clientIPDetection`).
 
 use crate::authorization::cidr;
+use crate::lowering::any;
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::http::original_ip_detection::custom_header::v3::CustomHeaderConfig;
 use envoy_types::pb::envoy::extensions::http::original_ip_detection::xff::v3::{XffConfig, XffTrustedCidrs};
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
-use envoy_types::pb::google::protobuf::{Any, BoolValue};
+use envoy_types::pb::google::protobuf::BoolValue;
 use moorgate_model::FieldPath;
 use prost::{Message, Name};
 use serde::Deserialize;
@@ -115,7 +116,7 @@ fn xff(forwarded: &Forwarded, at: &FieldPath, cx: &mut Lowering<'_>) {
 }
 
 fn detect<M: Message + Name>(name: &str, config: &M, cx: &mut Lowering<'_>) {
-    let typed_config = Some(Any { type_url: M::type_url(), value: config.encode_to_vec() });
+    let typed_config = Some(any(config));
     let extension = TypedExtensionConfig { name: name.into(), typed_config };
     let manager = HttpConnectionManager {
         use_remote_address: Some(BoolValue { value: false }),

@@ -1,6 +1,6 @@
 //! Whether connections of clients that are silent still stand (ClientTrafficPolicy `tcpKeepalive`).
 
-use crate::lowering::time;
+use crate::lowering::seconds;
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::core::v3::SocketOption;
 use envoy_types::pb::envoy::config::core::v3::socket_option::{SocketState, Value};
@@ -52,13 +52,8 @@ an answer. Times are whole seconds, at least one.",
         for (number, field, text) in
             [(IDLE, "idleTime", &keepalive.idle_time), (INTERVAL, "interval", &keepalive.interval)]
         {
-            let at = at.key(field);
-            if let Some(found) = time(cx, &at, text.as_deref()) {
-                match i64::try_from(found.as_secs()) {
-                    Ok(seconds @ 1..) if found.subsec_nanos() == 0 => options.push(option(number, seconds)),
-                    _ => cx.invalid(at, "it is counted in whole seconds, at least one"),
-                }
-            }
+            let found = seconds(cx, &at.key(field), text.as_deref());
+            options.extend(found.map(|seconds| option(number, i64::from(seconds))));
         }
         options.extend(keepalive.probes.map(|probes| option(PROBES, i64::from(probes))));
         cx.listener(&Listener { socket_options: options, ..Default::default() }, false);

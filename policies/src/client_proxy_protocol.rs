@@ -1,10 +1,9 @@
 //! Clients that are behind a load balancer which speaks the PROXY protocol (ClientTrafficPolicy `proxyProtocol`).
 
+use crate::lowering::any;
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::listener::v3::{Listener, ListenerFilter, listener_filter::ConfigType};
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
-use envoy_types::pb::google::protobuf::Any;
-use prost::{Message as _, Name as _};
 use serde::Deserialize;
 
 /// The capability.
@@ -46,10 +45,7 @@ enableProxyProtocol is the older way to write proxyProtocol: {}.",
         let config = ProxyProtocol { allow_requests_without_proxy_protocol: optional, ..Default::default() };
         let filter = ListenerFilter {
             name: "envoy.filters.listener.proxy_protocol".into(),
-            config_type: Some(ConfigType::TypedConfig(Any {
-                type_url: ProxyProtocol::type_url(),
-                value: config.encode_to_vec(),
-            })),
+            config_type: Some(ConfigType::TypedConfig(any(&config))),
             ..Default::default()
         };
         // Before anything that reads what comes behind the header.
@@ -61,6 +57,7 @@ enableProxyProtocol is the older way to write proxyProtocol: {}.",
 mod tests {
     use super::*;
     use crate::lowering::testing::{self, patched};
+    use prost::Message as _;
 
     fn optional(spec: &str) -> Option<bool> {
         let compiled = testing::compile(Kind::ClientTraffic, spec);

@@ -8,9 +8,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher,
 };
-use envoy_types::pb::envoy::r#type::matcher::v3::{
-    RegexMatcher, StringMatcher, string_matcher::MatchPattern,
-};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::BoolValue;
 use moorgate_model::ir::ClientValidation as Validation;
 use moorgate_model::{FieldPath, ObjectRef};
@@ -190,12 +188,7 @@ fn names(names: Option<&Names>, at: &FieldPath, cx: &mut Lowering<'_>) -> Option
                 None | Some("Exact") => MatchPattern::Exact(value),
                 Some("Prefix") => MatchPattern::Prefix(value),
                 Some("Suffix") => MatchPattern::Suffix(value),
-                Some("RegularExpression") if !cx.regex(at.key(list).index(index).key("value"), &value) => {
-                    return None;
-                }
-                Some("RegularExpression") => {
-                    MatchPattern::SafeRegex(RegexMatcher { regex: value, engine_type: None })
-                }
+                Some("RegularExpression") => cx.expression(at.key(list).index(index).key("value"), &value)?,
                 Some(other) => {
                     cx.invalid(at.key(list).index(index).key("type"), &format!("type {other} is not known"));
                     return None;

@@ -1,5 +1,6 @@
 //! Compressed responses (BackendTrafficPolicy `compression`).
 
+use crate::lowering::any;
 use crate::quantity::Quantity;
 use crate::{About, Capability, Effect, Kind, Lowering, place};
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -10,7 +11,7 @@ use envoy_types::pb::envoy::extensions::filters::http::compressor::v3::{
     Compressor, CompressorOverrides, CompressorPerRoute, ResponseDirectionOverrides, compressor,
     compressor_per_route,
 };
-use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use envoy_types::pb::google::protobuf::UInt32Value;
 use moorgate_model::FieldPath;
 use prost::{Message, Name};
 use serde::Deserialize;
@@ -104,7 +105,7 @@ fn one(one: &One, at: &FieldPath, cx: &mut Lowering<'_>) {
 }
 
 fn library<M: Message + Name>(name: &str, config: &M) -> TypedExtensionConfig {
-    let typed_config = Some(Any { type_url: M::type_url(), value: config.encode_to_vec() });
+    let typed_config = Some(any(config));
     TypedExtensionConfig { name: format!("envoy.compression.{name}.compressor"), typed_config }
 }
 

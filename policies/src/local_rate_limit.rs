@@ -11,9 +11,7 @@ use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
     LocalRateLimitDescriptor, rate_limit_descriptor::Entry,
 };
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit as Filter;
-use envoy_types::pb::envoy::r#type::matcher::v3::{
-    RegexMatcher, StringMatcher, string_matcher::MatchPattern,
-};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, TokenBucket};
 use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value};
 use moorgate_model::FieldPath;
@@ -225,12 +223,7 @@ fn matchers(selector: &Selector, at: &FieldPath, cx: &mut Lowering<'_>) -> Optio
         let value = header.value.clone().unwrap_or_default();
         let pattern = match header.kind.as_deref() {
             None | Some("Exact") => MatchPattern::Exact(value),
-            Some("RegularExpression") => {
-                if !cx.regex(at.key("value"), &value) {
-                    return None;
-                }
-                MatchPattern::SafeRegex(RegexMatcher { regex: value, engine_type: None })
-            }
+            Some("RegularExpression") => cx.expression(at.key("value"), &value)?,
             Some(other) => {
                 cx.unsupported(at.key("type"), &format!("a limit for {other} values is not supported"));
                 return None;

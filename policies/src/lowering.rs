@@ -2,6 +2,9 @@
 
 #[cfg(test)]
 pub(crate) mod testing;
+mod value;
+
+pub(crate) use value::{any, digest, milliseconds, seconds, time};
 
 use crate::capability::{About, AnyCapability};
 use crate::{Kind, TrustBundle};
@@ -11,16 +14,16 @@ use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
-use envoy_types::pb::google::protobuf::Duration as PbDuration;
+use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
     POLICY_APPROXIMATE, POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
 use moorgate_model::ir::{ClientValidation, ClusterPolicies, Extension, Patch, RouteFilter};
-use moorgate_model::{Code, Diagnostic, FieldPath, Node, Object, ObjectRef, duration};
+use moorgate_model::{Code, Diagnostic, FieldPath, Node, Object, ObjectRef};
 use prost::{Message, Name};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// A reference to a backend, as policies write it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -158,6 +161,15 @@ pub struct Compiled {
     pub invalid: Option<String>,
     /// Fields that have no effect.
     pub ignored: Vec<FieldPath>,
+}
+
+impl Compiled {
+    /// What all its capabilities together ask.
+    pub fn together(&self) -> Lowered {
+        let mut all = Lowered::default();
+        self.parts.values().for_each(|part| all.add(part));
+        all
+    }
 }
 
 /// Compiles a policy: each capability that its fields ask for, and a finding for each field that none carries out.
@@ -429,15 +441,13 @@ impl Lowering<'_> {
         good
     }
 
-    /// Whether a text is an expression that Envoy takes.
-    pub fn regex(&mut self, at: FieldPath, text: &str) -> bool {
-        match self.world.regex(text) {
-            Ok(()) => true,
-            Err(why) => {
-                self.invalid(at, &format!("{text:?} is not a valid expression: {why}"));
-                false
-            }
+    /// A text as an expression that Envoy takes. One that it does not take makes the policy invalid.
+    pub fn expression(&mut self, at: FieldPath, text: &str) -> Option<MatchPattern> {
+        if let Err(why) = self.world.regex(text) {
+            self.invalid(at, &format!("{text:?} is not a valid expression: {why}"));
+            return None;
         }
+        Some(MatchPattern::SafeRegex(RegexMatcher { regex: text.to_owned(), engine_type: None }))
     }
 
     /// A text of JSON, read.
@@ -449,31 +459,4 @@ impl Lowering<'_> {
     pub fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle {
         self.world.trust_bundle(object)
     }
-}
-
-/// A time that a field says; one that is no duration makes the policy invalid.
-pub(crate) fn time(cx: &mut Lowering<'_>, at: &FieldPath, text: Option<&str>) -> Option<Duration> {
-    let text = text?;
-    let found = duration::parse(text);
-    if found.is_none() {
-        cx.invalid(at.clone(), &format!("{text:?} is no duration"));
-    }
-    found
-}
-
-/// A time as Envoy has it.
-pub(crate) fn milliseconds(time: Duration) -> PbDuration {
-    // Durations of the API have at most five digits a unit.
-    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    PbDuration { seconds, nanos: i32::try_from(time.subsec_nanos()).unwrap_or(0) }
-}
-
-/// What tells messages apart that have one name in several merges; it protects nothing (FNV-1a). For messages without maps, whose
-/// order is not fixed.
-pub(crate) fn digest<M: Message>(message: &M) -> String {
-    let bytes = message.encode_to_vec();
-    let hash = bytes.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
 }

@@ -1,12 +1,11 @@
 //! Retries of requests that failed (BackendTrafficPolicy `retry`).
 
-use crate::lowering::{milliseconds, time};
+use crate::lowering::{any, milliseconds, time};
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction, retry_policy};
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use envoy_types::pb::google::protobuf::UInt32Value;
 use moorgate_model::FieldPath;
-use prost::{Message as _, Name as _};
 use serde::Deserialize;
 
 /// The capability.
@@ -99,10 +98,9 @@ In place of a rule's own retry.",
             }),
             retry_host_predicate: vec![retry_policy::RetryHostPredicate {
                 name: "envoy.retry_host_predicates.previous_hosts".into(),
-                config_type: Some(retry_policy::retry_host_predicate::ConfigType::TypedConfig(Any {
-                    type_url: PreviousHostsPredicate::type_url(),
-                    value: previous.encode_to_vec(),
-                })),
+                config_type: Some(retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
+                    &previous,
+                ))),
             }],
             host_selection_retry_max_attempts: SELECTIONS,
             ..Default::default()

@@ -10,7 +10,7 @@ use super::spec::{BackendRef, ServicePort};
 use moorgate_model::diagnostic::semantic::{
     BACKEND_NOT_FOUND, BACKEND_UNUSABLE, EXTERNAL_NAME_REFUSED, INVALID_KIND, REF_NOT_PERMITTED,
 };
-use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, ClusterPolicies, EndpointSource, Session};
+use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, EndpointSource, Session};
 use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
 
 /// The API group of kinds that are on trial.
@@ -97,16 +97,7 @@ pub(super) fn resolve_for(
         (Use::Http2, _) => AppProtocol::Http2,
         (Use::Requests, _) => AppProtocol::Http1,
     };
-    let source = EndpointSource {
-        namespace: service.namespace.clone(),
-        service: service.name.clone(),
-        port_name: port.name.clone(),
-        port: number,
-        family: AddressFamily::Any,
-        weight: 1,
-        hostname: None,
-        addresses: Vec::new(),
-    };
+    let source = EndpointSource::of_service(&service.namespace, &service.name, &port.name, number);
     let tls = match usage {
         Use::Passthrough | Use::Datagrams => None,
         Use::Requests | Use::Http2 | Use::Stream => {
@@ -203,8 +194,7 @@ fn service_port(
         let finding = route.diagnostic(&EXTERNAL_NAME_REFUSED, at.key("name"), message);
         return Err(finding.help("use a Service with endpoints of its own, or an XBackend"));
     }
-    let serves =
-        |port: &&ServicePort| port.port == number && port.protocol.as_deref().unwrap_or("TCP") == transport;
+    let serves = |port: &&ServicePort| port.port == number && port.transport() == transport;
     let Some(port) = service.value.spec.ports.iter().find(serves) else {
         let ports: Vec<_> = service.value.spec.ports.iter().map(|port| port.port.to_string()).collect();
         let message = format!("Service {namespace}/{name} has no {transport} port {number}");

@@ -358,8 +358,18 @@ fn ancestor(attached: &Attached, gateway: Key<'_>, controller_name: &str) -> Anc
         let message = "no target of the policy is there, or none has the port that it names";
         accepted = status::fails("Accepted", "TargetNotFound", message, attached.generation);
     }
+    entry(attached, gateway, accepted, controller_name)
+}
+
+/// The entry of a Gateway in the status of a policy.
+fn entry(
+    attached: &Attached,
+    (namespace, name): (&str, &str),
+    accepted: Condition,
+    controller_name: &str,
+) -> AncestorStatus {
     AncestorStatus {
-        ancestor_ref: ParentReference::gateway(gateway.0, gateway.1),
+        ancestor_ref: ParentReference::gateway(namespace, name),
         controller_name: controller_name.to_owned(),
         conditions: vec![
             accepted,

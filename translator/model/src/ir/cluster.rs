@@ -63,6 +63,27 @@ pub struct EndpointSource {
     pub addresses: Vec<StaticEndpoint>,
 }
 
+impl EndpointSource {
+    /// All addresses of a Service's port.
+    pub fn of_service(namespace: &str, service: &str, port_name: &str, port: u16) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            service: service.to_owned(),
+            port_name: port_name.to_owned(),
+            port,
+            family: AddressFamily::Any,
+            weight: 1,
+            hostname: None,
+            addresses: Vec::new(),
+        }
+    }
+
+    /// All addresses of a DNS name, for an object of this namespace.
+    pub fn of_host(namespace: &str, hostname: &str, port: u16) -> Self {
+        Self { hostname: Some(hostname.to_owned()), ..Self::of_service(namespace, "", "", port) }
+    }
+}
+
 /// Which addresses of a Service count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressFamily {

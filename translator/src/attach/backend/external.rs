@@ -8,9 +8,7 @@ use crate::attach::spec::{EndpointSelector, Service, ServicePort, XBackend};
 use crate::attach::trust;
 use crate::status::{self, AncestorStatus, ParentReference, Status, Statuses};
 use moorgate_model::diagnostic::semantic::{ADDRESS_REFUSED, UNSUPPORTED_VALUE};
-use moorgate_model::ir::{
-    AddressFamily, AppProtocol, Cluster, ClusterPolicies, EndpointSource, Session, UpstreamTls,
-};
+use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, EndpointSource, Session, UpstreamTls};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Node, ObjectRef, Value};
 use moorgate_policies::{Context, upstream_tls};
 use std::collections::BTreeSet;
@@ -134,21 +132,10 @@ pub(super) fn build(
 
 /// A server outside, by its name.
 fn outside(backend: &Indexed<'_, XBackend>, hostname: &str) -> Result<EndpointSource, Vec<Diagnostic>> {
-    if is_inside(hostname) {
+    source(&backend.object.reference.namespace, hostname, backend.value.spec.port.number).map_err(|message| {
         let field = FieldPath::parse("spec.externalHostname.hostname");
-        let message = format!("{hostname:?} is a name of the machine or network that the proxy runs in");
         let finding = backend.object.diagnostic(&ADDRESS_REFUSED, field, message);
-        return Err(vec![finding.help("use a Service for what is in the cluster")]);
-    }
-    Ok(EndpointSource {
-        namespace: backend.object.reference.namespace.to_string(),
-        service: String::new(),
-        port_name: String::new(),
-        port: backend.value.spec.port.number,
-        family: AddressFamily::Any,
-        weight: 1,
-        hostname: Some(hostname.to_owned()),
-        addresses: Vec::new(),
+        vec![finding.help("use a Service for what is in the cluster")]
     })
 }
 
@@ -164,9 +151,7 @@ fn selected(
     let same = |service: &Service| {
         service.spec.selector == selector.match_labels && service.spec.kind.as_deref() != Some("ExternalName")
     };
-    let leads = |port: &&ServicePort| {
-        port.target() == Some(wanted) && port.protocol.as_deref().unwrap_or("TCP") == "TCP"
-    };
+    let leads = |port: &&ServicePort| port.target() == Some(wanted) && port.transport() == "TCP";
     let services =
         index.services.iter().filter(|((own, _), service)| *own == namespace && same(&service.value));
     let found = services.flat_map(|((_, name), service)| {
@@ -182,16 +167,7 @@ fn selected(
                     until then requests for it are answered with 500";
         return Err(vec![finding.help(help)]);
     };
-    Ok(EndpointSource {
-        namespace: namespace.to_owned(),
-        service: service.to_owned(),
-        port_name: port.name.clone(),
-        port: port.port,
-        family: AddressFamily::Any,
-        weight: 1,
-        hostname: None,
-        addresses: Vec::new(),
-    })
+    Ok(EndpointSource::of_service(namespace, service, &port.name, port.port))
 }
 
 /// How clients keep their endpoints of a backend, as it says itself, and what of that Envoy cannot do.
@@ -239,8 +215,20 @@ fn tls(
     }
 }
 
+/// A server outside, by its name, for an object of this namespace; why not, if it is none.
+pub(in crate::attach) fn source(
+    namespace: &str,
+    hostname: &str,
+    port: u16,
+) -> Result<EndpointSource, String> {
+    if is_inside(hostname) {
+        return Err(format!("{hostname:?} is a name of the machine or network that the proxy runs in"));
+    }
+    Ok(EndpointSource::of_host(namespace, hostname, port))
+}
+
 /// Names that mean the proxy's own machine or network, whoever resolves them, and addresses in place of a name.
-pub(in crate::attach) fn is_inside(hostname: &str) -> bool {
+fn is_inside(hostname: &str) -> bool {
     let name = hostname.to_ascii_lowercase();
     let last = name.rsplit('.').next().unwrap_or_default();
     // A last label of digits is an address in some form (WHATWG URL, "ends in a number").

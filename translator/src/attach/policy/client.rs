@@ -53,12 +53,7 @@ fn port<'a>(
 ) {
     let lowered: Vec<Option<Lowered>> = members
         .iter()
-        .map(|(.., numbers)| {
-            let one = policies.held.all.get(*numbers.first()?)?;
-            let mut all = Lowered::default();
-            one.compiled.parts.values().for_each(|part| all.add(part));
-            Some(all)
-        })
+        .map(|(.., numbers)| Some(policies.held.all.get(*numbers.first()?)?.compiled.together()))
         .collect();
     let plain = members.iter().any(|(key, position, _)| {
         let listener = gateways.get(key).and_then(|gateway| gateway.listeners.get(*position));
@@ -76,9 +71,7 @@ fn port<'a>(
         let Some(one) = policies.held.all.get(number) else { continue };
         let winner = one.object.reference.clone();
         let settled = &mut policies.settled;
-        settled.met.insert((number, name.clone()));
         for other in wider {
-            settled.met.insert((*other, name.clone()));
             settled.overridden.entry((*other, name.clone())).or_default().insert(winner.clone());
         }
         listener.refuse |= one.compiled.closed;
@@ -100,35 +93,17 @@ fn port<'a>(
         if lowered.clients.is_some() {
             listener.clients.clone_from(&lowered.clients);
         }
-        let mut sources = vec![PolicySource {
-            object: winner.clone(),
-            field: target.field.clone(),
-            target: describe(target),
-            capabilities: one.compiled.parts.keys().copied().collect(),
-            overridden_by: None,
-        }];
+        let mut sources = vec![one.source(target, one.compiled.parts.keys().copied().collect(), None)];
         sources.extend(wider.iter().filter_map(|number| overridden(policies, *number, &winner)));
         let Lowered { manager, chain, listener: early, tls, .. } = lowered;
         listener.policies = Some(Arc::new(ChainPolicies { sources, manager, chain, tls, listener: early }));
     }
 }
 
-fn describe(target: &Target) -> String {
-    let section = target.place.1.as_ref().map(|name| format!(" section {name}")).unwrap_or_default();
-    format!("{}{section}", target.place.0)
-}
-
 /// A wider policy that has no say, for `explain`.
 fn overridden(policies: &Policies, number: usize, winner: &ObjectRef) -> Option<PolicySource> {
     let one = policies.held.all.get(number)?;
-    let target = one.targets.first()?;
-    Some(PolicySource {
-        object: one.object.reference.clone(),
-        field: target.field.clone(),
-        target: describe(target),
-        capabilities: Vec::new(),
-        overridden_by: Some(winner.clone()),
-    })
+    Some(one.source(one.targets.first()?, Vec::new(), Some(winner.clone())))
 }
 
 fn disagree(one: &One, target: &Target, port: u16) -> Diagnostic {

@@ -12,7 +12,7 @@ use crate::attach::precedence::Age;
 use moorgate_model::diagnostic::policy::{
     POLICY_CONFLICTED, POLICY_SECTION_NOT_FOUND, POLICY_TARGET_NOT_FOUND, POLICY_TARGET_NOT_PERMITTED,
 };
-use moorgate_model::ir::Cluster;
+use moorgate_model::ir::{Cluster, PolicySource};
 use moorgate_model::{Diagnostics, FieldPath, Node, Object, ObjectRef};
 use moorgate_policies::{Compiled, Kind, compile};
 use std::collections::BTreeMap;
@@ -56,6 +56,26 @@ pub(super) struct Target {
     pub(super) place: Place,
     pub(super) field: FieldPath,
     pub(super) state: State,
+}
+
+impl One {
+    /// Its say at one of its targets, for `explain`.
+    pub(super) fn source(
+        &self,
+        target: &Target,
+        capabilities: Vec<&'static str>,
+        overridden_by: Option<ObjectRef>,
+    ) -> PolicySource {
+        let (object, section) = &target.place;
+        let section = section.as_ref().map(|name| format!(" section {name}")).unwrap_or_default();
+        PolicySource {
+            object: self.object.reference.clone(),
+            field: target.field.clone(),
+            target: format!("{object}{section}"),
+            capabilities,
+            overridden_by,
+        }
+    }
 }
 
 /// What became of an attachment.

@@ -25,8 +25,6 @@ const KINDS: [Kind; 3] = [Kind::BackendTraffic, Kind::Extension, Kind::Security]
 /// What is known of policies once routes have listeners, for their status: by policy and Gateway.
 #[derive(Debug, Default)]
 pub(in crate::attach) struct Settled {
-    /// Where a policy was met, in force or not.
-    pub(super) met: BTreeSet<(usize, (String, String))>,
     /// What took its place.
     pub(super) overridden: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
     /// What was merged with it.
@@ -58,13 +56,15 @@ pub(in crate::attach) fn settle<'a>(
     for (name, cluster) in &policies.clusters {
         routes.clusters.entry(name.clone()).or_insert_with(|| cluster.clone());
     }
+    // What is known of listeners stays.
+    let settled = std::mem::take(&mut policies.settled);
     let mut settling = Settling {
         index,
         policies,
         clusters: std::mem::take(&mut routes.clusters),
         merged: BTreeMap::new(),
         together: BTreeMap::new(),
-        settled: Settled::default(),
+        settled,
         diagnostics,
     };
     let mut asked: BTreeSet<(String, Key<'a>)> = BTreeSet::new();
@@ -168,13 +168,11 @@ impl Settling<'_, '_> {
                 continue;
             };
             let winner = held.all.get(chosen.winner).map(|one| one.object.reference.clone());
-            self.settled.met.insert((chosen.winner, gateway.clone()));
             for (others, notes) in [
                 (&chosen.overridden[..], &mut self.settled.overridden),
                 (chosen.merged.as_slice(), &mut self.settled.merged),
             ] {
                 for other in others {
-                    self.settled.met.insert((*other, gateway.clone()));
                     notes.entry((*other, gateway.clone())).or_default().extend(winner.clone());
                 }
             }
@@ -198,8 +196,7 @@ impl Settling<'_, '_> {
                 Kind::Security => compiled.closed || compiled.parts.contains_key("authorization"),
                 Kind::BackendTraffic | Kind::ClientTraffic | Kind::Extension => compiled.closed,
             };
-            let mut own = Lowered::default();
-            compiled.parts.values().for_each(|part| own.add(part));
+            let own = compiled.together();
             if !own.cluster.is_empty() {
                 for number in [Some(chosen.winner), chosen.merged].into_iter().flatten() {
                     let Some(one) = self.policies.held.all.get(number) else { continue };
@@ -328,19 +325,11 @@ fn explained(held: &Held, chosen: &Chosen, compiled: &Compiled, route: &ObjectRe
         let target = one.targets.iter().filter(|target| target.state == held::State::Attached);
         let mut target = target.clone().filter(|target| target.place.0 == *route).chain(target);
         let target = target.next()?;
-        let (object, section) = &target.place;
-        let section = section.as_ref().map(|name| format!(" section {name}")).unwrap_or_default();
         let spoken = compiled
             .parts
             .keys()
             .filter(|file| in_force && (chosen.merged.is_none() || one.compiled.parts.contains_key(*file)));
-        Some(PolicySource {
-            object: one.object.reference.clone(),
-            field: target.field.clone(),
-            target: format!("{object}{section}"),
-            capabilities: spoken.copied().collect(),
-            overridden_by: winner.clone().filter(|_| !in_force),
-        })
+        Some(one.source(target, spoken.copied().collect(), winner.clone().filter(|_| !in_force)))
     };
     numbers.filter_map(source).collect()
 }

@@ -1,18 +1,17 @@
 //! XTelemetryPolicies meet their Gateways: the collector of each becomes a cluster, and listeners learn what to tell it
 //! (Gateway API v1.7, GEP-4768). A policy that cannot be carried out costs spans, and no request.
 
-use super::{Attached, Policies, condition};
-use crate::attach::backend::{self, Use};
+use super::world::Sources;
+use super::{Attached, Policies, condition, entry};
 use crate::attach::index::{Index, Key};
-use crate::attach::kind::{Building, Mode};
+use crate::attach::kind::Mode;
 use crate::attach::listener::{Gateway, Listener};
 use crate::attach::parent::Routes;
-use crate::attach::spec::BackendRef;
-use crate::status::{self, AncestorStatus, ParentReference};
+use crate::status::{self, AncestorStatus};
 use moorgate_model::diagnostic::policy::POLICY_CONFLICTED;
 use moorgate_model::ir::{SpanProtocol, Tracing};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
-use moorgate_policies::Telemetry;
+use moorgate_policies::{BackendRef, Telemetry, World as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -31,7 +30,7 @@ pub(in crate::attach) fn resolve<'a>(
     for policy in attached.iter_mut().filter(|policy| policy.telemetry.is_some()) {
         let keys = policy.gateways.keys().filter_map(|gateway| key_of(index, gateway));
         let own: Vec<Key<'a>> = keys.filter(|key| gateways.contains_key(key)).collect();
-        let object = index.others.iter().find(|object| object.reference == policy.policy);
+        let object = object_of(index, policy);
         let (Some(telemetry), Some(object), false) = (&policy.telemetry, object, own.is_empty()) else {
             continue;
         };
@@ -59,6 +58,10 @@ fn key_of<'a>(index: &Index<'a>, gateway: &ObjectRef) -> Option<Key<'a>> {
     index.gateway_key(&gateway.namespace, &gateway.name)
 }
 
+fn object_of<'a>(index: &Index<'a>, policy: &Attached) -> Option<&'a Object> {
+    index.others.iter().copied().find(|object| object.reference == policy.policy)
+}
+
 /// The spans with the cluster that takes them.
 fn follow(
     index: &Index<'_>,
@@ -67,13 +70,10 @@ fn follow(
     policy: &Object,
     telemetry: &Telemetry,
 ) -> Result<Tracing, Diagnostic> {
-    let moorgate_policies::BackendRef { group, kind, name, namespace, port } = telemetry.collector.clone();
     let protocol = protocol(index, policy, &telemetry.collector);
-    let usage = if protocol == SpanProtocol::Http { Use::Requests } else { Use::Http2 };
-    let backend = BackendRef { group, kind, name, namespace, port, weight: 1, filters: Vec::new() };
-    let clusters = &mut routes.clusters;
-    let mut cx = Building { index, policies, clusters };
-    let cluster = backend::resolve_for(usage, &mut cx, policy, &Telemetry::collector_field(), &backend)?;
+    let mut sources = Sources { index, policies, clusters: &mut routes.clusters };
+    let (at, http2) = (Telemetry::collector_field(), protocol == SpanProtocol::Grpc);
+    let cluster = sources.backend(policy, &at, &telemetry.collector, http2).map_err(|finding| *finding)?;
     let source = routes.clusters.get(&cluster).and_then(|cluster| cluster.sources.first());
     let authority = source.map(|source| match &source.hostname {
         Some(hostname) => hostname.clone(),
@@ -84,7 +84,7 @@ fn follow(
 }
 
 /// How the collector takes spans: as its port says, or else by the number that the protocol has given out.
-fn protocol(index: &Index<'_>, policy: &Object, collector: &moorgate_policies::BackendRef) -> SpanProtocol {
+fn protocol(index: &Index<'_>, policy: &Object, collector: &BackendRef) -> SpanProtocol {
     let namespace = collector.namespace.as_deref().unwrap_or(&policy.reference.namespace);
     let key = (namespace, collector.name.as_str());
     let (says, port) = if collector.kind == "XBackend" {
@@ -92,8 +92,7 @@ fn protocol(index: &Index<'_>, policy: &Object, collector: &moorgate_policies::B
         (backend.and_then(|spec| spec.protocol.as_deref()), backend.map(|spec| spec.port.number))
     } else {
         let ports = index.services.get(&key).map(|service| service.value.spec.ports.as_slice());
-        let tcp = |name: Option<&str>| name.is_none_or(|name| name == "TCP");
-        let mut ports = ports.unwrap_or_default().iter().filter(|port| tcp(port.protocol.as_deref()));
+        let mut ports = ports.unwrap_or_default().iter().filter(|port| port.transport() == "TCP");
         let port = ports.find(|port| Some(port.port) == collector.port);
         (port.and_then(|port| port.app_protocol.as_deref()), collector.port)
     };
@@ -150,8 +149,7 @@ fn agree<'a>(
             });
             let Some(policy) = policy else { continue };
             policy.gateways.insert(reference.clone(), Some(("Conflicted", message.clone())));
-            let object = index.others.iter().find(|object| object.reference == policy.policy);
-            let finding = object.map(|object| {
+            let finding = object_of(index, policy).map(|object| {
                 object.diagnostic(&POLICY_CONFLICTED, FieldPath::parse("spec.targetRefs"), message)
             });
             let help = "target all Gateways that share the port, or none";
@@ -211,14 +209,7 @@ pub(super) fn ancestors(
             }
             _ => condition("Accepted", &verdict.accepted, attached.generation),
         };
-        AncestorStatus {
-            ancestor_ref: ParentReference::gateway(&gateway.namespace, &gateway.name),
-            controller_name: controller_name.to_owned(),
-            conditions: vec![
-                accepted,
-                condition("ResolvedRefs", &verdict.resolved_refs, attached.generation),
-            ],
-        }
+        entry(attached, (&gateway.namespace, &gateway.name), accepted, controller_name)
     };
     attached.gateways.iter().filter(concerns).map(ancestor).collect()
 }

@@ -7,7 +7,7 @@ use crate::attach::kind::Building;
 use crate::attach::rule::check_expression;
 use crate::attach::{spec, trust};
 use crate::validate;
-use moorgate_model::ir::{AddressFamily, AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
+use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, UpstreamTls};
 use moorgate_model::{Diagnostic, FieldPath, Mapping, Node, Object, ObjectRef};
 use moorgate_policies::{BackendRef, TrustBundle, World};
 use std::collections::BTreeMap;
@@ -40,22 +40,11 @@ impl World for Sources<'_, '_> {
     }
 
     fn outside(&mut self, host: &str, port: u16, tls: bool) -> Result<String, String> {
-        if external::is_inside(host) {
-            return Err(format!("{host:?} is a name of the machine or network that the proxy runs in"));
-        }
+        let mut source = external::source("", host, port)?;
         let host = host.to_ascii_lowercase();
+        source.hostname = Some(host.clone());
         // No namespace has a dot, and an equals sign stands in no name of an object.
         let name = format!("outside/{}={host}/{port}", if tls { "https" } else { "http" });
-        let source = EndpointSource {
-            namespace: String::new(),
-            service: String::new(),
-            port_name: String::new(),
-            port,
-            family: AddressFamily::Any,
-            weight: 1,
-            hostname: Some(host.clone()),
-            addresses: Vec::new(),
-        };
         let verified =
             UpstreamTls { hostname: host, system_roots: true, refuse: false, ..UpstreamTls::refused() };
         self.clusters.entry(name.clone()).or_insert_with(|| Cluster {

@@ -41,6 +41,11 @@ pub(in crate::attach) enum TargetPort {
 }
 
 impl ServicePort {
+    /// What carries it, as Kubernetes writes it.
+    pub(in crate::attach) fn transport(&self) -> &str {
+        self.protocol.as_deref().unwrap_or("TCP")
+    }
+
     /// The number of the pods' port, if it is written; pods may give one name to different numbers.
     pub(in crate::attach) fn target(&self) -> Option<u16> {
         match &self.target_port {

@@ -96,6 +96,23 @@ fn conditions(found: &Compilation, kind: &str, namespace: &str, name: &str) -> V
     conditions.map(|one| format!("{}={}/{}", one.kind, one.status, one.reason)).collect()
 }
 
+/// What is known of listeners is not lost when routes are looked at.
+#[test]
+fn a_wider_policy_of_clients_is_told_whose_place_is_taken() {
+    let path = "  path: {disableMergeSlashes: true}\n";
+    let found = with(&[
+        policy("ClientTrafficPolicy infra/all", &["Gateway edge"], path),
+        policy("ClientTrafficPolicy infra/alt", &["Gateway edge#alt"], path),
+        policy("BackendTrafficPolicy infra/retry", &["Gateway edge"], &retries(1)),
+    ]);
+    assert_eq!(codes(&found), Vec::<&str>::new(), "{:?}", found.diagnostics);
+    assert_eq!(
+        conditions(&found, "ClientTrafficPolicy", "infra", "all"),
+        ["Accepted=True/Accepted", "Overridden=True/Overridden"]
+    );
+    assert_eq!(conditions(&found, "ClientTrafficPolicy", "infra", "alt"), ["Accepted=True/Accepted"]);
+}
+
 #[test]
 fn the_narrowest_scope_counts() {
     const KIND: &str = "BackendTrafficPolicy";
