@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use moorgate_snapshot::channel::Release;
 use moorgate_snapshot::digest::DigestError;
 use moorgate_snapshot::reader::Reader;
-use moorgate_snapshot::{Channel, ChannelError, Digest, FleetName, FleetNameError, Trust};
+use moorgate_snapshot::{Channel, ChannelError, Digest, FleetName, FleetNameError, Store, Trust};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,9 +100,19 @@ async fn side(args: &DiffArgs, text: &str) -> Result<(Side, Vec<Refusal>), Failu
         Some(("snapshot", id)) => Ok((snapshot(args, id).await?, Vec::new())),
         Some(("channel", name)) => Ok((channel(args, name).await?, Vec::new())),
         Some(("cluster", context)) => cluster(args, context).await,
-        Some(("git", rev)) => compiled(args, &args.repo, Some(rev)).await,
-        Some(("dir", path)) => compiled(args, path, None).await,
-        _ => compiled(args, text, args.reading.rev.as_deref()).await,
+        _ => {
+            let (source, rev) = source(args, text);
+            compiled(args, source, rev).await
+        }
+    }
+}
+
+/// The source of a side that is compiled, with its revision.
+fn source<'a>(args: &'a DiffArgs, text: &'a str) -> (&'a str, Option<&'a str>) {
+    match text.split_once(':') {
+        Some(("git", rev)) => (&args.repo, Some(rev)),
+        Some(("dir", path)) => (path, None),
+        _ => (text, args.reading.rev.as_deref()),
     }
 }
 
@@ -158,9 +168,13 @@ async fn snapshot(args: &DiffArgs, id: &str) -> Result<Side, Failure> {
     };
     let id: Digest = id.parse().map_err(|error: DigestError| Failure::new(Exit::Usage, error))?;
     let store = StoreArgs { store: store(args)?, trust: None }.open_to_read().await?;
+    by_id(&store, fleet, id).await
+}
+
+/// What a store holds under a snapshot's id.
+async fn by_id(store: &Store, fleet: &FleetName, id: Digest) -> Result<Side, Failure> {
     let reader = Reader::new(store.fleet(fleet), Arc::new(Trust::of([])), Channel::default());
-    let release = Release::new(id, 0, time::OffsetDateTime::UNIX_EPOCH);
-    fetch(&reader, fleet, &release).await
+    fetch(&reader, fleet, &Release::new(id, 0, time::OffsetDateTime::UNIX_EPOCH)).await
 }
 
 async fn channel(args: &DiffArgs, name: &str) -> Result<Side, Failure> {

@@ -35,6 +35,14 @@ pub(super) mod volume {
     pub(in crate::render) const TLS: &str = "tls";
 }
 
+/// The volumes that every pod has, with the ConfigMap of this name.
+pub(super) fn volumes(config_map: &str) -> [Value; 2] {
+    [
+        json!({"name": volume::SOCKETS, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
+        json!({"name": volume::CONFIG, "configMap": {"name": config_map}}),
+    ]
+}
+
 /// The port of a pod's probes: the same for all fleets, but for one that listens there itself. The relay answers there, or
 /// Envoy where it is alone.
 pub(super) fn health_port(ports: &BTreeSet<Port>) -> u16 {

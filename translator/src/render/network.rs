@@ -16,6 +16,11 @@ pub(super) fn policy(fleet: &Fleet, metadata: &Metadata) -> Value {
         .chain([&health])
         .map(|port| json!({"port": port.number, "protocol": port.protocol()}))
         .collect();
+    ingress(metadata, &[json!({"ports": ports})])
+}
+
+/// What lets these in, and nobody else.
+pub(super) fn ingress(metadata: &Metadata, rules: &[Value]) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -23,7 +28,7 @@ pub(super) fn policy(fleet: &Fleet, metadata: &Metadata) -> Value {
         "spec": {
             "podSelector": {"matchLabels": metadata.selector()},
             "policyTypes": ["Ingress"],
-            "ingress": [{"ports": ports}],
+            "ingress": rules,
         },
     })
 }

@@ -4,7 +4,7 @@ use super::config::STORE_CA;
 use super::container::{self, ENVOY_ADMIN, RELAY_SOCKET, volume};
 use super::metadata::Metadata;
 use super::relay::{self, Relay};
-use super::{Fleet, Model, RenderError, ReportSecret, Settings, name};
+use super::{Fleet, Model, RenderError, Settings, name};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub(super) fn template(
     let mut spec = spec(metadata);
     match settings.model {
         Model::Sidecar => {
-            let relay = beside(fleet, settings)?;
+            let relay = beside(fleet, settings, metadata)?;
             spec.insert("volumes".into(), relay.volumes(settings, &metadata.name).into());
             let mut container = relay.container(settings);
             // A sidecar in Kubernetes' sense: it starts before Envoy and ends after it. Envoy is started when the relay
@@ -42,12 +42,9 @@ pub(super) fn template(
             spec.insert("initContainers".into(), json!([container]));
         }
         Model::Pool(_) => {
-            let volumes = json!([
-                {"name": volume::SOCKETS, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-                {"name": volume::CONFIG, "configMap": {"name": metadata.name}},
-                relay::service_account_token(volume::RELAY_TOKEN, RELAY_AUDIENCE),
-            ]);
-            spec.insert("volumes".into(), volumes);
+            let mut volumes = container::volumes(&metadata.name).to_vec();
+            volumes.push(relay::service_account_token(volume::RELAY_TOKEN, RELAY_AUDIENCE));
+            spec.insert("volumes".into(), volumes.into());
         }
     }
     spec.insert("containers".into(), json!([container::envoy(fleet, settings)]));
@@ -76,17 +73,14 @@ pub(super) fn spec(metadata: &Metadata) -> Map<String, Value> {
 }
 
 /// The relay in the pod of its only Envoy.
-fn beside<'s>(fleet: &Fleet, settings: &'s Settings) -> Result<Relay<'s>, RenderError> {
+fn beside<'s>(fleet: &Fleet, settings: &'s Settings, metadata: &Metadata) -> Result<Relay<'s>, RenderError> {
     Ok(Relay {
         health: container::health_port(&fleet.ports),
         fleets: vec![format!("--fleet={}", fleet.name)],
         doors: vec![format!("--listen=unix:{RELAY_SOCKET}")],
         more: vec![format!("--envoy-admin=unix:{ENVOY_ADMIN}"), "--ready-acked".to_owned()],
         mounts: Vec::new(),
-        report_secret: settings.report_secret.as_ref().map(|secret| match secret {
-            ReportSecret::Named(name) => name.clone(),
-            ReportSecret::PerFleet => fleet.report_secret_name(),
-        }),
+        report_secret: relay::report_secret(settings, metadata),
         store_paths: relay::store_paths(settings)?,
     })
 }

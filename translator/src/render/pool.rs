@@ -12,10 +12,12 @@ use super::access;
 use super::config;
 use super::container::{self, volume};
 use super::metadata::Metadata;
+use super::network;
 use super::pod;
 use super::relay::{self, Relay};
-use super::{Fleet, Needs, RenderError, ReportSecret, Settings, name};
-use serde_json::{Value, json};
+use super::scale;
+use super::{Fleet, Needs, RenderError, Settings, name};
+use serde_json::{Map, Value, json};
 
 /// The port on which the relays answer Envoys.
 const PORT: u16 = 18000;
@@ -62,7 +64,7 @@ pub fn manifests(
         config::config_map(&metadata, &config),
         network_policy(fleets, settings, &metadata),
         service(&metadata),
-        disruption_budget(&metadata),
+        scale::budget(&metadata, Map::from_iter([("maxUnavailable".to_owned(), 1.into())])),
     ]);
     let mut template = json!({
         "metadata": {"labels": metadata.pod_labels(), "annotations": metadata.pod_annotations()},
@@ -105,10 +107,7 @@ fn spec(
         doors: doors.into_iter().chain(members).collect(),
         more: Vec::new(),
         mounts: vec![json!({"name": volume::TLS, "mountPath": TLS, "readOnly": true})],
-        report_secret: settings.report_secret.as_ref().map(|secret| match secret {
-            ReportSecret::Named(name) => name.clone(),
-            ReportSecret::PerFleet => name::suffixed(&metadata.name, "report"),
-        }),
+        report_secret: relay::report_secret(settings, metadata),
         store_paths: relay::store_paths(settings)?,
     };
     let mut volumes = relay.volumes(settings, &metadata.name);
@@ -137,16 +136,7 @@ fn network_policy(fleets: &[Fleet], settings: &Settings, metadata: &Metadata) ->
     let doors =
         (!peers.is_empty()).then(|| json!({"from": peers, "ports": [{"port": PORT, "protocol": "TCP"}]}));
     let health = json!({"ports": [{"port": container::HEALTH, "protocol": "TCP"}]});
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata.of_fleet(),
-        "spec": {
-            "podSelector": {"matchLabels": metadata.selector()},
-            "policyTypes": ["Ingress"],
-            "ingress": doors.into_iter().chain([health]).collect::<Vec<_>>(),
-        },
-    })
+    network::ingress(metadata, &doors.into_iter().chain([health]).collect::<Vec<_>>())
 }
 
 fn service(metadata: &Metadata) -> Value {
@@ -157,13 +147,6 @@ fn service(metadata: &Metadata) -> Value {
             "selector": metadata.selector(),
             "ports": [{"name": "xds", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
         },
-    })
-}
-
-fn disruption_budget(metadata: &Metadata) -> Value {
-    json!({
-        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata.of_fleet(),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": metadata.selector()}},
     })
 }
 

@@ -2,7 +2,8 @@
 
 use super::config::{STORE_CA, TRUST};
 use super::container::{self, CONFIG, SOCKETS, probe, volume};
-use super::{Applier, RenderError, Settings, StoreVolume};
+use super::metadata::Metadata;
+use super::{Applier, RenderError, ReportSecret, Settings, StoreVolume, name};
 use moorgate_snapshot::store::AUDIENCE;
 use serde_json::{Value, json};
 
@@ -22,6 +23,14 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: u32 = 3607;
 /// The folder of the token for a store that `watch --serve-store` serves.
 const STORE_TOKEN: &str = "/var/run/secrets/moorgate-store";
+
+/// The Secret with the key that signs the reports of whom these objects are made for.
+pub(super) fn report_secret(settings: &Settings, metadata: &Metadata) -> Option<String> {
+    settings.report_secret.as_ref().map(|secret| match secret {
+        ReportSecret::Named(name) => name.clone(),
+        ReportSecret::PerFleet => name::suffixed(&metadata.name, "report"),
+    })
+}
 
 /// A relay in a pod: what differs between the models.
 #[derive(Debug)]
@@ -106,12 +115,9 @@ impl Relay<'_> {
 
     /// The volumes of its pod, with the ConfigMap of this name.
     pub(super) fn volumes(&self, settings: &Settings, config_map: &str) -> Vec<Value> {
-        let mut volumes = vec![
-            json!({"name": volume::SOCKETS, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
-            json!({"name": volume::CACHE, "emptyDir": {"sizeLimit": CACHE_SIZE}}),
-            json!({"name": volume::CONFIG, "configMap": {"name": config_map}}),
-            token(),
-        ];
+        let [sockets, config] = container::volumes(config_map);
+        let cache = json!({"name": volume::CACHE, "emptyDir": {"sizeLimit": CACHE_SIZE}});
+        let mut volumes = vec![sockets, cache, config, token()];
         if let Some(secret) = &self.report_secret {
             let secret = json!({"secretName": secret, "defaultMode": 0o440});
             volumes.push(json!({"name": volume::REPORT, "secret": secret}));

@@ -2,7 +2,7 @@
 
 use super::Fleet;
 use super::metadata::Metadata;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// The HorizontalPodAutoscaler of a Deployment.
 pub(super) fn autoscaler(fleet: &Fleet, metadata: &Metadata) -> Option<Value> {
@@ -19,9 +19,13 @@ pub(super) fn autoscaler(fleet: &Fleet, metadata: &Metadata) -> Option<Value> {
 
 /// The PodDisruptionBudget.
 pub(super) fn disruption_budget(fleet: &Fleet, metadata: &Metadata) -> Option<Value> {
-    let mut spec = fleet.shape.disruption_budget.clone()?;
+    fleet.shape.disruption_budget.clone().map(|spec| budget(metadata, spec))
+}
+
+/// A PodDisruptionBudget of this `spec`, but for its selector.
+pub(super) fn budget(metadata: &Metadata, mut spec: Map<String, Value>) -> Value {
     spec.insert("selector".into(), json!({"matchLabels": metadata.selector()}));
-    Some(json!({
+    json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata.of_fleet(), "spec": spec,
-    }))
+    })
 }

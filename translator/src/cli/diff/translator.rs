@@ -1,17 +1,13 @@
 //! The side that another version of this program makes of the same source.
 
-use super::{DiffArgs, fetch};
+use super::{DiffArgs, by_id};
 use crate::cli::{Exit, Failure};
 use crate::diff::Side;
 use anyhow::{Context as _, anyhow, bail};
-use moorgate_snapshot::channel::Release;
-use moorgate_snapshot::reader::Reader;
-use moorgate_snapshot::{Channel, Digest, FleetName, Store, Trust};
+use moorgate_snapshot::{Digest, FleetName, Store};
 use serde::Deserialize;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
-use time::OffsetDateTime;
 use tokio::process::Command;
 
 /// What `compile -o json` says of a fleet, of which every version says this much.
@@ -40,8 +36,7 @@ pub(super) async fn side(args: &DiffArgs, program: &Path, source: &str) -> Resul
         if !args.fleets.wants(&fleet) {
             continue;
         }
-        let reader = Reader::new(store.fleet(&fleet), Arc::new(Trust::of([])), Channel::default());
-        side.extend(fetch(&reader, &fleet, &Release::new(snapshot, 0, OffsetDateTime::UNIX_EPOCH)).await?);
+        side.extend(by_id(&store, &fleet, snapshot).await?);
     }
     Ok(side)
 }
@@ -72,14 +67,10 @@ fn arguments(args: &DiffArgs, source: &str) -> anyhow::Result<Vec<String>> {
     let reading = &args.reading;
     let mut out = Vec::new();
     let mut push = |flag: &str, value: &str| out.extend([flag.to_owned(), value.to_owned()]);
-    let (source, rev) = match source.split_once(':') {
-        Some(("snapshot" | "channel" | "cluster", _)) => {
-            return Err(anyhow!("with --translator, name a source: git:REV, dir:PATH or a path"));
-        }
-        Some(("git", rev)) => (args.repo.as_str(), Some(rev)),
-        Some(("dir", path)) => (path, None),
-        _ => (source, reading.rev.as_deref()),
-    };
+    if let Some(("snapshot" | "channel" | "cluster", _)) = source.split_once(':') {
+        return Err(anyhow!("with --translator, name a source: git:REV, dir:PATH or a path"));
+    }
+    let (source, rev) = super::source(args, source);
     if source == "-" {
         return Err(anyhow!(
             "with --translator, two programs read the source: it cannot be the standard input"

@@ -1,6 +1,6 @@
 use super::super::tests::{HTTP, HTTPS, breaches, find, fleet_of, settings, source};
 use super::*;
-use crate::render::{Model, manifests as of_fleet};
+use crate::render::{Model, ReportSecret, manifests as of_fleet};
 
 fn pool() -> Pool {
     Pool {
