@@ -23,7 +23,7 @@ pub struct MemberFile {
     /// The fleets that are served.
     pub(super) fleets: Vec<FleetName>,
     /// What proofs are taken.
-    pub(super) tls: Option<Files>,
+    pub(super) tls: Files,
 }
 
 impl MemberFile {
@@ -47,7 +47,7 @@ impl MemberFile {
                 return Err(at(&"this name is of another fleet already"));
             }
         }
-        check(&members, &self.fleets, self.tls.as_ref()).map_err(|cause| error(cause.to_string()))?;
+        check(&members, &self.fleets, Some(&self.tls)).map_err(|cause| error(cause.to_string()))?;
         Ok(members)
     }
 }
@@ -64,7 +64,7 @@ pub(super) fn of_file(
         (Some(_), None) => Err(ConfigError::Together("--member-file goes with --client-ca or --token-keys")),
         (Some(path), Some(tls)) => {
             let (flags, fleets) = (flags.clone(), fleets.to_vec());
-            Ok(Some(MemberFile { path, flags, fleets, tls: Some(tls.clone()) }))
+            Ok(Some(MemberFile { path, flags, fleets, tls: tls.clone() }))
         }
     }
 }
@@ -97,7 +97,7 @@ mod tests {
         let tls =
             Files { certificate: "c".into(), key: "k".into(), client_ca: Some("ca".into()), tokens: true };
         let flags = [("fixed".to_owned(), fleets[0].clone())].into();
-        let members = MemberFile { path, flags, fleets, tls: Some(tls) };
+        let members = MemberFile { path, flags, fleets, tls };
         members.read().map_err(|error| error.to_string())
     }
 

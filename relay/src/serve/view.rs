@@ -4,8 +4,8 @@ mod batch;
 mod set;
 
 pub use batch::Batch;
-pub(in crate::serve) use set::ENTRY_OVERHEAD;
 pub use set::{Difference, Leaf, TypeSet, contents};
+pub(in crate::serve) use set::{ENTRY_OVERHEAD, still_says};
 
 use bytes::Bytes;
 use moorgate_snapshot::Digest;

@@ -115,18 +115,23 @@ async fn a_refused_value_is_not_sent_again_after_a_reconnect() {
     }
 }
 
-#[tokio::test]
-async fn a_refused_value_that_vanishes_and_comes_back_stays_refused() {
-    let server = server();
-    let one = channel(&server.path).await.unwrap();
-    server.hub.publish(bound(ENDPOINT, &[("e", 7)]));
-    let mut envoy = stream(&one, "envoy-1").await;
+/// An Envoy asks for the endpoints `e`, refuses them and leaves.
+async fn refuse_endpoints(server: &Server, one: &Channel) {
+    let mut envoy = stream(one, "envoy-1").await;
     envoy.ask(ENDPOINT, &["e"]);
     let bad = expect(&mut envoy, &["e"]).await;
     envoy.nack(&bad, "no");
     settled(&mut envoy).await;
     drop(envoy);
-    left(&server).await;
+    left(server).await;
+}
+
+#[tokio::test]
+async fn a_refused_value_that_vanishes_and_comes_back_stays_refused() {
+    let server = server();
+    let one = channel(&server.path).await.unwrap();
+    server.hub.publish(bound(ENDPOINT, &[("e", 7)]));
+    refuse_endpoints(&server, &one).await;
     server.hub.publish(bound(ENDPOINT, &[]));
     server.hub.publish(bound(ENDPOINT, &[("e", 7), ("f", 1)]));
     let mut envoy = stream(&one, "envoy-1").await;
@@ -199,13 +204,7 @@ async fn what_was_refused_is_tried_again_when_somebody_says_so() {
     let server = server();
     let one = channel(&server.path).await.unwrap();
     server.hub.publish(bound(ENDPOINT, &[("e", 7)]));
-    let mut envoy = stream(&one, "envoy-1").await;
-    envoy.ask(ENDPOINT, &["e"]);
-    let bad = expect(&mut envoy, &["e"]).await;
-    envoy.nack(&bad, "no");
-    settled(&mut envoy).await;
-    drop(envoy);
-    left(&server).await;
+    refuse_endpoints(&server, &one).await;
     server.hub.forgive();
     let mut envoy = stream(&one, "envoy-1").await;
     envoy.ask(ENDPOINT, &["e"]);

@@ -5,7 +5,7 @@
 
 use super::super::stream::Refusal;
 use super::super::types;
-use super::super::view::{Contents, TypeSet, View};
+use super::super::view::{Contents, View, still_says};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -112,20 +112,17 @@ fn size(contents: &Contents) -> usize {
 
 fn is_in_force(refusal: &Refusal, view: &View) -> bool {
     let bound = types::kind(&refusal.type_url).bound;
-    let holds = |set: Option<&Arc<TypeSet>>| {
-        refusal.contents.iter().all(|(name, version)| match set.and_then(|set| set.get(name)) {
-            Some(value) => version.as_ref() == Some(value.version()),
-            None => bound || version.is_none(),
-        })
-    };
-    let configs = std::iter::once(&view.config).chain(&view.fallback);
-    configs.into_iter().any(|config| holds(view.set(config, &refusal.type_url)))
+    let mut configs = std::iter::once(&view.config).chain(&view.fallback);
+    configs.any(|config| {
+        let set = view.set(config, &refusal.type_url).map(|set| &**set);
+        still_says(set, &refusal.contents, bound)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::view::{Config, Value};
+    use crate::serve::view::{Config, TypeSet, Value};
     use bytes::Bytes;
     use moorgate_snapshot::Digest;
     use std::collections::BTreeSet;

@@ -1,7 +1,9 @@
 //! What to send next of one type.
 
 use super::super::types::{self, Removal};
-use super::super::view::{Batch, Contents, ENTRY_OVERHEAD, Name, TypeSet, Value, contents, version_of};
+use super::super::view::{
+    Batch, Contents, ENTRY_OVERHEAD, Name, TypeSet, Value, contents, still_says, version_of,
+};
 use super::subscription::{Exception, Have, Subscription, digest_of};
 use super::{Protocol, Settings};
 use std::sync::Arc;
@@ -110,12 +112,7 @@ impl Subscription {
     /// What has another value by now may be tried again. A value that only went stays refused until a new one comes.
     fn unblock(&mut self, set: &TypeSet) {
         let bound = self.kind.bound;
-        self.blocked.retain(|group| {
-            group.iter().all(|(name, version)| match set.get(name) {
-                Some(value) => version.as_ref() == Some(value.version()),
-                None => version.is_none() || bound,
-            })
-        });
+        self.blocked.retain(|group| still_says(Some(set), group, bound));
         if self.blocked.len() > MAX_GONE {
             self.blocked.retain(|group| group.keys().any(|name| set.get(name).is_some()));
         }

@@ -2,7 +2,7 @@
 //! changed and not what there is.
 
 use super::batch::Batch;
-use super::{Name, Value, version_of};
+use super::{Contents, Name, Value, version_of};
 use moorgate_snapshot::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -302,6 +302,15 @@ fn same_value(new: &Arc<Value>, old: &Arc<Value>) -> bool {
 
 fn leaves(values: &[(Name, Arc<Value>)]) -> Vec<Arc<Leaf>> {
     values.chunks(LEAF).map(|run| Leaf::new(run.to_vec())).collect()
+}
+
+/// Whether a set still says what was said of these names. Of values that are bound by themselves one that is only gone
+/// counts as the same.
+pub(in crate::serve) fn still_says(set: Option<&TypeSet>, said: &Contents, bound: bool) -> bool {
+    said.iter().all(|(name, version)| match set.and_then(|set| set.get(name)) {
+        Some(value) => version.as_ref() == Some(value.version()),
+        None => version.is_none() || bound,
+    })
 }
 
 /// A digest of names and versions, `None` for a removal.

@@ -48,8 +48,7 @@ pub async fn guard(reader: &Reader, releases: &[Release]) -> Result<Guard, ReadE
             let reason = "its digest is another".to_owned();
             return Err(ReadError::Damaged { path: store.describe(&name), reason });
         }
-        store.overwrite(&name, stored.clone()).await?;
-        store.delete(&mark).await?;
+        take(store, &name, &stored).await?;
         guard.rescued.push((name, stored));
     }
     Ok(guard)
@@ -73,10 +72,7 @@ impl Guard {
     pub async fn settle(&self, store: &FleetStore) -> Result<u64, StoreError> {
         let mut mended = 0;
         for (name, stored) in &self.rescued {
-            if store.stat(name).await?.is_none() {
-                store.overwrite(name, stored.clone()).await?;
-                mended += 1;
-            }
+            mended += u64::from(mend(store, name, stored).await?);
         }
         Ok(mended)
     }
@@ -99,10 +95,8 @@ pub async fn recheck(store: &FleetStore, snapshot: &Snapshot) -> Result<Written,
 /// # Errors
 /// The store failed: the object must not be named.
 pub(crate) async fn rescue(store: &FleetStore, name: &str, stored: &Bytes) -> Result<(), StoreError> {
-    let mark = place::mark(name);
-    if is_collected(store).await? && store.get(&mark, NOTE_BYTES).await?.is_some() {
-        store.overwrite(name, stored.clone()).await?;
-        store.delete(&mark).await?;
+    if is_collected(store).await? && store.get(&place::mark(name), NOTE_BYTES).await?.is_some() {
+        take(store, name, stored).await?;
     }
     Ok(())
 }
@@ -112,10 +106,25 @@ pub(crate) async fn rescue(store: &FleetStore, name: &str, stored: &Bytes) -> Re
 /// # Errors
 /// The store failed.
 pub(crate) async fn restore(store: &FleetStore, name: &str, stored: &Bytes) -> Result<(), StoreError> {
-    if is_collected(store).await? && store.stat(name).await?.is_none() {
-        store.overwrite(name, stored.clone()).await?;
+    if is_collected(store).await? {
+        mend(store, name, stored).await?;
     }
     Ok(())
+}
+
+/// Takes an object from gc's list: its bytes are young again before its mark goes.
+async fn take(store: &FleetStore, name: &str, stored: &Bytes) -> Result<(), StoreError> {
+    store.overwrite(name, stored.clone()).await?;
+    store.delete(&place::mark(name)).await
+}
+
+/// Writes an object again if it is gone; whether it was.
+async fn mend(store: &FleetStore, name: &str, stored: &Bytes) -> Result<bool, StoreError> {
+    let gone = store.stat(name).await?.is_none();
+    if gone {
+        store.overwrite(name, stored.clone()).await?;
+    }
+    Ok(gone)
 }
 
 /// Whether gc has ever run here. If not, nothing is condemned, and what it condemns from now on it deletes after a delay.
