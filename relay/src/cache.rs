@@ -17,7 +17,7 @@ mod objects;
 mod state;
 
 pub use disk::{Disk, LocalDisk};
-pub use state::{Refused, State, Wave};
+pub use state::{Refused, RefusedValue, State, Wave};
 
 use bytes::Bytes;
 use moorgate_snapshot::{Digest, FleetName, Snapshot, SnapshotError};

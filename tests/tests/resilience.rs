@@ -11,6 +11,7 @@ use moorgate_tests::program::{Outcome, run};
 use moorgate_tests::stack::{CHANNEL, Stack};
 use moorgate_tests::{ports, wait};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -414,4 +415,71 @@ fn f22_a_full_or_read_only_disk_costs_nothing_but_the_newest_generation() -> Res
     std::fs::rename(&away, &store)?;
     let fourth = publish(&stack, "/four")?;
     serves(&stack, &fourth, Some("degraded"))
+}
+
+/// Endpoints as an operator gives them beside the relay, with a weight.
+fn weigh(stack: &Stack, service: &str, addresses: &[SocketAddr], weight: u32) -> Result<()> {
+    let set = |address: &SocketAddr| serde_json::json!({ "service": format!("shop/{service}"), "port": "http", "addresses": [address], "weight": weight });
+    let sets: Vec<_> = addresses.iter().map(set).collect();
+    let text = serde_json::json!({ "endpoints": sets }).to_string();
+    let path = stack.folder().join(format!("endpoints/{service}.json"));
+    std::fs::write(path.with_extension("new"), text)?;
+    Ok(std::fs::rename(path.with_extension("new"), path)?)
+}
+
+/// A consistent hash adds up the weights of a zone, and refuses what is beyond 32 bits.
+#[test]
+fn endpoints_that_envoy_refuses_cost_only_themselves() {
+    let (mut stack, port) = (Stack::new("edge/public").unwrap(), ports::free().unwrap());
+    let [old, new, beside, moved] =
+        ["old", "new", "beside", "moved"].map(|name| Backend::start(name).unwrap());
+    let hosts = ["hashed.example.com", "beside.example.com"];
+    let mut documents = vec![
+        manifest::gateway_class(),
+        manifest::gateway("edge", "public", &[Listener::http("http", port)]),
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: BackendTrafficPolicy\nmetadata: { namespace: shop, name: hash }\n\
+         spec:\n  targetRefs: [{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: hashed }]\n  loadBalancer: { type: \
+         ConsistentHash, consistentHash: { type: SourceIP } }\n"
+            .to_owned(),
+    ];
+    for (service, host) in ["hashed", "beside"].into_iter().zip(hosts) {
+        documents.push(manifest::service("shop", service));
+        documents.push(manifest::http_route(
+            "shop",
+            service,
+            "edge/public",
+            &[host],
+            &manifest::rule("/", service),
+        ));
+    }
+    weigh(&stack, "hashed", &[old.address()], 1).unwrap();
+    weigh(&stack, "beside", &[beside.address()], 1).unwrap();
+    stack.publish_documents(&documents).unwrap();
+    stack.start_relay().unwrap();
+    stack.start_envoy(&[port]).unwrap();
+    let answers = |host: &str, who: &str| {
+        send_until(&Target::plain(port), &Request::get(host, "/"), who, |answer| answer.who() == who)
+            .unwrap();
+    };
+    answers(hosts[0], "old");
+    answers(hosts[1], "beside");
+    weigh(&stack, "hashed", &[old.address(), new.address()], u32::MAX).unwrap();
+    let client = |stack: &Stack| {
+        stack.relay_admin("/clients").map(|told| told["fleets"][0]["clients"][0]["types"]["EDS"].clone())
+    };
+    wait::until("Envoy to refuse the endpoints", || {
+        let told = client(&stack)?;
+        ensure!(told["nack"].as_str().is_some_and(|text| text.contains("weights")), "{told}");
+        Ok(())
+    })
+    .unwrap();
+    // A neighbour moves, and what was there before stays in force.
+    weigh(&stack, "beside", &[moved.address()], 1).unwrap();
+    answers(hosts[1], "moved");
+    answers(hosts[0], "old");
+    let refusals = client(&stack).unwrap()["nacks"].clone();
+    // Mended, they are taken; the refused ones never came again.
+    weigh(&stack, "hashed", &[new.address()], 1).unwrap();
+    answers(hosts[0], "new");
+    assert_eq!(client(&stack).unwrap()["nacks"], refusals);
 }

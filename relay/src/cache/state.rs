@@ -32,6 +32,9 @@ pub struct State {
     /// Envoys that alone refused what others took, by their node's id: they get the snapshot before.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub set_back: BTreeMap<String, Digest>,
+    /// Values, such as endpoints, that an Envoy refused: it is not sent them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_values: Vec<RefusedValue>,
     /// The candidate that was taken here, as far as its wave goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wave: Option<Wave>,
@@ -50,6 +53,19 @@ pub struct Refused {
     /// Until when, if it is tried again by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<i64>,
+}
+
+/// What one client refused of one type.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedValue {
+    /// Who the client has proven to be.
+    pub client: String,
+    /// The node id that it gave.
+    pub node: String,
+    /// The type URL.
+    pub kind: String,
+    /// Versions by resource; none of one that was taken away.
+    pub versions: BTreeMap<String, Option<String>>,
 }
 
 /// A candidate that this relay takes.

@@ -2,6 +2,7 @@
 
 mod disk;
 mod force;
+mod refused;
 mod show;
 mod trusted;
 mod wave;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trusted::{note_trust, remembered_expiry};
 
@@ -109,8 +111,7 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     let mut next = Status::new(config.fleet.clone(), config.channel.clone());
     next.cache = if cache.is_some() { "ok" } else { "none" };
     let (status, status_in) = watch::channel(Arc::new(next.clone()));
-    state.good.iter().for_each(|id| hub.mark_good(*id));
-    hub.mark_set_back(&state.set_back);
+    remind(&hub, &state);
     note_trust(&metrics, &label, &anchor);
     let reporter = reporter(&config, &hub, &status_in, &metrics);
     let task = Task {
@@ -153,6 +154,13 @@ pub(super) fn start(config: FleetConfig, metrics: Arc<Metrics>, life: &Life) -> 
     let inputs = Inputs { pulled, notices, commands: commanded, health };
     life.spawn(task.run(inputs, life.stop.clone()));
     Ok(Fleet { hub, status: status_in, commands })
+}
+
+/// What Envoys said before a restart still holds.
+fn remind(hub: &Hub, state: &State) {
+    state.good.iter().for_each(|id| hub.mark_good(*id));
+    hub.mark_set_back(&state.set_back);
+    hub.mark_refused(state.refused_values.iter().map(refused::recall));
 }
 
 /// Reports go to the first store, as releases do.
@@ -200,11 +208,7 @@ impl Task {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.tell();
-            if self.owes() {
-                // First the streams: what they send must not wait for the disk.
-                tokio::task::yield_now().await;
-                self.pay();
-            }
+            let due = self.due();
             // In this order, so that a run can be repeated; what Envoys cause comes last, since they may be many.
             tokio::select! {
                 biased;
@@ -215,6 +219,7 @@ impl Task {
                 Some(event) = inputs.pulled.recv() => self.on_pulled(event),
                 Some(health) = inputs.health.recv() => self.on_health(&health),
                 Some(notice) = inputs.notices.recv() => self.on_notice(notice),
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.pay(),
             }
         }
     }
@@ -316,6 +321,8 @@ impl Task {
     }
 
     fn on_notice(&mut self, notice: Notice) {
+        // Envoys have what was pushed.
+        self.rested();
         match notice {
             Notice::Synced { snapshot } => {
                 let serves = self.loaded.contains_key(&snapshot) && !self.state.is_bad(&snapshot);
@@ -323,6 +330,10 @@ impl Task {
                     self.state.note_good(snapshot);
                     self.save_state();
                 }
+            }
+            Notice::RefusedValue => {
+                self.state.refused_values = self.hub.refused_values().iter().map(refused::remember).collect();
+                self.save_state();
             }
             Notice::SetBack { node, snapshot } => {
                 self.state.note_set_back(node, snapshot);
@@ -385,6 +396,7 @@ impl Task {
             Command::Forgive(reply) => {
                 self.state.quarantined.clear();
                 self.state.set_back.clear();
+                self.state.refused_values.clear();
                 self.state.wave = None;
                 self.hub.forgive();
                 self.save_state();

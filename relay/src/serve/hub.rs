@@ -9,6 +9,7 @@ use super::view::{Name, View};
 use crate::metrics::Metrics;
 use moorgate_snapshot::{Digest, FleetName};
 use refusals::Refusals;
+pub use refusals::RefusedValue;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,9 @@ use tokio::sync::{mpsc, watch};
 
 /// Nodes whose refusals are remembered over reconnects.
 const MAX_SET_BACK: usize = 10_000;
+
+/// Bytes of refused values that are remembered over a restart.
+const MAX_REMEMBERED: usize = 64 << 10;
 
 /// Characters of a client's name that are kept.
 const MAX_WORD: usize = 256;
@@ -41,6 +45,8 @@ pub enum Notice {
         /// The snapshot.
         snapshot: Digest,
     },
+    /// A client refused a value: see [`Hub::refused_values`].
+    RefusedValue,
     /// An Envoy took all of a snapshot.
     Synced {
         /// The snapshot.
@@ -185,6 +191,17 @@ impl Hub {
         self.lock().set_back.extend(nodes.iter().map(|(node, snapshot)| (node.clone(), *snapshot)));
     }
 
+    /// Values that clients refused before, such as those of the disk cache's record.
+    pub fn mark_refused(&self, values: impl DoubleEndedIterator<Item = RefusedValue>) {
+        let mut state = self.lock();
+        values.rev().for_each(|value| state.refusals.note(&value.client, &value.node, value.refusal));
+    }
+
+    /// Values that clients refused, the newest first, to be remembered over a restart: some only, if they are many.
+    pub fn refused_values(&self) -> Vec<RefusedValue> {
+        self.lock().refusals.newest(MAX_REMEMBERED)
+    }
+
     /// The clients that are connected now.
     pub fn clients(&self) -> Vec<Client> {
         self.lock().clients.values().cloned().collect()
@@ -303,7 +320,11 @@ impl Session {
     pub fn refuse(&self, client: &Arc<str>, refusal: Refusal) {
         let mut state = self.hub.lock();
         let Some(node) = state.clients.get(&self.id).map(|client| client.node.clone()) else { return };
+        let bound = types::kind(&refusal.type_url).bound;
         state.refusals.note(client, &node, refusal);
+        if bound {
+            let _ = self.hub.notices.send(Notice::RefusedValue);
+        }
     }
 
     /// Whether the client is an Envoy too old for a snapshot: it would refuse that, or worse, take a part of it.

@@ -427,6 +427,43 @@ async fn an_envoy_that_alone_refuses_is_set_back_over_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_endpoints_are_not_sent_again_by_a_relay_that_starts_anew() {
+    let mut place = Place::new();
+    let snapshot = place.publisher.publish(world("1")).await;
+    let relay = place.relay().await;
+    eventually("served", || serving(&relay) == Some(snapshot)).await;
+    let mut envoy = place.envoy("e").await;
+    let taken = take(&mut envoy).await;
+    place.serve_endpoints(&["10.0.0.9:8080"]);
+    let moved = envoy.response().await;
+    assert_eq!(addresses(&moved), ["10.0.0.9:8080"]);
+    envoy.nack(&moved, "no such endpoints");
+    let refused = || {
+        let clients = relay.fleets()[0].hub.clients();
+        clients.iter().any(|client| client.types.get("EDS").is_some_and(|held| held.nacks == 1))
+    };
+    eventually("the refusal is known", refused).await;
+    drop(envoy);
+    relay.stop().await;
+
+    let names: Vec<String> = taken[1].resources.iter().map(|resource| resource.name.clone()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let relay = place.relay().await;
+    eventually("served again", || serving(&relay) == Some(snapshot)).await;
+    let asked = async |node: &str| {
+        let mut envoy = place.envoy(node).await;
+        envoy.ask(ENDPOINT, &names);
+        envoy.response().await
+    };
+    let nothing = asked("e").await;
+    assert!(nothing.resources.is_empty(), "the same bytes: {nothing:?}");
+    assert_eq!(addresses(&asked("another").await), ["10.0.0.9:8080"]);
+    assert_eq!(http(&relay, &place, "DELETE", "/quarantine").await.0, 200);
+    assert_eq!(addresses(&asked("e").await), ["10.0.0.9:8080"], "tried again by hand");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_damage_in_the_store_stops_a_serving_relay() {
     let mut place = Place::new();
     let first = place.publisher.publish(world("1")).await;

@@ -7,6 +7,12 @@ use crate::cache::{CacheError, SharedCache};
 use moorgate_snapshot::{Digest, Snapshot};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the disk waits for what Envoys say once they have been told: one that applies a change must not share the
+/// processors with what packs and writes it.
+const REST: Duration = Duration::from_millis(100);
 
 /// What is to go to the disk once Envoys have been told: waiting for a disk would be the longest part of a change. A
 /// power cut in between costs what was pushed in that moment; the release before is still there.
@@ -17,6 +23,8 @@ pub(super) struct Owed {
     stay: Option<BTreeSet<Digest>>,
     /// What an entry asks for is on its way: what is owed is paid when that was pushed, or failed to come.
     awaits: bool,
+    /// When it is paid.
+    due: Option<Instant>,
 }
 
 impl Owed {
@@ -26,16 +34,23 @@ impl Owed {
 }
 
 impl Task {
-    /// Whether something is owed to the disk, and nobody waits for a push any more.
-    pub(super) fn owes(&self) -> bool {
-        !self.owed.is_nothing()
-            && !self.owed.awaits
-            && self.bound.borrow().generation >= self.wanted.borrow().generation
+    /// When to pay the disk, if something is owed and nobody waits for a push any more.
+    pub(super) fn due(&mut self) -> Option<Instant> {
+        let pushed = !self.owed.awaits && self.bound.borrow().generation >= self.wanted.borrow().generation;
+        if self.owed.is_nothing() || !pushed {
+            return None;
+        }
+        Some(*self.owed.due.get_or_insert_with(|| Instant::now() + REST))
+    }
+
+    /// The disk need not wait any longer.
+    pub(super) fn rested(&mut self) {
+        self.owed.due = Some(Instant::now());
     }
 
     /// Writes what is owed: the snapshot before the memory that names it, and what is not needed goes last.
     pub(super) fn pay(&mut self) {
-        let Owed { snapshots, state, stay, awaits: _ } = std::mem::take(&mut self.owed);
+        let Owed { snapshots, state, stay, .. } = std::mem::take(&mut self.owed);
         let Some(cache) = self.cache.clone() else { return };
         for snapshot in snapshots {
             let result = lock(&cache).put(&snapshot);

@@ -34,6 +34,17 @@ struct Client {
     bytes: usize,
 }
 
+/// A value that a client refused, such as endpoints or a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedValue {
+    /// Who the client has proven to be.
+    pub client: Arc<str>,
+    /// The node id that it gave.
+    pub node: String,
+    /// What it refused.
+    pub refusal: Refusal,
+}
+
 #[derive(Debug)]
 struct Entry {
     node: String,
@@ -75,6 +86,21 @@ impl Refusals {
     pub(super) fn of(&self, client: &str, node: &str) -> Vec<Refusal> {
         let entries = self.clients.get(client).into_iter().flat_map(|own| own.entries.values());
         entries.filter(|entry| entry.node == node).map(|entry| entry.refusal.clone()).collect()
+    }
+
+    /// Refused values with who refused them, the newest first, as far as so many bytes go.
+    pub(super) fn newest(&self, room: usize) -> Vec<RefusedValue> {
+        let mut left = room;
+        let newest = self.order.iter().rev().filter_map(|(number, client)| {
+            let entry = self.clients.get(client)?.entries.get(number)?;
+            Some((client, entry)).filter(|(_, entry)| types::kind(&entry.refusal.type_url).bound)
+        });
+        let fitting = newest.map_while(|(client, entry)| {
+            left = left.checked_sub(entry.bytes + client.len())?;
+            let (client, node) = (Arc::clone(client), entry.node.clone());
+            Some(RefusedValue { client, node, refusal: entry.refusal.clone() })
+        });
+        fitting.collect()
     }
 
     /// Forgets what this view has another version of. A value that is only gone stays refused.
@@ -201,6 +227,23 @@ mod tests {
             );
             assert_eq!(refusals.order.len(), left.len());
         }
+    }
+
+    #[test]
+    fn the_newest_refused_values_are_told_as_far_as_there_is_room() {
+        let mut refusals = Refusals::default();
+        let one: Arc<str> = "one".into();
+        refusals.note(&one, "node", refusal(types::CLUSTER, "c", Some("bad")));
+        for name in ["old", "new"] {
+            refusals.note(&one, "node", refusal(types::ENDPOINT, name, Some("bad")));
+        }
+        let told = |room: usize| -> Vec<Refusal> {
+            refusals.newest(room).into_iter().map(|value| value.refusal).collect()
+        };
+        let [old, new] = ["old", "new"].map(|name| refusal(types::ENDPOINT, name, Some("bad")));
+        assert_eq!(told(4096), [new.clone(), old], "snapshots have a memory of their own");
+        assert_eq!(told(ENTRY + PER_NAME + 20), [new]);
+        assert_eq!(told(10), []);
     }
 
     #[test]
