@@ -4,6 +4,7 @@ use crate::clock;
 use crate::csds;
 use crate::fleet::{CommandError, Fleet};
 use crate::metrics::Metrics;
+use crate::roster::Roster;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -30,7 +31,7 @@ const FORMAT_VERSION: u32 = 1;
 #[derive(Debug, Clone)]
 pub struct Admin {
     /// All fleets.
-    pub fleets: Arc<Vec<Fleet>>,
+    pub fleets: Roster,
     /// The relay's metrics.
     pub metrics: Arc<Metrics>,
     /// Ready only when an Envoy took the snapshot.
@@ -59,13 +60,17 @@ impl Admin {
             .route("/quarantine", delete(forgive))
             .with_state(self.clone());
         // Streams of questions last as long as somebody asks: they have bounds of their own.
-        layered(router).merge(csds::router(Arc::clone(&self.fleets))).merge(self.health())
+        layered(router).merge(csds::router(self.fleets.clone())).merge(self.health())
     }
 
-    /// Why the relay is not ready: a fleet without a verified snapshot, or one that no Envoy took.
+    /// Why the relay is not ready: a fleet without a verified snapshot, or one that no Envoy took. Fleets on demand do not
+    /// count: one that has nothing published would keep the Envoys of all others away.
     fn not_ready(&self) -> Vec<String> {
         if self.drain.is_cancelled() {
             return vec!["the relay stops".to_owned()];
+        }
+        if self.fleets.is_on_demand() {
+            return Vec::new();
         }
         let reason = |fleet: &Fleet| {
             let Some(view) = fleet.hub.view() else {
@@ -76,13 +81,13 @@ impl Admin {
             let waits = self.ready_acked && !fleet.hub.is_synced(&view.config.id);
             waits.then(|| format!("{}: no Envoy took the snapshot yet", fleet.name()))
         };
-        self.fleets.iter().filter_map(reason).collect()
+        self.fleets.all().iter().filter_map(reason).collect()
     }
 
-    fn find(&self, wanted: Option<&FleetName>) -> Result<&Fleet, Refusal> {
-        match (wanted, self.fleets.as_slice()) {
-            (Some(name), fleets) => fleets.iter().find(|fleet| fleet.name() == name).ok_or(Refusal::NoFleet),
-            (None, [only]) => Ok(only),
+    fn find(&self, wanted: Option<&FleetName>) -> Result<Fleet, Refusal> {
+        match (wanted, self.fleets.all().as_slice()) {
+            (Some(name), _) => self.fleets.find(name).ok_or(Refusal::NoFleet),
+            (None, [only]) => Ok(only.clone()),
             (None, _) => Err(Refusal::WhichFleet),
         }
     }
@@ -106,7 +111,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let now = clock::unix_now();
-    for fleet in admin.fleets.iter() {
+    for fleet in admin.fleets.all() {
         let status = fleet.status.borrow().clone();
         let name = fleet.name().to_string();
         let ages = [
@@ -125,14 +130,14 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn snapshot(State(admin): State<Admin>) -> Response {
-    let fleets: Vec<_> = admin.fleets.iter().map(|fleet| fleet.status.borrow().clone()).collect();
+    let fleets: Vec<_> = admin.fleets.all().iter().map(|fleet| fleet.status.borrow().clone()).collect();
     let fleets: Vec<_> = fleets.iter().map(|status| json!(**status)).collect();
     Json(json!({ "format_version": FORMAT_VERSION, "fleets": fleets })).into_response()
 }
 
 async fn clients(State(admin): State<Admin>) -> Response {
     let of = |fleet: &Fleet| json!({ "fleet": fleet.name(), "clients": fleet.hub.clients() });
-    let fleets: Vec<_> = admin.fleets.iter().map(of).collect();
+    let fleets: Vec<_> = admin.fleets.all().iter().map(of).collect();
     Json(json!({ "format_version": FORMAT_VERSION, "fleets": fleets })).into_response()
 }
 

@@ -1,9 +1,11 @@
 //! Flags, environment and configuration file, and what they amount to.
 
+mod demand;
 mod members;
 mod options;
 mod proof;
 
+pub use demand::OnDemand;
 pub use members::{MemberFile, Members};
 pub use options::Options;
 pub use proof::{TokenKeys, TokenOptions};
@@ -64,6 +66,8 @@ pub struct Config {
     pub seed: Option<Store>,
     /// Fleets.
     pub fleets: Vec<FleetName>,
+    /// They are opened on demand instead.
+    pub on_demand: Option<OnDemand>,
     /// The channel of all of them.
     pub channel: Channel,
     /// Who this relay is.
@@ -154,30 +158,31 @@ impl Options {
     /// Checks the settings.
     pub fn check(self) -> Result<Config, ConfigError> {
         let fleets = all("fleet", &self.fleet)?;
-        let listen = match self.listen.as_slice() {
-            [] => {
-                vec![DEFAULT_LISTEN.parse().map_err(|reason: &str| wrong("listen", DEFAULT_LISTEN, reason))?]
-            }
-            listen => all("listen", listen)?,
-        };
+        let listen = listen(&self.listen)?;
         let members = self.member.iter().map(|text| members::member(text)).collect::<Result<Members, _>>()?;
         let tokens = proof::tokens(self.token_keys, self.token_issuer, self.token_audience)?;
         let tls = proof::tls((self.tls_cert, self.tls_key), self.client_ca, tokens.is_some())?;
         if self.store.is_empty() {
             return Err(ConfigError::Required("store"));
         }
-        if fleets.is_empty() {
+        if fleets.is_empty() && !self.on_demand {
             return Err(ConfigError::Required("fleet"));
         }
-        let member_file = members::of_file(self.member_file, &members, &fleets, tls.as_ref())?;
-        check_listen(&listen, &fleets, tls.as_ref(), !members.is_empty() || member_file.is_some())?;
-        members::check(&members, &fleets, tls.as_ref())?;
-        let pin_file = self.pin_file.map(|path| pin_file(path, &fleets)).transpose()?;
-        let max_streams = self.max_streams.unwrap_or(20_000);
-        let time = |flag, text: Option<String>, default| match text {
-            None => Ok(default),
-            Some(text) => duration(&text).ok_or_else(|| wrong(flag, &text, "write 500ms, 5s, 2m or 1h")),
+        let kubernetes = kubernetes(self.kubernetes, self.kubeconfig)?;
+        let asked = demand::Asked {
+            on_demand: self.on_demand,
+            forget_after: self.forget_after,
+            as_client: self.kubernetes_as_client,
+            kubernetes: kubernetes.is_some(),
         };
+        let on_demand = asked.check(&fleets, &listen, tls.as_ref())?;
+        let many = on_demand.is_some() || fleets.len() > 1;
+        let known = Some(&*fleets).filter(|_| on_demand.is_none());
+        let member_file = members::of_file(self.member_file, &members, known, tls.as_ref())?;
+        check_listen(&listen, many, tls.as_ref(), !members.is_empty() || member_file.is_some())?;
+        members::check(&members, known, tls.as_ref())?;
+        let pin_file = self.pin_file.map(|path| pin_file(path, many)).transpose()?;
+        let max_streams = self.max_streams.unwrap_or(20_000);
         let poll_interval = time("poll-interval", self.poll_interval, Duration::from_secs(5))?;
         if poll_interval < MIN_POLL {
             return Err(wrong("poll-interval", &format!("{poll_interval:?}"), "at least one second"));
@@ -185,7 +190,7 @@ impl Options {
         let defaults = Settings::default();
         let (identity, unfit_name) = identity(self.name, self.host, &self.label)?;
         let envoy_admins: Vec<AdminAddress> = all("envoy-admin", &self.envoy_admin)?;
-        if fleets.len() > 1 && !envoy_admins.iter().all(AdminAddress::names_the_fleet) {
+        if many && !envoy_admins.iter().all(AdminAddress::names_the_fleet) {
             return Err(ConfigError::Together(
                 "with several fleets, --envoy-admin needs {fleet} in its path",
             ));
@@ -203,6 +208,7 @@ impl Options {
             stores: self.store.iter().map(|url| Store::open_with(url, &front)).collect::<Result<_, _>>()?,
             seed: self.seed.map(|folder| seed(&folder)).transpose()?,
             fleets,
+            on_demand,
             channel: one("channel", self.channel)?.unwrap_or_default(),
             identity,
             unfit_name,
@@ -222,7 +228,7 @@ impl Options {
             endpoints: self.endpoints,
             secrets: self.secrets,
             store_values: store_values(self.store_values, self.secrets_identity)?,
-            kubernetes: kubernetes(self.kubernetes, self.kubeconfig)?,
+            kubernetes,
             poll_interval,
             settings,
             max_request: self.max_request.unwrap_or(32 << 20),
@@ -255,15 +261,14 @@ fn kubernetes(asked: bool, kubeconfig: Option<PathBuf>) -> Result<Option<Kuberne
     }
 }
 
-fn check_listen(
-    listen: &[Listen],
-    fleets: &[FleetName],
-    tls: Option<&Files>,
-    named: bool,
-) -> Result<(), ConfigError> {
+fn listen(texts: &[String]) -> Result<Vec<Listen>, ConfigError> {
+    if texts.is_empty() { all("listen", &[DEFAULT_LISTEN.to_owned()]) } else { all("listen", texts) }
+}
+
+fn check_listen(listen: &[Listen], many: bool, tls: Option<&Files>, named: bool) -> Result<(), ConfigError> {
     for address in listen {
         match address {
-            Listen::Unix(path, _) if fleets.len() > 1 && !path.contains("{fleet}") => {
+            Listen::Unix(path, _) if many && !path.contains("{fleet}") => {
                 return Err(ConfigError::Together("with several fleets, a socket path needs {fleet} in it"));
             }
             Listen::Tcp(address) if tls.is_none() && !address.ip().is_loopback() => {
@@ -272,7 +277,7 @@ fn check_listen(
                      (--token-keys)",
                 ));
             }
-            Listen::Tcp(_) if fleets.len() > 1 && tls.is_none() => {
+            Listen::Tcp(_) if many && tls.is_none() => {
                 return Err(ConfigError::Together(
                     "with several fleets on TCP, clients prove which one is theirs: mutual TLS or tokens, and --member \
                      NAME=FLEET",
@@ -308,8 +313,8 @@ impl FromStr for Listen {
     }
 }
 
-fn pin_file(path: PathBuf, fleets: &[FleetName]) -> Result<PathBuf, ConfigError> {
-    if fleets.len() > 1 && !path.to_string_lossy().contains("{fleet}") {
+fn pin_file(path: PathBuf, many: bool) -> Result<PathBuf, ConfigError> {
+    if many && !path.to_string_lossy().contains("{fleet}") {
         return Err(ConfigError::Together("with several fleets, --pin-file needs {fleet} in its path"));
     }
     Ok(path)
@@ -395,6 +400,14 @@ fn key_file(flag: &'static str, text: &str) -> Result<PathBuf, ConfigError> {
 fn unix_path(flag: &'static str, text: &str) -> Result<PathBuf, ConfigError> {
     let path = text.strip_prefix("unix:").filter(|path| path.starts_with('/'));
     path.map(PathBuf::from).ok_or_else(|| wrong(flag, text, "write unix:/path"))
+}
+
+/// A time, or what it is if nothing is said.
+fn time(flag: &'static str, text: Option<String>, default: Duration) -> Result<Duration, ConfigError> {
+    match text {
+        None => Ok(default),
+        Some(text) => duration(&text).ok_or_else(|| wrong(flag, &text, "write 500ms, 5s, 2m or 1h")),
+    }
 }
 
 /// `500ms`, `5s`, `2m`, `1h`.

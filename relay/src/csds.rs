@@ -8,6 +8,7 @@
 pub mod proto;
 
 use crate::fleet::Fleet;
+use crate::roster::Roster;
 use crate::serve::grpc::{self, Outgoing};
 use crate::serve::hub::{Client, Held};
 use crate::serve::proto::Node;
@@ -23,7 +24,6 @@ use proto::{
     ClientConfig, ClientResourceStatus, ClientStatusRequest, ClientStatusResponse, ConfigStatus,
     GenericXdsConfig, NodeMatcher, UpdateFailureState, string_matcher,
 };
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::codec::Streaming;
@@ -36,7 +36,7 @@ const WAITING: usize = 1;
 const ALWAYS: [&str; 5] = [types::LISTENER, types::ROUTE, types::CLUSTER, types::ENDPOINT, types::SECRET];
 
 /// The routes of the service.
-pub fn router(fleets: Arc<Vec<Fleet>>) -> Router {
+pub fn router(fleets: Roster) -> Router {
     const SERVICE: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService";
     Router::new()
         .route(&format!("{SERVICE}/FetchClientStatus"), post(answer))
@@ -45,14 +45,14 @@ pub fn router(fleets: Arc<Vec<Fleet>>) -> Router {
 }
 
 /// One answer to each question, until the client has no more.
-async fn answer(State(fleets): State<Arc<Vec<Fleet>>>, request: Request) -> Response<Body> {
+async fn answer(State(fleets): State<Roster>, request: Request) -> Response<Body> {
     let decoder = grpc::Prost::<ClientStatusRequest>::default();
     let mut questions = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST));
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let end = loop {
             let told = match questions.message().await {
-                Ok(Some(question)) => matchers(&question).map(|matchers| status(&fleets, &matchers)),
+                Ok(Some(question)) => matchers(&question).map(|matchers| status(&fleets.all(), &matchers)),
                 Ok(None) => break Status::ok(""),
                 Err(status) => break status,
             };

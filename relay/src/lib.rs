@@ -20,6 +20,7 @@ pub mod jitter;
 pub mod metrics;
 pub mod pull;
 pub mod report;
+pub mod roster;
 pub mod run;
 pub mod serve;
 #[cfg(feature = "otel")]

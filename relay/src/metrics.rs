@@ -16,6 +16,7 @@ enum Shape {
 /// Every family: its name, shape and meaning. A name that is not here is not rendered.
 const FAMILIES: &[(&str, Shape, &str)] = &[
     ("moorgate_relay_info", Shape::Gauge, "Version of the relay."),
+    ("moorgate_relay_fleets", Shape::Gauge, "Fleets that are open, of a relay that opens them on demand."),
     ("moorgate_relay_sequence", Shape::Gauge, "Sequence of the newest verified release."),
     ("moorgate_relay_snapshot_info", Shape::Gauge, "The snapshot in force, short."),
     (
@@ -118,6 +119,15 @@ impl Metrics {
         }
     }
 
+    /// Forgets all series of a fleet.
+    pub fn forget(&self, fleet: &str) {
+        let own = key(&[("fleet", fleet)]);
+        let more = format!("{own},");
+        for family in self.lock().values_mut() {
+            family.retain(|labels, _| *labels != own && !labels.starts_with(&more));
+        }
+    }
+
     /// The value of one series.
     pub fn get(&self, name: &str, labels: &[Label<'_>]) -> Option<f64> {
         self.lock().get(name)?.get(&key(labels)).copied()
@@ -175,6 +185,8 @@ mod tests {
                 && text.contains("{fleet=\"a/bc\",secret=\"z\"} 6")
         );
         assert!(!text.contains("x\\\"y"));
+        metrics.forget("a/b");
+        assert!(!metrics.render().contains("\"a/b\"") && metrics.render().contains("\"a/bc\""));
         assert!(text.ends_with("# EOF\n"));
     }
 

@@ -2,18 +2,15 @@
 
 mod doors;
 mod reload;
+mod start;
 
 pub use doors::Handed;
 
 use crate::admin::Admin;
-use crate::bind::binder::Sources;
-use crate::bind::late::{Follower, Late};
-use crate::bind::live::Live;
-use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::fleet::{Fleet, FleetConfig, FleetError, Life};
-use crate::jitter::Jitter;
+use crate::fleet::{Fleet, FleetError, Life};
 use crate::metrics::Metrics;
+use crate::roster::Roster;
 use crate::serve::admit::Frontend;
 use crate::serve::grpc::Limits;
 use crate::serve::listen::{ListenError, UnixSocket};
@@ -22,6 +19,7 @@ use crate::serve::tls::TlsError;
 use crate::serve::token::KeysError;
 use moorgate_snapshot::{Anchor, FleetName, KeyPair};
 use reload::Reload;
+use start::Starter;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -83,7 +81,7 @@ pub enum RunError {
 /// A running relay.
 #[derive(Debug)]
 pub struct Relay {
-    fleets: Arc<Vec<Fleet>>,
+    fleets: Roster,
     metrics: Arc<Metrics>,
     drain: CancellationToken,
     stop: CancellationToken,
@@ -126,11 +124,17 @@ impl Relay {
         let stop = life.stop.clone();
         // Whatever fails below, tasks that were started end with the guard.
         let guard = stop.clone().drop_guard();
-        let live = start_live(&config, &metrics, &life).await?;
-        let key = report_key.as_ref().map(|(_, sender)| sender);
-        let late_trust = watch::Sender::new(trust.clone());
-        let from = (live.as_ref(), key, &late_trust);
-        let fleets = Arc::new(start_fleets(&config, &trust, from, (&metrics, &life))?);
+        let (live, api) = start::api_server(&config, &metrics, &life).await?;
+        let late_trust = watch::Sender::new(trust);
+        let starter = Starter {
+            config: config.clone(),
+            live,
+            api,
+            report_key: report_key.as_ref().map(|(_, sender)| sender.subscribe()),
+            trust: late_trust.subscribe(),
+            metrics: Arc::clone(&metrics),
+        };
+        let fleets = starter.roster(&life)?;
         let drain = stop.child_token();
         let frontend = frontend(&config, &drain);
         let (streams, connections) =
@@ -138,8 +142,9 @@ impl Relay {
         let tokens = doors::tokens(&config).await?;
         let token_keys = tokens.as_ref().map(|tokens| Arc::clone(&tokens.keys));
         let members = doors::Roll::open(&config, &fleets)?;
+        members.reopen().await;
         let admin = Admin {
-            fleets: Arc::clone(&fleets),
+            fleets: fleets.clone(),
             metrics: Arc::clone(&metrics),
             ready_acked: config.ready_acked,
             drain: drain.clone(),
@@ -158,7 +163,7 @@ impl Relay {
         let tcp = doors.open(proofs, handed).await?;
         let _ = guard.disarm();
         let files = Reload { tls, token_keys, report_key, members };
-        files.watch(stop.clone());
+        files.watch(&stop);
         Ok(Self {
             fleets,
             metrics,
@@ -177,9 +182,9 @@ impl Relay {
         })
     }
 
-    /// The fleets.
-    pub fn fleets(&self) -> &[Fleet] {
-        &self.fleets
+    /// The fleets that are open.
+    pub fn fleets(&self) -> Vec<Fleet> {
+        self.fleets.all()
     }
 
     /// The metrics.
@@ -202,10 +207,11 @@ impl Relay {
     pub async fn reload(&self) {
         match read_trust(&self.trust) {
             Ok(trust) => {
-                for fleet in self.fleets.iter() {
+                // First for those that are opened meanwhile.
+                self.late_trust.send_replace(trust.clone());
+                for fleet in self.fleets.all() {
                     fleet.trust(trust.clone()).await;
                 }
-                self.late_trust.send_replace(trust);
                 tracing::info!("trusted keys were read again");
             }
             Err(error) => tracing::error!(%error, "the keys that were trusted before stay"),
@@ -256,7 +262,8 @@ fn introduce(config: &Config) {
 fn frontend(config: &Config, drain: &CancellationToken) -> Frontend {
     let most = config.max_streams;
     let limits = Limits::new(config.max_request, most, drain.clone(), config.drain);
-    let of_fleet = if config.fleets.len() > 1 { most / 4 * 3 } else { most };
+    let many = config.on_demand.is_some() || config.fleets.len() > 1;
+    let of_fleet = if many { most / 4 * 3 } else { most };
     Frontend {
         limits: Limits {
             shares: Shares::new(config.max_streams_per_client),
@@ -278,94 +285,6 @@ fn read_key(path: &Path) -> Result<Arc<KeyPair>, RunError> {
     let error = |reason: String| RunError::ReportKey { path: path.to_owned(), reason };
     let pem = crate::bind::file::read(path, MAX_TRUST).map_err(|cause| error(cause.to_string()))?;
     KeyPair::from_pem(&pem).map(Arc::new).map_err(|cause| error(cause.to_string()))
-}
-
-/// Watches the API server, if one is to be asked. It need not answer now.
-#[cfg(feature = "kubernetes")]
-async fn start_live(config: &Config, metrics: &Arc<Metrics>, life: &Life) -> Result<Option<Live>, RunError> {
-    use crate::bind::kubernetes::{self, Api};
-    use crate::config::Kubernetes;
-    let kubeconfig = match &config.kubernetes {
-        None => return Ok(None),
-        Some(Kubernetes::Pod) => None,
-        Some(Kubernetes::Kubeconfig(file)) => Some(file.as_path()),
-    };
-    let api = Api::connect(kubeconfig).await.map_err(|error| RunError::Kubernetes(error.to_string()))?;
-    Ok(Some(kubernetes::start(api, Arc::clone(metrics), Jitter::default(), life)))
-}
-
-#[cfg(not(feature = "kubernetes"))]
-#[expect(clippy::unused_async, reason = "with the feature it waits")]
-async fn start_live(_: &Config, _: &Arc<Metrics>, _: &Life) -> Result<Option<Live>, RunError> {
-    Ok(None)
-}
-
-/// A path in which `{fleet}` stands for a fleet.
-fn of_fleet(path: &Path, fleet: &FleetName) -> PathBuf {
-    path.to_string_lossy().replace("{fleet}", &fleet.socket_name()).into()
-}
-
-/// The key of reports, as it is at the moment.
-type ReportKey = watch::Sender<Arc<KeyPair>>;
-
-fn start_fleets(
-    config: &Config,
-    trust: &Anchor,
-    (live, report_key, late_trust): (Option<&Live>, Option<&ReportKey>, &watch::Sender<Anchor>),
-    (metrics, life): (&Arc<Metrics>, &Life),
-) -> Result<Vec<Fleet>, RunError> {
-    let start = |fleet: &FleetName| {
-        let one = FleetConfig {
-            fleet: fleet.clone(),
-            channel: config.channel.clone(),
-            identity: config.identity.clone(),
-            report_key: report_key.map(watch::Sender::subscribe),
-            envoy_admins: config.envoy_admins.clone(),
-            stores: config.stores.clone(),
-            seed: config.seed.clone(),
-            trust: trust.clone(),
-            cache: config.cache.clone(),
-            pin_file: config.pin_file.as_ref().map(|path| of_fleet(path, fleet)),
-            sources: Sources {
-                endpoints: config.endpoints.clone(),
-                secrets: config.secrets.clone(),
-                late: start_late(config, fleet, late_trust, (metrics, life)),
-                live: live.cloned(),
-                ..Sources::default()
-            },
-            poll_interval: config.poll_interval,
-            settings: config.settings.clone(),
-            clock: Clock::default(),
-            jitter: Jitter::default(),
-        };
-        Fleet::start(one, Arc::clone(metrics), life)
-            .map_err(|source| RunError::Fleet { fleet: fleet.clone(), source })
-    };
-    config.fleets.iter().map(start).collect()
-}
-
-/// Reads the store's own endpoints and secrets, if that is asked for.
-fn start_late(
-    config: &Config,
-    fleet: &FleetName,
-    trust: &watch::Sender<Anchor>,
-    (metrics, life): (&Arc<Metrics>, &Life),
-) -> Option<Late> {
-    let values = config.store_values.clone()?;
-    let late = Late::default();
-    let follower = Follower {
-        stores: config.stores.iter().map(|store| store.fleet(fleet)).collect(),
-        channel: config.channel.clone(),
-        trust: trust.subscribe(),
-        identities: values.identities,
-        file: config.cache.as_ref().map(|cache| cache.join(fleet.socket_name()).join("late")),
-        late: late.clone(),
-        interval: config.poll_interval,
-        jitter: Jitter::default(),
-        metrics: Arc::clone(metrics),
-    };
-    life.spawn(follower.run(life.stop.clone()));
-    Some(late)
 }
 
 async fn serve_health(address: SocketAddr, admin: Admin, life: &Life) -> Result<SocketAddr, ListenError> {

@@ -20,10 +20,10 @@ use crate::jitter::Jitter;
 use crate::metrics::Metrics;
 use std::sync::Arc;
 
-/// Watches what fleets want, until the relay stops.
-pub fn start(api: Api, metrics: Arc<Metrics>, jitter: Jitter, life: &Life) -> Live {
+/// Watches what fleets want, or this one alone, until that life ends.
+pub fn start(api: Api, fleet: Option<&str>, tools: (Arc<Metrics>, Jitter), life: &Life) -> Live {
     let live = Live::default();
-    let keeper = keeper::Keeper::new(api, live.clone(), metrics, jitter);
+    let keeper = keeper::Keeper::new(api, fleet, live.clone(), tools);
     life.spawn(keeper.run(life.stop.clone()));
     live
 }

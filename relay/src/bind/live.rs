@@ -175,6 +175,11 @@ impl Live {
         });
     }
 
+    /// A fleet wants nothing any more.
+    pub fn leave(&self, fleet: &str) {
+        self.0.wants.send_if_modified(|all| all.remove(fleet).is_some());
+    }
+
     /// What fleets want.
     pub fn wanted(&self) -> watch::Receiver<BTreeMap<String, Wants>> {
         self.0.wants.subscribe()

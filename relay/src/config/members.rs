@@ -20,8 +20,8 @@ pub struct MemberFile {
     pub path: PathBuf,
     /// Those of the flags, which it does not change.
     pub(super) flags: Members,
-    /// The fleets that are served.
-    pub(super) fleets: Vec<FleetName>,
+    /// The fleets that are served, unless any is that somebody is a member of.
+    pub(super) fleets: Option<Vec<FleetName>>,
     /// What proofs are taken.
     pub(super) tls: Files,
 }
@@ -47,7 +47,7 @@ impl MemberFile {
                 return Err(at(&"this name is of another fleet already"));
             }
         }
-        check(&members, &self.fleets, Some(&self.tls)).map_err(|cause| error(cause.to_string()))?;
+        check(&members, self.fleets.as_deref(), Some(&self.tls)).map_err(|cause| error(cause.to_string()))?;
         Ok(members)
     }
 }
@@ -56,14 +56,14 @@ impl MemberFile {
 pub(super) fn of_file(
     path: Option<PathBuf>,
     flags: &Members,
-    fleets: &[FleetName],
+    fleets: Option<&[FleetName]>,
     tls: Option<&Files>,
 ) -> Result<Option<MemberFile>, ConfigError> {
     match (path, tls) {
         (None, _) => Ok(None),
         (Some(_), None) => Err(ConfigError::Together("--member-file goes with --client-ca or --token-keys")),
         (Some(path), Some(tls)) => {
-            let (flags, fleets) = (flags.clone(), fleets.to_vec());
+            let (flags, fleets) = (flags.clone(), fleets.map(<[_]>::to_vec));
             Ok(Some(MemberFile { path, flags, fleets, tls: tls.clone() }))
         }
     }
@@ -78,8 +78,12 @@ pub(super) fn member(text: &str) -> Result<(String, FleetName), ConfigError> {
 }
 
 /// Members are of fleets that are served, and prove themselves in a way that is taken.
-pub(super) fn check(members: &Members, fleets: &[FleetName], tls: Option<&Files>) -> Result<(), ConfigError> {
-    if members.values().any(|fleet| !fleets.contains(fleet)) {
+pub(super) fn check(
+    members: &Members,
+    fleets: Option<&[FleetName]>,
+    tls: Option<&Files>,
+) -> Result<(), ConfigError> {
+    if fleets.is_some_and(|fleets| members.values().any(|fleet| !fleets.contains(fleet))) {
         return Err(ConfigError::Together("--member names a fleet that is not served"));
     }
     proof::check_members(members, tls)
@@ -97,7 +101,7 @@ mod tests {
         let tls =
             Files { certificate: "c".into(), key: "k".into(), client_ca: Some("ca".into()), tokens: true };
         let flags = [("fixed".to_owned(), fleets[0].clone())].into();
-        let members = MemberFile { path, flags, fleets, tls };
+        let members = MemberFile { path, flags, fleets: Some(fleets), tls };
         members.read().map_err(|error| error.to_string())
     }
 

@@ -34,6 +34,11 @@ Examples:
       --token-issuer https://kubernetes.default.svc.cluster.local \
       --member system:serviceaccount:shop:envoy=shop/edge --listen 'unix:/run/moorgate/{fleet}.sock?uid=101&uid=102'
 
+  A relay on each node, for the fleets whose Envoys run there, which it reads for with their own tokens:
+    moorgate-relay --on-demand --store s3://bucket/prefix --trust trust.json --listen tcp:0.0.0.0:18000 --tls-cert tls.crt \
+      --tls-key tls.key --token-keys kubernetes --token-issuer https://kubernetes.default.svc.cluster.local \
+      --member-file members --kubernetes --kubernetes-as-client
+
   A canary in its zone, which goes back by itself when a candidate makes answers fail:
     moorgate-relay ... --name edge-7 --label zone=eu-1 --envoy-admin http://127.0.0.1:9901
 
@@ -44,6 +49,7 @@ environment as MOORGATE_RELAY_NAME. Flags win over the environment, and the envi
 #[derive(Debug, Clone, Default, Parser, Deserialize)]
 #[command(name = "moorgate-relay", version, after_help = EXAMPLES)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "flags of a command line are independent")]
 pub struct Options {
     /// A file with any of these settings.
     #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_CONFIG")]
@@ -62,6 +68,13 @@ pub struct Options {
     /// A fleet to serve, namespace/gateway or class/NAME; repeats.
     #[arg(long, value_name = "FLEET", env = "MOORGATE_RELAY_FLEET", value_delimiter = ',')]
     pub fleet: Vec<String>,
+    /// Serve no fleet from the start: one is opened when an Envoy connects that --member or --member-file knows, and
+    /// forgotten some time after its last Envoy left. For relays on each node, for whatever runs there.
+    #[arg(long, env = "MOORGATE_RELAY_ON_DEMAND")]
+    pub on_demand: bool,
+    /// How long after its last Envoy left a fleet of --on-demand is forgotten [default: 10m].
+    #[arg(long, value_name = "TIME", env = "MOORGATE_RELAY_FORGET_AFTER")]
+    pub forget_after: Option<String>,
     /// The channel to follow [default: stable].
     #[arg(long, value_name = "CHANNEL", env = "MOORGATE_RELAY_CHANNEL")]
     pub channel: Option<String>,
@@ -137,6 +150,10 @@ pub struct Options {
     /// of, or that of --kubeconfig.
     #[arg(long, env = "MOORGATE_RELAY_KUBERNETES")]
     pub kubernetes: bool,
+    /// With --on-demand and --kubernetes, read what a fleet binds with the token that its Envoys hand over in the header
+    /// moorgate-kubernetes-token, not with the relay's own: it then needs no right to any Secret.
+    #[arg(long, env = "MOORGATE_RELAY_KUBERNETES_AS_CLIENT")]
+    pub kubernetes_as_client: bool,
     /// The kubeconfig whose present context names the API server; goes with --kubernetes.
     #[arg(long, value_name = "FILE", env = "MOORGATE_RELAY_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
@@ -213,6 +230,8 @@ impl Options {
             store_token_file: self.store_token_file.or(below.store_token_file),
             store_ca_file: self.store_ca_file.or(below.store_ca_file),
             fleet: list(self.fleet, below.fleet),
+            on_demand: self.on_demand || below.on_demand,
+            forget_after: self.forget_after.or(below.forget_after),
             channel: self.channel.or(below.channel),
             trust: self.trust.or(below.trust),
             listen: list(self.listen, below.listen),
@@ -235,6 +254,7 @@ impl Options {
             store_values: self.store_values || below.store_values,
             secrets_identity: self.secrets_identity.or(below.secrets_identity),
             kubernetes: self.kubernetes || below.kubernetes,
+            kubernetes_as_client: self.kubernetes_as_client || below.kubernetes_as_client,
             kubeconfig: self.kubeconfig.or(below.kubeconfig),
             poll_interval: self.poll_interval.or(below.poll_interval),
             linger: self.linger.or(below.linger),

@@ -179,3 +179,35 @@ fn an_api_server_is_asked_only_by_relays_that_can() {
         assert!(checked.unwrap_err().to_string().contains("without the feature"));
     }
 }
+
+/// Who opens fleets has proven who it is, and reads with its own rights where it is asked to.
+#[test]
+fn fleets_are_opened_only_for_who_proves_to_be_of_one() {
+    let tls = ["--listen", "tcp:127.0.0.1:1", "--tls-cert", "c", "--tls-key", "k", "--token-keys", "file:/j"];
+    let who = ["--token-issuer", "https://i", "--member-file", "/m", "--on-demand"];
+    let with = |flags: &[&str]| options(&[&tls[..], &who, flags].concat()).check();
+    let refused = |flags: &[&str]| with(flags).unwrap_err().to_string();
+    let config = with(&[]).unwrap();
+    assert_eq!((config.fleets.len(), config.member_file.unwrap().path), (0, "/m".into()));
+    let wanted = OnDemand { forget_after: Duration::from_mins(10), passes: false };
+    assert_eq!(config.on_demand, Some(wanted));
+    let soon = with(&["--forget-after", "30s"]).unwrap().on_demand.unwrap();
+    assert_eq!(soon.forget_after, Duration::from_secs(30));
+    // Any fleet may have members.
+    let member = ["--member", "system:serviceaccount:a:envoy=a/b"];
+    assert_eq!(with(&member).unwrap().members.len(), 1);
+    assert!(refused(&["--fleet", "a/b"]).contains("takes the place"));
+    assert!(refused(&["--listen", "unix:/run/{fleet}.sock"]).contains("no socket"));
+    assert!(refused(&["--kubernetes-as-client"]).contains("--kubernetes"));
+    assert!(refused(&["--pin-file", "/p"]).contains("{fleet}"));
+    assert!(refusal(&["--on-demand"]).contains("no socket"));
+    for lonely in [&["--forget-after", "1m"][..], &["--kubernetes-as-client"]] {
+        assert!(refusal(&[&["--fleet", "a/b"], lonely].concat()).contains("--on-demand"), "{lonely:?}");
+    }
+    if cfg!(feature = "kubernetes") {
+        let passes = ["--kubernetes", "--kubernetes-as-client"];
+        assert!(with(&passes).unwrap().on_demand.unwrap().passes);
+        let certificates = [&passes[..], &["--client-ca", "ca"]].concat();
+        assert!(refused(&certificates).contains("without --client-ca"));
+    }
+}

@@ -5,15 +5,17 @@ use crate::clock::Clock;
 use crate::config::{Config, Listen, MemberFile, Members, TokenKeys};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::roster::Roster;
 use crate::serve::admit::{Frontend, Membership, Proofs};
 use crate::serve::listen::{Peers, TcpSocket, UnixSocket, socket_path};
 use crate::serve::tls::Tls;
 use crate::serve::token::{KeySource, Keys, Tokens};
 use moorgate_snapshot::FleetName;
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// Sockets that somebody else bound and keeps: one relay after the other listens on them, and none of their clients is
@@ -46,7 +48,7 @@ impl Handed {
 /// What sockets are opened with.
 pub(super) struct Doors<'r> {
     pub config: &'r Config,
-    pub fleets: &'r [Fleet],
+    pub fleets: &'r Roster,
     pub metrics: &'r Arc<Metrics>,
     pub frontend: &'r Frontend,
 }
@@ -62,8 +64,8 @@ impl Doors<'_> {
         for listen in &self.config.listen {
             match listen {
                 Listen::Unix(template, peers) => {
-                    for fleet in self.fleets {
-                        self.open_unix(template, peers, fleet, &mut handed)?;
+                    for fleet in self.fleets.all() {
+                        self.open_unix(template, peers, &fleet, &mut handed)?;
                     }
                 }
                 Listen::Tcp(address) => {
@@ -114,21 +116,34 @@ impl Doors<'_> {
 /// Who may ask for which fleet, as it is at the moment.
 #[derive(Debug, Clone)]
 pub(super) struct Roll {
-    fleets: Arc<Vec<Fleet>>,
+    fleets: Roster,
     file: Option<MemberFile>,
+    /// What was read last.
+    read: Arc<Mutex<Read>>,
     sender: watch::Sender<Membership>,
+}
+
+/// The members, and why they could not be read anew.
+#[derive(Debug, Default)]
+struct Read {
+    members: Members,
+    error: Option<String>,
 }
 
 impl Roll {
     /// Reads the file of members, if there is one.
-    pub(super) fn open(config: &Config, fleets: &Arc<Vec<Fleet>>) -> Result<Self, RunError> {
-        let membership = match (fleets.as_slice(), &config.member_file) {
-            ([only], _) if config.tls.is_none() => Membership::Only(Arc::clone(&only.hub)),
-            (_, None) => by_name(fleets, &config.members),
-            (_, Some(file)) => by_name(fleets, &file.read().map_err(RunError::Members)?),
+    pub(super) fn open(config: &Config, fleets: &Roster) -> Result<Self, RunError> {
+        let members = match &config.member_file {
+            None => config.members.clone(),
+            Some(file) => file.read().map_err(RunError::Members)?,
         };
-        let (fleets, sender) = (Arc::clone(fleets), watch::Sender::new(membership));
-        Ok(Self { fleets, file: config.member_file.clone(), sender })
+        let membership = match fleets.all().as_slice() {
+            [only] if config.tls.is_none() => Membership::Only(Arc::clone(&only.hub)),
+            _ => by_name(fleets, &members),
+        };
+        let (fleets, sender) = (fleets.clone(), watch::Sender::new(membership));
+        let read = Arc::new(Mutex::new(Read { members, error: None }));
+        Ok(Self { fleets, file: config.member_file.clone(), read, sender })
     }
 
     /// Tells of every change.
@@ -136,19 +151,50 @@ impl Roll {
         self.sender.subscribe()
     }
 
-    /// Reads the file again. One that cannot be taken whole changes nothing: it is reported.
+    /// Opens the fleets that the disk has something of, where they are opened on demand.
+    pub(super) async fn reopen(&self) {
+        let members = self.read().members.clone();
+        self.fleets.reopen(members.values().collect::<BTreeSet<_>>()).await;
+    }
+
+    /// Whether a new member waits for the file: of fleets that come and go, it is looked at often.
+    pub(super) fn is_lively(&self) -> bool {
+        self.file.is_some() && self.fleets.is_on_demand()
+    }
+
+    /// Reads the file again. One that cannot be taken whole changes nothing: it is reported, once.
     pub(super) fn again(&self) {
         let Some(file) = &self.file else { return };
+        let mut read = self.read();
         match file.read() {
-            Ok(members) => drop(self.sender.send_replace(by_name(&self.fleets, &members))),
-            Err(error) => tracing::error!(%error, "the members that were read before stay"),
+            Ok(members) => {
+                read.error = None;
+                if members != read.members {
+                    self.sender.send_replace(by_name(&self.fleets, &members));
+                    read.members = members;
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if read.error.as_ref() != Some(&error) {
+                    tracing::error!(error, "the members that were read before stay");
+                    read.error = Some(error);
+                }
+            }
         }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn by_name(fleets: &[Fleet], members: &Members) -> Membership {
-    let hub = |name: &FleetName| fleets.iter().find(|fleet| fleet.name() == name).map(|fleet| &fleet.hub);
-    let of = |(name, fleet): (&String, &FleetName)| Some((name.clone(), Arc::clone(hub(fleet)?)));
+fn by_name(fleets: &Roster, members: &Members) -> Membership {
+    if fleets.is_on_demand() {
+        return Membership::OnDemand(members.clone(), fleets.clone());
+    }
+    let hub = |name: &FleetName| fleets.find(name).map(|fleet| fleet.hub);
+    let of = |(name, fleet): (&String, &FleetName)| Some((name.clone(), hub(fleet)?));
     Membership::ByName(members.iter().filter_map(of).collect())
 }
 

@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often files are looked at.
 const AGAIN: Duration = Duration::from_mins(1);
+/// How often the file of members is looked at where a new fleet's Envoys wait for it.
+const MEMBERS: Duration = Duration::from_secs(2);
 
 /// Files that are renewed without anybody telling.
 #[derive(Debug, Clone)]
@@ -41,11 +43,22 @@ impl Reload {
     }
 
     /// Looks at them from time to time.
-    pub(super) fn watch(&self, stop: CancellationToken) {
+    pub(super) fn watch(&self, stop: &CancellationToken) {
+        if self.members.is_lively() {
+            let (members, stop) = (self.members.clone(), stop.clone());
+            tokio::spawn(async move {
+                loop {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(MEMBERS) => members.again(),
+                    }
+                }
+            });
+        }
         if self.tls.is_none() && self.report_key.is_none() && self.token_keys.is_none() {
             return;
         }
-        let files = self.clone();
+        let (files, stop) = (self.clone(), stop.clone());
         tokio::spawn(async move {
             loop {
                 tokio::select! {

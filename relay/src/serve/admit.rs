@@ -5,13 +5,15 @@ use super::grpc::{self, Caller, Limits, Reply};
 use super::hub::Hub;
 use super::share::{Share, Shares};
 use super::tls::{self, Proven, Tls};
-use super::token::{self, TokenError, Tokens};
+use super::token::{self, Bearer, TokenError, Tokens};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use http::{Request, Response};
+use crate::roster::{Pass, Roster, RosterError};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use moorgate_snapshot::FleetName;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -44,26 +46,76 @@ pub enum Membership {
     Only(Arc<Hub>),
     /// By a name that it proves: of its certificate, or the ServiceAccount of its token. `*` stands for every certificate.
     ByName(BTreeMap<String, Arc<Hub>>),
+    /// By such a name, too, of fleets that are opened when somebody asks for them.
+    OnDemand(BTreeMap<String, FleetName>, Roster),
+}
+
+/// The right to ask for a fleet.
+#[derive(Debug, Clone)]
+pub enum Right {
+    /// One that is open.
+    Open(Arc<Hub>),
+    /// One that is opened for who has the right.
+    OnDemand(FleetName, Roster),
+}
+
+impl Right {
+    /// Whether these are rights to the same fleet.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Open(own), Self::Open(other)) => Arc::ptr_eq(own, other),
+            (Self::OnDemand(own, _), Self::OnDemand(other, _)) => own == other,
+            (Self::Open(_), Self::OnDemand(..)) | (Self::OnDemand(..), Self::Open(_)) => false,
+        }
+    }
+
+    /// The fleet's streams.
+    async fn enter(&self, pass: Option<Pass>) -> Result<Arc<Hub>, RosterError> {
+        match self {
+            Self::Open(hub) => Ok(Arc::clone(hub)),
+            Self::OnDemand(fleet, roster) => roster.enter(fleet, pass).await,
+        }
+    }
+
+    /// The pass that comes with a request, if this fleet needs one.
+    async fn pass(
+        &self,
+        headers: &HeaderMap,
+        (tokens, bearer): (&Tokens, &Bearer),
+        now: i64,
+    ) -> Result<Option<Pass>, TokenError> {
+        if !matches!(self, Self::OnDemand(_, roster) if roster.wants_passes()) {
+            return Ok(None);
+        }
+        let token = token::handed_over(headers)?;
+        let expires = tokens.handed_over(token, bearer, now).await?;
+        Ok(Some(Pass { token: token.into(), expires }))
+    }
 }
 
 impl Membership {
     /// The fleet of a certificate with these names.
-    pub(super) fn of_certificate(&self, names: &[String]) -> Option<&Arc<Hub>> {
-        match self {
-            Self::Only(hub) => Some(hub),
-            Self::ByName(hubs) => {
-                // Only tokens speak for ServiceAccounts.
-                let mut own = names.iter().filter(|name| !name.starts_with(token::ACCOUNT));
-                own.find_map(|name| hubs.get(name)).or_else(|| hubs.get("*"))
-            }
+    pub(super) fn of_certificate(&self, names: &[String]) -> Option<Right> {
+        if let Self::Only(hub) = self {
+            return Some(Right::Open(Arc::clone(hub)));
         }
+        // Only tokens speak for ServiceAccounts.
+        let mut own = names.iter().filter(|name| !name.starts_with(token::ACCOUNT));
+        own.find_map(|name| self.of_name(name)).or_else(|| self.of_name("*"))
     }
 
     /// The fleet of a ServiceAccount.
-    fn of_account(&self, account: &str) -> Option<&Arc<Hub>> {
+    fn of_account(&self, account: &str) -> Option<Right> {
+        token::is_account(account).then(|| self.of_name(account)).flatten()
+    }
+
+    fn of_name(&self, name: &str) -> Option<Right> {
         match self {
             Self::Only(_) => None,
-            Self::ByName(hubs) => hubs.get(account).filter(|_| token::is_account(account)),
+            Self::ByName(hubs) => hubs.get(name).map(|hub| Right::Open(Arc::clone(hub))),
+            Self::OnDemand(fleets, roster) => {
+                fleets.get(name).map(|fleet| Right::OnDemand(fleet.clone(), roster.clone()))
+            }
         }
     }
 }
@@ -98,28 +150,28 @@ pub struct Proofs {
 #[derive(Debug, Default)]
 struct Granted {
     /// Its certificate with the names, if that counted.
-    certificate: Option<(Proven, Vec<String>, Arc<Hub>)>,
+    certificate: Option<(Proven, Vec<String>, Right)>,
     /// Accounts of tokens.
-    accounts: Mutex<BTreeMap<String, Arc<Hub>>>,
+    accounts: Mutex<BTreeMap<String, Right>>,
 }
 
 impl Granted {
     /// Whether all of it still holds.
     fn holds(&self, membership: &Membership) -> bool {
-        let same = |now: Option<&Arc<Hub>>, hub: &Arc<Hub>| now.is_some_and(|now| Arc::ptr_eq(now, hub));
+        let same = |now: Option<Right>, then: &Right| now.is_some_and(|now| now.is(then));
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        self.certificate.as_ref().is_none_or(|(_, names, hub)| same(membership.of_certificate(names), hub))
-            && accounts.iter().all(|(account, hub)| same(membership.of_account(account), hub))
+        self.certificate.as_ref().is_none_or(|(_, names, then)| same(membership.of_certificate(names), then))
+            && accounts.iter().all(|(account, then)| same(membership.of_account(account), then))
     }
 
     /// Lets an account in. That it is written down before it is looked at again leaves no gap to a change meanwhile: that
     /// is seen here, or ends the connection.
-    fn account(&self, account: &str, membership: &watch::Receiver<Membership>) -> Option<Arc<Hub>> {
-        let hub = Arc::clone(membership.borrow().of_account(account)?);
+    fn account(&self, account: &str, membership: &watch::Receiver<Membership>) -> Option<Right> {
+        let right = membership.borrow().of_account(account)?;
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        accounts.insert(account.to_owned(), Arc::clone(&hub));
+        accounts.insert(account.to_owned(), right.clone());
         drop(accounts);
-        membership.borrow().of_account(account).is_some_and(|now| Arc::ptr_eq(now, &hub)).then_some(hub)
+        membership.borrow().of_account(account).is_some_and(|now| now.is(&right)).then_some(right)
     }
 
     /// Ends when something of it holds no more: the reason.
@@ -151,39 +203,61 @@ impl Granted {
 /// For whom a connection is served.
 enum Who {
     /// Known from the connection.
-    Known(Arc<Hub>),
+    Known(Right),
     /// Each stream brings a token.
     Token(Arc<Proofs>, Arc<Tokens>, Arc<Granted>),
 }
 
 impl Who {
-    /// The fleet that a request may ask for, and who asks.
-    async fn of(&self, request: &Request<Incoming>, peer: &Caller) -> Result<(Arc<Hub>, Caller), Status> {
+    /// The fleet that a request may ask for, who asks, and for how long, if not for as long as the connection lasts.
+    async fn of(&self, request: &Request<Incoming>, peer: &Caller) -> Result<Admitted, Status> {
         let (proofs, tokens, granted) = match self {
-            Self::Known(hub) => return Ok((Arc::clone(hub), peer.clone())),
+            Self::Known(right) => return Ok((enter(right, None, peer).await?, peer.clone(), None)),
             Self::Token(proofs, tokens, granted) => (proofs, tokens, granted),
         };
+        let now = proofs.clock.unix_now();
         let judged = match token::bearer(request.headers()) {
-            Ok(token) => tokens.judge(token, proofs.clock.unix_now()).await,
+            Ok(token) => tokens.judge(token, now).await,
             Err(error) => Err(error),
         };
         let refused = |reason: &'static str| {
             proofs.metrics.count("moorgate_relay_connections_refused", &[("reason", reason)]);
         };
-        let bearer = judged.map_err(|error: TokenError| {
+        let does_not_count = |error: TokenError| {
             refused(error.label());
             tracing::info!(peer = &*peer.peer, %error, "a client's token does not count");
             Status::unauthenticated(error.to_string())
-        })?;
-        let Some(hub) = granted.account(&bearer.account, &proofs.membership) else {
+        };
+        let bearer = judged.map_err(does_not_count)?;
+        let Some(right) = granted.account(&bearer.account, &proofs.membership) else {
             refused("no_member");
             tracing::warn!(peer = &*peer.peer, account = bearer.account, "a client's token is of no fleet");
             return Err(Status::permission_denied("the token's account is of no fleet here"));
         };
+        let pass = right.pass(request.headers(), (tokens, &bearer), now).await.map_err(does_not_count)?;
+        let until = pass.as_ref().map(|pass| renewal(pass.expires, now));
+        let hub = enter(&right, pass, peer).await?;
         let whose = format!("{} pod {}", bearer.account, bearer.pod);
         let name = format!("{} {whose}", peer.peer).into();
-        Ok((hub, Caller { peer: name, client: Arc::clone(&peer.client), identity: whose.into() }))
+        Ok((hub, Caller { peer: name, client: Arc::clone(&peer.client), identity: whose.into() }, until))
     }
+}
+
+/// A fleet, who asks for it, and when its stream has to be begun anew.
+type Admitted = (Arc<Hub>, Caller, Option<Instant>);
+
+async fn enter(right: &Right, pass: Option<Pass>, peer: &Caller) -> Result<Arc<Hub>, Status> {
+    right.enter(pass).await.map_err(|error| {
+        tracing::error!(peer = &*peer.peer, %error, "a fleet cannot be opened");
+        Status::unavailable(error.to_string())
+    })
+}
+
+/// When a stream ends whose client handed over a token, so that it brings the next one: kubelets renew tokens when a fifth
+/// of their life is left.
+fn renewal(expires: i64, now: i64) -> Instant {
+    let left = Duration::from_secs(u64::try_from(expires.saturating_sub(now)).unwrap_or(0));
+    Instant::now() + left / 10 * 9
 }
 
 /// A place of a client among the connections.
@@ -215,11 +289,11 @@ pub(super) async fn admit_tcp(
     let client: Arc<str> = address.ip().to_string().into();
     let Some(place) = place(&frontend, &proofs.metrics, &client) else { return };
     let Some(tls) = &proofs.tls else {
-        let hub = proofs.membership.borrow().of_certificate(&[]).map(Arc::clone);
-        if let Some(hub) = hub {
+        let right = proofs.membership.borrow().of_certificate(&[]);
+        if let Some(right) = right {
             let identity = Arc::clone(&client);
             let caller = Caller { peer: format!("tcp:{address}").into(), client, identity };
-            connection(Who::Known(hub), frontend.limits, stream, caller, true).await;
+            connection(Who::Known(right), frontend.limits, stream, caller, true).await;
         }
         return drop(place);
     };
@@ -236,13 +310,12 @@ pub(super) async fn admit_tcp(
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let names = chain.first().map(tls::names);
-    let of_certificate = |names| proofs.membership.borrow().of_certificate(names).map(Arc::clone);
-    let hub = names.as_ref().and_then(|names| of_certificate(names));
-    let counted = names.clone().zip(hub.clone());
-    let certificate = counted.map(|(names, hub)| (now.proven(chain), names, hub));
+    let right = names.as_ref().and_then(|names| proofs.membership.borrow().of_certificate(names));
+    let counted = names.clone().zip(right.clone());
+    let certificate = counted.map(|(names, right)| (now.proven(chain), names, right));
     let granted = Arc::new(Granted { certificate, ..Granted::default() });
-    let who = match (hub, &proofs.tokens) {
-        (Some(hub), _) => Who::Known(hub),
+    let who = match (right, &proofs.tokens) {
+        (Some(right), _) => Who::Known(right),
         (None, Some(tokens)) if names.is_none() => {
             Who::Token(Arc::clone(&proofs), Arc::clone(tokens), Arc::clone(&granted))
         }
@@ -271,7 +344,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Some(place) = place(frontend, hub.metrics(), &caller.client) else { return };
-    let (who, limits) = (Who::Known(Arc::clone(hub)), frontend.limits.clone());
+    let (who, limits) = (Who::Known(Right::Open(Arc::clone(hub))), frontend.limits.clone());
     tokio::spawn(async move {
         connection(who, limits, stream, caller, false).await;
         drop(place);
@@ -325,7 +398,11 @@ async fn answer(shared: &(Who, Limits, Caller, Arc<Shares>), request: Request<In
         return grpc::refuse(&Status::resource_exhausted("too many streams in one second"));
     }
     match who.of(&request, caller).await {
-        Ok((hub, caller)) => grpc::answer(&hub, limits, &caller, request),
+        Ok((hub, caller, None)) => grpc::answer(&hub, limits, &caller, request),
+        Ok((hub, caller, until)) => {
+            let limits = Limits { until, ..limits.clone() };
+            grpc::answer(&hub, &limits, &caller, request)
+        }
         Err(status) => grpc::refuse(&status),
     }
 }

@@ -58,6 +58,8 @@ pub struct Limits {
     pub drain: CancellationToken,
     /// Over how long streams end when the relay drains.
     pub drain_window: Duration,
+    /// When a stream ends because its client has to prove again who it is.
+    pub until: Option<Instant>,
 }
 
 impl Limits {
@@ -71,6 +73,7 @@ impl Limits {
             incoming: meter::budget(max_request.saturating_mul(LARGE_REQUESTS)),
             drain,
             drain_window,
+            until: None,
         }
     }
 }
@@ -338,6 +341,7 @@ impl Conversation {
                     leave = Some(Instant::now() + crate::jitter::Jitter::default().share_of(self.limits.drain_window));
                 }
                 () = until(leave) => return Status::ok("the relay stops"),
+                () = until(self.limits.until) => return Status::ok("the client's token is to be renewed"),
                 () = self.sender.closed() => return Status::cancelled("the client left"),
             }
         }

@@ -207,6 +207,11 @@ impl Hub {
         self.lock().clients.values().cloned().collect()
     }
 
+    /// Whether no client is connected.
+    pub fn is_empty(&self) -> bool {
+        self.lock().clients.is_empty()
+    }
+
     /// Tells when a client comes, goes, takes or refuses something.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()

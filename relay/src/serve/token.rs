@@ -12,7 +12,7 @@ pub use keys::{KeySet, KeySource, Keys, KeysError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderName};
 use serde::Deserialize;
 use std::sync::Arc;
 use thiserror::Error;
@@ -25,6 +25,8 @@ const SKEW: i64 = 60;
 pub const ACCOUNT: &str = "system:serviceaccount:";
 /// The audience that tokens for relays have if nothing else is said.
 pub const AUDIENCE: &str = "moorgate-relay";
+/// The header with a token for the API server, by which an Envoy lets a relay read what its fleet binds.
+pub const HANDED_OVER: &str = "moorgate-kubernetes-token";
 
 /// Why a token does not count. Its words hold nothing of the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -162,7 +164,19 @@ struct Parts<'t> {
 /// # Errors
 /// There is none, or more than one.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, TokenError> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
+    token_in(headers, &AUTHORIZATION)
+}
+
+/// The token for the API server that an Envoy hands over: `moorgate-kubernetes-token: Bearer TOKEN`.
+///
+/// # Errors
+/// There is none, or more than one.
+pub fn handed_over(headers: &HeaderMap) -> Result<&str, TokenError> {
+    token_in(headers, &HeaderName::from_static(HANDED_OVER))
+}
+
+fn token_in<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h str, TokenError> {
+    let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return Err(TokenError::Absent) };
     let text = value.to_str().map_err(|_| TokenError::Form)?;
     let (scheme, token) = text.split_once(' ').ok_or(TokenError::Absent)?;
@@ -175,6 +189,26 @@ impl Tokens {
     /// # Errors
     /// It does not count.
     pub async fn judge(&self, token: &str, now: i64) -> Result<Bearer, TokenError> {
+        let claims = self.signed(token).await?;
+        if !claims.aud.as_ref().is_some_and(|audience| audience.holds(&self.audience)) {
+            self.issued(&claims)?;
+            return Err(TokenError::Audience);
+        }
+        self.claims(claims, now).map(|(bearer, _)| bearer)
+    }
+
+    /// Judges a token that the bearer of another one hands over, for use elsewhere: it has to be of the same pod, and whom
+    /// it is meant for is judged there. When it runs out, in seconds since 1970.
+    ///
+    /// # Errors
+    /// It does not count.
+    pub async fn handed_over(&self, token: &str, by: &Bearer, now: i64) -> Result<i64, TokenError> {
+        let (bearer, end) = self.claims(self.signed(token).await?, now)?;
+        if bearer == *by { Ok(end) } else { Err(TokenError::Unbound) }
+    }
+
+    /// What a token says, if its signature is right.
+    async fn signed(&self, token: &str) -> Result<Claims, TokenError> {
         let parts = read(token)?;
         let kid = parts.header.kid.as_deref().ok_or(TokenError::Key)?;
         if !keys::counts(&parts.header.alg) {
@@ -182,22 +216,18 @@ impl Tokens {
         }
         let key = self.keys.find(kid).await.ok_or(TokenError::Key)?;
         key.verify(&parts.header.alg, parts.message, &parts.signature)?;
-        self.claims(&decoded(parts.claims)?, now)
+        serde_json::from_slice(&decoded(parts.claims)?).map_err(|_| TokenError::Form)
     }
 
-    /// What a token says whose signature is right.
-    fn claims(&self, json: &[u8], now: i64) -> Result<Bearer, TokenError> {
-        let claims: Claims = serde_json::from_slice(json).map_err(|_| TokenError::Form)?;
-        if claims.iss.as_deref() != Some(&self.issuer) {
-            return Err(TokenError::Issuer);
-        }
-        if !claims.aud.is_some_and(|audience| audience.holds(&self.audience)) {
-            return Err(TokenError::Audience);
-        }
+    fn issued(&self, claims: &Claims) -> Result<(), TokenError> {
+        if claims.iss.as_deref() == Some(&self.issuer) { Ok(()) } else { Err(TokenError::Issuer) }
+    }
+
+    /// Of which pod a token is whose signature is right, and when it runs out.
+    fn claims(&self, claims: Claims, now: i64) -> Result<(Bearer, i64), TokenError> {
+        self.issued(&claims)?;
         // A token without an end is one of the old Secrets.
-        if claims.exp.is_none_or(|end| end <= now) {
-            return Err(TokenError::Expired);
-        }
+        let end = claims.exp.filter(|end| *end > now).ok_or(TokenError::Expired)?;
         if claims.nbf.is_some_and(|begin| begin > now.saturating_add(SKEW)) {
             return Err(TokenError::Early);
         }
@@ -207,7 +237,7 @@ impl Tokens {
         if claims.sub.as_deref() != Some(&account) || !is_account(&account) {
             return Err(TokenError::Unbound);
         }
-        Ok(Bearer { account, pod: pod.name })
+        Ok((Bearer { account, pod: pod.name }, end))
     }
 }
 

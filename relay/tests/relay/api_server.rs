@@ -2,7 +2,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -50,6 +50,8 @@ struct Inner {
     oldest: u64,
     mood: Mood,
     requests: Vec<(Instant, String)>,
+    /// Who asked, by the paths.
+    askers: Vec<(String, String)>,
     watches: usize,
 }
 
@@ -75,6 +77,7 @@ impl ApiServer {
             oldest: 0,
             mood: Mood::Fine,
             requests: Vec::new(),
+            askers: Vec::new(),
             watches: 0,
         };
         let shared = Shared {
@@ -133,6 +136,13 @@ impl ApiServer {
         self.shared.lock().requests.iter().map(|(_, request)| request.clone()).collect()
     }
 
+    /// The tokens with which something was asked whose path contains this; empty where there was none.
+    pub(crate) fn askers(&self, word: &str) -> Vec<String> {
+        let inner = self.shared.lock();
+        let asked = inner.askers.iter().filter(|(path, _)| path.contains(word));
+        asked.map(|(_, token)| token.clone()).collect()
+    }
+
     /// When requests came that contain this.
     pub(crate) fn times(&self, word: &str) -> Vec<Instant> {
         let inner = self.shared.lock();
@@ -171,11 +181,13 @@ impl Shared {
     }
 }
 
-async fn answer(State(shared): State<Shared>, uri: Uri) -> Response {
+async fn answer(State(shared): State<Shared>, uri: Uri, headers: HeaderMap) -> Response {
     let query = Query::of(&uri);
     let mood = {
         let mut inner = shared.lock();
         inner.requests.push((Instant::now(), uri.to_string()));
+        let token = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        inner.askers.push((uri.to_string(), token.trim_start_matches("Bearer ").to_owned()));
         inner.mood
     };
     match mood {

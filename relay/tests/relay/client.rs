@@ -113,6 +113,17 @@ where
         node: &str,
         token: Option<&str>,
     ) -> Result<Self, Status> {
+        let tokens: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
+        Self::open_as(channel, path, node, &tokens).await
+    }
+
+    /// The same with several tokens, each in its header.
+    pub(crate) async fn open_as(
+        channel: Channel,
+        path: &'static str,
+        node: &str,
+        tokens: &[(&'static str, &str)],
+    ) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let outgoing = futures::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|request| (request, receiver))
@@ -121,8 +132,8 @@ where
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = http::uri::PathAndQuery::from_static(path);
         let mut request = tonic::Request::new(outgoing);
-        if let Some(token) = token {
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        for (header, token) in tokens {
+            request.metadata_mut().insert(*header, format!("Bearer {token}").parse().unwrap());
         }
         let response = grpc.streaming(request, path, Prost::<Request, Response>::default()).await?;
         Ok(Self { requests, responses: response.into_inner(), first: true, node: node.into() })

@@ -46,7 +46,7 @@ impl Scene {
         };
         let (life, _) = Life::new();
         let metrics = Arc::new(Metrics::default());
-        let live = kubernetes::start(api, Arc::clone(&metrics), Jitter::seeded(7), &life);
+        let live = kubernetes::start(api, None, (Arc::clone(&metrics), Jitter::seeded(7)), &life);
         Self { server, live, metrics, life }
     }
 

@@ -8,6 +8,7 @@ mod attacks;
 mod bucket;
 mod client;
 mod cold;
+mod demand;
 mod harness;
 mod herd;
 mod http2;

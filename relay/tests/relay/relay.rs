@@ -49,6 +49,7 @@ impl Place {
             stores: vec![self.publisher.store.clone()],
             seed: None,
             fleets: vec![self.publisher.fleet.clone()],
+            on_demand: None,
             channel: Channel::stable(),
             identity: RelayIdentity::new("relay-1".parse().unwrap(), BTreeMap::new()).unwrap(),
             unfit_name: None,

@@ -28,17 +28,17 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::{Code, Status};
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
     /// A certificate with a name of its own: a URI, or a DNS name.
-    fn leaf(&self, name: &str) -> (String, String) {
+    pub(crate) fn leaf(&self, name: &str) -> (String, String) {
         self.leaf_until(name, None)
     }
 
@@ -113,29 +113,6 @@ impl Door {
         Self { authority, folder, files, tls, members, address, metrics }
     }
 
-    async fn connect(&self, client: Option<(String, String)>) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.authority.0.pem().as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match client {
-            Some((certificate, key)) => builder
-                .with_client_auth_cert(
-                    vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
-                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-                )
-                .unwrap(),
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = TcpStream::connect(self.address).await?;
-        let name = ServerName::try_from("relay").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
-    }
-
     /// A stream with these proofs.
     async fn stream(
         &self,
@@ -143,16 +120,8 @@ impl Door {
         token: Option<&str>,
         node: &str,
     ) -> Result<Delta, Status> {
-        let refused = |error: &dyn std::fmt::Display| Status::unavailable(error.to_string());
-        let stream = self.connect(client).await.map_err(|error| refused(&error))?;
-        let cell = std::sync::Mutex::new(Some(stream));
-        let connector = tower::service_fn(move |_| {
-            let stream = cell.lock().unwrap().take();
-            async move { stream.map(hyper_util::rt::TokioIo::new).ok_or_else(|| std::io::Error::other("used")) }
-        });
-        let endpoint = tonic::transport::Endpoint::from_static("http://relay");
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| refused(&error))?;
-        Delta::open_with(channel, ADS_DELTA, node, token).await
+        let tokens: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
+        stream(&self.authority, self.address, client, (node, &tokens)).await
     }
 
     /// The name of the only cluster that is served.
@@ -166,6 +135,53 @@ impl Door {
     fn refusals(&self, reason: &str) -> f64 {
         self.metrics.get("moorgate_relay_connections_refused", &[("reason", reason)]).unwrap_or_default()
     }
+}
+
+/// A connection to a relay that this authority vouches for.
+async fn connect(
+    authority: &Authority,
+    address: SocketAddr,
+    client: Option<(String, String)>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.0.pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match client {
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            )
+            .unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("relay").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// A stream of this node with these proofs: a certificate, and tokens in their headers.
+pub(crate) async fn stream(
+    authority: &Authority,
+    address: SocketAddr,
+    client: Option<(String, String)>,
+    (node, tokens): (&str, &[(&'static str, &str)]),
+) -> Result<Delta, Status> {
+    let refused = |error: &dyn std::fmt::Display| Status::unavailable(error.to_string());
+    let stream = connect(authority, address, client).await.map_err(|error| refused(&error))?;
+    let cell = std::sync::Mutex::new(Some(stream));
+    let connector = tower::service_fn(move |_| {
+        let stream = cell.lock().unwrap().take();
+        async move { stream.map(hyper_util::rt::TokioIo::new).ok_or_else(|| std::io::Error::other("used")) }
+    });
+    let endpoint = tonic::transport::Endpoint::from_static("http://relay");
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| refused(&error))?;
+    Delta::open_as(channel, ADS_DELTA, node, tokens).await
 }
 
 /// Another fleet of the same relay, whose only cluster is `b`, with a secret of its own.

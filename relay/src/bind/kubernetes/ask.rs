@@ -1,8 +1,10 @@
 //! Requests to the API server, and what their failures mean.
 
+use crate::roster::Passes;
 use futures::{Stream, StreamExt as _};
-use http::Request;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::core::WatchEvent;
 use kube::{Client, Config, Error};
 use serde::de::DeserializeOwned;
@@ -69,6 +71,8 @@ impl Default for Pace {
 #[derive(Clone)]
 pub struct Api {
     client: Client,
+    /// Whose token is shown, if it is not the relay's own.
+    passes: Option<Passes>,
     /// Its pace.
     pub pace: Pace,
 }
@@ -142,15 +146,46 @@ impl Api {
     /// The API server of a kubeconfig's present context, or that of the cluster that this is a pod of. Nothing is asked
     /// yet: it may be down.
     pub async fn connect(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
-        let mut config = match kubeconfig {
-            Some(path) => from_file(path).await?,
-            None => Config::incluster().map_err(|error| ConnectError::Pod(error.to_string()))?,
-        };
+        Self::of(config(kubeconfig).await?)
+    }
+
+    /// The same without any credentials: each fleet shows the token of its own Envoys ([`Self::with`]).
+    pub async fn without_credentials(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
+        let mut config = config(kubeconfig).await?;
+        config.auth_info = AuthInfo::default();
+        Self::of(config)
+    }
+
+    /// The same server, asked with the token that is the newest of these at the moment; until there is one, questions wait.
+    #[must_use]
+    pub fn with(&self, passes: Passes) -> Self {
+        Self { passes: Some(passes), ..self.clone() }
+    }
+
+    fn of(mut config: Config) -> Result<Self, ConnectError> {
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(SILENCE);
         config.default_retry = false;
         let client = Client::try_from(config).map_err(|error| ConnectError::Client(error.to_string()))?;
-        Ok(Self { client, pace: Pace::default() })
+        Ok(Self { client, passes: None, pace: Pace::default() })
+    }
+
+    /// The request, by whom it is to be asked.
+    async fn signed(
+        &self,
+        request: Result<Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<Request<Vec<u8>>, Fault> {
+        let mut request = request.map_err(|_| Fault::Missing)?;
+        if let Some(mut passes) = self.passes.clone() {
+            let pass = passes.wait_for(Option::is_some).await;
+            let token = pass.ok().and_then(|pass| pass.as_ref().map(|pass| format!("Bearer {}", pass.token)));
+            let no_credentials = || Fault::Refused("no credentials".to_owned());
+            let token = token.ok_or_else(no_credentials)?;
+            let mut value = HeaderValue::try_from(token).map_err(|_| no_credentials())?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
     }
 
     /// The keys by which this cluster's tokens are judged, as a JSON Web Key Set.
@@ -168,7 +203,7 @@ impl Api {
         &self,
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T, Fault> {
-        let request = request.map_err(|_| Fault::Missing)?;
+        let request = self.signed(request).await?;
         let answer = tokio::time::timeout(SILENCE, self.client.request(request)).await;
         answer.unwrap_or_else(|_| Err(silent())).map_err(|error| fault(&error))
     }
@@ -178,10 +213,17 @@ impl Api {
         &self,
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<impl Stream<Item = Result<WatchEvent<Value>, Fault>> + use<>, Fault> {
-        let request = request.map_err(|_| Fault::Missing)?;
+        let request = self.signed(request).await?;
         let opened = tokio::time::timeout(SILENCE, self.client.request_events(request)).await;
         let events = opened.unwrap_or_else(|_| Err(silent())).map_err(|error| fault(&error))?;
         Ok(events.map(|event| event.map_err(|error| fault(&error))))
+    }
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
+    match kubeconfig {
+        Some(path) => from_file(path).await,
+        None => Config::incluster().map_err(|error| ConnectError::Pod(error.to_string())),
     }
 }
 

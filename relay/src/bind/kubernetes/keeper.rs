@@ -20,6 +20,8 @@ const KINDS: [&str; 4] = ["endpointslices", "secrets", "configmaps", "clustertru
 
 /// Starts and ends watches.
 pub(super) struct Keeper {
+    /// Whose watches these are, if not those of all fleets.
+    fleet: Option<String>,
     running: BTreeMap<Subject, JoinHandle<()>>,
     tools: Tools,
 }
@@ -34,8 +36,14 @@ pub(super) struct Tools {
 }
 
 impl Keeper {
-    pub(super) fn new(api: Api, live: Live, metrics: Arc<Metrics>, jitter: Jitter) -> Self {
-        Self { running: BTreeMap::new(), tools: Tools { api, live, metrics, jitter } }
+    pub(super) fn new(
+        api: Api,
+        fleet: Option<&str>,
+        live: Live,
+        (metrics, jitter): (Arc<Metrics>, Jitter),
+    ) -> Self {
+        let tools = Tools { api, live, metrics, jitter };
+        Self { fleet: fleet.map(str::to_owned), running: BTreeMap::new(), tools }
     }
 
     /// Keeps the right watches running until it is told to stop.
@@ -95,12 +103,19 @@ impl Keeper {
                 ("synced", of_kind().filter(|(_, synced, failing, _)| *synced && !failing).count()),
             ];
             for (state, count) in states {
-                let labels = [("kind", kind), ("state", state)];
-                self.tools.metrics.set("moorgate_relay_watches", &labels, count as f64);
+                self.set("moorgate_relay_watches", &[("kind", kind), ("state", state)], count as f64);
             }
             let age = of_kind().map(|(_, _, _, age)| *age).max().unwrap_or_default();
-            self.tools.metrics.set("moorgate_relay_watch_age_seconds", &[("kind", kind)], age.as_secs_f64());
+            self.set("moorgate_relay_watch_age_seconds", &[("kind", kind)], age.as_secs_f64());
         }
+    }
+}
+
+impl Keeper {
+    fn set(&self, name: &'static str, labels: &[(&str, &str)], value: f64) {
+        let fleet = self.fleet.iter().map(|fleet| ("fleet", fleet.as_str()));
+        let labels: Vec<(&str, &str)> = fleet.chain(labels.iter().copied()).collect();
+        self.tools.metrics.set(name, &labels, value);
     }
 }
 

@@ -23,7 +23,7 @@ fn connect(hub: &Arc<Hub>, drain: &CancellationToken) -> DuplexStream {
     let (client, server) = duplex(1 << 20);
     let limits = Limits::new(1 << 20, 1000, drain.clone(), WINDOW);
     let caller = Caller { peer: "test".into(), client: "test".into(), identity: "test".into() };
-    tokio::spawn(connection(Who::Known(Arc::clone(hub)), limits, server, caller, false));
+    tokio::spawn(connection(Who::Known(Right::Open(Arc::clone(hub))), limits, server, caller, false));
     client
 }
 
