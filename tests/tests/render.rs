@@ -1,5 +1,5 @@
-//! `moorgate render`: the manifests of `tests/golden/render/*/in.yaml` are exactly `manifests.yaml`, and with
-//! `--model pool` exactly `pool.yaml`.
+//! `moorgate render`: the manifests of `tests/golden/render/*/in.yaml` are exactly `manifests.yaml`, with `--model pool`
+//! exactly `pool.yaml`, and with `--model node` exactly `node.yaml`.
 //!
 //! `MOORGATE_BLESS=1 cargo test --test render` rewrites them; review them like code.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
@@ -40,6 +40,12 @@ fn pool(ca: &Path) -> Result<[&str; 8]> {
     Ok(["--model", "pool", "--pool-tls", "relays-tls", "--pool-ca", ca, "--token-issuer", issuer])
 }
 
+fn node(ca: &Path) -> Result<[&str; 8]> {
+    let ca = ca.to_str().context("a path")?;
+    let issuer = "https://kubernetes.default.svc";
+    Ok(["--model", "node", "--relay-tls", "relays-tls", "--relay-ca", ca, "--token-issuer", issuer])
+}
+
 fn render(trust: &Path) -> Result<Command> {
     let mut command = moorgate()?;
     command.args(["render", "--store", "s3://bucket/prefix", "--trust"]).arg(trust);
@@ -52,10 +58,11 @@ fn every_case_gives_its_manifests() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let trust = trust(folder.path());
     let ca = ca(folder.path())?;
-    let pool = pool(&ca)?;
+    let (pool, node) = (pool(&ca)?, node(&ca)?);
     let mut wrong = Vec::new();
     for case in cases() {
-        for (output, more) in [("manifests.yaml", &[][..]), ("pool.yaml", &pool[..])] {
+        let models = [("manifests.yaml", &[][..]), ("pool.yaml", &pool[..]), ("node.yaml", &node[..])];
+        for (output, more) in models {
             let found = run(render(&trust)?.arg(case.join("in.yaml")).args(more))?.ended_with(&[0])?.stdout;
             let golden = case.join(output);
             if switched_on("MOORGATE_BLESS") {
@@ -100,12 +107,14 @@ fn ends_as_scripts_expect() -> Result<()> {
     run_with(&[path, "--store", "file:///var/lib/moorgate", "--store-volume", "claim:store"], "")?
         .ended_with(&[0])?;
     run_with(&[path, "--store-volume", "tape"], "")?.ended_with(&[2])?;
-    // A pool wants to know more, and its relays know all fleets of the class, whichever are printed.
+    // Pools and nodes want to know more.
     for missing in [2, 4, 6] {
         let ca = ca(folder.path())?;
-        let mut args = pool(&ca)?.to_vec();
-        args.drain(missing..missing + 2);
-        run_with(&[&[path], &args[..]].concat(), "")?.ended_with(&[2])?;
+        for model in [pool(&ca)?, node(&ca)?] {
+            let mut args = model.to_vec();
+            args.drain(missing..missing + 2);
+            run_with(&[&[path], &args[..]].concat(), "")?.ended_with(&[2])?;
+        }
     }
     run_with(&[path, "--model", "pool", "--pool-tls", "t", "--token-issuer", "i", "--pool-ca", path], "")?
         .ended_with(&[2])?;

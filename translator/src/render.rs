@@ -21,6 +21,7 @@ mod metadata;
 mod name;
 mod needs;
 mod network;
+mod node;
 mod pod;
 mod pool;
 mod port;
@@ -38,6 +39,7 @@ pub use metadata::{
     MANAGED_BY_LABEL,
 };
 pub use needs::Needs;
+pub use node::{Node, manifests as node_manifests};
 pub use pool::{Pool, manifests as pool_manifests};
 pub use port::{Port, of as ports};
 pub use relay::REPORT_KEY;
@@ -59,6 +61,8 @@ pub enum Model {
     Sidecar,
     /// Relays of their own for each GatewayClass, over TLS: [`pool_manifests`].
     Pool(Pool),
+    /// A relay on each node, for all Envoys there, over TLS: [`node_manifests`].
+    Node(Node),
 }
 
 /// Who puts the manifests into the cluster. Each removes only what is its own.
@@ -193,7 +197,8 @@ pub fn manifests(fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, Rende
     let metadata = Metadata::new(fleet, settings);
     let config = config::data(fleet, settings);
     let mut out = vec![access::service_account(&metadata)];
-    if settings.model == Model::Sidecar {
+    // With a pool, its relays read for all of them, by rights of their own.
+    if !matches!(settings.model, Model::Pool(_)) {
         out.extend(access::roles(&fleet.needs, &metadata));
     }
     out.push(config::config_map(&metadata, &config));

@@ -97,7 +97,9 @@ pub(super) fn run(args: &BootstrapArgs) -> Result<Exit, Failure> {
             return Err(usage("--print of a secret goes with --client-cert and --client-key"));
         }
         (_, Some(tls), Printed::Bootstrap) => xds::bootstrap_with_certificate(&options, tls),
-        (Some((file, ca)), None, _) => xds::bootstrap_with_token(&options, &RelayToken { file, ca }),
+        (Some((file, ca)), None, _) => {
+            xds::bootstrap_with_token(&options, &RelayToken { file, ca, hands_over: None })
+        }
         (None, None, _) if args.relay_ca.is_some() => {
             return Err(usage("--relay-ca goes with --token-file, or with --client-cert and --client-key"));
         }

@@ -2,7 +2,9 @@
 
 use super::input::{Compiled, Fleets, Input};
 use super::{Exit, Failure, output};
-use crate::render::{self, Applier, Fleet, Model, Pool, RenderError, ReportSecret, Settings, StoreVolume};
+use crate::render::{
+    self, Applier, Fleet, Model, Node, Pool, RenderError, ReportSecret, Settings, StoreVolume,
+};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use moorgate_snapshot::Channel;
@@ -18,12 +20,15 @@ use std::str::FromStr;
   moorgate render gateways/ --store s3://bucket/prefix --trust trust.json > fleets.yaml
   moorgate render gateways/ --store s3://bucket/prefix --trust trust.json --model pool --pool-tls relays-tls \
     --pool-ca ca.crt --token-issuer https://kubernetes.default.svc.cluster.local
+  moorgate render gateways/ --store s3://bucket/prefix --trust trust.json --model node --relay-tls relays-tls \
+    --relay-ca ca.crt --token-issuer https://kubernetes.default.svc.cluster.local
   moorgate render gateways/ --fleet shop/edge --store s3://bucket/prefix --trust trust.json | kubectl apply --server-side -f -
 
 For each Gateway: a Deployment of Envoy with a relay in the same pod, its Service, ServiceAccount, Roles for what its routes
 and listeners name, NetworkPolicy, and a ConfigMap. Gateway spec.infrastructure and an EnvoyProxy as its parametersRef shape
 them. With --model pool, Envoy is alone in its pod, and each class has a Deployment of relays that knows it by the token of
-its ServiceAccount. The same source gives the same text. A Gateway none of whose listeners is served has no manifests. Exits 1 if anything
+its ServiceAccount. With --model node, a DaemonSet of relays for all classes takes the place of these: each opens the fleets
+whose Envoys are on its node, and reads for them with their own tokens. The same source gives the same text. A Gateway none of whose listeners is served has no manifests. Exits 1 if anything
 is an error.")]
 pub(super) struct RenderArgs {
     #[command(flatten)]
@@ -54,21 +59,26 @@ struct PoolArgs {
     /// How Envoys reach a relay
     #[arg(long, value_enum, default_value_t = ModelArg::Sidecar)]
     model: ModelArg,
-    /// The namespace of the relays of a pool
-    #[arg(long, value_name = "NAMESPACE", default_value = "moorgate-system")]
+    /// The namespace of the relays of a pool, or of nodes
+    #[arg(
+        long,
+        visible_alias = "relay-namespace",
+        value_name = "NAMESPACE",
+        default_value = "moorgate-system"
+    )]
     pool_namespace: String,
     /// A Secret in it, of type kubernetes.io/tls, with a certificate for CLASS-DIGEST-relays.NAMESPACE.svc, the Service that
-    /// is printed
-    #[arg(long, value_name = "SECRET", required_if_eq("model", "pool"))]
+    /// is printed, or for moorgate-node.NAMESPACE.svc
+    #[arg(long, visible_alias = "relay-tls", value_name = "SECRET", required_if_eq_any([("model", "pool"), ("model", "node")]))]
     pool_tls: Option<String>,
     /// The file with the CA of that certificate, PEM
-    #[arg(long, value_name = "FILE", required_if_eq("model", "pool"))]
+    #[arg(long, visible_alias = "relay-ca", value_name = "FILE", required_if_eq_any([("model", "pool"), ("model", "node")]))]
     pool_ca: Option<PathBuf>,
     /// How many relays a pool has
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     pool_replicas: u32,
     /// Who gives out the tokens of ServiceAccounts: the API server's --service-account-issuer
-    #[arg(long, value_name = "URL", required_if_eq("model", "pool"))]
+    #[arg(long, value_name = "URL", required_if_eq_any([("model", "pool"), ("model", "node")]))]
     token_issuer: Option<String>,
 }
 
@@ -104,26 +114,30 @@ enum ModelArg {
     Sidecar,
     /// Relays for each GatewayClass, over TLS
     Pool,
+    /// A relay on each node, for the Envoys there, over TLS
+    Node,
 }
 
 impl PoolArgs {
     fn model(&self) -> Result<Model, Failure> {
-        let (ModelArg::Pool, Some(secret), Some(path), Some(issuer)) =
-            (self.model, &self.pool_tls, &self.pool_ca, &self.token_issuer)
+        let (Some(secret), Some(path), Some(issuer)) = (&self.pool_tls, &self.pool_ca, &self.token_issuer)
         else {
             return Ok(Model::Sidecar);
         };
+        if self.model == ModelArg::Sidecar {
+            return Ok(Model::Sidecar);
+        }
         let ca = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         if !ca.contains("-----BEGIN CERTIFICATE-----") {
             return Err(Failure::new(Exit::Usage, anyhow!("{} holds no certificate", path.display())));
         }
-        Ok(Model::Pool(Pool {
-            namespace: self.pool_namespace.clone(),
-            tls_secret: secret.clone(),
-            ca,
-            token_issuer: issuer.clone(),
-            replicas: self.pool_replicas,
-        }))
+        let (namespace, tls_secret) = (self.pool_namespace.clone(), secret.clone());
+        let token_issuer = issuer.clone();
+        Ok(if self.model == ModelArg::Node {
+            Model::Node(Node { namespace, tls_secret, ca, token_issuer })
+        } else {
+            Model::Pool(Pool { namespace, tls_secret, ca, token_issuer, replicas: self.pool_replicas })
+        })
     }
 }
 
@@ -207,6 +221,7 @@ fn manifests(compiled: &Compiled, wanted: &Fleets, settings: &Settings) -> Resul
         }
     }
     let mut out = Vec::new();
+    let all: Vec<Fleet> = classes.values().flatten().cloned().collect();
     for (class, fleets) in classes {
         let printed: Vec<&Fleet> = fleets.iter().filter(|fleet| wanted.wants(&fleet.name)).collect();
         for fleet in &printed {
@@ -217,6 +232,11 @@ fn manifests(compiled: &Compiled, wanted: &Fleets, settings: &Settings) -> Resul
             let manifests = render::pool_manifests(&class, &fleets, settings, pool);
             out.extend(context(manifests, || format!("relays of class {class}"))?);
         }
+    }
+    // The relays of nodes serve all fleets of all classes.
+    if let (Model::Node(node), false) = (&settings.model, out.is_empty()) {
+        let manifests = render::node_manifests(&all, settings, node);
+        out.extend(context(manifests, || "relays of nodes".to_owned())?);
     }
     Ok(out)
 }

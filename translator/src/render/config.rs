@@ -1,6 +1,6 @@
 //! The ConfigMap: Envoy's bootstrap, and whom the relay trusts.
 
-use super::container::{self, CONFIG, ENVOY_ADMIN, RELAY_SOCKET, RELAY_TOKEN};
+use super::container::{self, CONFIG, ENVOY_ADMIN, KUBERNETES_TOKEN, RELAY_SOCKET, RELAY_TOKEN};
 use super::metadata::Metadata;
 use super::{Fleet, Model, Settings};
 use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayToken};
@@ -13,6 +13,8 @@ pub(super) const BOOTSTRAP: &str = "envoy.json";
 pub(super) const STORE_CA: &str = "store-ca.pem";
 /// The key of the CA of a pool's certificate.
 pub(super) const RELAY_CA: &str = "relay-ca.pem";
+/// The key of the file that says who is of which fleet.
+pub(super) const MEMBERS: &str = "members";
 /// The key of the trust file.
 pub(super) const TRUST: &str = "trust";
 
@@ -34,15 +36,28 @@ pub(super) fn data(fleet: &Fleet, settings: &Settings) -> BTreeMap<&'static str,
             data
         }
         Model::Pool(pool) => {
-            let token =
-                RelayToken { file: format!("{RELAY_TOKEN}/token"), ca: format!("{CONFIG}/{RELAY_CA}") };
-            let address = pool.address(&fleet.infrastructure.class);
-            let bootstrap = xds::bootstrap_with_token(&options(address), &token);
-            let port = container::health_port(&fleet.ports);
-            let bootstrap = bootstrap.map(|bootstrap| xds::answering_probes(bootstrap, port));
-            BTreeMap::from([(BOOTSTRAP, text(bootstrap.as_ref())), (RELAY_CA, pool.ca.clone())])
+            alone(&options(pool.address(&fleet.infrastructure.class)), fleet, &pool.ca, None)
+        }
+        Model::Node(node) => {
+            let hands_over = format!("{RELAY_TOKEN}/{KUBERNETES_TOKEN}");
+            alone(&options(node.address()), fleet, &node.ca, Some(hands_over))
         }
     }
+}
+
+/// The files of an Envoy whose relay is elsewhere.
+fn alone(
+    options: &BootstrapOptions,
+    fleet: &Fleet,
+    ca: &str,
+    hands_over: Option<String>,
+) -> BTreeMap<&'static str, String> {
+    let token =
+        RelayToken { file: format!("{RELAY_TOKEN}/token"), ca: format!("{CONFIG}/{RELAY_CA}"), hands_over };
+    let bootstrap = xds::bootstrap_with_token(options, &token);
+    let port = container::health_port(&fleet.ports);
+    let bootstrap = bootstrap.map(|bootstrap| xds::answering_probes(bootstrap, port));
+    BTreeMap::from([(BOOTSTRAP, text(bootstrap.as_ref())), (RELAY_CA, ca.to_owned())])
 }
 
 /// The files that a relay reads.

@@ -17,6 +17,8 @@ pub(super) const SOCKETS: &str = "/run/moorgate";
 pub(super) const CONFIG: &str = "/etc/moorgate";
 /// The folder of the token by which a relay of a pool knows Envoy.
 pub(super) const RELAY_TOKEN: &str = "/var/run/secrets/moorgate-relay";
+/// The file in there of the token by which a relay of a node reads for a fleet.
+pub(super) const KUBERNETES_TOKEN: &str = "kubernetes-token";
 /// The health port, unless a listener has it.
 pub(super) const HEALTH: u16 = 19001;
 /// Time for load balancers to stop sending, before Envoy stops.
@@ -81,7 +83,8 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
             {"name": volume::CONFIG, "mountPath": CONFIG, "readOnly": true},
         ],
     });
-    if let (Model::Pool(_), Some(mounts)) = (&settings.model, container["volumeMounts"].as_array_mut()) {
+    let alone = settings.model != Model::Sidecar;
+    if let Some(mounts) = container["volumeMounts"].as_array_mut().filter(|_| alone) {
         mounts.push(json!({"name": volume::RELAY_TOKEN, "mountPath": RELAY_TOKEN, "readOnly": true}));
         container["readinessProbe"] = probe("/ready", health_port(&fleet.ports), 1, 3);
     }

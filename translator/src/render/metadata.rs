@@ -11,7 +11,7 @@ pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 pub const CLASS_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// A digest of the fleet's name: what pods are selected by.
 pub const FLEET_LABEL: &str = "moorgate.dev/fleet";
-/// A digest of a class's name: what its relays are selected by.
+/// What relays in pods of their own are selected by: a digest of their class's name, or `node`.
 const POOL_LABEL: &str = "moorgate.dev/pool";
 /// Who applies, and so who removes.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
@@ -78,20 +78,25 @@ impl Metadata {
         Self { namespace: wanted.namespace.clone(), name, labels, annotations, selector, owner }
     }
 
-    /// Of the relays of a class. No Gateway owns them, and none asks anything of them.
-    pub(super) fn of_pool(class: &str, namespace: &str, settings: &Settings) -> Self {
-        let selector = BTreeMap::from([(POOL_LABEL.to_owned(), name::digest(&[class]))]);
+    /// Of relays in pods of their own, which this label selects. No Gateway owns them, and none asks anything of them.
+    pub(super) fn of_relays(name: &str, selected: &str, namespace: &str, settings: &Settings) -> Self {
+        let selector = BTreeMap::from([(POOL_LABEL.to_owned(), selected.to_owned())]);
         let usual = [
             ("app.kubernetes.io/name", "moorgate"),
             ("app.kubernetes.io/component", "relay"),
             (MANAGED_BY_LABEL, settings.applier.label()),
         ];
         let mut labels = BTreeMap::from(usual.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        labels.insert(CLASS_NAME_LABEL.into(), name::label(class));
         labels.extend(selector.clone());
         let annotations = BTreeMap::from([(CONTROLLER_ANNOTATION.into(), settings.controller_name.clone())]);
-        let (namespace, name) = (namespace.to_owned(), name::pool(class));
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
         Self { namespace, name, labels, annotations, selector, owner: None }
+    }
+
+    /// The same, of one class alone.
+    pub(super) fn of_class(mut self, class: &str) -> Self {
+        self.labels.insert(CLASS_NAME_LABEL.into(), name::label(class));
+        self
     }
 
     /// Of an object in the Gateway's namespace with the fleet's name.

@@ -1,6 +1,6 @@
 //! The pods of a fleet: Envoy, with the relay beside it or with a token for a relay elsewhere.
 
-use super::config::STORE_CA;
+use super::config::{MEMBERS, STORE_CA};
 use super::container::{self, ENVOY_ADMIN, RELAY_SOCKET, volume};
 use super::metadata::Metadata;
 use super::relay::{self, Relay};
@@ -41,9 +41,15 @@ pub(super) fn template(
             container["restartPolicy"] = "Always".into();
             spec.insert("initContainers".into(), json!([container]));
         }
-        Model::Pool(_) => {
+        Model::Pool(_) | Model::Node(_) => {
             let mut volumes = container::volumes(&metadata.name).to_vec();
-            volumes.push(relay::service_account_token(volume::RELAY_TOKEN, RELAY_AUDIENCE));
+            let mut tokens = relay::service_account_token(volume::RELAY_TOKEN, RELAY_AUDIENCE);
+            if matches!(settings.model, Model::Node(_))
+                && let Some(sources) = tokens["projected"]["sources"].as_array_mut()
+            {
+                sources.push(relay::kubernetes_token(container::KUBERNETES_TOKEN));
+            }
+            volumes.push(tokens);
             spec.insert("volumes".into(), volumes.into());
         }
     }
@@ -52,9 +58,9 @@ pub(super) fn template(
     Ok(json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}))
 }
 
-/// A digest of the files that are read once: the CA of a store is read anew whenever it changes.
+/// A digest of the files that are read once: the CA of a store and who is of which fleet are read anew whenever they change.
 pub(super) fn read_at_start(config: &BTreeMap<&'static str, String>) -> String {
-    let start = config.iter().filter(|(key, _)| **key != STORE_CA);
+    let start = config.iter().filter(|(key, _)| ![STORE_CA, MEMBERS].contains(*key));
     let texts: Vec<&str> = start.flat_map(|(key, text)| [*key, text.as_str()]).collect();
     name::digest(&texts)
 }

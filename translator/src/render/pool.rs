@@ -43,8 +43,45 @@ pub struct Pool {
 impl Pool {
     /// Where Envoys of a class reach its relays: the certificate names this host.
     pub(super) fn address(&self, class: &str) -> String {
-        format!("{}.{}.svc:{PORT}", name::pool(class), self.namespace)
+        address(&name::pool(class), &self.namespace)
     }
+}
+
+/// Where Envoys reach relays behind a Service.
+pub(super) fn address(service: &str, namespace: &str) -> String {
+    format!("{service}.{namespace}.svc:{PORT}")
+}
+
+/// The ServiceAccount of a fleet's Envoys, as relays know it.
+pub(super) fn account(fleet: &Fleet) -> String {
+    format!("system:serviceaccount:{}:{}", fleet.infrastructure.namespace, fleet.object_name())
+}
+
+/// Where relays answer Envoys that they know by their tokens, as arguments.
+pub(super) fn doors(issuer: &str) -> [String; 5] {
+    [
+        format!("--listen=tcp:0.0.0.0:{PORT}"),
+        format!("--tls-cert={TLS}/tls.crt"),
+        format!("--tls-key={TLS}/tls.key"),
+        "--token-keys=kubernetes".to_owned(),
+        format!("--token-issuer={issuer}"),
+    ]
+}
+
+/// The volume of the relays' certificate.
+pub(super) fn tls_volume(secret: &str) -> Value {
+    json!({"name": volume::TLS, "secret": {"secretName": secret, "defaultMode": 0o440}})
+}
+
+/// Where a relay finds it.
+pub(super) fn tls_mount() -> Value {
+    json!({"name": volume::TLS, "mountPath": TLS, "readOnly": true})
+}
+
+/// Names the port for Envoys in a relay's container.
+pub(super) fn open_door(container: &mut Value) {
+    let port = json!({"name": "xds", "containerPort": PORT, "protocol": "TCP"});
+    container["ports"].as_array_mut().into_iter().for_each(|ports| ports.push(port.clone()));
 }
 
 /// All manifests of the relays of a class, each before those that need it, for all its fleets: those of
@@ -55,7 +92,9 @@ pub fn manifests(
     settings: &Settings,
     pool: &Pool,
 ) -> Result<Vec<Value>, RenderError> {
-    let metadata = Metadata::of_pool(class, &pool.namespace, settings);
+    let metadata =
+        Metadata::of_relays(&name::pool(class), &name::digest(&[class]), &pool.namespace, settings)
+            .of_class(class);
     let config = config::of_relay(settings);
     let needs = Needs::of_all(fleets.iter().map(|fleet| &fleet.needs));
     let mut out = vec![access::service_account(&metadata)];
@@ -90,40 +129,28 @@ fn spec(
     pool: &Pool,
     metadata: &Metadata,
 ) -> Result<Value, RenderError> {
-    let members = fleets.iter().map(|fleet| {
-        let account = format!("{}:{}", fleet.infrastructure.namespace, fleet.object_name());
-        format!("--member=system:serviceaccount:{account}={}", fleet.name)
-    });
-    let doors = [
-        format!("--listen=tcp:0.0.0.0:{PORT}"),
-        format!("--tls-cert={TLS}/tls.crt"),
-        format!("--tls-key={TLS}/tls.key"),
-        "--token-keys=kubernetes".to_owned(),
-        format!("--token-issuer={}", pool.token_issuer),
-    ];
+    let members = fleets.iter().map(|fleet| format!("--member={}={}", account(fleet), fleet.name));
     let relay = Relay {
         health: container::HEALTH,
         fleets: fleets.iter().map(|fleet| format!("--fleet={}", fleet.name)).collect(),
-        doors: doors.into_iter().chain(members).collect(),
+        doors: doors(&pool.token_issuer).into_iter().chain(members).collect(),
         more: Vec::new(),
-        mounts: vec![json!({"name": volume::TLS, "mountPath": TLS, "readOnly": true})],
+        mounts: vec![tls_mount()],
         report_secret: relay::report_secret(settings, metadata),
         store_paths: relay::store_paths(settings)?,
     };
     let mut volumes = relay.volumes(settings, &metadata.name);
-    let secret = json!({"secretName": pool.tls_secret, "defaultMode": 0o440});
-    volumes.push(json!({"name": volume::TLS, "secret": secret}));
+    volumes.push(tls_volume(&pool.tls_secret));
     let mut container = relay.container(settings);
-    let port = json!({"name": "xds", "containerPort": PORT, "protocol": "TCP"});
-    container["ports"].as_array_mut().into_iter().for_each(|ports| ports.push(port.clone()));
+    open_door(&mut container);
     let mut spec = pod::spec(metadata);
     spec.insert("volumes".into(), volumes.into());
     spec.insert("containers".into(), json!([container]));
     Ok(spec.into())
 }
 
-/// Envoys of the class to the one port, probes and scrapers to the other, nobody to anything else.
-fn network_policy(fleets: &[Fleet], settings: &Settings, metadata: &Metadata) -> Value {
+/// Envoys of these fleets to the one port, probes and scrapers to the other, nobody to anything else.
+pub(super) fn network_policy(fleets: &[Fleet], settings: &Settings, metadata: &Metadata) -> Value {
     let peers: Vec<Value> = fleets
         .iter()
         .map(|fleet| {
@@ -139,7 +166,8 @@ fn network_policy(fleets: &[Fleet], settings: &Settings, metadata: &Metadata) ->
     network::ingress(metadata, &doors.into_iter().chain([health]).collect::<Vec<_>>())
 }
 
-fn service(metadata: &Metadata) -> Value {
+/// The Service by which Envoys reach relays.
+pub(super) fn service(metadata: &Metadata) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": metadata.of_fleet(),
         "spec": {

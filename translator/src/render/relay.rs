@@ -163,10 +163,15 @@ pub(super) fn service_account_token(name: &str, audience: &str) -> Value {
     }}]}})
 }
 
+/// A source of a token of the pod's ServiceAccount for the Kubernetes API, in this file.
+pub(super) fn kubernetes_token(path: &str) -> Value {
+    json!({"serviceAccountToken": {"path": path, "expirationSeconds": TOKEN_SECONDS}})
+}
+
 /// The relay's token for the Kubernetes API, as Kubernetes mounts it by itself where it mounts one.
 fn token() -> Value {
     json!({"name": volume::TOKEN, "projected": {"sources": [
-        {"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_SECONDS}},
+        kubernetes_token("token"),
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
         {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
     ]}})

@@ -82,7 +82,12 @@ pub struct RelayToken {
     pub file: String,
     /// The CA of the relay's certificate, PEM.
     pub ca: String,
+    /// The file of a second token of the same pod, for the API server: with it the relay reads what the fleet binds.
+    pub hands_over: Option<String>,
 }
+
+/// The header of that token; the relay knows it by the same name.
+const HANDED_OVER: &str = "moorgate-kubernetes-token";
 
 /// As [`bootstrap()`], for a relay at `HOST:PORT` that knows its clients by their tokens. `None` also for a socket.
 ///
@@ -94,17 +99,23 @@ pub fn bootstrap_with_token(options: &BootstrapOptions, token: &RelayToken) -> O
     }
     let mut out = bootstrap(options)?;
     let factory = "envoy.grpc_credentials.file_based_metadata";
+    let credential = |header: &str, file: &str| {
+        json!({"from_plugin": {"name": factory, "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.grpc_credential.v3.FileBasedMetadataConfig",
+            "secret_data": {"filename": file},
+            "header_key": header,
+            "header_prefix": "Bearer ",
+        }}})
+    };
+    let further = token.hands_over.as_ref().map(|file| credential(HANDED_OVER, file));
+    let credentials: Vec<Value> =
+        [credential("authorization", &token.file)].into_iter().chain(further).collect();
     let service = json!({"google_grpc": {
         "target_uri": options.relay,
         "stat_prefix": RELAY,
         "channel_credentials": {"ssl_credentials": {"root_certs": {"filename": token.ca}}},
         "credentials_factory_name": factory,
-        "call_credentials": [{"from_plugin": {"name": factory, "typed_config": {
-            "@type": "type.googleapis.com/envoy.config.grpc_credential.v3.FileBasedMetadataConfig",
-            "secret_data": {"filename": token.file},
-            "header_key": "authorization",
-            "header_prefix": "Bearer ",
-        }}}],
+        "call_credentials": credentials,
         "channel_args": {"args": {
             // A state-of-the-world response is one message, however large.
             "grpc.max_receive_message_length": {"int_value": -1},
@@ -302,7 +313,8 @@ mod tests {
 
     #[test]
     fn a_token_goes_over_tls_and_from_a_file() {
-        let token = RelayToken { file: "/var/run/secrets/token".into(), ca: "/etc/ca.crt".into() };
+        let token =
+            RelayToken { file: "/var/run/secrets/token".into(), ca: "/etc/ca.crt".into(), hands_over: None };
         let made = bootstrap_with_token(&options("relay.example:18000"), &token).unwrap();
         let service = &made["dynamic_resources"]["ads_config"]["grpc_services"][0]["google_grpc"];
         assert_eq!(
@@ -311,6 +323,14 @@ mod tests {
         );
         let config = &service["call_credentials"][0]["from_plugin"]["typed_config"];
         assert_eq!(config["secret_data"]["filename"], "/var/run/secrets/token");
+        assert_eq!(service["call_credentials"].as_array().unwrap().len(), 1);
+        let both = RelayToken { hands_over: Some("/var/run/secrets/other".into()), ..token.clone() };
+        let made = bootstrap_with_token(&options("relay.example:18000"), &both).unwrap();
+        let service = &made["dynamic_resources"]["ads_config"]["grpc_services"][0]["google_grpc"];
+        let headers = service["call_credentials"].as_array().unwrap().iter();
+        let headers: Vec<&Value> =
+            headers.map(|one| &one["from_plugin"]["typed_config"]["header_key"]).collect();
+        assert_eq!(headers, ["authorization", HANDED_OVER]);
         assert_eq!(made["static_resources"]["clusters"], json!([]));
         assert_eq!(bootstrap_with_token(&options("unix:/run/relay.sock"), &token), None);
     }
