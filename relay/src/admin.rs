@@ -118,6 +118,13 @@ async fn metrics(State(admin): State<Admin>) -> Response {
             ("moorgate_relay_snapshot_age_seconds", status.since),
             ("moorgate_relay_store_age_seconds", status.store.answered),
         ];
+        let (connected, acked) = fleet.hub.envoys(status.snapshot.as_ref());
+        for (state, count) in [("connected", connected), ("acked", acked)] {
+            #[expect(clippy::cast_precision_loss, reason = "Envoys are few")]
+            admin.metrics.set("moorgate_relay_envoys", &[("fleet", &name), ("state", state)], count as f64);
+        }
+        let converged = status.follows() && connected == acked;
+        admin.metrics.set("moorgate_relay_converged", &[("fleet", &name)], if converged { 1.0 } else { 0.0 });
         for (metric, moment) in ages {
             if let Some(moment) = moment {
                 #[expect(clippy::cast_precision_loss, reason = "ages are small")]

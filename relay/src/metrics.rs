@@ -33,6 +33,25 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ),
     ("moorgate_relay_polls", Shape::Counter, "Polls of the store by result."),
     ("moorgate_relay_refusals", Shape::Counter, "Releases and snapshots that were not accepted, by reason."),
+    (
+        "moorgate_relay_integrity_refusals",
+        Shape::Counter,
+        "Those of them that a store which is merely away or behind does not explain.",
+    ),
+    ("moorgate_relay_channel_info", Shape::Gauge, "The channel that is followed."),
+    (
+        "moorgate_relay_converged",
+        Shape::Gauge,
+        "1 if what the channel asks for is in force and every connected Envoy took it.",
+    ),
+    ("moorgate_relay_envoys", Shape::Gauge, "Envoys: connected, and those that took the snapshot in force."),
+    ("moorgate_relay_retired", Shape::Gauge, "1 if the fleet is gone from the source."),
+    ("moorgate_relay_channel_pinned", Shape::Gauge, "1 if the channel is pinned by an entry in its log."),
+    (
+        "moorgate_relay_pin_expires_seconds",
+        Shape::Gauge,
+        "From when on the channel's pin is too old, Unix time.",
+    ),
     ("moorgate_relay_quarantined", Shape::Gauge, "Snapshots that Envoys refused and that are not served."),
     ("moorgate_relay_wave", Shape::Gauge, "1 if the channel's candidate is in force here."),
     (

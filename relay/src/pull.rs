@@ -432,6 +432,23 @@ impl Puller {
     }
 }
 
+/// Reasons that a store explains which is away, denied, behind, or ahead of this relay.
+const EXPLAINED: [&str; 8] = [
+    "deadline",
+    "mirror_behind",
+    "missing",
+    "seed",
+    "store_denied",
+    "store_failed",
+    "store_url",
+    "upgrade_required",
+];
+
+/// Whether a refusal for this reason says that somebody meddled, or that something rots; a reason that nobody thought of does.
+pub(crate) fn is_integrity(label: &str) -> bool {
+    !EXPLAINED.contains(&label)
+}
+
 struct Failure {
     label: &'static str,
     message: String,

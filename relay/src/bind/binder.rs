@@ -94,6 +94,8 @@ pub struct Report {
     pub endpoint_sets: usize,
     /// Endpoints in them.
     pub endpoints: usize,
+    /// Endpoint sets that are known to have none: requests for them are answered 503.
+    pub empty: usize,
     /// Endpoint sets whose sources were not read yet.
     pub pending: Vec<Name>,
     /// Endpoint sets from the disk, until their sources are read.
@@ -343,6 +345,7 @@ impl Binder {
         }
         self.report.endpoint_sets = known.len();
         self.report.endpoints = known.values().map(|last| last.endpoints).sum();
+        self.report.empty = known.values().filter(|last| last.endpoints == 0).count();
         self.report.kept = known.values().filter(|last| last.kept).count();
         self.report.pending = pending.iter().map(Arc::clone).collect();
         let values = known.iter().map(|(name, last)| (Arc::clone(name), Arc::clone(&last.value))).collect();
@@ -445,8 +448,12 @@ impl Binder {
     fn show(&self, report: &Report) {
         let (fleet, metrics) = (self.fleet.as_str(), &self.metrics);
         metrics.set("moorgate_relay_endpoints", &[("fleet", fleet)], report.endpoints as f64);
-        let states =
-            [("known", report.endpoint_sets), ("pending", report.pending.len()), ("kept", report.kept)];
+        let states = [
+            ("known", report.endpoint_sets),
+            ("empty", report.empty),
+            ("pending", report.pending.len()),
+            ("kept", report.kept),
+        ];
         for (state, count) in states {
             metrics.set("moorgate_relay_endpoint_sets", &[("fleet", fleet), ("state", state)], count as f64);
         }

@@ -87,4 +87,11 @@ impl Status {
             bindings: Arc::default(),
         }
     }
+
+    /// Whether what the channel, or a person at this relay, asks for is in force: not the last good one in its place, nor
+    /// what the cache or a seed held.
+    pub fn follows(&self) -> bool {
+        let asked = [Because::LocalPin, Because::Pin, Because::Target, Because::Wave];
+        self.retired || self.because.is_some_and(|because| asked.contains(&because))
+    }
 }

@@ -264,6 +264,9 @@ impl Task {
             Pulled::Failed { label, message } => {
                 self.await_snapshot(false);
                 self.metrics.count("moorgate_relay_refusals", &[("fleet", &self.label), ("reason", label)]);
+                if crate::pull::is_integrity(label) {
+                    self.metrics.count("moorgate_relay_integrity_refusals", &[("fleet", &self.label)]);
+                }
                 if self.next.store.error.as_ref() != Some(&message) {
                     tracing::warn!(fleet = self.label, reason = label, message, "what is served stays");
                 }

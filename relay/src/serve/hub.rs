@@ -139,6 +139,11 @@ impl Hub {
         let (notices, receiver) = mpsc::unbounded_channel();
         let label = fleet.to_string();
         metrics.set("moorgate_relay_streams", &[("fleet", &label)], 0.0);
+        metrics.set("moorgate_relay_clients_set_back", &[("fleet", &label)], 0.0);
+        // From the start, so that the first refusal is an increase.
+        for kind in types::kinds() {
+            metrics.add("moorgate_relay_nacks", &[("fleet", &label), ("type", kind.short)], 0.0);
+        }
         let hub = Self {
             fleet,
             label,
@@ -220,6 +225,13 @@ impl Hub {
     /// Whether some connected client holds this snapshot whole.
     pub fn is_synced(&self, snapshot: &Digest) -> bool {
         self.lock().clients.values().any(|client| client.synced.as_ref() == Some(snapshot))
+    }
+
+    /// Connected clients, and those of them that hold this snapshot whole.
+    pub fn envoys(&self, snapshot: Option<&Digest>) -> (usize, usize) {
+        let state = self.lock();
+        let holds = |client: &&Client| client.synced.is_some() && client.synced.as_ref() == snapshot;
+        (state.clients.len(), state.clients.values().filter(holds).count())
     }
 
     /// The oldest Envoy that understands each of these snapshots, such as `1.38`; all others are forgotten.

@@ -26,6 +26,10 @@ impl Task {
         next.resources = loaded.map(Loaded::count).unwrap_or_default();
         let fleet = [("fleet", self.label.as_str())];
         let flag = |flag: bool| if flag { 1.0 } else { 0.0 };
+        let channel = [("fleet", self.label.as_str()), ("channel", self.name.as_str())];
+        self.metrics.set("moorgate_relay_channel_info", &channel, 1.0);
+        // From the start, so that the first one is an increase.
+        self.metrics.add("moorgate_relay_integrity_refusals", &fleet, 0.0);
         self.metrics.set("moorgate_relay_sequence", &fleet, next.sequence as f64);
         self.metrics.set("moorgate_relay_quarantined", &fleet, next.quarantined.len() as f64);
         self.metrics.set("moorgate_relay_pinned", &fleet, flag(next.because == Some(Because::LocalPin)));
@@ -33,11 +37,15 @@ impl Task {
         self.metrics.set("moorgate_relay_pin_missing", &fleet, flag(missing));
         self.metrics.set("moorgate_relay_wave", &fleet, flag(next.because == Some(Because::Wave)));
         self.metrics.set("moorgate_relay_head_expired", &fleet, flag(next.expired));
-        if let Some(id) = next.snapshot {
-            let short = id.short();
-            let series = [(vec![("snapshot", short.as_str())], 1.0)];
-            self.metrics.replace("moorgate_relay_snapshot_info", &self.label, &series);
-        }
+        self.metrics.set("moorgate_relay_retired", &fleet, flag(next.retired));
+        let short = next.snapshot.map(|id| id.short());
+        let series: Vec<_> = short.iter().map(|short| (vec![("snapshot", short.as_str())], 1.0)).collect();
+        self.metrics.replace("moorgate_relay_snapshot_info", &self.label, &series);
+        let pin = self.channel.as_ref().and_then(|channel| channel.pin.as_ref());
+        self.metrics.set("moorgate_relay_channel_pinned", &fleet, flag(pin.is_some()));
+        let expires = pin.and_then(|pin| pin.expires).map(time::OffsetDateTime::unix_timestamp);
+        let series: Vec<_> = expires.iter().map(|end| (Vec::new(), *end as f64)).collect();
+        self.metrics.replace("moorgate_relay_pin_expires_seconds", &self.label, &series);
         debug_assert_eq!(next.fleet, self.fleet);
         self.status.send_replace(Arc::new(next.clone()));
     }
