@@ -1,7 +1,7 @@
 //! Tokens that clients show (SecurityPolicy `jwt`).
 
 use crate::lowering::{digest, milliseconds, time};
-use crate::{About, BackendRef, Capability, Effect, Kind, Lowering, place};
+use crate::{About, BackendRef, Capability, Effect, InputKind, Kind, Lowering, place};
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HttpUri, data_source, http_uri};
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
     JwtAuthentication, JwtClaimToHeader, JwtHeader, JwtProvider, JwtRequirement, JwtRequirementOrList,
@@ -95,6 +95,9 @@ struct FromHeader {
 pub(crate) const NAME: &str = "envoy.filters.http.jwt_authn";
 /// The claim that lists what a token is good for (RFC 8693 4.2): words between spaces.
 pub(crate) const SCOPE: &str = "scope";
+/// The annotation of a policy whose keys are those of a declared input, and not what their server gives Envoy at any time: a
+/// key then changes by a reviewed change only, and a server that cannot be reached keeps nobody out.
+const PINNED: &str = "moorgate.dev/pinned-jwks";
 /// A server that has not given its keys by then has none.
 const FETCH: Duration = Duration::from_secs(5);
 
@@ -115,7 +118,8 @@ impl Capability for Jwt {
         docs: "\
 Requests need a token of one of the providers: issuer, audiences, and keys from localJWKS (inline, or a ConfigMap's key jwks) or \
 remoteJWKS, which Envoy itself fetches and keeps; its server is verified by the roots of Envoy's image, or is a Service in \
-backendRefs. claimToHeaders tells claims to the backend, extractFrom says where tokens are. optional lets requests without a token \
+backendRefs. With the annotation moorgate.dev/pinned-jwks (\"true\") they are those of a declared input instead (moorgate inputs \
+update). claimToHeaders tells claims to the backend, extractFrom says where tokens are. optional lets requests without a token \
 pass, failOpen those with a broken one too. Others are answered with 401.",
         effect: Effect::Filter {
             name: NAME,
@@ -166,11 +170,12 @@ fn provider(spec: &Provider, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Jw
     let keys = match (&spec.local, &spec.remote) {
         (Some(local), None) => {
             let text = local_keys(local, &at.key("localJWKS"), cx)?;
-            let source = DataSource {
-                specifier: Some(data_source::Specifier::InlineString(text)),
-                ..Default::default()
-            };
-            jwt_provider::JwksSourceSpecifier::LocalJwks(source)
+            jwt_provider::JwksSourceSpecifier::LocalJwks(inline(text))
+        }
+        (None, Some(remote)) if cx.annotation(PINNED) == Some("true") => {
+            let at = at.key("remoteJWKS").key("uri");
+            let found = cx.input(&at, InputKind::Keys, &remote.uri)?;
+            jwt_provider::JwksSourceSpecifier::LocalJwks(inline(usable(found.text().to_owned(), &at, cx)?))
         }
         (None, Some(remote)) => {
             jwt_provider::JwksSourceSpecifier::RemoteJwks(remote_keys(remote, &at.key("remoteJWKS"), cx)?)
@@ -210,9 +215,17 @@ fn provider(spec: &Provider, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Jw
     })
 }
 
-/// The keys, if Envoy can use one of them: it would refuse the whole listener for a set without any.
+fn inline(text: String) -> DataSource {
+    DataSource { specifier: Some(data_source::Specifier::InlineString(text)), ..Default::default() }
+}
+
 fn local_keys(local: &Local, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
     let text = written_keys(local, at, cx)?;
+    usable(text, at, cx)
+}
+
+/// The keys, if Envoy can use one of them: it would refuse the whole listener for a set without any.
+fn usable(text: String, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
     let keys = cx.json(&text);
     let keys = keys.as_ref().and_then(|set| set.get("keys")).and_then(Node::as_sequence).unwrap_or_default();
     if !keys.iter().any(is_key) {
@@ -362,6 +375,31 @@ pub(crate) mod tests {
             Some(http_uri::HttpUpstreamType::Cluster("c.example:443:true".into()))
         );
         assert_eq!(compiled.parts["jwt"].clusters, ["c.example:443:true"]);
+    }
+
+    #[test]
+    fn pinned_keys_are_those_of_the_declared_input() {
+        let of = |uri: &str, pinned: &str| {
+            let spec =
+                format!(r#"{{"jwt": {{"providers": [{{"name": "a", "remoteJWKS": {{"uri": "{uri}"}}}}]}}}}"#);
+            let mut object = testing::object(Kind::Security, &spec);
+            let metadata =
+                format!(r#"{{"metadata": {{"annotations": {{"{PINNED}": "{pinned}"}}}}, "spec": {spec}}}"#);
+            object.root = crate::backend_tls::tests::node(&serde_json::from_str(&metadata).unwrap());
+            testing::compile_object(Kind::Security, &object)
+        };
+        let compiled = of("https://a.example/keys", "true");
+        assert!(compiled.findings.is_empty() && compiled.parts["jwt"].clusters.is_empty(), "{compiled:?}");
+        let provider = base(&compiled).providers.into_values().next().unwrap();
+        let Some(jwt_provider::JwksSourceSpecifier::LocalJwks(keys)) = provider.jwks_source_specifier else {
+            panic!("keys that are there")
+        };
+        assert_eq!(keys.specifier, Some(data_source::Specifier::InlineString(KEYS.into())));
+        // Without the input nobody may pass, and without the annotation Envoy asks.
+        let missing = of("https://gone.example/keys", "true");
+        assert_eq!(testing::said(&missing), ["MG4030 spec.jwt.providers[0].remoteJWKS.uri"]);
+        assert!(missing.closed);
+        assert_eq!(of("https://a.example/keys", "false").parts["jwt"].clusters, ["a.example:443:true"]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod backend_traffic;
 mod capability;
 mod effects;
 mod entry;
+mod input;
 mod kind;
 mod lowering;
 mod outcome;
@@ -64,6 +65,7 @@ pub use backend_traffic::BackendTraffic;
 pub use capability::{About, AnyCapability, Capability, Coverage, Covered, Effect, uncovered};
 pub use effects::Effects;
 pub use entry::AnyPolicy;
+pub use input::{Input, InputKind};
 pub use kind::{GROUP, Kind, VERSION};
 pub use lowering::{BackendRef, Compiled, Lowered, Lowering, World, compile, compile_merged};
 pub use outcome::{Judgement, Outcome, Report, Verdict};
@@ -122,6 +124,7 @@ mod tests {
         "capability",
         "effects",
         "entry",
+        "input",
         "kind",
         "lib",
         "lowering",

@@ -7,7 +7,7 @@ mod value;
 pub(crate) use value::{any, digest, milliseconds, seconds, time};
 
 use crate::capability::{About, AnyCapability};
-use crate::{Kind, TrustBundle};
+use crate::{Input, InputKind, Kind, TrustBundle};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction};
@@ -65,6 +65,19 @@ pub trait World {
     /// # Errors
     /// The name is one of the proxy's own machine or network.
     fn outside(&mut self, host: &str, port: u16, tls: bool) -> Result<String, String>;
+
+    /// What a URL gave when its input was declared, in the namespace of the policy. That it was asked for is noted, declared
+    /// or not.
+    ///
+    /// # Errors
+    /// It is not declared, or cannot be used.
+    fn input(
+        &mut self,
+        policy: &Object,
+        at: &FieldPath,
+        kind: InputKind,
+        url: &str,
+    ) -> Result<Input, Box<Diagnostic>>;
 
     /// The texts of a ConfigMap, or why there are none.
     ///
@@ -392,14 +405,28 @@ impl Lowering<'_> {
                 self.out.clusters.push(name.clone());
                 Some(name)
             }
-            Err(finding) => {
-                self.invalid.get_or_insert_with(|| finding.message.clone());
-                self.failed = true;
-                self.closed |= self.kind.restricts(at);
-                self.findings.push(*finding);
-                None
-            }
+            Err(finding) => self.failed_at(at, *finding),
         }
+    }
+
+    /// What stands behind a URL that the policy names at a field. It is never fetched here: without a declared input
+    /// (`moorgate inputs update`) the policy is not valid.
+    pub fn input(&mut self, at: &FieldPath, kind: InputKind, url: &str) -> Option<Input> {
+        let found = self.world.input(self.object, at, kind, url);
+        found.map_or_else(|finding| self.failed_at(at, *finding), Some)
+    }
+
+    fn failed_at<T>(&mut self, at: &FieldPath, finding: Diagnostic) -> Option<T> {
+        self.invalid.get_or_insert_with(|| finding.message.clone());
+        self.failed = true;
+        self.closed |= self.kind.restricts(at);
+        self.findings.push(finding);
+        None
+    }
+
+    /// An annotation of the policy.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.object.root.get("metadata")?.get("annotations")?.get(name)?.as_str()
     }
 
     /// The cluster of a server outside.

@@ -29,6 +29,7 @@ mod unsupported;
 pub use hostname::{covers, intersect};
 pub use takes::{Take, Takes};
 
+use crate::inputs::Wants;
 use crate::status::Statuses;
 use moorgate_model::{Diagnostics, Object, ObjectRef, ir};
 use moorgate_snapshot::FleetName;
@@ -91,6 +92,8 @@ pub struct Attachment {
     pub statuses: Statuses,
     /// Matches that take requests from routes of another namespace.
     pub takes: Takes,
+    /// Inputs that policies ask for, declared or not.
+    pub wants: Wants,
 }
 
 /// Binds routes to listeners and resolves every reference. Pure; the order of `objects` does not matter.
@@ -113,5 +116,6 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     listener::close(&mut gateways, &options.merged, |gateway| policies.denies_gateway(gateway));
     let (fleets, takes) =
         fleet::assemble(&gateways, &routes, &policies, (objects, options), &mut diagnostics);
-    Attachment { fleets, diagnostics, statuses, takes }
+    let wants = index.wants.take();
+    Attachment { fleets, diagnostics, statuses, takes, wants }
 }

@@ -14,6 +14,7 @@ mod floor;
 mod gc;
 mod hold;
 mod input;
+mod inputs;
 mod keygen;
 mod log;
 mod outcome;
@@ -87,6 +88,7 @@ enum Command {
     Gc(gc::GcArgs),
     Seal(Box<seal::SealArgs>),
     Endpoints(endpoints::EndpointsArgs),
+    Inputs(inputs::InputsArgs),
     Keygen(keygen::KeygenArgs),
     Bootstrap(bootstrap::BootstrapArgs),
     Policies(policies::PoliciesArgs),
@@ -148,6 +150,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Gc(args) => gc::run(args).await,
         Command::Seal(args) => seal::run(*args).await,
         Command::Endpoints(args) => endpoints::run(args).await,
+        Command::Inputs(args) => inputs::run(args).await,
         Command::Keygen(args) => keygen::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
         Command::Policies(args) => policies::run(&args),

@@ -16,6 +16,7 @@ pub use fleets::Fleets;
 pub use last_good::{Commits, Former, Kept, LastGood, Waiting, compile_kept, compile_last_good};
 pub use origins::content;
 
+use crate::inputs::Wants;
 use crate::load::Loaded;
 use crate::ownership::{self, Ownership};
 use crate::source::File;
@@ -58,6 +59,8 @@ pub struct Compilation {
     pub redacted: BTreeMap<Arc<str>, Vec<(u32, u32)>>,
     /// Which fleet serves a Gateway.
     pub served_by: Fleets,
+    /// Inputs that policies ask for, declared or not.
+    pub wants: Wants,
     /// Whose mistake an error is.
     named: blame::Named,
 }
@@ -129,6 +132,7 @@ pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
         refused,
         redacted,
         served_by,
+        wants: attachment.wants,
         named,
     }
 }

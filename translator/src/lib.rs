@@ -6,7 +6,7 @@
 //!            trees     defaults,    + status
 //!                      CEL
 //! ```
-//! From `load` to `snapshot` everything is synchronous and pure ([`compile`]); only [`source`], [`publish`] and [`watch`] do I/O.
+//! From `load` to `snapshot` everything is synchronous and pure ([`compile`]); only [`source`], [`inputs`], [`publish`] and [`watch`] do I/O.
 //! [`history`] is what is signed beside snapshots. [`diff`] and [`explain`] read the same intermediate representation,
 //! [`report`] prints diagnostics, and [`cli`] is one file a command.
 
@@ -16,6 +16,7 @@ pub mod compile;
 pub mod diff;
 pub mod explain;
 pub mod history;
+pub mod inputs;
 pub mod load;
 pub mod ownership;
 pub mod parameters;

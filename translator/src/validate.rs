@@ -98,7 +98,7 @@ pub fn gateway_api_version() -> &'static str {
 
 /// Whether objects of a kind live in namespaces; none for kinds that are not checked here.
 pub fn is_namespaced(group: &str, kind: &str) -> Option<bool> {
-    let bundles = [Bundle::gateway_api(), Bundle::kubernetes(), Bundle::envoy_gateway()];
+    let bundles = [Bundle::gateway_api(), Bundle::kubernetes(), Bundle::envoy_gateway(), Bundle::moorgate()];
     let known = bundles.into_iter().find_map(|bundle| bundle.kind(group, kind));
     known.map(|kind| kind.namespaced)
 }
@@ -146,6 +146,9 @@ impl Validator {
         }
         if let Some(kind) = Bundle::kubernetes().kind(&group, &object.reference.kind) {
             return self.known(object, kind, false);
+        }
+        if let Some(kind) = Bundle::moorgate().kind(&group, &object.reference.kind) {
+            return self.known(object, kind, true);
         }
         if &*group == POLICY_GROUP {
             // All kinds of the group live in namespaces. A policy in none would meet no target, and restrict nothing.

@@ -2,9 +2,20 @@
 
 use super::*;
 use crate::backend_tls::tests::node;
+use moorgate_model::diagnostic::policy::INPUT_MISSING;
 use moorgate_model::{Origin, Position};
 
-/// A source in which every Service is there, ConfigMap `here` has one key `jwks`, and nothing else is.
+/// What every provider of these tests says of itself.
+pub(crate) const DISCOVERY: &str = r#"{
+  "authorization_endpoint": "https://idp.example/authorize",
+  "issuer": "https://idp.example",
+  "jwks_uri": "https://idp.example/keys",
+  "token_endpoint": "https://idp.example/token"
+}
+"#;
+
+/// A source in which every Service is there, ConfigMap `here` has one key `jwks`, every URL without `gone` in it
+/// is declared, and nothing else is.
 struct Shop;
 
 impl World for Shop {
@@ -32,6 +43,24 @@ impl World for Shop {
         } else {
             Ok(format!("{host}:{port}:{tls}"))
         }
+    }
+
+    fn input(
+        &mut self,
+        policy: &Object,
+        at: &FieldPath,
+        kind: InputKind,
+        url: &str,
+    ) -> Result<Input, Box<Diagnostic>> {
+        let text = match kind {
+            InputKind::Discovery => DISCOVERY,
+            InputKind::Keys => crate::jwt::tests::KEYS,
+            InputKind::Wasm => "\0asm",
+        };
+        let bytes = text.as_bytes().into();
+        let declared = || Input { digest: "0".repeat(64), bytes };
+        let lacks = || policy.diagnostic(&INPUT_MISSING, at.clone(), format!("{url} is not declared"));
+        if url.contains("gone") { Err(Box::new(lacks())) } else { Ok(declared()) }
     }
 
     fn config_map(&self, _: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
@@ -68,7 +97,11 @@ pub(crate) fn object(kind: Kind, spec: &str) -> Object {
 }
 
 pub(crate) fn compile(kind: Kind, spec: &str) -> Compiled {
-    super::compile(kind, &object(kind, spec), &mut Shop)
+    compile_object(kind, &object(kind, spec))
+}
+
+pub(crate) fn compile_object(kind: Kind, object: &Object) -> Compiled {
+    super::compile(kind, object, &mut Shop)
 }
 
 /// Codes and fields of all findings.

@@ -7,12 +7,14 @@ use super::spec::{
 };
 use super::trust::CERTIFICATES_GROUP;
 use super::{GATEWAY_GROUP, Options};
-use crate::parameters;
+use crate::{inputs, parameters};
+use moorgate_model::diagnostic::policy::INPUT_TWICE;
 use moorgate_model::diagnostic::schema::TYPE_MISMATCH;
 use moorgate_model::node::decode;
-use moorgate_model::{Diagnostics, Object, ObjectRef};
+use moorgate_model::{Diagnostics, FieldPath, Object, ObjectRef};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 /// A decoded object beside its tree.
@@ -44,6 +46,10 @@ pub(super) struct Index<'a> {
     pub(super) secrets: BTreeMap<Key<'a>, &'a Object>,
     pub(super) config_maps: BTreeMap<Key<'a>, &'a Object>,
     pub(super) envoy_proxies: BTreeMap<Key<'a>, &'a Object>,
+    /// Declared inputs by namespace and URL.
+    pub(super) inputs: BTreeMap<Key<'a>, &'a Object>,
+    /// What policies ask for, noted while they are compiled.
+    pub(super) wants: RefCell<inputs::Wants>,
     /// ClusterTrustBundles by name.
     pub(super) trust_bundles: BTreeMap<&'a str, &'a Object>,
     grants: BTreeMap<&'a str, Vec<ReferenceGrant>>,
@@ -81,6 +87,8 @@ impl<'a> Index<'a> {
             secrets: BTreeMap::new(),
             config_maps: BTreeMap::new(),
             envoy_proxies: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            wants: RefCell::default(),
             trust_bundles: BTreeMap::new(),
             grants: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -121,6 +129,7 @@ impl<'a> Index<'a> {
                 }
             }
             (X_GROUP, "XBackend") => insert(&mut self.x_backends, object, diagnostics),
+            (inputs::GROUP, inputs::KIND) => self.add_input(object, diagnostics),
             (parameters::GROUP, parameters::KIND) => drop(self.envoy_proxies.insert(key, object)),
             (GATEWAY_GROUP | X_GROUP | parameters::GROUP, _) => {
                 self.others.push(object);
@@ -137,6 +146,23 @@ impl<'a> Index<'a> {
                 self.trust_bundles.insert(&reference.name, object);
             }
             _ => {}
+        }
+    }
+
+    /// Of several Inputs of a URL the first by name counts, in whatever order they come.
+    fn add_input(&mut self, object: &'a Object, diagnostics: &mut Diagnostics) {
+        let Some(url) = inputs::url(object) else { return };
+        let key = (&*object.reference.namespace, url);
+        let known = self.inputs.get(&key).copied();
+        let first = known.filter(|known| known.reference < object.reference).unwrap_or(object);
+        self.inputs.insert(key, first);
+        if let Some(known) = known {
+            let second = if std::ptr::eq(first, object) { known } else { object };
+            let message = format!("{} declares {url} too", first.reference);
+            let field = FieldPath::root().key("spec").key("url");
+            let start = first.origin.start;
+            let finding = second.diagnostic(&INPUT_TWICE, field, message);
+            diagnostics.push(finding.related(first.origin.file.clone(), start, "declared here"));
         }
     }
 

@@ -33,7 +33,8 @@ use thiserror::Error;
 /// The group of Kubernetes' standard experiments with the Gateway API.
 const EXPERIMENTAL_GROUP: &str = "gateway.networking.x-k8s.io";
 /// Groups of which every kind is read that the cluster serves.
-pub const GROUPS: [&str; 3] = [crate::attach::GATEWAY_GROUP, EXPERIMENTAL_GROUP, "gateway.envoyproxy.io"];
+pub const GROUPS: [&str; 4] =
+    [crate::attach::GATEWAY_GROUP, EXPERIMENTAL_GROUP, "gateway.envoyproxy.io", crate::inputs::GROUP];
 /// An answer of the API server must be there within this time.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 /// Objects in one answer of a list.

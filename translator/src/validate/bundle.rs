@@ -4,6 +4,9 @@
 //! earlier nodes, or schemas written out in their place. `make` compares the Gateway API's file with what the
 //! published module gives (`distil-crds --check`).
 
+#[cfg(test)]
+mod schemas;
+
 use super::Channel;
 use super::rules::{Check, Rule};
 use super::schema::{
@@ -114,6 +117,13 @@ impl Bundle {
         &BUNDLE
     }
 
+    /// Our own kinds.
+    pub(crate) fn moorgate() -> &'static Self {
+        static BUNDLE: LazyLock<Bundle> =
+            LazyLock::new(|| compiled_in(include_str!("../../data/moorgate.json")));
+        &BUNDLE
+    }
+
     /// Reads a data file.
     ///
     /// # Errors
@@ -147,29 +157,6 @@ impl Bundle {
     /// A kind.
     pub(crate) fn kind(&self, group: &str, kind: &str) -> Option<&Kind> {
         self.kinds(group)?.get(kind)
-    }
-
-    /// Every schema of every served version, each once, children too.
-    #[cfg(test)]
-    pub(crate) fn schemas(&self) -> Vec<(String, Arc<Schema>)> {
-        fn add(path: &str, schema: &Arc<Schema>, all: &mut Vec<(String, Arc<Schema>)>) {
-            if all.iter().any(|(_, known)| Arc::ptr_eq(known, schema)) {
-                return;
-            }
-            all.push((path.to_owned(), Arc::clone(schema)));
-            for property in &schema.properties {
-                add(&format!("{path}.{}", property.name), &property.schema, all);
-            }
-            let below = schema.items.iter().chain(&schema.additional);
-            below.for_each(|child| add(&format!("{path}[]"), child, all));
-        }
-        let mut all = Vec::new();
-        for (name, kind) in self.groups.values().flatten() {
-            for version in kind.standard.iter().chain(&kind.experimental) {
-                version.schema.iter().for_each(|schema| add(name, schema, &mut all));
-            }
-        }
-        all
     }
 
     /// The groups.

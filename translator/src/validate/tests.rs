@@ -47,7 +47,7 @@ fn http_route(spec: &Json) -> Json {
 fn the_data_parses_and_each_pattern_and_rule_compiles() {
     let mut rules = std::collections::BTreeSet::new();
     let (mut patterns, mut schemas) = (0, 0);
-    for bundle in [Bundle::gateway_api(), Bundle::kubernetes()] {
+    for bundle in [Bundle::gateway_api(), Bundle::kubernetes(), Bundle::moorgate()] {
         for (path, schema) in bundle.schemas() {
             schemas += 1;
             if let Some(pattern) = &schema.pattern {

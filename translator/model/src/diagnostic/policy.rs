@@ -37,6 +37,16 @@ crate::codes! { Semantic;
     POLICY_TARGET_NOT_PERMITTED = "MG4013", Warning, "a policy selects a target of another namespace without a grant",
         "A ReferenceGrant in the target's namespace must allow policies of this kind and namespace to refer to it. Without one \
          the policy has no effect on that target.";
+    INPUT_MISSING = "MG4030", Error, "an input that a policy needs is not declared",
+        "Nothing is fetched while compiling: what stands behind a URL is declared in the source, with its digest, and reviewed \
+         like any other change. Run `moorgate inputs update` on the folder and commit what it writes. Until then what the policy \
+         restricts is closed.";
+    INPUT_UNUSABLE = "MG4031", Error, "a declared input cannot be used",
+        "The digest of the Input does not fit its content, or the content is not what the policy needs behind this URL. Somebody \
+         has edited it, or the provider gave something else. What needs it is not carried out; if it restricts access, what the \
+         policy targets is closed. `moorgate inputs update` writes it anew.";
+    INPUT_TWICE = "MG4032", Warning, "two Inputs of a namespace declare the same URL",
+        "One URL has one content: the first by name counts, and this one has no effect. Remove one of them.";
     POLICY_UNSUPPORTED = "MG4101", Warning, "a policy of this kind is not supported yet",
         "The kind is known, but this version does not compile it, and it restricts nothing. It has no effect.";
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",

@@ -6,10 +6,11 @@ use crate::attach::index::Index;
 use crate::attach::kind::Building;
 use crate::attach::rule::check_expression;
 use crate::attach::{spec, trust};
-use crate::validate;
+use crate::{inputs, validate};
+use moorgate_model::diagnostic::policy::{INPUT_MISSING, INPUT_UNUSABLE};
 use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, UpstreamTls};
 use moorgate_model::{Diagnostic, FieldPath, Mapping, Node, Object, ObjectRef};
-use moorgate_policies::{BackendRef, TrustBundle, World};
+use moorgate_policies::{BackendRef, Input, InputKind, TrustBundle, World};
 use std::collections::BTreeMap;
 
 /// The objects, and the clusters that policies need.
@@ -56,6 +57,31 @@ impl World for Sources<'_, '_> {
             policies: ClusterPolicies::default(),
         });
         Ok(name)
+    }
+
+    fn input(
+        &mut self,
+        policy: &Object,
+        at: &FieldPath,
+        kind: InputKind,
+        url: &str,
+    ) -> Result<Input, Box<Diagnostic>> {
+        let namespace = &*policy.reference.namespace;
+        let wanted = inputs::Wanted { namespace: namespace.to_owned(), url: url.to_owned(), kind };
+        let mut wants = self.index.wants.borrow_mut();
+        wants.entry(wanted).or_insert_with(|| (policy.reference.clone(), at.clone()));
+        let Some(declared) = self.index.inputs.get(&(namespace, url)) else {
+            let message = format!("no Input of namespace {namespace} declares {url}");
+            let finding = policy.diagnostic(&INPUT_MISSING, at.clone(), message);
+            return Err(Box::new(finding.help("run moorgate inputs update, and commit what it writes")));
+        };
+        inputs::read(declared, kind).map_err(|wrong| {
+            let message = format!("{} cannot be used: {}", declared.reference, wrong.message);
+            let place = declared.root.locate(&wrong.field).start;
+            let finding = policy.diagnostic(&INPUT_UNUSABLE, at.clone(), message);
+            let file = declared.origin.file.clone();
+            Box::new(finding.related(file, place, "declared here").help("run moorgate inputs update"))
+        })
     }
 
     fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
