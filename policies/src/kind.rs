@@ -20,13 +20,16 @@ pub enum Kind {
     ClientTraffic,
     /// What runs on requests and responses.
     Extension,
+    /// A filter that rules of routes refer to by name; it targets nothing by itself.
+    RouteFilter,
     /// Who may do what.
     Security,
 }
 
 impl Kind {
     /// All kinds, in the order of their names.
-    pub const ALL: [Self; 4] = [Self::BackendTraffic, Self::ClientTraffic, Self::Extension, Self::Security];
+    pub const ALL: [Self; 5] =
+        [Self::BackendTraffic, Self::ClientTraffic, Self::Extension, Self::RouteFilter, Self::Security];
 
     /// The kind of an object, if it is one of these.
     pub fn of(object: &ObjectRef) -> Option<Self> {
@@ -39,11 +42,12 @@ impl Kind {
             Self::BackendTraffic => "BackendTrafficPolicy",
             Self::ClientTraffic => "ClientTrafficPolicy",
             Self::Extension => "EnvoyExtensionPolicy",
+            Self::RouteFilter => "HTTPRouteFilter",
             Self::Security => "SecurityPolicy",
         }
     }
 
-    /// What it can target.
+    /// What it can target; what can refer to it, if it is referred to.
     pub fn targets(self) -> &'static [TargetKind] {
         const LISTENERS: &[TargetKind] =
             &[TargetKind { group: API, kind: "Gateway" }, TargetKind { group: API, kind: "ListenerSet" }];
@@ -56,8 +60,11 @@ impl Kind {
             TargetKind { group: API, kind: "TCPRoute" },
             TargetKind { group: API, kind: "UDPRoute" },
         ];
+        const RULES: &[TargetKind] =
+            &[TargetKind { group: API, kind: "HTTPRoute" }, TargetKind { group: API, kind: "GRPCRoute" }];
         match self {
             Self::ClientTraffic => LISTENERS,
+            Self::RouteFilter => RULES,
             Self::BackendTraffic | Self::Extension | Self::Security => ROUTES,
         }
     }
@@ -65,6 +72,7 @@ impl Kind {
     /// Fields below `spec` that say to whom a policy speaks and how it is merged, and are no capability's matter.
     pub fn attachment(self) -> &'static [&'static str] {
         match self {
+            Self::RouteFilter => &[],
             Self::ClientTraffic => &["targetRef", "targetRefs", "targetSelectors"],
             Self::BackendTraffic | Self::Extension | Self::Security => {
                 &["mergeType", "targetRef", "targetRefs", "targetSelectors"]
@@ -81,8 +89,14 @@ impl Kind {
             // Rules about addresses are wrong if the address is.
             Self::ClientTraffic => &["clientIPDetection", "tls.clientValidation"],
             // A script or service may be what decides who passes.
-            Self::Extension | Self::Security => &[""],
+            // A filter that cannot be carried out is never passed over (HTTPRoute `filters`).
+            Self::Extension | Self::RouteFilter | Self::Security => &[""],
         }
+    }
+
+    /// True if its objects are attached to targets.
+    pub fn is_attached(self) -> bool {
+        self != Self::RouteFilter
     }
 
     /// True if a policy has a field that restricts access.

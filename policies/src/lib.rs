@@ -27,6 +27,7 @@ mod entry;
 mod input;
 mod kind;
 mod lowering;
+mod operators;
 mod outcome;
 pub mod place;
 mod policy;
@@ -49,7 +50,9 @@ mod client_timeout;
 mod client_tls;
 mod client_validation;
 mod compression;
+mod cookie_match;
 mod cors;
+mod direct_response;
 mod ext_auth;
 mod fault;
 mod health_check;
@@ -59,6 +62,7 @@ mod local_rate_limit;
 mod path_settings;
 mod retry;
 mod timeout;
+mod url_rewrite;
 
 pub use backend_tls::{BackendTls, Validation, upstream_tls};
 pub use backend_traffic::BackendTraffic;
@@ -67,7 +71,9 @@ pub use effects::Effects;
 pub use entry::AnyPolicy;
 pub use input::{Input, InputKind};
 pub use kind::{GROUP, Kind, VERSION};
-pub use lowering::{BackendRef, Compiled, Lowered, Lowering, World, compile, compile_merged};
+pub use lowering::{
+    BackendRef, Compiled, Cookies, Lowered, Lowering, OfRule, World, compile, compile_merged,
+};
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
 pub use session::{SessionPersistence, session};
@@ -97,7 +103,9 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<client_tls::ClientTls>::NEW,
     &Part::<client_validation::ClientValidation>::NEW,
     &Part::<compression::Compression>::NEW,
+    &Part::<cookie_match::CookieMatch>::NEW,
     &Part::<cors::Cors>::NEW,
+    &Part::<direct_response::DirectResponse>::NEW,
     &Part::<ext_auth::ExtAuth>::NEW,
     &Part::<fault::Fault>::NEW,
     &Part::<health_check::HealthCheck>::NEW,
@@ -107,6 +115,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<path_settings::PathSettings>::NEW,
     &Part::<retry::Retry>::NEW,
     &Part::<timeout::Timeout>::NEW,
+    &Part::<url_rewrite::UrlRewrite>::NEW,
 ];
 
 /// The policy that an object is, if it is one.
@@ -128,6 +137,7 @@ mod tests {
         "kind",
         "lib",
         "lowering",
+        "operators",
         "outcome",
         "place",
         "policy",

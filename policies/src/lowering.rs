@@ -1,8 +1,11 @@
 //! What a capability lowers to, and what it may ask while it does.
 
+mod rule;
 #[cfg(test)]
 pub(crate) mod testing;
 mod value;
+
+pub use rule::{Cookies, OfRule};
 
 pub(crate) use value::{any, digest, milliseconds, seconds, time};
 
@@ -125,6 +128,8 @@ pub struct Lowered {
     pub tls: Vec<Patch>,
     /// How clients prove who they are.
     pub clients: Option<ClientValidation>,
+    /// What changes a rule itself.
+    pub rule: OfRule,
 }
 
 impl Lowered {
@@ -141,6 +146,7 @@ impl Lowered {
         self.listener.extend(other.listener.iter().cloned());
         self.tls.extend(other.tls.iter().cloned());
         self.clients = other.clients.clone().or(self.clients.take());
+        self.rule.add(&other.rule);
     }
 }
 
@@ -316,7 +322,9 @@ impl Lowering<'_> {
     fn refuse(&mut self, field: FieldPath, open: &'static Code, restricts: &'static Code, message: &str) {
         let closes = self.kind.restricts(&field);
         let (code, help) = if closes {
-            (restricts, "what the policy targets answers 500, because the field restricts access")
+            let targets = "what the policy targets answers 500, because the field restricts access";
+            let refers = "rules that refer to it answer 500";
+            (restricts, if self.kind.is_attached() { targets } else { refers })
         } else {
             (open, "the field has no effect")
         };

@@ -6,6 +6,8 @@
 mod behaviour;
 #[path = "policies/connections.rs"]
 mod connections;
+#[path = "policies/extensions.rs"]
+mod extensions;
 
 use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};
@@ -97,9 +99,13 @@ fn the_projects_own_policies_are_taken_and_nothing_of_them_is_passed_over() {
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let Ok(groups) = yaml_serde::from_str::<Value>(&text) else { continue };
-        for list in
-            ["backendTrafficPolicies", "clientTrafficPolicies", "envoyExtensionPolicies", "securityPolicies"]
-        {
+        for list in [
+            "backendTrafficPolicies",
+            "clientTrafficPolicies",
+            "envoyExtensionPolicies",
+            "httpFilters",
+            "securityPolicies",
+        ] {
             for policy in groups[list].as_array().into_iter().flatten() {
                 all += 1;
                 let bytes = policy.to_string().into_bytes().into();

@@ -69,7 +69,7 @@ impl World for Shop {
     }
 
     fn regex(&self, text: &str) -> Result<(), String> {
-        if text.contains('(') { Err("not closed".into()) } else { Ok(()) }
+        if text.matches('(').count() != text.matches(')').count() { Err("not closed".into()) } else { Ok(()) }
     }
 
     fn json(&self, text: &str) -> Option<Node> {

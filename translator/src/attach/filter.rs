@@ -1,6 +1,7 @@
 //! Filters of a rule or backend.
 
 mod auth;
+mod extension;
 
 use super::backend::{self, Use};
 use super::index::Index;
@@ -13,9 +14,10 @@ use moorgate_model::diagnostic::semantic::{
     CORS_ANY_ORIGIN, FORMATTER_ESCAPED, REDIRECT_LOOP, UNSUPPORTED_VALUE,
 };
 use moorgate_model::ir::{
-    Cluster, Cors, ExternalAuth, HeaderMutation, HostRewrite, Mirror, PathRewrite, Redirect,
+    Cluster, Cors, ExternalAuth, HeaderMutation, HostRewrite, Mirror, PathRewrite, PolicySource, Redirect,
 };
 use moorgate_model::{Diagnostic, FieldPath, Object};
+use moorgate_policies::Lowered;
 use std::collections::BTreeMap;
 
 /// All filters of one list, taken together.
@@ -29,6 +31,9 @@ pub(super) struct Filters {
     pub(super) redirect: Option<Redirect>,
     pub(super) path_rewrite: Option<PathRewrite>,
     pub(super) host_rewrite: Option<HostRewrite>,
+    /// What HTTPRouteFilters say, and which they are.
+    pub(super) extensions: Lowered,
+    pub(super) sources: Vec<PolicySource>,
     /// A filter could not be carried out: requests must get an error, not pass without it
     /// (HTTPRoute `filters`: "MUST NOT be skipped").
     pub(super) broken: bool,
@@ -86,6 +91,10 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, at: &FieldPath, filters: &[Filter]
             }
             "RequestMirror" => mirror(cx, &at, filter, &mut out),
             "RequestRedirect" => {
+                if out.extensions.rule.respond.is_some() {
+                    out.broken = true;
+                    cx.unsupported(at.clone(), "the rule answers requests already".into());
+                }
                 out.redirect = filter.request_redirect.as_ref().map(redirect);
                 let same = |to: &Redirect| {
                     to.scheme.is_none() && to.host.is_none() && to.port.is_none() && to.path.is_none()
@@ -99,6 +108,11 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, at: &FieldPath, filters: &[Filter]
                 if let Some(rewrite) = &filter.url_rewrite {
                     out.path_rewrite = rewrite.path.as_ref().and_then(path_rewrite);
                     out.host_rewrite = rewrite.hostname.clone().map(HostRewrite);
+                    let has = &out.extensions.rule;
+                    if (has.path && out.path_rewrite.is_some()) || (has.host && out.host_rewrite.is_some()) {
+                        out.broken = true;
+                        cx.unsupported(at.key("urlRewrite"), "the rule rewrites path or host already".into());
+                    }
                 }
             }
             "CORS" => {
@@ -115,6 +129,7 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, at: &FieldPath, filters: &[Filter]
                     auth::lower(cx, &at, filter, &mut out);
                 }
             }
+            "ExtensionRef" if extension::is(filter) => extension::lower(cx, &at, filter, &mut out),
             kind => {
                 out.broken = true;
                 cx.unsupported(at.key("type"), format!("a filter of type {kind} is not supported"));

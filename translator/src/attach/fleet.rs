@@ -11,7 +11,7 @@ use super::policy::Policies;
 use super::table::{self, Filled};
 use super::takes::Takes;
 use moorgate_model::ir::{
-    Action, DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable, Serves, Tracing, Transport,
+    DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable, Serves, Tracing, Transport,
 };
 use moorgate_model::{Diagnostics, Object, ir};
 use moorgate_snapshot::FleetName;
@@ -217,7 +217,7 @@ impl Closed<'_> {
     fn table(&self, mut table: RouteTable) -> RouteTable {
         for route in table.hosts.iter_mut().flat_map(|host| &mut host.routes) {
             if self.all {
-                route.action = Action::Respond(ir::Respond { status: 500 });
+                route.refuse(500);
             } else if !self.clusters.is_empty() {
                 route.close(|name| self.clusters.contains(name));
             }

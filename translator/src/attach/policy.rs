@@ -29,7 +29,8 @@ use moorgate_model::diagnostic::policy::{
 use moorgate_model::ir::{Cluster, UpstreamTls};
 use moorgate_model::{Diagnostics, FieldPath, Node, Object, ObjectRef};
 use moorgate_policies::{
-    AnyPolicy, BackendTls, BackendTraffic, Context, Effects, Judgement, Kind, Policy, Telemetry, Verdict,
+    AnyPolicy, BackendTls, BackendTraffic, Compiled, Context, Effects, Judgement, Kind, Policy, Telemetry,
+    Verdict, compile,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,8 @@ pub(super) struct Policies {
     attached: Vec<Attached>,
     /// Policies of Envoy Gateway's kinds.
     held: held::Held,
+    /// HTTPRouteFilters; none of one that validation refused.
+    route_filters: BTreeMap<ObjectRef, Option<Compiled>>,
     /// Clusters that they need.
     clusters: BTreeMap<String, Cluster>,
     /// Where they were met.
@@ -86,6 +89,11 @@ impl Policies {
             && (self.denied_routes.contains(&(route.clone(), None))
                 || rule
                     .is_some_and(|rule| self.denied_routes.contains(&(route.clone(), Some(rule.to_owned())))))
+    }
+
+    /// What an HTTPRouteFilter says; none inside if it was refused.
+    pub(super) fn route_filter(&self, object: &ObjectRef) -> Option<&Option<Compiled>> {
+        self.route_filters.get(object)
     }
 
     /// True if all requests to this Gateway must be answered with 500.
@@ -148,6 +156,7 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
     let mut policies = Policies::default();
     let mut known: Vec<(Age, &Object, &'static dyn AnyPolicy)> = Vec::new();
     let mut capable: Vec<(Kind, &Object)> = Vec::new();
+    let mut filters: Vec<(&Object, bool)> = Vec::new();
     for object in &index.others {
         if let Some(policy) = moorgate_policies::find(&object.reference) {
             let created = metadata(object).and_then(|metadata| metadata.creation_timestamp);
@@ -157,7 +166,9 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
                 policy,
             ));
         } else if let Some(kind) = Kind::of(&object.reference) {
-            if !index.options.refused.contains(&object.reference) {
+            if !kind.is_attached() {
+                filters.push((object, index.options.refused.contains(&object.reference)));
+            } else if !index.options.refused.contains(&object.reference) {
                 capable.push((kind, object));
             } else if restricts(object) {
                 // Validation has said what is wrong with it.
@@ -173,6 +184,12 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
     }
     // They may refer to backends, of which the policies above speak.
     let mut clusters = BTreeMap::new();
+    for (object, refused) in filters {
+        let mut sources = world::Sources { index, policies: &policies, clusters: &mut clusters };
+        let compiled = (!refused).then(|| compile(Kind::RouteFilter, object, &mut sources));
+        diagnostics.extend(compiled.iter().flat_map(|compiled| compiled.findings.iter().cloned()));
+        policies.route_filters.insert(object.reference.clone(), compiled);
+    }
     policies.held = held::attach(index, capable, &mut policies, &mut clusters, diagnostics);
     policies.clusters = clusters;
     policies

@@ -29,7 +29,7 @@ impl Age {
 /// The hostname written in the route comes first (GatewayRouteHostnameIntersectionPrecedence). Then GRPCRoutes come
 /// before HTTPRoutes: they match gRPC requests only, and the two are never merged (GRPCRoute `matches`). HTTPRoute goes
 /// on with an exact path, then a regular expression (left to implementations: the longer text first), then the longest
-/// prefix, a method, more headers, more query parameters; GRPCRoute with the longer service, the longer method, more
+/// prefix, a method, more headers, more query parameters, more cookies; GRPCRoute with the longer service, the longer method, more
 /// headers; both with the older route, and the order of rules and matches.
 pub(super) fn rank<'a>(hostname: &str, age: &'a Age, route: &Route) -> impl Ord + use<'a> {
     let long = |text: &str| Reverse(text.chars().count());
@@ -45,6 +45,7 @@ pub(super) fn rank<'a>(hostname: &str, age: &'a Age, route: &Route) -> impl Ord 
         route.method.is_none(),
         Reverse(route.headers.len()),
         Reverse(route.query.len()),
+        Reverse(route.cookies.len()),
         age,
         route.origin.rule,
         route.origin.matched,

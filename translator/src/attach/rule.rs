@@ -13,12 +13,13 @@ use super::policy::Policies;
 use super::spec::{RouteRule, RuleRoute};
 use moorgate_model::diagnostic::semantic::{NO_BACKENDS, UNSUPPORTED_VALUE};
 use moorgate_model::ir::{
-    Action, Cluster, Forward, HeaderMutation, PathRewrite, Respond, Retry, Route, RouteOrigin, Session,
-    Timeouts, WeightedBackend,
+    Action, Added, Cluster, Forward, HeaderMutation, PathRewrite, Respond, Retry, Route, RouteOrigin,
+    RoutePolicies, Session, Timeouts, WeightedBackend,
 };
 use moorgate_model::{Diagnostic, FieldPath, Object, duration};
-use moorgate_policies::session;
+use moorgate_policies::{Cookies, Lowered, session};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The routes of one route object, in the order of rules and matches, and what is wrong with them.
 pub(super) struct Built {
@@ -52,7 +53,7 @@ pub(super) fn build<M: Conditions>(
                 .into_iter()
                 .enumerate()
                 .filter(|(_, found)| !found.broken)
-                .map(|(matched, found)| found.into_route(origin(matched), &target)),
+                .flat_map(|(matched, found)| found.into_routes(&origin(matched), &target)),
         );
     }
     built
@@ -65,6 +66,10 @@ struct Target {
     mirrors: Vec<moorgate_model::ir::Mirror>,
     cors: Option<moorgate_model::ir::Cors>,
     auth: Option<moorgate_model::ir::ExternalAuth>,
+    /// What HTTPRouteFilters add.
+    policies: Added<RoutePolicies>,
+    /// One of these must be met too, if there are any.
+    cookies: Vec<Cookies>,
     action: Action,
 }
 
@@ -79,14 +84,23 @@ fn lower<M>(
         // Backends are still resolved, so that what is wrong with them shows too.
         let _ = backends(cx, at, rule);
         filters.auth = None;
+        filters.extensions = Lowered { rule: filters.extensions.rule, ..Lowered::default() };
         Action::Respond(Respond { status: 500 })
+    } else if let Some(status) = filters.extensions.rule.respond {
+        let _ = backends(cx, at, rule);
+        Action::Respond(Respond { status })
     } else if let Some(redirect) = filters.redirect.take() {
         Action::Redirect(redirect)
     } else {
         forward(cx, at, (position, rule), &mut filters)
     };
-    let Filters { request_headers, response_headers, mirrors, cors, auth, .. } = filters;
-    Target { request_headers, response_headers, mirrors, cors, auth, action }
+    let Filters { request_headers, response_headers, mirrors, cors, auth, extensions, sources, .. } = filters;
+    let Lowered { mut filters, route, forward, clusters, rule, .. } = extensions;
+    filters.sort();
+    let mut added = RoutePolicies { sources, filters, route, forward, ..RoutePolicies::default() };
+    added.clusters = clusters;
+    let policies = (!added.sources.is_empty()).then(|| Arc::new(added));
+    Target { request_headers, response_headers, mirrors, cors, auth, policies, cookies: rule.cookies, action }
 }
 
 fn forward<M>(
@@ -159,7 +173,8 @@ fn backends<M>(
                 None
             }
         };
-        if own.redirect.is_some() || own.cors.is_some() || own.auth.is_some() {
+        let extended = !own.sources.is_empty();
+        if own.redirect.is_some() || own.cors.is_some() || own.auth.is_some() || extended {
             let message = "this filter is not supported on a backend";
             let finding = cx.route.diagnostic(&UNSUPPORTED_VALUE, at.key("filters"), message);
             cx.findings

@@ -6,7 +6,7 @@ use super::parent::Placement;
 use super::precedence::rank;
 use super::takes::{self, Takes};
 use moorgate_model::diagnostic::semantic::{CROSS_NAMESPACE_MATCH, SHADOWED_MATCH};
-use moorgate_model::ir::{Action, PathMatch, Respond, Route, RouteTable, ValueMatch, VirtualHost};
+use moorgate_model::ir::{Action, PathMatch, Route, RouteTable, ValueMatch, VirtualHost};
 use moorgate_model::{Diagnostic, FieldPath};
 use std::collections::BTreeMap;
 
@@ -101,8 +101,7 @@ fn finish(route: &Route, listener: &Listener<'_>) -> Route {
     let mut route = route.clone();
     if listener.refuse {
         // What restricts access to a plain listener cannot be carried out. Its neighbours on the port go on.
-        route.action = Action::Respond(Respond { status: 500 });
-        route.mirrors.clear();
+        route.refuse(500);
     }
     if let Action::Redirect(redirect) = &mut route.action {
         redirect.port = redirect_port(redirect, &listener.spec.protocol, listener.spec.port);
@@ -110,14 +109,14 @@ fn finish(route: &Route, listener: &Listener<'_>) -> Route {
     route
 }
 
-type Conditions<'r> =
-    (&'r PathMatch, &'r Option<String>, &'r [(String, ValueMatch)], &'r [(String, ValueMatch)], bool);
+type Values = [(String, ValueMatch)];
+type Conditions<'r> = (&'r PathMatch, &'r Option<String>, [&'r Values; 3], bool);
 
 fn find_shadows(host: &str, routes: &[(&Placement, &Route, &Listener<'_>)], shadows: &mut Vec<Shadow>) {
     let mut seen: BTreeMap<Conditions<'_>, &Route> = BTreeMap::new();
     for (_, route, _) in routes {
-        let (headers, query) = (route.headers.as_slice(), route.query.as_slice());
-        let conditions = (&route.path, &route.method, headers, query, route.grpc.is_some());
+        let values = [&*route.headers, &*route.query, &*route.cookies];
+        let conditions = (&route.path, &route.method, values, route.grpc.is_some());
         if let Some(winner) = seen.get(&conditions) {
             shadows.push(Shadow {
                 winner: (*winner).clone(),

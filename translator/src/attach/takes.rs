@@ -120,8 +120,8 @@ impl<'r> Host<'r> {
             }
         }
         for loser in losers.into_values().filter_map(|other| rows.get(other)).map(|row| row.1) {
-            let equal = (&winner.path, &winner.method, &winner.headers, &winner.query)
-                == (&loser.path, &loser.method, &loser.headers, &loser.query)
+            let equal = (&winner.path, &winner.method, &winner.headers, &winner.query, &winner.cookies)
+                == (&loser.path, &loser.method, &loser.headers, &loser.query, &loser.cookies)
                 && winner.grpc.is_some() == loser.grpc.is_some();
             let key = (winner.origin.object.clone(), loser.origin.object.clone(), equal);
             takes.found.entry(key).or_insert_with(|| Take {
@@ -197,6 +197,7 @@ fn meet(a: &Route, b: &Route) -> bool {
         && paths_meet(&a.path, &b.path)
         && values_meet(&a.headers, &b.headers)
         && values_meet(&a.query, &b.query)
+        && values_meet(&a.cookies, &b.cookies)
 }
 
 fn paths_meet(a: &PathMatch, b: &PathMatch) -> bool {

@@ -109,7 +109,7 @@ struct Said {
 impl Said {
     fn add(&mut self, args: &ExplainArgs, places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) {
         self.answered |= match answer {
-            Answer::Found(_, route) => !matches!(route.action, Action::Respond(_)),
+            Answer::Found(_, route) => !matches!(route.action, Action::Respond(_)) || is_meant(route),
             Answer::Carried { .. } => true,
             Answer::NoListener
             | Answer::Refused { .. }
@@ -280,7 +280,8 @@ fn describe_route(places: &Places<'_>, route: &Route, out: &mut String) {
     let _ = writeln!(out, "  route {} rule {}{named}: {}  ({at})", origin.object, origin.rule, path(route));
     match &route.action {
         Action::Respond(respond) => {
-            let _ = writeln!(out, "  answer: {} by Envoy itself; see `moorgate check`", respond.status);
+            let why = if is_meant(route) { "as a filter says" } else { "see `moorgate check`" };
+            let _ = writeln!(out, "  answer: {} by Envoy itself; {why}", respond.status);
         }
         Action::Redirect(redirect) => {
             let _ = writeln!(out, "  answer: redirect {}", redirect.status);
@@ -291,6 +292,12 @@ fn describe_route(places: &Places<'_>, route: &Route, out: &mut String) {
             }
         }
     }
+}
+
+/// Whether a filter of the rule answers, and not an error.
+fn is_meant(route: &Route) -> bool {
+    let mut added = route.policies.iter().filter(|added| !added.route.is_empty());
+    added.any(|added| added.sources.iter().any(|source| source.capabilities.contains(&"direct_response")))
 }
 
 /// What a route asks of the path.

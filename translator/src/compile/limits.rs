@@ -80,7 +80,7 @@ fn pointed(diagnostic: Diagnostic, fleet: &ir::Fleet, objects: &[Object]) -> Dia
 /// The text of a route, in bytes: what grows with what was written.
 fn size(route: &Route) -> usize {
     let (PathMatch::Exact(path) | PathMatch::Prefix(path) | PathMatch::Regex(path)) = &route.path;
-    let matched = route.headers.iter().chain(&route.query).map(|(name, value)| {
+    let matched = route.headers.iter().chain(&route.query).chain(&route.cookies).map(|(name, value)| {
         let (ValueMatch::Exact(value) | ValueMatch::Regex(value)) = value;
         name.len() + value.len()
     });

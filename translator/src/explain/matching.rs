@@ -15,6 +15,8 @@ pub enum Mismatch {
     Header(String),
     /// A query parameter, by name.
     Query(String),
+    /// A cookie, by name.
+    Cookie(String),
     /// The route is for gRPC requests, and this is none.
     NotGrpc,
 }
@@ -26,6 +28,7 @@ impl fmt::Display for Mismatch {
             Self::Method => f.write_str("the method differs"),
             Self::Header(name) => write!(f, "header {name:?} is absent or differs"),
             Self::Query(name) => write!(f, "query parameter {name:?} is absent or differs"),
+            Self::Cookie(name) => write!(f, "cookie {name:?} is absent or differs"),
             Self::NotGrpc => {
                 f.write_str("it is for gRPC, and the request has no content-type application/grpc")
             }
@@ -61,7 +64,12 @@ pub(super) fn mismatch(route: &Route, path: &str, request: &Request) -> Option<M
     }
     let present = |name: &str, wanted| request.query(name).is_some_and(|value| value_fits(wanted, value));
     let query = route.query.iter().find(|(name, wanted)| !present(name, wanted));
-    query.map(|(name, _)| Mismatch::Query(name.clone()))
+    if let Some((name, _)) = query {
+        return Some(Mismatch::Query(name.clone()));
+    }
+    let present = |name: &str, wanted| request.cookie(name).is_some_and(|value| value_fits(wanted, value));
+    let cookie = route.cookies.iter().find(|(name, wanted)| !present(name, wanted));
+    cookie.map(|(name, _)| Mismatch::Cookie(name.clone()))
 }
 
 fn value_fits(wanted: &ValueMatch, value: &str) -> bool {

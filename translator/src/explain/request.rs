@@ -106,6 +106,17 @@ impl Request {
     }
 }
 
+// Cookies.
+impl Request {
+    /// The first value of a cookie, without quotes around it (RFC 6265 §5.4).
+    pub(super) fn cookie(&self, name: &str) -> Option<&str> {
+        let pairs = self.header("cookie").flat_map(|value| value.split(';'));
+        let mut values = pairs.filter_map(|pair| pair.trim().split_once('='));
+        let value = values.find_map(|(key, value)| (key == name).then_some(value))?;
+        Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+    }
+}
+
 /// Host and port of an authority; an IPv6 address stands in brackets.
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let colon = if authority.starts_with('[') {

@@ -245,12 +245,16 @@ fn route(found: &pb::Route, origins: &dyn Origins) -> Route {
             QueryParameterMatchSpecifier::PresentMatch(_) => None,
         }
     });
+    let cookies = matched.cookies.iter();
+    let cookies =
+        cookies.filter_map(|cookie| Some((cookie.name.clone(), value(cookie.string_match.as_ref()?))));
     Route {
         origin: origins.route(&found.name, &canonical::encode(&matched)),
         path: path(matched.path_specifier.as_ref()),
         method,
         headers,
         query: query.collect(),
+        cookies: cookies.collect(),
         grpc: matched.grpc.map(|_| GrpcMatch::default()),
         request_headers: HeaderMutation::default(),
         response_headers: HeaderMutation::default(),

@@ -8,9 +8,9 @@ use envoy_types::pb::envoy::config::route::v3::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, RouteAction,
-    RouteMatch, WeightedCluster, header_matcher, query_parameter_matcher, redirect_action, retry_policy,
-    route_match, weighted_cluster,
+    CookieMatcher, DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy,
+    RouteAction, RouteMatch, WeightedCluster, header_matcher, query_parameter_matcher, redirect_action,
+    retry_policy, route_match, weighted_cluster,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher};
@@ -229,9 +229,15 @@ pub(super) fn matches(route: &Route) -> RouteMatch {
             query_parameter_matcher::QueryParameterMatchSpecifier::StringMatch(string(wanted)),
         ),
     });
+    let cookies = route.cookies.iter().map(|(name, wanted)| CookieMatcher {
+        name: name.clone(),
+        string_match: Some(string(wanted)),
+        ..Default::default()
+    });
     RouteMatch {
         headers: method.chain(headers).collect(),
         query_parameters: query.collect(),
+        cookies: cookies.collect(),
         grpc: route.grpc.as_ref().map(|_| route_match::GrpcRouteMatchOptions {}),
         path_specifier: Some(path(&route.path)),
         ..Default::default()

@@ -2,6 +2,7 @@
 
 use super::{Added, RoutePolicies};
 use crate::object::ObjectRef;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One match of one rule.
@@ -17,6 +18,8 @@ pub struct Route {
     pub headers: Vec<(String, ValueMatch)>,
     /// Query parameters that must all match, sorted by name; names are case-sensitive.
     pub query: Vec<(String, ValueMatch)>,
+    /// Cookies that must all match; names are case-sensitive.
+    pub cookies: Vec<(String, ValueMatch)>,
     /// Set if only gRPC requests match (GRPCRoute): what was asked of service and method, which the path says too.
     pub grpc: Option<GrpcMatch>,
     /// Changes to the request's headers.
@@ -61,6 +64,17 @@ impl Route {
         let policies = self.policies.iter().flat_map(|added| &added.clusters).map(String::as_str);
         let backends = backends.iter().filter_map(|backend| backend.cluster.as_deref());
         backends.chain(mirrors).chain(asked).chain(policies)
+    }
+
+    /// Answers all requests with a status and does nothing else: neither filters nor services have a say any more. Which
+    /// policies were meant to stays known.
+    pub fn refuse(&mut self, status: u16) {
+        self.action = Action::Respond(Respond { status });
+        self.mirrors.clear();
+        self.auth = None;
+        self.policies = self.policies.take().map(|added| {
+            Arc::new(RoutePolicies { sources: added.sources.clone(), ..RoutePolicies::default() })
+        });
     }
 
     /// Takes out clusters that must not be reached: their share is answered with an error, copies are not made, and

@@ -10,7 +10,7 @@ use crate::attach::listener::{Gateway, Listener};
 use crate::attach::parent::{Placement, Routes};
 use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID};
 use moorgate_model::ir::{
-    Action, Added, Cluster, ClusterPolicies, PolicySource, Respond, Route, RouteOrigin, RoutePolicies, Stream,
+    Action, Added, Cluster, ClusterPolicies, PolicySource, Route, RouteOrigin, RoutePolicies, Stream,
 };
 use moorgate_model::{Diagnostics, FieldPath, ObjectRef};
 use moorgate_policies::{Compiled, Kind, Lowered, compile_merged};
@@ -194,7 +194,9 @@ impl Settling<'_, '_> {
             closed |= compiled.closed;
             closed_streams |= match kind {
                 Kind::Security => compiled.closed || compiled.parts.contains_key("authorization"),
-                Kind::BackendTraffic | Kind::ClientTraffic | Kind::Extension => compiled.closed,
+                Kind::BackendTraffic | Kind::ClientTraffic | Kind::Extension | Kind::RouteFilter => {
+                    compiled.closed
+                }
             };
             let own = compiled.together();
             if !own.cluster.is_empty() {
@@ -261,15 +263,15 @@ impl Settling<'_, '_> {
     }
 
     fn apply(&mut self, route: &mut Route, together: &Together) {
-        route.policies.clone_from(&together.added);
+        let own = route.policies.take();
+        route.policies = match (&own, &together.added) {
+            // What filters of the rule itself say comes before what policies do.
+            (Some(own), Some(added)) => Some(Arc::new(joined(own, added))),
+            (own, added) => added.clone().or_else(|| own.clone()),
+        };
         if together.closed {
-            route.action = Action::Respond(Respond { status: 500 });
-            route.mirrors.clear();
-            route.auth = None;
             // Nothing of what filters would do matters any more, and nobody is to be asked.
-            route.policies = together.added.as_ref().map(|added| {
-                Arc::new(RoutePolicies { sources: added.sources.clone(), ..RoutePolicies::default() })
-            });
+            route.refuse(500);
             return;
         }
         let Action::Forward(forward) = &mut route.action else { return };
@@ -313,6 +315,21 @@ impl Settling<'_, '_> {
         }
         Some(stream)
     }
+}
+
+/// What the filters of a rule add, with what policies add to it.
+fn joined(own: &RoutePolicies, added: &RoutePolicies) -> RoutePolicies {
+    fn front<T: Clone>(list: &mut Vec<T>, own: &[T]) {
+        list.splice(0..0, own.iter().cloned());
+    }
+    let mut both = added.clone();
+    front(&mut both.sources, &own.sources);
+    front(&mut both.filters, &own.filters);
+    front(&mut both.route, &own.route);
+    front(&mut both.forward, &own.forward);
+    front(&mut both.clusters, &own.clusters);
+    both.filters.sort();
+    both
 }
 
 /// Which policies have a say, for `explain`.

@@ -19,7 +19,17 @@ pub(in crate::attach) struct Match {
 }
 
 impl Match {
-    pub(super) fn into_route(self, origin: RouteOrigin, target: &Target) -> Route {
+    /// The routes that match so: one, or one for each set of cookies of which a request must have one.
+    pub(super) fn into_routes(self, origin: &RouteOrigin, target: &Target) -> Vec<Route> {
+        let route = self.into_route(origin.clone(), target);
+        if target.cookies.is_empty() {
+            return vec![route];
+        }
+        let cookies = target.cookies.iter();
+        cookies.map(|cookies| Route { cookies: cookies.clone(), ..route.clone() }).collect()
+    }
+
+    fn into_route(self, origin: RouteOrigin, target: &Target) -> Route {
         let mut action = target.action.clone();
         if !matches!(self.path, PathMatch::Prefix(_)) {
             super::drop_prefix_rewrite(&mut action);
@@ -30,13 +40,14 @@ impl Match {
             method: self.method,
             headers: self.headers,
             query: self.query,
+            cookies: Vec::new(),
             grpc: self.grpc,
             request_headers: target.request_headers.clone(),
             response_headers: target.response_headers.clone(),
             mirrors: target.mirrors.clone(),
             cors: target.cors.clone(),
             auth: target.auth.clone(),
-            policies: None,
+            policies: target.policies.clone(),
             action,
         }
     }

@@ -122,6 +122,16 @@ pub(in crate::attach) struct Filter {
     pub(in crate::attach) url_rewrite: Option<RewriteFilter>,
     pub(in crate::attach) cors: Option<CorsFilter>,
     pub(in crate::attach) external_auth: Option<ExternalAuthFilter>,
+    pub(in crate::attach) extension_ref: Option<ExtensionRef>,
+}
+
+/// An object of the route's own namespace.
+#[derive(Debug, Clone, Deserialize)]
+pub(in crate::attach) struct ExtensionRef {
+    #[serde(default)]
+    pub(in crate::attach) group: String,
+    pub(in crate::attach) kind: String,
+    pub(in crate::attach) name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -57,6 +57,7 @@ pub(super) fn route(name: &str, path: PathMatch, action: Action) -> Route {
         method: None,
         headers: Vec::new(),
         query: Vec::new(),
+        cookies: Vec::new(),
         grpc: None,
         request_headers: HeaderMutation::default(),
         response_headers: HeaderMutation::default(),
