@@ -143,6 +143,12 @@ impl Covered {
                 listed.extend(capability.except.iter().map(|field| (split(field), Listed::Left)));
             }
         }
+        for settings in kind.settings() {
+            listed.push((split(settings), Listed::Left));
+            let inner = Self::of(Kind::BackendTraffic).0.into_iter();
+            let inner = inner.filter(|(_, state)| *state != Listed::Carried(None));
+            listed.extend(inner.map(|(keys, state)| ([split(settings), keys].concat(), state)));
+        }
         Self(listed)
     }
 

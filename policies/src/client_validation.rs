@@ -1,6 +1,6 @@
 //! Certificates of clients (ClientTrafficPolicy `tls.clientValidation`).
 
-use crate::{About, Capability, Effect, Kind, Lowering, TrustBundle};
+use crate::{About, Capability, Effect, Kind, Lowering, SecretRef, TrustBundle};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
@@ -40,6 +40,15 @@ struct Rules {
     #[serde(default)]
     certificate_hashes: Vec<String>,
     subject_alt_names: Option<Names>,
+    crl: Option<Lists>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Lists {
+    #[serde(default)]
+    refs: Vec<SecretRef>,
+    only_verify_leaf_certificate: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,6 +80,8 @@ struct Text {
     value: String,
 }
 
+/// The key of a Secret that holds a list of revoked certificates.
+const LIST: &str = "ca.crl";
 /// `DownstreamTlsContext.require_client_certificate`
 const REQUIRED: &[u32] = &[2];
 
@@ -82,14 +93,15 @@ impl Capability for ClientValidation {
         fields: &["tls.clientValidation"],
         except: &[
             "tls.clientValidation.allowExpiredCertificate",
-            "tls.clientValidation.crl",
             "tls.clientValidation.subjectAltNames.otherNames",
         ],
         since: "0.1.0",
         docs: "\
 Clients of HTTPS listeners show a certificate that an authority in caCertificateRefs has signed (ConfigMaps of the policy's namespace, key \
 ca.crt, read by the relay): mode RequireAndVerify, or VerifyIfGiven (as optional) for those that show one. spkiHashes, certificateHashes \
-and subjectAltNames (DNS, e-mail, address, URI) bound which. In place of the Gateway's own tls.frontend. Other modes are refused: they let \
+and subjectAltNames (DNS, e-mail, address, URI) bound which. crl.refs name Secrets whose key ca.crl lists certificates that do not count any \
+more (PEM); the relay reads them too, and a new list needs no compile. Envoy asks for a list of each authority on the way, or of the \
+client's own with onlyVerifyLeafCertificate. In place of the Gateway's own tls.frontend. Other modes are refused: they let \
 anybody pass.",
         effect: Effect::DownstreamTls,
     };
@@ -111,12 +123,15 @@ anybody pass.",
         let Some(names) = names(rules.subject_alt_names.as_ref(), &at.key("subjectAltNames"), cx) else {
             return;
         };
+        let Some(revoked) = revoked(rules.crl.as_ref(), &at.key("crl").key("refs"), cx) else { return };
         // Whoever shows a certificate is checked in both modes.
-        cx.clients(Validation { ca_bundles, optional: false });
+        cx.clients(Validation { ca_bundles, optional: false, revoked });
+        let only_leaf = rules.crl.as_ref().and_then(|crl| crl.only_verify_leaf_certificate);
         let context = CertificateValidationContext {
             verify_certificate_spki: rules.spki_hashes.clone(),
             verify_certificate_hash: rules.certificate_hashes.clone(),
             match_typed_subject_alt_names: names,
+            only_verify_leaf_cert_crl: only_leaf == Some(true),
             ..Default::default()
         };
         let combined = CombinedCertificateValidationContext {
@@ -171,6 +186,17 @@ fn bundles(references: &[Reference], at: &FieldPath, cx: &mut Lowering<'_>) -> O
         }
     }
     Some(out)
+}
+
+/// The Secrets that list what does not count any more. One that is missing at the relay lets nobody in.
+fn revoked(crl: Option<&Lists>, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<String>> {
+    let Some(crl) = crl else { return Some(Vec::new()) };
+    if crl.refs.is_empty() {
+        cx.invalid(at.clone(), "no Secret holds a list");
+        return None;
+    }
+    let numbered = crl.refs.iter().enumerate();
+    numbered.map(|(index, reference)| Some(cx.secret(&at.index(index), reference, &[LIST])?.path())).collect()
 }
 
 fn names(names: Option<&Names>, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<SubjectAltNameMatcher>> {
@@ -247,12 +273,33 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_what_does_not_count_any_more_are_named() {
+        let spec = r#"{"tls": {"clientValidation": {"caCertificateRefs": [{"kind": "ConfigMap", "name": "ca"}],
+            "crl": {"refs": [{"name": "list"}, {"name": "more", "namespace": "vault"}], "onlyVerifyLeafCertificate": true}}}}"#;
+        let compiled = testing::compile(Kind::ClientTraffic, spec);
+        assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+        let part = &compiled.parts["client_validation"];
+        assert_eq!(part.clients.as_ref().unwrap().revoked, ["shop/list", "vault/more"]);
+        let context: DownstreamTlsContext = patched(&part.tls);
+        let Some(ValidationContextType::CombinedValidationContext(combined)) =
+            context.common_tls_context.unwrap().validation_context_type
+        else {
+            panic!("combined")
+        };
+        assert!(combined.default_validation_context.unwrap().only_verify_leaf_cert_crl);
+    }
+
+    #[test]
     fn clients_that_cannot_be_checked_are_refused() {
         let ca = r#""caCertificateRefs": [{"kind": "ConfigMap", "name": "ca"}]"#;
         for (rules, said) in [
             (String::new(), "MG4002 spec.tls.clientValidation.caCertificateRefs"),
             (format!(r#"{ca}, "mode": "RequireAny""#), "MG4105 spec.tls.clientValidation.mode"),
-            (format!(r#"{ca}, "crl": {{"refs": []}}"#), "MG4105 spec.tls.clientValidation.crl"),
+            (format!(r#"{ca}, "crl": {{"refs": []}}"#), "MG4002 spec.tls.clientValidation.crl.refs"),
+            (
+                format!(r#"{ca}, "crl": {{"refs": [{{"name": "gone"}}]}}"#),
+                "MG4002 spec.tls.clientValidation.crl.refs[0]",
+            ),
             (
                 r#""caCertificateRefs": [{"kind": "Secret", "name": "ca"}]"#.into(),
                 "MG4105 spec.tls.clientValidation.caCertificateRefs[0].kind",

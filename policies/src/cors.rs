@@ -83,7 +83,7 @@ backend. A CORS filter of an HTTPRoute comes first.",
 }
 
 /// `*` takes any origin; a `*` in the host any number of labels, but no port that is not written.
-fn origin(origin: &str) -> StringMatcher {
+pub(crate) fn origin(origin: &str) -> StringMatcher {
     let pattern = if origin.contains('*') {
         let regex = if origin == "*" {
             ".*".to_owned()

@@ -1,6 +1,6 @@
 //! A service that is asked whether a request may pass (SecurityPolicy `extAuth`).
 
-use crate::lowering::{milliseconds, time};
+use crate::lowering::{Asked, Provider, digest, milliseconds, time};
 use crate::{About, BackendRef, Capability, Effect, Kind, Lowering, place};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::http_uri::HttpUpstreamType;
@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     ListStringMatcher, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
 };
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub(crate) struct Spec {
     ext_auth: Option<Rules>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Rules {
     grpc: Option<Service>,
@@ -36,6 +37,8 @@ struct Rules {
     timeout: Option<String>,
     fail_open: Option<bool>,
     recompute_route: Option<bool>,
+    include_route_metadata: Option<bool>,
+    status_on_error: Option<i32>,
     #[serde(default)]
     context_extensions: Vec<ContextExtension>,
 }
@@ -59,18 +62,29 @@ struct Body {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ContextExtension {
     name: String,
     value: Option<String>,
+    value_ref: Option<ValueRef>,
 }
 
-/// Filters of their own beside those of HTTPRoute's ExternalAuth: a request that both concern asks both. Which headers a
-/// service is shown is the filter's own matter: one shows what every service is shown, to which a route adds by name, and one,
-/// for gRPC, all.
+#[derive(Debug, Deserialize)]
+struct ValueRef {
+    kind: String,
+    name: String,
+    key: String,
+}
+
+/// Filters of their own beside those of HTTPRoute's ExternalAuth: a request that both concern asks both. What a route cannot
+/// say for itself is the filter's own matter: one over HTTP shows what every service is shown, to which a route adds by name,
+/// and one over gRPC shows all headers. Who wants it otherwise gets a filter whose name tells what it does by a digest.
 const HTTP: &str = "envoy.filters.http.ext_authz.policy";
 const GRPC: &str = "envoy.filters.http.ext_authz.policy.grpc";
 /// A cluster that is not there: a filter that no route tells whom to ask lets nothing pass.
 const NOBODY: &str = "no-such-backend";
+/// Where a route says what it is, under the name that services know from Envoy Gateway.
+pub(crate) const ROUTE: &str = "envoy-gateway";
 /// As what a service is addressed.
 const HOST: &str = "authorization";
 /// As the API says, a service that has not answered by then has not said yes.
@@ -85,19 +99,16 @@ impl Capability for ExtAuth {
         file: "ext_auth",
         kind: Kind::Security,
         fields: &["extAuth"],
-        except: &[
-            "extAuth.grpc.backendSettings",
-            "extAuth.http.backendSettings",
-            "extAuth.includeRouteMetadata",
-            "extAuth.statusOnError",
-            "extAuth.contextExtensions.valueRef",
-        ],
+        except: &[],
         since: "0.1.0",
         docs: "\
 A service is asked whether a request may pass, over HTTP (status 200 means yes; path, pathOverride, headersToBackend) or over gRPC \
-(envoy.service.auth.v3): one of backendRefs, headersToExtAuth (HTTP; over gRPC it sees all), bodyToExtAuth, timeout, \
-contextExtensions with values. A service that does not answer lets nothing pass: failOpen is refused, as is recomputeRoute, \
-because the route that is found then has filters that have run already.",
+(envoy.service.auth.v3): backendRefs by their weights, reached as backendSettings say. headersToExtAuth are shown to it (HTTP: besides \
+those that it always sees; gRPC: in place of all), bodyToExtAuth, contextExtensions (values, and those of a ConfigMap; a Secret is refused, \
+because its value would lie in the snapshot), and by includeRouteMetadata kind, name, namespace and rule of the route. A service that has \
+not answered within timeout lets nothing pass, and statusOnError says with which answer (403); with failOpen everything passes that it \
+does not answer. A policy that cannot be carried out lets nothing pass, also with failOpen. recomputeRoute is refused, because the route \
+that is found then has filters that have run already.",
         effect: Effect::Filter {
             name: HTTP,
             place: place::EXTERNAL_AUTH,
@@ -108,10 +119,8 @@ because the route that is found then has filters that have run already.",
     fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
         let Some(rules) = &spec.ext_auth else { return };
         let at = FieldPath::parse("spec.extAuth");
-        for (field, said) in [("failOpen", rules.fail_open), ("recomputeRoute", rules.recompute_route)] {
-            if said == Some(true) {
-                cx.unsupported(at.key(field), "this cannot be switched on");
-            }
+        if rules.recompute_route == Some(true) {
+            cx.unsupported(at.key("recomputeRoute"), "this cannot be switched on");
         }
         let (name, service, key) = match (&rules.http, &rules.grpc) {
             (Some(service), None) => (HTTP, service, "http"),
@@ -119,91 +128,119 @@ because the route that is found then has filters that have run already.",
             _ => return cx.invalid(at, "extAuth has either http or grpc"),
         };
         let grpc = name == GRPC;
-        if grpc && !rules.headers_to_ext_auth.is_empty() {
-            return cx.unsupported(at.key("headersToExtAuth"), "over gRPC a service is shown all headers");
+        if !is_sound(rules, service, &at.key(key), cx) {
+            return;
         }
-        for (list, names) in [
-            ("headersToExtAuth", &rules.headers_to_ext_auth),
-            ("headersToBackend", &service.headers_to_backend),
-        ] {
-            if !names.iter().all(|name| cx.header_name(at.key(list), name)) {
-                return;
-            }
-        }
-        for (field, path) in [("path", &service.path), ("pathOverride", &service.path_override)] {
-            if path.as_ref().is_some_and(|path| !path.is_empty() && !path.starts_with('/')) {
-                return cx.invalid(at.key(key).key(field), "a path begins with a slash");
-            }
-        }
-        let Some(cluster) = backend(service, &at.key(key), grpc, cx) else { return };
-        let timeout = time(cx, &at.key("timeout"), rules.timeout.as_deref()).unwrap_or(TIMEOUT);
+        let asked = Asked {
+            one: service.backend_ref.as_ref(),
+            several: &service.backend_refs,
+            outside: None,
+            named_by: "",
+            http2: grpc,
+        };
+        let Some(provider) = cx.provider(&at.key(key), asked, "ext_auth") else { return };
+        let timeout = time(cx, &at.key("timeout"), rules.timeout.as_deref());
+        let timeout = timeout.or(provider.timeout).unwrap_or(TIMEOUT);
+        let Some(context_extensions) = context(rules, &at.key("contextExtensions"), cx) else { return };
         let asked = if grpc {
-            check_settings::ServiceOverride::GrpcService(GrpcService {
-                timeout: Some(milliseconds(timeout)),
-                target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-                    cluster_name: cluster,
-                    authority: HOST.into(),
-                    ..Default::default()
-                })),
-                ..Default::default()
-            })
+            check_settings::ServiceOverride::GrpcService(self::grpc(provider, timeout))
         } else {
-            check_settings::ServiceOverride::HttpService(http(
-                service,
-                &rules.headers_to_ext_auth,
-                &cluster,
-                timeout,
-            ))
+            let shown = &rules.headers_to_ext_auth;
+            check_settings::ServiceOverride::HttpService(http(service, shown, provider, timeout))
         };
         let with_request_body = rules.body_to_ext_auth.as_ref().map(|body| BufferSettings {
             max_request_bytes: body.max_request_bytes,
             pack_as_bytes: grpc,
             ..Default::default()
         });
-        let context = rules.context_extensions.iter();
-        let context = context.map(|entry| (entry.name.clone(), entry.value.clone().unwrap_or_default()));
         let settings = CheckSettings {
-            context_extensions: context.collect(),
+            context_extensions: context_extensions.into_iter().collect(),
             with_request_body,
             service_override: Some(asked),
             ..Default::default()
         };
+        if rules.include_route_metadata == Some(true) {
+            cx.describe_route();
+        }
         let own =
             ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::CheckSettings(settings)) };
         let off = ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) };
-        cx.busy_filter((name, place::EXTERNAL_AUTH), &base(grpc), &own, &off);
+        let (plain, base) = (base(grpc, &Rules::default()), base(grpc, rules));
+        let name = if base == plain { name.to_owned() } else { format!("{name}.{}", digest(&base)) };
+        cx.busy_filter((&name, place::EXTERNAL_AUTH), &base, &own, &off);
     }
 }
 
-/// The one service that is asked.
-fn backend(service: &Service, at: &FieldPath, grpc: bool, cx: &mut Lowering<'_>) -> Option<String> {
-    match (&service.backend_ref, service.backend_refs.as_slice()) {
-        (Some(one), []) => cx.backend(&at.key("backendRef"), one, grpc),
-        (None, [one]) => cx.backend(&at.key("backendRefs").index(0), one, grpc),
-        (_, [_, _, ..]) => {
-            cx.unsupported(at.key("backendRefs").index(1), "one service is asked");
-            None
-        }
-        _ => {
-            cx.invalid(at.clone(), "there is no backend to ask");
-            None
+/// Whether names, paths and codes are some that Envoy takes.
+fn is_sound(rules: &Rules, service: &Service, at: &FieldPath, cx: &mut Lowering<'_>) -> bool {
+    let above = FieldPath::parse("spec.extAuth");
+    let lists = [
+        (above.key("headersToExtAuth"), &rules.headers_to_ext_auth),
+        (at.key("headersToBackend"), &service.headers_to_backend),
+    ];
+    for (at, names) in lists {
+        if !names.iter().all(|name| cx.header_name(at.clone(), name)) {
+            return false;
         }
     }
+    for (field, path) in [("path", &service.path), ("pathOverride", &service.path_override)] {
+        if path.as_ref().is_some_and(|path| !path.is_empty() && !path.starts_with('/')) {
+            cx.invalid(at.key(field), "a path begins with a slash");
+            return false;
+        }
+    }
+    let known = |code: i32| (400..600).contains(&code) && StatusCode::try_from(code).is_ok();
+    if rules.status_on_error.is_some_and(|code| !known(code)) {
+        cx.invalid(above.key("statusOnError"), "it is no status of an error that Envoy knows");
+        return false;
+    }
+    true
+}
+
+/// What the service is told besides. The value of a Secret would lie in the snapshot, so it is not taken.
+fn context(rules: &Rules, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<(String, String)>> {
+    let mut out = Vec::new();
+    for (index, entry) in rules.context_extensions.iter().enumerate() {
+        let at = at.index(index).key("valueRef");
+        let value = match &entry.value_ref {
+            None => entry.value.clone().unwrap_or_default(),
+            Some(reference) if reference.kind == "ConfigMap" => {
+                cx.config_map_entry(&at.key("key"), &reference.name, &reference.key)?
+            }
+            Some(_) => {
+                cx.unsupported(
+                    at.key("kind"),
+                    "the value of a Secret would lie in the snapshot: use a ConfigMap",
+                );
+                return None;
+            }
+        };
+        out.push((entry.name.clone(), value));
+    }
+    Some(out)
 }
 
 /// What stands on listeners: it asks nobody who is there.
-fn base(grpc: bool) -> ExtAuthz {
+fn base(grpc: bool, rules: &Rules) -> ExtAuthz {
     let every = MatchPattern::SafeRegex(RegexMatcher { regex: ".*".into(), engine_type: None });
     let every = StringMatcher { match_pattern: Some(every), ..Default::default() };
+    let shown = match rules.headers_to_ext_auth.as_slice() {
+        [] => ListStringMatcher { patterns: vec![every] },
+        shown => names(shown.iter().map(String::as_str)),
+    };
+    let described = rules.include_route_metadata == Some(true);
     ExtAuthz {
         transport_api_version: ApiVersion::V3.into(),
         services: Some(ext_authz::Services::HttpService(HttpService {
             server_uri: Some(uri(NOBODY, TIMEOUT)),
             ..Default::default()
         })),
-        allowed_headers: grpc.then(|| ListStringMatcher { patterns: vec![every] }),
+        allowed_headers: grpc.then_some(shown),
         // Which listener a request came by is Envoy's own matter.
         disallowed_headers: Some(names(["x-moorgate-listener"])),
+        failure_mode_allow: rules.fail_open == Some(true),
+        status_on_error: rules.status_on_error.map(|code| HttpStatus { code }),
+        route_metadata_context_namespaces: described.then(|| ROUTE.to_owned()).into_iter().collect(),
         ..Default::default()
     }
 }
@@ -216,7 +253,20 @@ fn uri(cluster: &str, timeout: Duration) -> HttpUri {
     }
 }
 
-fn http(service: &Service, shown: &[String], cluster: &str, timeout: Duration) -> HttpService {
+fn grpc(provider: Provider, timeout: Duration) -> GrpcService {
+    GrpcService {
+        timeout: Some(milliseconds(timeout)),
+        retry_policy: provider.retry,
+        target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+            cluster_name: provider.cluster,
+            authority: HOST.into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+fn http(service: &Service, shown: &[String], provider: Provider, timeout: Duration) -> HttpService {
     let shown = shown.iter().map(|name| name.to_ascii_lowercase());
     let shown = shown.filter(|name| !GIVEN.contains(&name.as_str())).map(|name| HeaderValue {
         value: format!("%REQ({name})%"),
@@ -225,7 +275,8 @@ fn http(service: &Service, shown: &[String], cluster: &str, timeout: Duration) -
     });
     let headers_to_add: Vec<_> = shown.collect();
     HttpService {
-        server_uri: Some(uri(cluster, timeout)),
+        server_uri: Some(uri(&provider.cluster, timeout)),
+        retry_policy: provider.retry,
         path_prefix: service.path.clone().unwrap_or_default(),
         path_override: service.path_override.clone().unwrap_or_default(),
         authorization_request: (!headers_to_add.is_empty())
@@ -234,7 +285,6 @@ fn http(service: &Service, shown: &[String], cluster: &str, timeout: Duration) -
             allowed_upstream_headers: Some(names(service.headers_to_backend.iter().map(String::as_str))),
             ..Default::default()
         }),
-        ..Default::default()
     }
 }
 
@@ -250,6 +300,7 @@ fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> ListStringMatcher {
 mod tests {
     use super::*;
     use crate::lowering::testing;
+    use prost::Message as _;
 
     fn settings(spec: &str, name: &str) -> CheckSettings {
         let compiled = testing::compile(Kind::Security, spec);
@@ -298,12 +349,36 @@ mod tests {
     }
 
     #[test]
+    fn who_wants_it_otherwise_gets_a_filter_of_its_own() {
+        let names = |more: &str| {
+            let spec = format!(r#"{{"extAuth": {{"grpc": {{"backendRefs": [{{"name": "a"}}]}}{more}}}}}"#);
+            let compiled = testing::compile(Kind::Security, &spec);
+            assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+            let part = &compiled.parts["ext_auth"];
+            let [filter] = part.filters.as_slice() else { panic!("one filter") };
+            let base = ExtAuthz::decode(filter.base.value.as_slice()).unwrap();
+            (filter.name.clone(), base, part.describes)
+        };
+        let (plain, base, describes) = names("");
+        assert_eq!((plain.as_str(), base.failure_mode_allow, describes), (GRPC, false, false));
+        let (open, base, _) = names(r#", "failOpen": true"#);
+        assert!(open.starts_with(&format!("{GRPC}.")) && base.failure_mode_allow, "{open}");
+        let (late, base, _) = names(r#", "statusOnError": 503"#);
+        assert!(late != open && base.status_on_error == Some(HttpStatus { code: 503 }));
+        let (_, base, _) = names(r#", "headersToExtAuth": ["X-Token"]"#);
+        assert_eq!(base.allowed_headers, Some(super::names(["x-token"])));
+        let (_, base, describes) = names(r#", "includeRouteMetadata": true"#);
+        assert!(describes && base.route_metadata_context_namespaces == [ROUTE]);
+        let context = r#", "contextExtensions": [{"name": "a", "type": "ValueRef", "valueRef": {"group": "", "kind": "ConfigMap", "name": "here", "key": "jwks"}}]"#;
+        assert_eq!(names(context).0, GRPC, "what a route says for itself needs none");
+    }
+
+    #[test]
     fn what_would_let_pass_closes() {
         let http = |more: &str| {
             format!(r#"{{"extAuth": {{"http": {{"backendRefs": [{{"name": "auth", "port": 80}}]}}{more}}}}}"#)
         };
         for (spec, said) in [
-            (http(r#", "failOpen": true"#), "MG4105 spec.extAuth.failOpen"),
             (http(r#", "recomputeRoute": true"#), "MG4105 spec.extAuth.recomputeRoute"),
             (http(r#", "timeout": "x""#), "MG4002 spec.extAuth.timeout"),
             (http(r#", "headersToExtAuth": ["%a"]"#), "MG4002 spec.extAuth.headersToExtAuth"),
@@ -316,10 +391,18 @@ mod tests {
                 r#"{"extAuth": {"http": {"backendRefs": [{"name": "gone"}]}}}"#.into(),
                 "MG4002 spec.extAuth.http.backendRefs[0]",
             ),
+            (http(r#", "statusOnError": 200"#), "MG4002 spec.extAuth.statusOnError"),
             (
-                r#"{"extAuth": {"grpc": {"backendRefs": [{"name": "a"}]}, "headersToExtAuth": ["x"]}}"#
-                    .into(),
-                "MG4105 spec.extAuth.headersToExtAuth",
+                http(
+                    r#", "contextExtensions": [{"name": "a", "type": "ValueRef", "valueRef": {"group": "", "kind": "Secret", "name": "s", "key": "k"}}]"#,
+                ),
+                "MG4105 spec.extAuth.contextExtensions[0].valueRef.kind",
+            ),
+            (
+                http(
+                    r#", "contextExtensions": [{"name": "a", "type": "ValueRef", "valueRef": {"group": "", "kind": "ConfigMap", "name": "here", "key": "other"}}]"#,
+                ),
+                "MG4002 spec.extAuth.contextExtensions[0].valueRef.key",
             ),
         ] {
             let compiled = testing::compile(Kind::Security, &spec);

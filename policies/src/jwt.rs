@@ -1,11 +1,11 @@
 //! Tokens that clients show (SecurityPolicy `jwt`).
 
-use crate::lowering::{digest, milliseconds, time};
+use crate::lowering::{Asked, digest, milliseconds, time};
 use crate::{About, BackendRef, Capability, Effect, InputKind, Kind, Lowering, place};
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HttpUri, data_source, http_uri};
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
-    JwtAuthentication, JwtClaimToHeader, JwtHeader, JwtProvider, JwtRequirement, JwtRequirementOrList,
-    PerRouteConfig, RemoteJwks, jwt_provider, jwt_requirement, per_route_config,
+    JwksAsyncFetch, JwtAuthentication, JwtClaimToHeader, JwtHeader, JwtProvider, JwtRequirement,
+    JwtRequirementOrList, PerRouteConfig, RemoteJwks, jwt_provider, jwt_requirement, per_route_config,
 };
 use envoy_types::pb::google::protobuf::Empty;
 use moorgate_model::{FieldPath, Node};
@@ -51,6 +51,8 @@ struct Provider {
 struct Remote {
     uri: String,
     cache_duration: Option<String>,
+    failed_refetch_duration: Option<String>,
+    backend_ref: Option<BackendRef>,
     #[serde(default)]
     backend_refs: Vec<BackendRef>,
 }
@@ -110,16 +112,14 @@ impl Capability for Jwt {
         except: &[
             // The route that is found then has filters of its own, which do not run any more.
             "jwt.providers.recomputeRoute",
-            "jwt.providers.remoteJWKS.backendSettings",
-            "jwt.providers.remoteJWKS.backendRef",
-            "jwt.providers.remoteJWKS.failedRefetchDuration",
         ],
         since: "0.1.0",
         docs: "\
 Requests need a token of one of the providers: issuer, audiences, and keys from localJWKS (inline, or a ConfigMap's key jwks) or \
-remoteJWKS, which Envoy itself fetches and keeps; its server is verified by the roots of Envoy's image, or is a Service in \
-backendRefs. With the annotation moorgate.dev/pinned-jwks (\"true\") they are those of a declared input instead (moorgate inputs \
-update). claimToHeaders tells claims to the backend, extractFrom says where tokens are. optional lets requests without a token \
+remoteJWKS, which Envoy itself fetches and keeps for cacheDuration; its server is verified by the roots of Envoy's image, or is one \\
+of backendRefs, reached as backendSettings say. With failedRefetchDuration keys are fetched before the first request asks for them, and \\
+so long after a failure again. With the annotation moorgate.dev/pinned-jwks ("true") they are those of a declared input instead (moorgate \\
+inputs update). claimToHeaders tells claims to the backend, extractFrom says where tokens are. optional lets requests without a token \\
 pass, failOpen those with a broken one too. Others are answered with 401.",
         effect: Effect::Filter {
             name: NAME,
@@ -178,7 +178,8 @@ fn provider(spec: &Provider, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Jw
             jwt_provider::JwksSourceSpecifier::LocalJwks(inline(usable(found.text().to_owned(), &at, cx)?))
         }
         (None, Some(remote)) => {
-            jwt_provider::JwksSourceSpecifier::RemoteJwks(remote_keys(remote, &at.key("remoteJWKS"), cx)?)
+            let at = at.key("remoteJWKS");
+            jwt_provider::JwksSourceSpecifier::RemoteJwks(remote_keys(remote, &spec.name, &at, cx)?)
         }
         _ => {
             cx.invalid(at.clone(), "a provider has either localJWKS or remoteJWKS");
@@ -272,28 +273,34 @@ fn written_keys(local: &Local, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<
     }
 }
 
-fn remote_keys(remote: &Remote, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<RemoteJwks> {
+fn remote_keys(remote: &Remote, name: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<RemoteJwks> {
     let Some((tls, host, port)) = address(&remote.uri) else {
         cx.invalid(at.key("uri"), &format!("{:?} is no address of a server", remote.uri));
         return None;
     };
-    let cluster = match remote.backend_refs.as_slice() {
-        [] => cx.outside(&at.key("uri"), host, port, tls)?,
-        [one] => cx.backend(&at.key("backendRefs").index(0), one, false)?,
-        _ => {
-            cx.unsupported(at.key("backendRefs").index(1), "keys are fetched from one backend");
-            return None;
-        }
+    let asked = Asked {
+        one: remote.backend_ref.as_ref(),
+        several: &remote.backend_refs,
+        outside: Some((host, port, tls)),
+        named_by: "uri",
+        http2: false,
     };
+    let found = cx.provider(at, asked, &format!("jwt.{name}"))?;
     let kept = time(cx, &at.key("cacheDuration"), remote.cache_duration.as_deref());
+    let again = time(cx, &at.key("failedRefetchDuration"), remote.failed_refetch_duration.as_deref());
     Some(RemoteJwks {
         http_uri: Some(HttpUri {
             uri: remote.uri.clone(),
-            timeout: Some(milliseconds(FETCH)),
-            http_upstream_type: Some(http_uri::HttpUpstreamType::Cluster(cluster)),
+            timeout: Some(milliseconds(found.timeout.unwrap_or(FETCH))),
+            http_upstream_type: Some(http_uri::HttpUpstreamType::Cluster(found.cluster)),
         }),
         cache_duration: kept.map(milliseconds),
-        ..Default::default()
+        // A server that does not answer must not hold up the listener.
+        async_fetch: again.map(|again| JwksAsyncFetch {
+            fast_listener: true,
+            failed_refetch_duration: Some(milliseconds(again)),
+        }),
+        retry_policy: found.retry,
     })
 }
 

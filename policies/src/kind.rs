@@ -1,6 +1,7 @@
 //! The kinds of Envoy Gateway that capabilities are part of.
 
 use crate::TargetKind;
+use crate::lowering::SETTINGS;
 use moorgate_model::{FieldPath, Object, ObjectRef, Segment};
 
 /// The API group of these kinds.
@@ -80,6 +81,18 @@ impl Kind {
         }
     }
 
+    /// Fields below `spec` under which it is said how a service is reached, in the words of BackendTrafficPolicy.
+    pub(crate) fn settings(self) -> &'static [&'static str] {
+        match self {
+            Self::Security => &[
+                "extAuth.grpc.backendSettings",
+                "extAuth.http.backendSettings",
+                "jwt.providers.remoteJWKS.backendSettings",
+            ],
+            Self::BackendTraffic | Self::ClientTraffic | Self::Extension => &[],
+        }
+    }
+
     /// Fields below `spec` that restrict access: if one of them cannot be carried out, what the policy targets is closed.
     /// An empty name stands for all fields.
     fn restricting(self) -> &'static [&'static str] {
@@ -112,6 +125,10 @@ impl Kind {
     /// True if a field of an object, from its root, restricts access, or holds one that does.
     pub fn restricts(self, field: &FieldPath) -> bool {
         let keys: Vec<&str> = keys(field).skip(1).collect();
+        // How a service is reached restricts nobody: without it the service is asked all the same.
+        if keys.contains(&SETTINGS) {
+            return false;
+        }
         let meets = |listed: &str| {
             let listed: Vec<&str> = listed.split('.').filter(|key| !key.is_empty()).collect();
             listed.iter().zip(&keys).all(|(a, b)| a == b)
@@ -147,6 +164,7 @@ mod tests {
         );
         assert!(restricts(Kind::BackendTraffic, "spec.rateLimit.global.rules[0].limit"));
         assert!(!restricts(Kind::BackendTraffic, "spec.retry"));
+        assert!(!restricts(Kind::Security, "spec.extAuth.http.backendSettings.dns"));
     }
 
     #[test]

@@ -52,6 +52,7 @@ mod client_validation;
 mod compression;
 mod cookie_match;
 mod cors;
+mod csrf;
 mod direct_response;
 mod ext_auth;
 mod fault;
@@ -72,7 +73,7 @@ pub use entry::AnyPolicy;
 pub use input::{Input, InputKind};
 pub use kind::{GROUP, Kind, VERSION};
 pub use lowering::{
-    BackendRef, Compiled, Cookies, Lowered, Lowering, OfRule, World, compile, compile_merged,
+    BackendRef, Compiled, Cookies, Lowered, Lowering, OfRule, SecretRef, World, compile, compile_merged,
 };
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
@@ -105,6 +106,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<compression::Compression>::NEW,
     &Part::<cookie_match::CookieMatch>::NEW,
     &Part::<cors::Cors>::NEW,
+    &Part::<csrf::Csrf>::NEW,
     &Part::<direct_response::DirectResponse>::NEW,
     &Part::<ext_auth::ExtAuth>::NEW,
     &Part::<fault::Fault>::NEW,
@@ -211,6 +213,7 @@ mod tests {
                 "filters of listeners",
                 "envoy.filters.http.fault",
                 "envoy.filters.http.cors",
+                "envoy.filters.http.csrf",
                 "ExternalAuth of routes",
                 "envoy.filters.http.ext_authz.policy",
                 "envoy.filters.http.jwt_authn",

@@ -1,13 +1,17 @@
 //! What a capability lowers to, and what it may ask while it does.
 
+pub(crate) mod late;
+mod provider;
+mod reference;
 mod rule;
 #[cfg(test)]
 pub(crate) mod testing;
 mod value;
 
+pub use late::SecretRef;
+pub(crate) use provider::{Asked, Provider, SETTINGS};
 pub use rule::{Cookies, OfRule};
-
-pub(crate) use value::{any, digest, milliseconds, seconds, time};
+pub(crate) use value::{any, digest, fingerprint, milliseconds, seconds, time};
 
 use crate::capability::{About, AnyCapability};
 use crate::{Input, InputKind, Kind, TrustBundle};
@@ -22,7 +26,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
     POLICY_APPROXIMATE, POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
-use moorgate_model::ir::{ClientValidation, ClusterPolicies, Extension, Patch, RouteFilter};
+use moorgate_model::ir::{ClientValidation, ClusterPolicies, Extension, LateValue, Patch, RouteFilter};
 use moorgate_model::{Code, Diagnostic, FieldPath, Node, Object, ObjectRef};
 use prost::{Message, Name};
 use serde::Deserialize;
@@ -43,6 +47,10 @@ pub struct BackendRef {
     pub namespace: Option<String>,
     /// The port of a Service.
     pub port: Option<u16>,
+    /// Its share among several.
+    pub weight: Option<u32>,
+    /// It is a last resort.
+    pub fallback: Option<bool>,
 }
 
 fn service() -> String {
@@ -82,11 +90,32 @@ pub trait World {
         url: &str,
     ) -> Result<Input, Box<Diagnostic>>;
 
+    /// A cluster like another one, under a name of its own, with what policies add to it.
+    fn variant(&mut self, cluster: &str, name: &str, policies: &ClusterPolicies);
+
+    /// The cluster of several clusters of backends together, by their weights.
+    ///
+    /// # Errors
+    /// They do not fit together.
+    fn together(&mut self, members: &[(String, u32)]) -> Result<String, String>;
+
     /// The texts of a ConfigMap, or why there are none.
     ///
     /// # Errors
     /// It is not in the source.
     fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, String>;
+
+    /// The namespace of the Secret that a policy refers to at a field.
+    ///
+    /// # Errors
+    /// It is not there, not permitted, or lacks one of the keys.
+    fn secret(
+        &self,
+        policy: &Object,
+        at: &FieldPath,
+        secret: &SecretRef,
+        keys: &[&str],
+    ) -> Result<String, Box<Diagnostic>>;
 
     /// Whether an object can serve as a bundle of CA certificates.
     fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle;
@@ -130,6 +159,10 @@ pub struct Lowered {
     pub clients: Option<ClientValidation>,
     /// What changes a rule itself.
     pub rule: OfRule,
+    /// Routes say what they are, for a service that is told.
+    pub describes: bool,
+    /// Values that relays make of Secrets.
+    pub late: Vec<LateValue>,
 }
 
 impl Lowered {
@@ -147,6 +180,8 @@ impl Lowered {
         self.tls.extend(other.tls.iter().cloned());
         self.clients = other.clients.clone().or(self.clients.take());
         self.rule.add(&other.rule);
+        self.describes |= other.describes;
+        self.late.extend(other.late.iter().cloned());
     }
 }
 

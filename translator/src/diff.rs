@@ -15,7 +15,7 @@ pub use revoked::{Refusal, mark, refusals};
 pub use text::text;
 
 use crate::xds::{XdsError, json};
-use moorgate_snapshot::{Binding, BindingSource, Digest, FleetName, Record, Resource};
+use moorgate_snapshot::{Binding, BindingSource, Digest, FleetName, ObjectSource, Record, Resource};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,9 +182,14 @@ fn bindings(before: &[Record], after: &[Record]) -> Vec<Change> {
 fn binding_kind(binding: &Binding) -> &'static str {
     match binding.kind {
         moorgate_snapshot::BindingKind::Endpoints => "endpoints",
+        moorgate_snapshot::BindingKind::Extension => "extension",
         moorgate_snapshot::BindingKind::Secret => "secret",
         moorgate_snapshot::BindingKind::TrustBundle => "trust-bundle",
     }
+}
+
+fn object_value(one: &ObjectSource) -> Value {
+    serde_json::json!({ "kind": &*one.kind, "namespace": &*one.namespace, "name": &*one.name })
 }
 
 fn binding_value(binding: &Binding) -> Value {
@@ -192,10 +197,11 @@ fn binding_value(binding: &Binding) -> Value {
         BindingSource::Object { kind, namespace, name } => {
             serde_json::json!({ "kind": &**kind, "namespace": &**namespace, "name": &**name })
         }
-        BindingSource::Objects(objects) => objects
-            .iter()
-            .map(|one| serde_json::json!({ "kind": &*one.kind, "namespace": &*one.namespace, "name": &*one.name }))
-            .collect(),
+        BindingSource::Objects(objects) => objects.iter().map(object_value).collect(),
+        BindingSource::Template(template) => serde_json::json!({
+            "objects": template.objects.iter().map(object_value).collect::<Vec<_>>(),
+            "template": Digest::of(format!("{:?}", template.parts).as_bytes()).short(),
+        }),
         BindingSource::Endpoints(sources) => sources
             .iter()
             .map(|source| {

@@ -33,6 +33,7 @@ mod rewrite;
 mod route;
 mod session;
 mod stream;
+mod template;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -105,10 +106,12 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
     for (name, listener) in &fleet.listeners {
         let (message, refs) = listener::lower(name, listener);
         bindings.objects(&refs);
+        bindings.clients(listener);
         let bytes = canonical::encode(&message);
         resources.push(resource(&types.listener, name, "", bytes, refs));
     }
     for (name, table) in fleet.tables() {
+        bindings.made(table);
         let head = canonical::encode(&route::head(name));
         let name: Arc<str> = name.into();
         resources.push(part(&types.route, &name, "", head));

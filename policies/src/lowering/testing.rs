@@ -63,9 +63,29 @@ impl World for Shop {
         if url.contains("gone") { Err(Box::new(lacks())) } else { Ok(declared()) }
     }
 
+    fn variant(&mut self, _: &str, _: &str, _: &ClusterPolicies) {}
+
+    fn together(&mut self, members: &[(String, u32)]) -> Result<String, String> {
+        let named = members.iter().map(|(name, weight)| format!("{name}={weight}"));
+        Ok(named.collect::<Vec<_>>().join("|"))
+    }
+
     fn config_map(&self, _: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
         let texts = || BTreeMap::from([("jwks".to_owned(), crate::jwt::tests::KEYS.to_owned())]);
         (name == "here").then(texts).ok_or_else(|| format!("ConfigMap {name} is not in this source"))
+    }
+
+    fn secret(
+        &self,
+        policy: &Object,
+        at: &FieldPath,
+        secret: &SecretRef,
+        _: &[&str],
+    ) -> Result<String, Box<Diagnostic>> {
+        if secret.name == "gone" {
+            return Err(Box::new(policy.diagnostic(&POLICY_INVALID, at.clone(), "Secret gone is not there")));
+        }
+        Ok(secret.namespace.clone().unwrap_or_else(|| "shop".into()))
     }
 
     fn regex(&self, text: &str) -> Result<(), String> {

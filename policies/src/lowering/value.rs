@@ -42,9 +42,13 @@ pub(crate) fn milliseconds(time: Duration) -> PbDuration {
 /// What tells messages apart that have one name in several merges; it protects nothing (FNV-1a). For messages without maps, whose
 /// order is not fixed.
 pub(crate) fn digest<M: Message>(message: &M) -> String {
-    let bytes = message.encode_to_vec();
-    let hash = bytes.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    fingerprint(&message.encode_to_vec())
+}
+
+/// The same of any bytes.
+pub(crate) fn fingerprint(bytes: &[u8]) -> String {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{hash:016x}")
 }

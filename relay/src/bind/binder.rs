@@ -83,6 +83,8 @@ pub struct Bound {
     pub endpoints: Arc<TypeSet>,
     /// SDS.
     pub secrets: Arc<TypeSet>,
+    /// ECDS.
+    pub extensions: Arc<TypeSet>,
     /// For people.
     pub report: Arc<Report>,
 }
@@ -138,6 +140,7 @@ pub struct Binder {
     report: Report,
     endpoint_set: Arc<TypeSet>,
     secret_set: Arc<TypeSet>,
+    extension_set: Arc<TypeSet>,
     cache: Option<SharedCache>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -180,6 +183,7 @@ impl Binder {
             report: Report::default(),
             endpoint_set: nothing(),
             secret_set: nothing(),
+            extension_set: nothing(),
             cache,
             metrics,
             clock: Clock::default(),
@@ -197,7 +201,8 @@ impl Binder {
     /// An answer before any question.
     pub fn nothing() -> Bound {
         let set = || TypeSet::new(BTreeMap::new(), BTreeSet::new());
-        Bound { generation: 0, endpoints: set(), secrets: set(), report: Arc::default() }
+        let (endpoints, secrets, extensions) = (set(), set(), set());
+        Bound { generation: 0, endpoints, secrets, extensions, report: Arc::default() }
     }
 
     /// Answers what is wanted until it is told to stop.
@@ -306,6 +311,7 @@ impl Binder {
             generation: question.generation,
             endpoints: Arc::clone(&self.endpoint_set),
             secrets: Arc::clone(&self.secret_set),
+            extensions: Arc::clone(&self.extension_set),
             report: Arc::new(self.report.clone()),
         }
     }
@@ -362,10 +368,19 @@ impl Binder {
         let source = Source { folder: self.sources.secrets.as_deref(), late, live };
         let Reloaded { errors, pending } = self.secrets.reload(source, wanted());
         let now = self.clock.unix_now();
-        let mut values = BTreeMap::new();
+        let extension = |binding: &&Binding| binding.kind == BindingKind::Extension;
+        let extension_names: BTreeSet<Name> =
+            wanted().filter(extension).map(|one| Arc::clone(&one.name)).collect();
+        let (mut values, mut extensions) = (BTreeMap::new(), BTreeMap::new());
         let mut reports = Vec::new();
         for binding in wanted() {
             let served = self.secrets.served().get(&binding.name);
+            if let Some(served) = served {
+                let value = Value::new(vec![served.bytes.clone()], Vec::new());
+                let of = if binding.kind == BindingKind::Extension { &mut extensions } else { &mut values };
+                of.insert(Arc::clone(&binding.name), Arc::new(value));
+            }
+            let served = served.filter(|served| !served.stands_in);
             let error = errors.get(&binding.name);
             let state = match (served, error) {
                 (None, None) if pending.contains(&binding.name) => "pending",
@@ -376,22 +391,21 @@ impl Binder {
                     _ => "invalid",
                 },
                 (Some(_), Some(_)) => "last-good",
-                (Some(served), None) if served.not_after <= now => "expired",
+                (Some(served), None) if served.not_after.is_some_and(|end| end <= now) => "expired",
                 (Some(_), None) => "ok",
             };
-            if let Some(served) = served {
-                let value = Value::new(vec![served.bytes.clone()], Vec::new());
-                values.insert(Arc::clone(&binding.name), Arc::new(value));
-            }
             reports.push(SecretReport {
                 name: Arc::clone(&binding.name),
                 state,
-                not_after: served.map(|served| served.not_after),
+                not_after: served.and_then(|served| served.not_after),
                 error: error.map(ToString::to_string),
             });
         }
         self.report.secrets = reports;
+        let kind = |name: &Name| extension_names.contains(name);
+        let (unknown, pending) = pending.into_iter().partition(kind);
         self.secret_set = TypeSet::following(&self.secret_set, values, pending);
+        self.extension_set = TypeSet::following(&self.extension_set, extensions, unknown);
         if self.sources.secrets.is_none() && late.is_none() && live.is_none() {
             return;
         }

@@ -57,7 +57,7 @@ pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<String
     bindings
         .filter_map(|binding| match &binding.source {
             BindingSource::Endpoints(sources) => Some(sources),
-            BindingSource::Object { .. } | BindingSource::Objects(_) => None,
+            BindingSource::Object { .. } | BindingSource::Objects(_) | BindingSource::Template(_) => None,
         })
         .flatten()
         .filter(|source| !source.hostname.is_empty())

@@ -76,6 +76,8 @@ pub struct Pem {
     pub key: Option<Vec<u8>>,
     /// `ca.crt`, or the text of a ClusterTrustBundle.
     pub bundle: Option<Vec<u8>>,
+    /// All of them, where a template asks for more than these.
+    pub entries: BTreeMap<String, Vec<u8>>,
 }
 
 impl fmt::Debug for Pem {

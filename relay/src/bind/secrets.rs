@@ -1,10 +1,12 @@
 //! Bindings of secrets and trust bundles to SDS resources, from mounted files or from a cluster.
 //!
 //! `DIR/<namespace>/<name>/{tls.crt,tls.key}` is a pair, `DIR/<namespace>/<name>/ca.crt` a bundle: the layout in which
-//! Kubernetes mounts Secrets and ConfigMaps; a ClusterTrustBundle is `DIR/<name>/ca.crt`. Each pair is checked before Envoy sees it. A bad one keeps the last good
+//! Kubernetes mounts Secrets and ConfigMaps; a ClusterTrustBundle is `DIR/<name>/ca.crt`. Where a template asks for other entries, each
+//! is a file of its name. Each pair is checked before Envoy sees it. A bad one keeps the last good
 //! one in service and costs nobody else anything. Keys stay in memory; they are neither logged nor cached.
 
 mod joined;
+mod made;
 mod pair;
 
 pub use pair::SecretError;
@@ -13,7 +15,7 @@ use super::late::Late;
 use super::live::{Answer, Live, Object, Pem};
 use crate::serve::proto::{CertificateValidationContext, DataSource, Secret, TlsCertificate};
 use bytes::Bytes;
-use moorgate_snapshot::{Binding, BindingKind, BindingSource, Digest};
+use moorgate_snapshot::{Binding, BindingKind, BindingSource, Digest, ObjectSource};
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,16 +29,18 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct Served {
     /// The encoded `Secret`.
     pub bytes: Bytes,
-    /// When its first certificate ends, in seconds since 1970.
-    pub not_after: i64,
+    /// When its first certificate ends, in seconds since 1970, if it holds any.
+    pub not_after: Option<i64>,
     /// Of what it was made: the same is not checked again.
     made_of: Digest,
+    /// It stands in for what has never been there.
+    pub stands_in: bool,
 }
 
 impl std::fmt::Debug for Served {
     /// Without the content.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Served(not_after {})", self.not_after)
+        write!(f, "Served(not_after {:?})", self.not_after)
     }
 }
 
@@ -65,6 +69,7 @@ pub struct Reloaded {
 pub struct Secrets {
     served: BTreeMap<Arc<str>, Served>,
     joined: joined::Joined,
+    made: made::Made,
 }
 
 impl Secrets {
@@ -76,13 +81,21 @@ impl Secrets {
         bindings: impl Iterator<Item = &'b Binding>,
     ) -> Reloaded {
         let mut out = Reloaded::default();
-        let mut served = BTreeMap::new();
+        let (mut served, mut wanted) = (BTreeMap::new(), Vec::new());
         for binding in bindings {
             let name = &binding.name;
+            wanted.push(Arc::clone(name));
             let last = self.served.remove(name);
+            if let BindingSource::Template(template) = &binding.source {
+                let value = self.made.read(source, (binding, template), last, &mut out);
+                served.extend(value.map(|value| (Arc::clone(name), value)));
+                continue;
+            }
             let read = match &binding.source {
                 BindingSource::Objects(objects) => self.joined.read(source, binding, objects, &mut out),
-                BindingSource::Object { .. } | BindingSource::Endpoints(_) => source.read(binding),
+                BindingSource::Object { .. } | BindingSource::Endpoints(_) | BindingSource::Template(_) => {
+                    source.read(binding)
+                }
             };
             let value = match read {
                 None => {
@@ -102,6 +115,7 @@ impl Secrets {
             served.extend(value.map(|value| (Arc::clone(name), value)));
         }
         self.joined.keep(served.keys());
+        self.made.keep(wanted.iter());
         self.served = served;
         out
     }
@@ -118,9 +132,24 @@ impl Source<'_> {
         let BindingSource::Object { kind, namespace, name } = &binding.source else {
             return Some(Err(SecretError::Unaskable));
         };
-        let file = self.folder.map(|folder| {
-            path(folder, kind, namespace, name).and_then(|folder| files(binding.kind, &folder))
-        });
+        let object = Object::of(&binding.source);
+        self.find((kind, namespace, name), object, |folder| files(binding.kind, folder))
+    }
+
+    /// All entries of an object; `None` if they may come yet.
+    fn entries(self, object: &ObjectSource) -> Option<Result<Pem, SecretError>> {
+        let ObjectSource { kind, namespace, name } = object;
+        self.find((kind, namespace, name), Object::whole(object), all_files)
+    }
+
+    fn find(
+        self,
+        (kind, namespace, name): (&str, &str, &str),
+        object: Option<Object>,
+        files: impl Fn(&Path) -> Result<Pem, SecretError>,
+    ) -> Option<Result<Pem, SecretError>> {
+        let file =
+            self.folder.map(|folder| path(folder, kind, namespace, name).and_then(|folder| files(&folder)));
         let missing = match file {
             Some(Err(error)) if error.label() == "missing" => Some(error),
             Some(read) => return Some(read),
@@ -130,7 +159,7 @@ impl Source<'_> {
             return Some(sealed.map(|pem| Pem::clone(&pem)).map_err(SecretError::Sealed));
         }
         match self.live {
-            Some(live) => told(live, binding),
+            Some(live) => told(live, object),
             // What the store has is not known yet.
             None if self.late.is_some_and(|late| !late.synced()) => None,
             None => Some(Err(missing.unwrap_or(SecretError::Absent))),
@@ -138,8 +167,8 @@ impl Source<'_> {
     }
 }
 
-fn told(live: &Live, binding: &Binding) -> Option<Result<Pem, SecretError>> {
-    let Some(object) = Object::of(&binding.source) else { return Some(Err(SecretError::Unaskable)) };
+fn told(live: &Live, object: Option<Object>) -> Option<Result<Pem, SecretError>> {
+    let Some(object) = object else { return Some(Err(SecretError::Unaskable)) };
     match live.object(&object) {
         Answer::Pending => None,
         Answer::Absent => Some(Err(SecretError::Absent)),
@@ -168,10 +197,29 @@ fn files(kind: BindingKind, folder: &Path) -> Result<Pem, SecretError> {
     };
     match kind {
         BindingKind::TrustBundle => Ok(Pem { bundle: file("ca.crt")?, ..Pem::default() }),
-        BindingKind::Secret | BindingKind::Endpoints => {
-            Ok(Pem { chain: file("tls.crt")?, key: file("tls.key")?, bundle: None })
+        BindingKind::Secret | BindingKind::Extension | BindingKind::Endpoints => {
+            Ok(Pem { chain: file("tls.crt")?, key: file("tls.key")?, ..Pem::default() })
         }
     }
+}
+
+/// All entries of an object, each a file. A name with two dots before it is one of the folders in which Kubernetes keeps
+/// the generations of a mounted object.
+fn all_files(folder: &Path) -> Result<Pem, SecretError> {
+    let io = |path: &Path, source| SecretError::Io { path: path.to_path_buf(), source };
+    let mut entries = BTreeMap::new();
+    let mut left = MAX_BYTES;
+    for entry in std::fs::read_dir(folder).map_err(|source| io(folder, source))? {
+        let path = entry.map_err(|source| io(folder, source))?.path();
+        let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or("..").to_owned();
+        if name.starts_with("..") || !path.is_file() {
+            continue;
+        }
+        let bytes = crate::bind::file::read(&path, left).map_err(|source| io(&path, source))?;
+        left = left.saturating_sub(bytes.len() as u64);
+        entries.insert(name, bytes);
+    }
+    Ok(Pem { entries, ..Pem::default() })
 }
 
 /// The resource of a binding, checked; the last one if it was made of the same.
@@ -192,7 +240,7 @@ fn serve(binding: &Binding, pem: &Pem, last: Option<&Served>) -> Result<Served, 
             secret.validation_context = Some(CertificateValidationContext { trusted_ca: inline(bundle) });
             (made_of, pair::check_bundle(bundle)?)
         }
-        BindingKind::Secret | BindingKind::Endpoints => {
+        BindingKind::Secret | BindingKind::Extension | BindingKind::Endpoints => {
             let chain = entry(pem.chain.as_ref(), "tls.crt")?;
             let key = entry(pem.key.as_ref(), "tls.key")?;
             let lengths = (chain.len() as u64).to_be_bytes();
@@ -205,7 +253,8 @@ fn serve(binding: &Binding, pem: &Pem, last: Option<&Served>) -> Result<Served, 
             (made_of, pair::check_pair(chain, key)?)
         }
     };
-    Ok(Served { not_after, bytes: secret.encode_to_vec().into(), made_of })
+    let bytes = secret.encode_to_vec().into();
+    Ok(Served { not_after: Some(not_after), bytes, made_of, stands_in: false })
 }
 
 #[cfg(test)]

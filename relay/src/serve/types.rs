@@ -64,6 +64,9 @@ pub struct Kind {
     /// A name that nobody knows is answered with itself as an alias and no content: Envoy holds a request up until it
     /// hears of that name.
     pub aliased: bool,
+    /// A name that nobody knows is not answered. Envoy would take the answer for one that it waited for, and still wait, its
+    /// listener with it; without one it goes on by itself when its time is over, and lets nothing pass.
+    pub unanswered: bool,
     /// Each value stands for itself: a refused one is isolated, and the snapshot is not to blame.
     pub bound: bool,
 }
@@ -80,6 +83,7 @@ const CONFIGURATION: Kind = Kind {
     resumes: true,
     named_only: false,
     aliased: false,
+    unanswered: false,
     bound: false,
 };
 
@@ -114,7 +118,17 @@ static KINDS: [Kind; 9] = [
         bound: true,
         ..CONFIGURATION
     },
-    Kind { type_url: EXTENSION, short: "ECDS", phase: 2, removal: Removal::Never, ..CONFIGURATION },
+    // There are secrets in it too.
+    Kind {
+        type_url: EXTENSION,
+        short: "ECDS",
+        phase: 2,
+        removal: Removal::Never,
+        named_only: true,
+        unanswered: true,
+        bound: true,
+        ..CONFIGURATION
+    },
     Kind {
         type_url: LISTENER,
         short: "LDS",

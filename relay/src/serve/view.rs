@@ -138,6 +138,8 @@ pub struct View {
     pub endpoints: Arc<TypeSet>,
     /// Secrets and trust bundles, of both configurations.
     pub secrets: Arc<TypeSet>,
+    /// Configuration of filters with secrets in it, of both configurations.
+    pub extensions: Arc<TypeSet>,
     /// Endpoint sets that only the fallback names: they are kept up for whoever has not left it yet.
     pub leftover: Arc<BTreeSet<Name>>,
 }
@@ -148,6 +150,9 @@ impl View {
         match type_url {
             super::types::ENDPOINT => Some(&self.endpoints),
             super::types::SECRET => Some(&self.secrets),
+            super::types::EXTENSION => {
+                config.types.get(type_url).filter(|_| self.extensions.is_empty()).or(Some(&self.extensions))
+            }
             _ => config.types.get(type_url),
         }
     }

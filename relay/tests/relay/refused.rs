@@ -22,6 +22,7 @@ fn bound(type_url: &str, entries: &[(&str, usize)]) -> Arc<View> {
         fallback: None,
         endpoints,
         secrets,
+        extensions: Arc::clone(&view.extensions),
         leftover: Arc::default(),
     })
 }

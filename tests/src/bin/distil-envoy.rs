@@ -39,6 +39,7 @@ const ROOTS: &[&str] = &[
     "envoy.config.bootstrap.v3.Bootstrap",
     "envoy.config.listener.v3.Listener",
     "envoy.config.route.v3.RouteConfiguration",
+    "envoy.config.route.v3.FilterConfig",
     "envoy.config.route.v3.ScopedRouteConfiguration",
     "envoy.config.cluster.v3.Cluster",
     "envoy.config.endpoint.v3.ClusterLoadAssignment",

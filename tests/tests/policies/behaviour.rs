@@ -86,7 +86,7 @@ fn security() -> Vec<String> {
             "closed",
             "web",
             "SecurityPolicy",
-            &format!("{cors}  basicAuth: {{ users: {{ name: users }} }}\n"),
+            &format!("{cors}  authorization: {{ rules: [{{ action: Allow, principal: {{ clientIPGeoLocations: [{{ country: DE }}] }} }}] }}\n"),
         ),
     ]
     .concat()

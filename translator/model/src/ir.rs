@@ -10,6 +10,7 @@
 //! ```
 
 mod cluster;
+mod late;
 mod listener;
 mod policy;
 mod route;
@@ -18,6 +19,7 @@ mod tracing;
 pub use cluster::{
     AddressFamily, AppProtocol, Cluster, EndpointSource, RetryBudget, StaticEndpoint, UpstreamTls,
 };
+pub use late::{LateForm, LatePart, LateService, LateValue};
 pub use listener::{
     ClientValidation, DownstreamTls, FilterChain, Listener, ListenerOrigin, Serves, Stream, StreamBackend,
     Transport,

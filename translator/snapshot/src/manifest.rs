@@ -18,8 +18,10 @@ pub const FORMAT: u32 = 1;
 pub const OLDEST_ENVOY: &str = "1.38";
 /// A binding of this snapshot takes its value from several objects.
 const JOINED_BUNDLES: &str = "joined-bundles";
+/// A binding of this snapshot is made of Secrets by a template.
+const SECRET_TEMPLATES: &str = "secret-templates";
 /// Required features that this version understands; those that do not know one refuse the snapshot with a clear word.
-pub(crate) const FEATURES: &[&str] = &[JOINED_BUNDLES];
+pub(crate) const FEATURES: &[&str] = &[JOINED_BUNDLES, SECRET_TEMPLATES];
 
 /// The pages of a snapshot and what a reader must know to use them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,7 +234,15 @@ fn read_page(page: wire::PageRef) -> Result<PageRef, SnapshotError> {
 
 /// What a reader must know to use these pages.
 fn required(pages: &[Page]) -> Vec<String> {
-    let joined = |record: &Record| matches!(record, Record::Binding(binding) if matches!(binding.source, BindingSource::Objects(_)));
-    let joins = pages.iter().flat_map(Page::records).any(joined);
-    joins.then(|| JOINED_BUNDLES.to_owned()).into_iter().collect()
+    let bindings = || {
+        let records = pages.iter().flat_map(Page::records);
+        records.filter_map(|record| match record {
+            Record::Binding(binding) => Some(&binding.source),
+            Record::Resource(_) => None,
+        })
+    };
+    let joins = bindings().any(|source| matches!(source, BindingSource::Objects(_)));
+    let fills = bindings().any(|source| matches!(source, BindingSource::Template(_)));
+    let needed = [joins.then_some(JOINED_BUNDLES), fills.then_some(SECRET_TEMPLATES)];
+    needed.into_iter().flatten().map(str::to_owned).collect()
 }

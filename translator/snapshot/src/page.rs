@@ -11,6 +11,7 @@ use crate::record::{
 };
 use crate::shape::Shape;
 use crate::snapshot::SnapshotError;
+use crate::template::Template;
 use crate::wire;
 use bytes::Bytes;
 use prost::Message as _;
@@ -198,13 +199,16 @@ pub(crate) fn check(record: &Record) -> Result<(), SnapshotError> {
             }
             let fits = match &binding.source {
                 BindingSource::Endpoints(_) => binding.kind == BindingKind::Endpoints,
-                BindingSource::Object { .. } => binding.kind != BindingKind::Endpoints,
+                BindingSource::Object { .. } => {
+                    matches!(binding.kind, BindingKind::Secret | BindingKind::TrustBundle)
+                }
                 // Sorted, so that the same objects are the same bytes.
                 BindingSource::Objects(objects) => {
                     binding.kind == BindingKind::TrustBundle
                         && objects.len() > 1
                         && objects.is_sorted_by(|a, b| a < b)
                 }
+                BindingSource::Template(template) => template.fits(binding.kind),
             };
             if !fits {
                 return Err(SnapshotError::BindingSource(key.to_string()));
@@ -227,6 +231,7 @@ fn wire_resource(resource: &Resource) -> wire::Resource {
                     BindingKind::Endpoints => 0,
                     BindingKind::Secret => 1,
                     BindingKind::TrustBundle => 2,
+                    BindingKind::Extension => 3,
                 },
                 name: reference.name.to_string(),
             })
@@ -240,6 +245,7 @@ fn read_resource(section: &Arc<str>, resource: wire::Resource) -> Result<Resourc
             0 => BindingKind::Endpoints,
             1 => BindingKind::Secret,
             2 => BindingKind::TrustBundle,
+            3 => BindingKind::Extension,
             _ => return Err(SnapshotError::Malformed("reference")),
         };
         Ok(Reference { kind, name: reference.name.into() })
@@ -267,6 +273,11 @@ fn wire_binding(binding: &Binding) -> wire::Binding {
             let objects = objects.iter().map(|one| object(&one.kind, &one.namespace, &one.name));
             out.objects = objects.collect();
         }
+        BindingSource::Template(Template { objects, parts }) => {
+            let objects = objects.iter().map(|one| object(&one.kind, &one.namespace, &one.name));
+            out.objects = objects.collect();
+            out.template = Template::write(parts);
+        }
     }
     out
 }
@@ -289,14 +300,22 @@ fn wire_endpoints(source: &EndpointSource) -> wire::EndpointSource {
 }
 
 fn read_binding(kind: BindingKind, binding: wire::Binding) -> Result<Binding, SnapshotError> {
+    let objects = |objects: Vec<wire::ObjectSource>| {
+        let one = |object: wire::ObjectSource| ObjectSource {
+            kind: object.kind.into(),
+            namespace: object.namespace.into(),
+            name: object.name.into(),
+        };
+        objects.into_iter().map(one).collect()
+    };
     let source = match (kind, binding.object) {
+        (BindingKind::Secret | BindingKind::Extension, None) if binding.endpoints.is_empty() => {
+            let parts = Template::read(binding.template)?;
+            BindingSource::Template(Template { objects: objects(binding.objects), parts })
+        }
+        _ if !binding.template.is_empty() => return Err(SnapshotError::Malformed("binding")),
         (BindingKind::TrustBundle, None) if binding.endpoints.is_empty() => {
-            let objects = binding.objects.into_iter().map(|object| ObjectSource {
-                kind: object.kind.into(),
-                namespace: object.namespace.into(),
-                name: object.name.into(),
-            });
-            BindingSource::Objects(objects.collect())
+            BindingSource::Objects(objects(binding.objects))
         }
         (BindingKind::Endpoints, None) if binding.objects.is_empty() => BindingSource::Endpoints(
             binding.endpoints.into_iter().map(read_endpoints).collect::<Result<_, _>>()?,
@@ -338,13 +357,15 @@ impl BindingKind {
     pub(crate) fn section(self) -> &'static str {
         match self {
             Self::Endpoints => "binding/endpoints",
+            Self::Extension => "binding/extension",
             Self::Secret => "binding/secret",
             Self::TrustBundle => "binding/trust-bundle",
         }
     }
 
     fn from_section(section: &str) -> Option<Self> {
-        [Self::Endpoints, Self::Secret, Self::TrustBundle].into_iter().find(|kind| kind.section() == section)
+        let all = [Self::Endpoints, Self::Extension, Self::Secret, Self::TrustBundle];
+        all.into_iter().find(|kind| kind.section() == section)
     }
 }
 

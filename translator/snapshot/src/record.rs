@@ -1,5 +1,6 @@
 //! Records: what a snapshot is made of.
 
+use crate::template::Template;
 use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
@@ -43,7 +44,9 @@ pub struct Reference {
 pub enum BindingKind {
     /// Endpoints, served by EDS.
     Endpoints,
-    /// A certificate with its key, served by SDS.
+    /// The configuration of a filter with secrets in it, served by ECDS.
+    Extension,
+    /// A certificate with its key, or another secret that Envoy knows by name, served by SDS.
     Secret,
     /// CA certificates, served by SDS.
     TrustBundle,
@@ -77,12 +80,14 @@ pub enum BindingSource {
     /// CA certificates of several objects, two and more, one behind the other: trust in any of them is enough.
     /// Needs the feature `joined-bundles`.
     Objects(Vec<ObjectSource>),
+    /// What the relay makes of entries of objects. Needs the feature `secret-templates`.
+    Template(Template),
 }
 
 /// One of several Kubernetes objects that hold a value together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectSource {
-    /// `ConfigMap` or `ClusterTrustBundle`.
+    /// `ConfigMap`, `ClusterTrustBundle` or `Secret`.
     pub kind: Arc<str>,
     /// Its namespace, empty if the kind has none.
     pub namespace: Arc<str>,

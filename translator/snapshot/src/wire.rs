@@ -32,7 +32,7 @@ pub(crate) struct Resource {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Reference {
-    /// 0 endpoints, 1 secret, 2 trust bundle.
+    /// 0 endpoints, 1 secret, 2 trust bundle, 3 extension.
     #[prost(uint32, tag = "1")]
     pub(crate) kind: u32,
     #[prost(string, tag = "2")]
@@ -49,9 +49,34 @@ pub(crate) struct Binding {
     /// In the other sections only.
     #[prost(message, optional, tag = "3")]
     pub(crate) object: Option<ObjectSource>,
-    /// In `binding/trust-bundle` only, instead of `object`: two and more.
+    /// In `binding/trust-bundle`, instead of `object`: two and more; with a template what it is made of.
     #[prost(message, repeated, tag = "4")]
     pub(crate) objects: Vec<ObjectSource>,
+    /// In `binding/secret` and `binding/extension`, instead of `object`.
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) template: Vec<Part>,
+}
+
+/// A piece of a template.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Part {
+    /// 0 bytes, 1 a field, 2 an entry, 3 each entry, 4 its name, 5 its value.
+    #[prost(uint32, tag = "1")]
+    pub(crate) what: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) bytes: Bytes,
+    /// Of a field, or which object.
+    #[prost(uint32, tag = "3")]
+    pub(crate) number: u32,
+    #[prost(string, tag = "4")]
+    pub(crate) key: String,
+    /// 0 opaque, 1 htpasswd, 2 word, 3 authorities, 4 revoked.
+    #[prost(uint32, tag = "5")]
+    pub(crate) form: u32,
+    #[prost(bool, tag = "6")]
+    pub(crate) or_random: bool,
+    #[prost(message, repeated, tag = "7")]
+    pub(crate) parts: Vec<Part>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -63,6 +63,7 @@ pub(super) fn assemble(
         }
         fleets.insert(name, fleet);
     }
+    diagnostics.extend(found.passed.iter().filter_map(table::passed));
     if !found.shadows.is_empty() {
         let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
         diagnostics.extend(found.shadows.iter().filter_map(|shadow| table::describe(shadow, &by_name)));

@@ -5,8 +5,11 @@ use super::listener::Listener;
 use super::parent::Placement;
 use super::precedence::rank;
 use super::takes::{self, Takes};
+use moorgate_model::diagnostic::policy::POLICY_FIELD_UNSUPPORTED_RESTRICTS;
 use moorgate_model::diagnostic::semantic::{CROSS_NAMESPACE_MATCH, SHADOWED_MATCH};
-use moorgate_model::ir::{Action, PathMatch, Route, RouteTable, ValueMatch, VirtualHost};
+use moorgate_model::ir::{
+    Action, PathMatch, Respond, Route, RouteFilter, RouteTable, ValueMatch, VirtualHost,
+};
 use moorgate_model::{Diagnostic, FieldPath};
 use std::collections::BTreeMap;
 
@@ -27,6 +30,8 @@ pub(super) struct Found {
     pub(super) shadows: Vec<Shadow>,
     /// Matches that take requests from another namespace.
     pub(super) takes: Takes,
+    /// Routes that answer 500, because another route's filters may lead to them behind their own.
+    pub(super) passed: Vec<Route>,
 }
 
 /// Builds one route table from the listeners that share it. Each hostname belongs to the most specific listener that
@@ -55,7 +60,14 @@ pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -
         find_shadows(host, &routes, &mut found.shadows);
         takes::find(host, &routes, &mut found.takes);
         let domain = if host.is_empty() { "*".to_owned() } else { host.to_ascii_lowercase() };
-        let routes = routes.into_iter().map(|(_, route, listener)| finish(route, listener)).collect();
+        let routes = routes.into_iter().map(|(_, route, listener)| finish(route, listener));
+        let mut routes: Vec<Route> = routes.collect();
+        for route in routes.iter_mut().filter(|route| asks && has_whole_filter(route)) {
+            // A service that listeners ask may change what the route was found by, when its filter is left out already.
+            route.action = Action::Respond(Respond { status: 500 });
+            found.passed.push(route.clone());
+            route.policies = None;
+        }
         let owner = owners.of(host);
         let listener = owner.filter(|_| guarded).map(Listener::full_name);
         let asked = asks.then(|| owner.map(|owner| owner.asked.clone()).unwrap_or_default());
@@ -94,6 +106,23 @@ impl<'l> Owners<'l> {
         }
         self.0.get("").copied()
     }
+}
+
+fn has_whole_filter(route: &Route) -> bool {
+    let filters = route.policies.iter().flat_map(|added| &added.filters);
+    filters.into_iter().any(RouteFilter::is_whole)
+}
+
+/// What to say of a route that another route's filters may lead to.
+pub(super) fn passed(route: &Route) -> Option<Diagnostic> {
+    let source = route.policies.as_ref()?.sources.first()?;
+    let message = format!(
+        "{} cannot be guarded: filters of its listener may lead a request to it after this policy's filter was left out",
+        route.origin.object
+    );
+    let finding = Diagnostic::new(&POLICY_FIELD_UNSUPPORTED_RESTRICTS, message);
+    let finding = finding.about(source.object.clone(), source.field.clone());
+    Some(finding.help("the route answers 500: use other filters on the listener, or jwt or extAuth here"))
 }
 
 /// What depends on the listener is filled in.

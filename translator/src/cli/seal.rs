@@ -6,6 +6,8 @@ use super::output::{json as pretty, print};
 use super::{Exit, Failure};
 use crate::report::FORMAT_VERSION;
 use anyhow::{Context as _, anyhow};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use moorgate_snapshot::FleetName;
@@ -22,6 +24,7 @@ const BYTES: u64 = 1 << 20;
 #[command(after_help = "Examples:
   moorgate keygen --age edge.identity       prints the recipient, age1…; the relays get --secrets-identity edge.identity
   moorgate seal shop/edge shop/tls --cert tls.crt --private-key tls.key --recipient age1… --key file:ci.key
+  moorgate seal shop/edge shop/login --entry client-secret=FILE --recipient age1… --key file:ci.key
   moorgate seal shop/edge shop/tls --remove --key file:ci.key
 
 SECRET is the Secret or ConfigMap that the configuration names, as namespace/name. It is sealed by age for each of the
@@ -41,11 +44,14 @@ pub(super) struct SealArgs {
     /// CA certificates, PEM
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Another entry of a Secret, such as client-secret, .htpasswd or a client's key, and the file that holds it; repeats
+    #[arg(long, value_name = "KEY=FILE")]
+    entry: Vec<String>,
     /// Who can open it, age1…; repeats
     #[arg(long, value_name = "RECIPIENT")]
     recipient: Vec<String>,
     /// Take it out of the store's index
-    #[arg(long, conflicts_with_all = ["cert", "ca", "recipient"])]
+    #[arg(long, conflicts_with_all = ["cert", "ca", "entry", "recipient"])]
     remove: bool,
     #[command(flatten)]
     writing: Writing,
@@ -85,8 +91,8 @@ pub(super) async fn run(args: SealArgs) -> Result<Exit, Failure> {
 impl SealArgs {
     fn sealed(&self) -> Result<Vec<u8>, Failure> {
         let usage = |text: &str| Failure::new(Exit::Usage, anyhow!("{text}"));
-        if self.cert.is_none() && self.ca.is_none() {
-            return Err(usage("what is to be sealed? give --cert and --private-key, or --ca"));
+        if self.cert.is_none() && self.ca.is_none() && self.entry.is_empty() {
+            return Err(usage("what is to be sealed? give --cert and --private-key, --ca, or --entry"));
         }
         let recipients = self.recipient.iter().map(|text| {
             let known = text.parse::<age::x25519::Recipient>();
@@ -100,25 +106,39 @@ impl SealArgs {
         let chain = read(self.cert.as_deref(), "CERTIFICATE")?;
         let key = read(self.private_key.as_deref(), "PRIVATE KEY")?;
         let bundle = read(self.ca.as_deref(), "CERTIFICATE")?;
+        let mut data = BTreeMap::new();
+        for text in &self.entry {
+            let pair = text.split_once('=').filter(|(key, file)| !key.is_empty() && !file.is_empty());
+            let (key, file) =
+                pair.ok_or_else(|| usage(&format!("{text:?} is no entry: one is written KEY=FILE")))?;
+            data.insert(key.to_owned(), STANDARD.encode(bounded(Path::new(file))?));
+        }
         let inside = json!({
             "fleet": self.fleet,
             "secret": self.secret.to_string(),
             "tls.crt": chain,
             "tls.key": key,
             "ca.crt": bundle,
+            "data": data,
         });
         seal(&recipients, inside.to_string().as_bytes()).map_err(Failure::from)
     }
 }
 
-/// A PEM file. What is wrong with it is told without a word of it.
-fn pem(file: &Path, kind: &str) -> Result<String, Failure> {
+/// A file that is not too large.
+fn bounded(file: &Path) -> Result<Vec<u8>, Failure> {
     let place = || file.display().to_string();
     let size = std::fs::metadata(file).with_context(place)?.len();
     if size > BYTES {
         return Err(anyhow!("{}: more than {BYTES} bytes", place()).into());
     }
-    let text = std::fs::read_to_string(file).with_context(place)?;
+    Ok(std::fs::read(file).with_context(place)?)
+}
+
+/// A PEM file. What is wrong with it is told without a word of it.
+fn pem(file: &Path, kind: &str) -> Result<String, Failure> {
+    let place = || file.display().to_string();
+    let text = String::from_utf8(bounded(file)?).map_err(|_| anyhow!("{}: it is no text", place()))?;
     if !text.contains(&format!("{kind}-----")) {
         return Err(Failure::new(Exit::No, anyhow!("{}: no {kind} in PEM", place())));
     }

@@ -8,7 +8,7 @@ use crate::compile::Compilation;
 use crate::xds::{ROUTE_TYPE, XdsError, json};
 use moorgate_model::diagnostic::semantic::REF_NOT_PERMITTED;
 use moorgate_model::{Node, ObjectRef};
-use moorgate_snapshot::{Binding, BindingSource, Record};
+use moorgate_snapshot::{Binding, BindingSource, Record, Template};
 use serde_json::Value;
 
 /// A reference that no grant permits.
@@ -97,9 +97,11 @@ fn binds(binding: &Binding, to: &ObjectRef) -> bool {
         BindingSource::Object { kind, namespace, name } => {
             (&**kind, &**namespace, &**name) == (&*to.kind, &*to.namespace, &*to.name)
         }
-        BindingSource::Objects(sources) => sources.iter().any(|source| {
-            (&*source.kind, &*source.namespace, &*source.name) == (&*to.kind, &*to.namespace, &*to.name)
-        }),
+        BindingSource::Template(Template { objects: sources, .. }) | BindingSource::Objects(sources) => {
+            sources.iter().any(|source| {
+                (&*source.kind, &*source.namespace, &*source.name) == (&*to.kind, &*to.namespace, &*to.name)
+            })
+        }
         BindingSource::Endpoints(sources) => {
             let service = |service: &str| service == &*to.name && &*to.kind == "Service";
             sources.iter().any(|source| *source.namespace == *to.namespace && service(&source.service))

@@ -1,7 +1,7 @@
 //! What relays of a fleet have to read from the Kubernetes API: the bindings of its snapshot, and nothing else.
 
 use moorgate_snapshot::record::{Binding, BindingSource};
-use moorgate_snapshot::{Record, Snapshot};
+use moorgate_snapshot::{Record, Snapshot, Template};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Objects that a fleet's relays read.
@@ -46,7 +46,7 @@ impl Needs {
             BindingSource::Object { kind, namespace, name } => {
                 self.object(namespace, kind, name);
             }
-            BindingSource::Objects(objects) => {
+            BindingSource::Template(Template { objects, .. }) | BindingSource::Objects(objects) => {
                 objects.iter().for_each(|one| self.object(&one.namespace, &one.kind, &one.name));
             }
         }

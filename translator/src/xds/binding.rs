@@ -1,7 +1,8 @@
 //! Bindings: where the values behind EDS and SDS names come from.
 
-use super::{cluster, tls};
-use moorgate_model::ir::{self, AddressFamily, Cluster};
+use super::{cluster, template, tls};
+use moorgate_model::ir::{self, AddressFamily, Cluster, LateService, Listener, RouteTable};
+use moorgate_snapshot::Template;
 use moorgate_snapshot::record::{
     Binding, BindingKind, BindingSource, EndpointSource, Family, ObjectSource, Record, Reference,
 };
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub(super) struct Bindings {
     endpoints: BTreeMap<Arc<str>, BTreeSet<EndpointSource>>,
     objects: BTreeSet<(BindingKind, Arc<str>)>,
+    made: BTreeMap<(BindingKind, Arc<str>), Template>,
 }
 
 impl Bindings {
@@ -33,7 +35,32 @@ impl Bindings {
         self.objects.extend(refs.iter().map(|reference| (reference.kind, reference.name.clone())));
     }
 
-    /// All bindings, sorted by kind and name.
+    /// What relays make of Secrets for the filters of a table.
+    pub(super) fn made(&mut self, table: &RouteTable) {
+        let routes = table.hosts.iter().flat_map(|host| &host.routes);
+        let values = routes.filter_map(|route| route.policies.as_ref()).flat_map(|added| &added.late);
+        for value in values {
+            let kind = match value.service {
+                LateService::Secret => BindingKind::Secret,
+                LateService::Extension => BindingKind::Extension,
+            };
+            let known = self.made.entry((kind, value.name.as_str().into()));
+            known.or_insert_with(|| template::of(value));
+        }
+    }
+
+    /// What clients of a listener are checked by, where that is more than bundles.
+    pub(super) fn clients(&mut self, listener: &Listener) {
+        let chains = listener.chains.iter().filter(|chain| !chain.refuses());
+        let clients = chains.filter_map(|chain| chain.tls.as_ref()?.clients.as_ref());
+        for clients in clients.filter(|clients| !clients.revoked.is_empty()) {
+            let Some(name) = tls::trust_of(clients) else { continue };
+            let known = self.made.entry((BindingKind::Secret, name.as_str().into()));
+            known.or_insert_with(|| template::validation(&name, clients));
+        }
+    }
+
+    /// All bindings.
     pub(super) fn finish(self) -> impl Iterator<Item = Record> {
         let endpoints = self.endpoints.into_iter().map(|(name, sources)| Binding {
             kind: BindingKind::Endpoints,
@@ -44,7 +71,11 @@ impl Bindings {
             let source = object(kind, &name);
             Binding { kind, name, source }
         });
-        endpoints.chain(objects).map(Record::Binding)
+        let made = self.made.into_iter().map(|((kind, name), template)| {
+            let source = BindingSource::Template(template);
+            Binding { kind, name, source }
+        });
+        endpoints.chain(objects).chain(made).map(Record::Binding)
     }
 }
 
@@ -58,11 +89,11 @@ fn object(kind: BindingKind, name: &str) -> BindingSource {
     BindingSource::Object { kind, namespace, name }
 }
 
-fn one(kind: BindingKind, name: &str) -> ObjectSource {
+pub(super) fn one(kind: BindingKind, name: &str) -> ObjectSource {
     let (kind, rest) = match (kind, name.split_once('/')) {
         (BindingKind::TrustBundle, Some((kind, rest))) => (kind, rest),
         (BindingKind::TrustBundle, None) => ("ConfigMap", name),
-        (BindingKind::Secret | BindingKind::Endpoints, _) => ("Secret", name),
+        (BindingKind::Secret | BindingKind::Extension | BindingKind::Endpoints, _) => ("Secret", name),
     };
     let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
     ObjectSource { kind: kind.into(), namespace: namespace.into(), name: name.into() }

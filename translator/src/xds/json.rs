@@ -5,6 +5,7 @@ use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError};
 use moorgate_snapshot::record::{Record, Resource};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -74,13 +75,55 @@ fn print(type_url: &str, bytes: &[u8], proto_names: bool) -> Result<Value, XdsEr
     let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
     let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name));
     let descriptor = descriptor.ok_or_else(|| XdsError::Descriptor(full_name.to_owned()))?;
-    let message = DynamicMessage::decode(descriptor, bytes)
+    let (bytes, switched) = without_nothing(bytes);
+    let message = DynamicMessage::decode(descriptor, &*bytes)
         .map_err(|source| XdsError::Decode { type_url: type_url.to_owned(), source })?;
     // Straight to text, maps would come in the order of a hash table; a `Value` sorts its keys.
     let options = SerializeOptions::new().use_proto_field_name(proto_names);
-    message
+    let mut out = message
         .serialize_with_options(serde_json::value::Serializer, &options)
-        .map_err(|source| XdsError::Json { type_url: type_url.to_owned(), source })
+        .map_err(|source| XdsError::Json { type_url: type_url.to_owned(), source })?;
+    if switched {
+        with_nothing(&mut out);
+    }
+    Ok(out)
+}
+
+/// A filter that stands on a listener is switched on by an `Any` of no type, which no printer knows: the end of the encoding
+/// of such an `Any` inside another one, and what is read in its place.
+const ON: &[u8] = b"type.googleapis.com/envoy.config.route.v3.FilterConfig\x12\x02\x0a\x00";
+const UNSAID: &[u8] = b"type.googleapis.com/envoy.config.route.v3.FilterConfig\x12\x02\x18\x00";
+const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
+
+/// The bytes with a default in its place; whether there was one.
+fn without_nothing(bytes: &[u8]) -> (Cow<'_, [u8]>, bool) {
+    let places: Vec<usize> =
+        bytes.windows(ON.len()).enumerate().filter(|(_, window)| *window == ON).map(|(at, _)| at).collect();
+    if places.is_empty() {
+        return (Cow::Borrowed(bytes), false);
+    }
+    let mut own = bytes.to_vec();
+    for at in places {
+        if let Some(place) = own.get_mut(at..at + UNSAID.len()) {
+            place.copy_from_slice(UNSAID);
+        }
+    }
+    (Cow::Owned(own), true)
+}
+
+/// Writes it as Envoy reads it.
+fn with_nothing(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(with_nothing),
+        Value::Object(fields) => {
+            let named = fields.get("@type").and_then(Value::as_str) == Some(FILTER_CONFIG);
+            if named && fields.len() == 1 {
+                fields.insert("config".into(), Value::Object(Map::new()));
+            }
+            fields.values_mut().for_each(with_nothing);
+        }
+        _ => {}
+    }
 }
 
 /// Puts the parts of each resource together, by (type, name).

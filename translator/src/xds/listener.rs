@@ -184,7 +184,9 @@ fn http_filters(routes: &RouteTable) -> Vec<HttpFilter> {
     idle.extend(patch::filters(routes, &[cors::FILTER, session::FILTER]));
     if asked.is_some() {
         // The route is not yet known when Envoy decides which filters run.
-        idle.iter_mut().for_each(|(_, filter)| filter.disabled = false);
+        let whole = patch::whole(routes);
+        let others = idle.iter_mut().filter(|(_, filter)| !whole.contains(filter.name.as_str()));
+        others.for_each(|(_, filter)| filter.disabled = false);
     }
     filters.extend(idle);
     // Stable: those of one place stay in their order.

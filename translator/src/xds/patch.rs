@@ -4,17 +4,19 @@
 //! needs no code here. What a merge cannot do, set a field back to its default or replace a list, a patch asks for by
 //! the numbers of the fields that are taken out before.
 
+use envoy_types::pb::envoy::config::core::v3::ExtensionConfigSource;
 use envoy_types::pb::envoy::config::route::v3 as route_pb;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpFilter, http_filter,
 };
 use envoy_types::pb::google::protobuf::Any;
-use moorgate_model::ir::{Extension, Patch, RouteFilter, RoutePolicies, RouteTable};
-use prost::Message;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as PbValue, value::Kind};
+use moorgate_model::ir::{Extension, Patch, RouteFilter, RouteOrigin, RoutePolicies, RouteTable};
 use prost::bytes::Buf as _;
 use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
 };
+use prost::{Message, Name as _};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The message with these patches over it, in their order. A patch that is no message changes nothing; it was encoded
@@ -44,7 +46,7 @@ fn any(extension: &Extension) -> Any {
 
 /// What policies add to a route. A filter that the route itself configures stays as the route says; what policies say of
 /// the way to backends has no place on a route that answers by itself.
-pub(super) fn route(out: &mut route_pb::Route, added: &RoutePolicies) {
+pub(super) fn route(out: &mut route_pb::Route, added: &RoutePolicies, origin: &RouteOrigin) {
     for filter in &added.filters {
         out.typed_per_filter_config.entry(filter.name.clone()).or_insert_with(|| any(&filter.own));
     }
@@ -52,6 +54,26 @@ pub(super) fn route(out: &mut route_pb::Route, added: &RoutePolicies) {
         apply(action, &added.forward);
     }
     apply(out, &added.route);
+    if added.described {
+        describe(out, origin);
+    }
+}
+
+/// Where a route says what it is, and how: as Envoy Gateway does it, for services that know that.
+fn describe(out: &mut route_pb::Route, origin: &RouteOrigin) {
+    let text = |text: &str| PbValue { kind: Some(Kind::StringValue(text.to_owned())) };
+    let object = &origin.object;
+    let mut fields = vec![
+        ("kind".to_owned(), text(&object.kind)),
+        ("name".to_owned(), text(&object.name)),
+        ("namespace".to_owned(), text(&object.namespace)),
+    ];
+    fields.extend(origin.rule_name.iter().map(|rule| ("sectionName".to_owned(), text(rule))));
+    let resource = Kind::StructValue(Struct { fields: fields.into_iter().collect() });
+    let resources = ListValue { values: vec![PbValue { kind: Some(resource) }] };
+    let resources = PbValue { kind: Some(Kind::ListValue(resources)) };
+    let route = Struct { fields: [("resources".to_owned(), resources)].into() };
+    out.metadata.get_or_insert_default().filter_metadata.insert("envoy-gateway".to_owned(), route);
 }
 
 /// What the hosts of a table say, by filter, where filters run before a route is known: nothing shall happen.
@@ -62,6 +84,13 @@ pub(super) fn off(table: &RouteTable) -> BTreeMap<String, Any> {
     let routes = table.hosts.iter().flat_map(|host| &host.routes);
     let filters = routes.filter_map(|route| route.policies.as_ref()).flat_map(|added| &added.filters);
     filters.filter_map(|filter| Some((filter.name.clone(), any(filter.off.as_ref()?)))).collect()
+}
+
+/// Filters that stand on listeners whole: without a route they must not run.
+pub(super) fn whole(table: &RouteTable) -> BTreeSet<&str> {
+    let routes = table.hosts.iter().flat_map(|host| &host.routes);
+    let filters = routes.filter_map(|route| route.policies.as_ref()).flat_map(|added| &added.filters);
+    filters.filter(|filter| filter.is_whole()).map(|filter| filter.name.as_str()).collect()
 }
 
 /// The type of a filter, and what routes need to stand on the listener.
@@ -80,12 +109,18 @@ pub(super) fn filters(table: &RouteTable, there: &[&str]) -> Vec<(u16, HttpFilte
         values.insert(&base.value);
     }
     let filter = |((place, name), (type_url, values)): ((u16, &str), Bases<'_>)| {
-        let config =
-            Any { type_url: type_url.to_owned(), value: values.into_iter().flatten().copied().collect() };
+        let value: Vec<u8> = values.into_iter().flatten().copied().collect();
+        let config = if type_url == ExtensionConfigSource::type_url() {
+            // What it does comes by itself; a source is one for each name, so that it is whole.
+            let source = ExtensionConfigSource::decode(value.as_slice()).unwrap_or_default();
+            http_filter::ConfigType::ConfigDiscovery(source)
+        } else {
+            http_filter::ConfigType::TypedConfig(Any { type_url: type_url.to_owned(), value })
+        };
         let filter = HttpFilter {
             name: name.to_owned(),
             disabled: true,
-            config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+            config_type: Some(config),
             ..Default::default()
         };
         (place, filter)

@@ -193,7 +193,7 @@ fn route(route: &Route) -> pb::Route {
         filters.insert(session::FILTER.to_owned(), value::any(&session::lower(session)));
     }
     if let Some(added) = &route.policies {
-        patch::route(&mut out, added);
+        patch::route(&mut out, added, &route.origin);
     }
     out
 }

@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use fleet::{backend, cluster, fleet, forward, route};
 use moorgate_model::ir::{Action, Fleet, PathMatch, UpstreamTls};
 use moorgate_snapshot::Digest;
+use moorgate_snapshot::Template;
 use moorgate_snapshot::record::{BindingKind, BindingSource};
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -38,7 +39,7 @@ fn bindings(records: &[Record]) -> Vec<String> {
             BindingSource::Object { kind, namespace, name } => {
                 format!("{:?} {} = {kind} {namespace} {name}", binding.kind, binding.name)
             }
-            BindingSource::Objects(objects) => {
+            BindingSource::Template(Template { objects, .. }) | BindingSource::Objects(objects) => {
                 format!("{:?} {} = {} objects", binding.kind, binding.name, objects.len())
             }
         }),

@@ -79,7 +79,8 @@ pub(super) fn downstream(
 pub(super) fn references(tls: &DownstreamTls) -> impl Iterator<Item = Reference> {
     let secrets = tls.secrets.iter().map(|name| (BindingKind::Secret, name));
     let secrets = secrets.map(|(kind, name)| Reference { kind, name: name.as_str().into() });
-    secrets.chain(tls.clients.as_ref().and_then(|clients| trust(&clients.ca_bundles)))
+    let clients = tls.clients.as_ref().filter(|clients| clients.revoked.is_empty());
+    secrets.chain(clients.and_then(|clients| trust(&clients.ca_bundles)))
 }
 
 /// The SDS name of all these bundles together: Envoy takes the roots of a connection from one place. No name of an object
@@ -91,6 +92,12 @@ fn joined(bundles: &[String]) -> Option<String> {
 
 fn trust(bundles: &[String]) -> Option<Reference> {
     joined(bundles).map(|name| Reference { kind: BindingKind::TrustBundle, name: name.into() })
+}
+
+/// The SDS name of what clients are checked by: bundles, and lists of what does not count any more behind them.
+pub(super) fn trust_of(clients: &ClientValidation) -> Option<String> {
+    let revoked = clients.revoked.iter().map(|name| format!("+Revoked/{name}"));
+    joined(&clients.ca_bundles).map(|name| revoked.fold(name, |all, one| all + &one))
 }
 
 /// Certificates of clients must be signed by the bundle. If they are optional, Envoy still asks for one and takes
@@ -106,7 +113,7 @@ fn clients(clients: &ClientValidation) -> ValidationContextType {
             trust_chain_verification: trust.into(),
             ..Default::default()
         }),
-        validation_context_sds_secret_config: joined(&clients.ca_bundles).map(|name| secret(&name)),
+        validation_context_sds_secret_config: trust_of(clients).map(|name| secret(&name)),
         ..Default::default()
     })
 }

@@ -10,6 +10,7 @@ use kube::core::params::{GetParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,7 +20,7 @@ const TOO_SHORT: Duration = Duration::from_secs(1);
 /// The versions of an API group in which a kind may be served, the newest first.
 fn versions(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Secret | Kind::ConfigMap => &["/api/v1"],
+        Kind::Secret | Kind::Entries | Kind::ConfigMap => &["/api/v1"],
         Kind::ClusterTrustBundle => &["/apis/certificates.k8s.io/v1", "/apis/certificates.k8s.io/v1beta1"],
     }
 }
@@ -200,7 +201,14 @@ fn trimmed(kind: Kind, mut object: Value) -> Option<Pem> {
             let Some(data) = field("data") else { return Some(Pem::default()) };
             let data: Bytes = serde_json::from_value(data).ok()?;
             let bytes = |entry: Option<ByteString>| entry.map(|entry| entry.0);
-            Some(Pem { chain: bytes(data.chain), key: bytes(data.key), bundle: bytes(data.bundle) })
+            let (chain, key, bundle) = (bytes(data.chain), bytes(data.key), bytes(data.bundle));
+            Some(Pem { chain, key, bundle, ..Pem::default() })
+        }
+        Kind::Entries => {
+            let data: Option<BTreeMap<String, ByteString>> =
+                field("data").map(serde_json::from_value).transpose().ok()?;
+            let entries = data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
+            Some(Pem { entries: entries.collect(), ..Pem::default() })
         }
         Kind::ConfigMap => {
             let text: Option<Text> = field("data").map(serde_json::from_value).transpose().ok()?;
@@ -241,6 +249,14 @@ mod tests {
         let trust = json!({ "spec": { "signerName": "a/b", "trustBundle": "ca" } });
         assert_eq!(bundle(Kind::ClusterTrustBundle, trust), Some(b"ca".into()));
         assert_eq!(trimmed(Kind::Secret, json!({})), Some(Pem::default()));
+        // Only who asks for everything gets more.
+        let all = json!({ "data": { "a": "MQ==", "tls.key": "a2V5" } });
+        assert!(trimmed(Kind::Secret, all.clone()).unwrap().entries.is_empty());
+        let entries = trimmed(Kind::Entries, all).unwrap().entries;
+        assert_eq!(
+            entries.into_iter().collect::<Vec<_>>(),
+            [("a".into(), b"1".to_vec()), ("tls.key".into(), b"key".to_vec())]
+        );
         for broken in [json!({ "data": { "tls.crt": "no base64!" } }), json!({ "data": [] })] {
             assert_eq!(trimmed(Kind::Secret, broken), None);
         }

@@ -2,7 +2,10 @@
 
 use super::SealError;
 use crate::bind::live::Pem;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What is sealed. Nothing of it is ever shown.
@@ -16,6 +19,9 @@ struct Inside {
     key: Option<String>,
     #[serde(rename = "ca.crt")]
     bundle: Option<String>,
+    /// Other entries, in base64.
+    #[serde(default)]
+    data: BTreeMap<String, String>,
 }
 
 /// The entries of a sealed secret. The identities are read anew each time, so that they may change.
@@ -32,7 +38,9 @@ pub(super) fn open(
         return Err(SealError::Inside);
     }
     let bytes = |text: Option<String>| text.map(String::into_bytes);
-    Ok(Pem { chain: bytes(inside.chain), key: bytes(inside.key), bundle: bytes(inside.bundle) })
+    let entries = inside.data.into_iter().map(|(key, text)| Some((key, STANDARD.decode(text).ok()?)));
+    let entries = entries.collect::<Option<_>>().ok_or(SealError::Inside)?;
+    Ok(Pem { chain: bytes(inside.chain), key: bytes(inside.key), bundle: bytes(inside.bundle), entries })
 }
 
 #[cfg(feature = "sealed")]
@@ -77,6 +85,10 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let pem = ask(&sealed, "shop/edge", "shop/tls").unwrap();
         assert_eq!((pem.chain.unwrap(), pem.key.unwrap()), (b"chain".to_vec(), b"key".to_vec()));
+        assert!(pem.entries.is_empty());
+        let more = r#"{"fleet":"shop/edge","secret":"shop/keys","data":{"ann":"azE="}}"#;
+        let more = age::encrypt(&ours.to_public(), more.as_bytes()).unwrap();
+        assert_eq!(ask(&more, "shop/edge", "shop/keys").unwrap().entries["ann"], b"k1");
         assert_eq!(ask(&sealed, "shop/other", "shop/tls"), Err(SealError::Inside));
         assert_eq!(ask(&sealed, "shop/edge", "shop/pay"), Err(SealError::Inside));
         assert_eq!(open(None, &sealed, "shop/edge", "shop/tls"), Err(SealError::NoIdentity));

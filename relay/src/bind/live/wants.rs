@@ -14,13 +14,15 @@ pub enum Kind {
     ConfigMap,
     /// CA certificates of the whole cluster.
     ClusterTrustBundle,
+    /// A Secret with all its entries.
+    Entries,
 }
 
 impl Kind {
     /// The kind as API servers and metrics write it.
     pub fn plural(self) -> &'static str {
         match self {
-            Self::Secret => "secrets",
+            Self::Secret | Self::Entries => "secrets",
             Self::ConfigMap => "configmaps",
             Self::ClusterTrustBundle => "clustertrustbundles",
         }
@@ -45,6 +47,13 @@ impl Object {
         Self::named(kind, namespace, name)
     }
 
+    /// An object with all its entries.
+    pub fn whole(object: &ObjectSource) -> Option<Self> {
+        let named = Self::named(&object.kind, &object.namespace, &object.name)?;
+        let kind = if named.kind == Kind::Secret { Kind::Entries } else { named.kind };
+        Some(Self { kind, ..named })
+    }
+
     fn named(kind: &str, namespace: &Arc<str>, name: &Arc<str>) -> Option<Self> {
         let kind = match kind {
             "Secret" => Kind::Secret,
@@ -53,7 +62,7 @@ impl Object {
             _ => return None,
         };
         let fits = match kind {
-            Kind::Secret | Kind::ConfigMap => is_name(namespace) && is_name(name),
+            Kind::Secret | Kind::Entries | Kind::ConfigMap => is_name(namespace) && is_name(name),
             // Bundles of a signer are named `example.com:signer:name`.
             Kind::ClusterTrustBundle => namespace.is_empty() && is_name(&name.replace(':', "-")),
         };
@@ -100,6 +109,9 @@ impl Wants {
                     }
                 }
                 object @ BindingSource::Object { .. } => wants.objects.extend(Object::of(object)),
+                BindingSource::Template(template) => {
+                    wants.objects.extend(template.objects.iter().filter_map(Object::whole));
+                }
                 BindingSource::Objects(objects) => {
                     let named = |one: &ObjectSource| Object::named(&one.kind, &one.namespace, &one.name);
                     wants.objects.extend(objects.iter().filter_map(named));

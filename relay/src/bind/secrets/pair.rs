@@ -3,11 +3,12 @@
 use crate::bind::late::SealError;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use std::path::PathBuf;
 use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Error};
+use x509_parser::revocation_list::CertificateRevocationList;
 
 /// Why a secret cannot be served. No variant holds its content.
 #[derive(Debug, Error)]
@@ -32,6 +33,12 @@ pub enum SecretError {
     /// The object lacks an entry.
     #[error("it has no {0}")]
     Incomplete(&'static str),
+    /// The object lacks an entry that a template asks for.
+    #[error("it has no {0}")]
+    Lacks(String),
+    /// An entry is not what is needed.
+    #[error("{0}")]
+    Form(&'static str),
     /// The binding's object is of a kind, or has a name, that cannot be asked for.
     #[error("no API server can have it")]
     Unaskable,
@@ -60,7 +67,8 @@ impl SecretError {
             Self::Absent => "missing",
             Self::Io { .. } | Self::Untold(_) => "unreadable",
             Self::Name | Self::Unaskable => "name",
-            Self::Incomplete(_) => "incomplete",
+            Self::Incomplete(_) | Self::Lacks(_) => "incomplete",
+            Self::Form(_) => "form",
             Self::Certificate(_) => "certificate",
             Self::Key => "key",
             Self::Sealed(_) => "sealed",
@@ -87,6 +95,18 @@ pub(super) fn check_pair(chain: &[u8], key: &[u8]) -> Result<i64, SecretError> {
 /// Checks that a bundle holds certificates; the earliest end of them.
 pub(super) fn check_bundle(bundle: &[u8]) -> Result<i64, SecretError> {
     end(&certificates(bundle)?)
+}
+
+/// Checks that a file holds lists of revoked certificates. One that is out of date is good enough: it says of those that it
+/// names what was true.
+pub(super) fn check_revoked(lists: &[u8]) -> Result<(), SecretError> {
+    let found = CertificateRevocationListDer::pem_slice_iter(lists).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|_| SecretError::Form("it is no PEM"))?;
+    let parses = |list: &CertificateRevocationListDer<'_>| CertificateRevocationList::from_der(list).is_ok();
+    if found.is_empty() || !found.iter().all(parses) {
+        return Err(SecretError::Form("it holds no list of revoked certificates"));
+    }
+    Ok(())
 }
 
 /// Each certificate was issued by the next one (RFC 5246 section 7.4.2; RFC 8446 relaxes that for clients, and many of

@@ -154,6 +154,7 @@ fn a_cluster_tells_what_no_file_holds() {
         chain: Some(chain.into()),
         key: Some(key.into()),
         bundle: Some(chain.into()),
+        ..Pem::default()
     };
     write(folder.path(), "file", &[("tls.crt", &chain), ("tls.key", &key)]);
     let bindings = ["bad", "denied", "file", "good", "half", "late", "none"]

@@ -117,6 +117,7 @@ impl Task {
             fallback: None,
             endpoints: nothing(),
             secrets: nothing(),
+            extensions: nothing(),
             leftover: Arc::default(),
         }));
     }
@@ -136,12 +137,14 @@ impl Task {
             fallback: fallback.map(|loaded| Arc::clone(&loaded.config)),
             endpoints: bound.endpoints,
             secrets: bound.secrets,
+            extensions: bound.extensions,
             leftover: leftover(loaded, fallback, before.as_deref()),
         };
         let same = before.is_some_and(|before| {
             Arc::ptr_eq(&before.config, &view.config)
                 && Arc::ptr_eq(&before.endpoints, &view.endpoints)
                 && Arc::ptr_eq(&before.secrets, &view.secrets)
+                && Arc::ptr_eq(&before.extensions, &view.extensions)
                 && before.fallback.as_ref().map(|config| config.id)
                     == view.fallback.as_ref().map(|config| config.id)
         });

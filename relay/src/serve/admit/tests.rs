@@ -152,6 +152,7 @@ async fn who_never_acknowledges_is_let_go() {
         fallback: None,
         endpoints: nothing(),
         secrets: nothing(),
+        extensions: nothing(),
         leftover: Arc::default(),
     }));
     let mut client = connect(&hub, &drain);

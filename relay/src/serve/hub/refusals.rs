@@ -182,6 +182,7 @@ mod tests {
             fallback,
             endpoints: set(endpoints),
             secrets: set(&[]),
+            extensions: set(&[]),
             leftover: Arc::default(),
         }
     }

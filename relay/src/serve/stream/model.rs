@@ -48,6 +48,7 @@ pub(super) fn view_with(entries: &[Entry<'_>], fallback: Option<Arc<Config>>, pe
         fallback,
         endpoints: bound(entries, EDS, pending),
         secrets: bound(entries, SDS, &[]),
+        extensions: bound(&[], SDS, &[]),
         leftover: Arc::default(),
     })
 }

@@ -242,6 +242,7 @@ impl Subscription {
         match owed {
             Some(since) if waits && *since + settings.unsynced_wait > gate.now => Verdict::Wait,
             Some(_) if self.kind.removal == Removal::Never && have != Have::Absent => Verdict::Forget,
+            Some(_) if self.kind.unanswered => Verdict::Wait,
             Some(_) => Verdict::Remove,
             None if have == Have::Absent => Verdict::Same,
             None if waits => Verdict::Wait,

@@ -134,4 +134,6 @@ pub struct ClientValidation {
     pub ca_bundles: Vec<String>,
     /// Connections without a certificate, or with one that nobody signed, pass too (`AllowInsecureFallback`).
     pub optional: bool,
+    /// Secrets, `namespace/name`, whose key `ca.crl` lists certificates that do not count any more.
+    pub revoked: Vec<String>,
 }

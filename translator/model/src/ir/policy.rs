@@ -3,6 +3,7 @@
 //! A policy's own file makes Envoy messages; here they are plain data, so that a new capability changes neither this
 //! representation nor what is made of it.
 
+use super::LateValue;
 use crate::field::FieldPath;
 use crate::object::ObjectRef;
 use std::sync::Arc;
@@ -45,6 +46,14 @@ pub struct RouteFilter {
     pub off: Option<Extension>,
 }
 
+impl RouteFilter {
+    /// Whether it stands on listeners whole and is only switched on by a route (`envoy.config.route.v3.FilterConfig`): whoever
+    /// has it is then decided by the first route that Envoy finds, and not by the one that answers.
+    pub fn is_whole(&self) -> bool {
+        self.own.type_url.ends_with("/envoy.config.route.v3.FilterConfig")
+    }
+}
+
 /// A policy that had a say, for people.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicySource {
@@ -73,6 +82,10 @@ pub struct RoutePolicies {
     pub forward: Vec<Patch>,
     /// Clusters that filters ask.
     pub clusters: Vec<String>,
+    /// Envoy knows what the route is, so that a filter can tell a service.
+    pub described: bool,
+    /// Values that filters need and relays make of Secrets.
+    pub late: Vec<LateValue>,
 }
 
 /// What policies add to a filter chain.

@@ -47,7 +47,7 @@ pub(super) fn resolve(index: &Index<'_>, gateway: &Indexed<'_, spec::Gateway>, l
         listener.refuse = true;
     } else {
         let optional = is_fallback(validation);
-        listener.clients = Some(ClientValidation { ca_bundles: names, optional });
+        listener.clients = Some(ClientValidation { ca_bundles: names, optional, revoked: Vec::new() });
     }
 }
 

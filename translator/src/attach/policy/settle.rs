@@ -217,6 +217,8 @@ impl Settling<'_, '_> {
             route: all.route,
             forward: all.forward,
             clusters: all.clusters,
+            described: all.describes,
+            late: all.late,
         };
         let together =
             Together { added: Some(Arc::new(added)), cluster: all.cluster, suffix, closed, closed_streams };

@@ -2,15 +2,17 @@
 
 use super::Policies;
 use crate::attach::backend::{self, Use, external};
+use crate::attach::grant::{From, To, permit};
 use crate::attach::index::Index;
 use crate::attach::kind::Building;
 use crate::attach::rule::check_expression;
 use crate::attach::{spec, trust};
 use crate::{inputs, validate};
-use moorgate_model::diagnostic::policy::{INPUT_MISSING, INPUT_UNUSABLE};
-use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, UpstreamTls};
+use moorgate_model::diagnostic::policy::{INPUT_MISSING, INPUT_UNUSABLE, POLICY_INVALID};
+use moorgate_model::diagnostic::semantic::REF_NOT_PERMITTED;
+use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
 use moorgate_model::{Diagnostic, FieldPath, Mapping, Node, Object, ObjectRef};
-use moorgate_policies::{BackendRef, Input, InputKind, TrustBundle, World};
+use moorgate_policies::{BackendRef, Input, InputKind, SecretRef, TrustBundle, World};
 use std::collections::BTreeMap;
 
 /// The objects, and the clusters that policies need.
@@ -84,6 +86,39 @@ impl World for Sources<'_, '_> {
         })
     }
 
+    fn variant(&mut self, cluster: &str, name: &str, policies: &ClusterPolicies) {
+        let Some(base) = self.clusters.get(cluster).filter(|_| !self.clusters.contains_key(name)) else {
+            return;
+        };
+        let variant = Cluster { policies: policies.clone(), ..base.clone() };
+        self.clusters.insert(name.to_owned(), variant);
+    }
+
+    fn together(&mut self, members: &[(String, u32)]) -> Result<String, String> {
+        let names = members.iter().map(|(name, weight)| format!("{name}={weight}"));
+        let name = names.collect::<Vec<_>>().join("|");
+        let mut clusters =
+            members.iter().filter_map(|(name, weight)| Some((self.clusters.get(name)?, *weight)));
+        let Some((first, weight)) = clusters.next() else {
+            return Err("all its backends have the weight 0".to_owned());
+        };
+        let weighted = |cluster: &Cluster, weight: u32| {
+            let sources = cluster.sources.iter().cloned();
+            sources.map(move |source| EndpointSource { weight, ..source }).collect::<Vec<_>>()
+        };
+        let mut all = Cluster { eds_name: name.clone(), sources: weighted(first, weight), ..first.clone() };
+        for (cluster, weight) in clusters {
+            if (&cluster.protocol, &cluster.tls) != (&all.protocol, &all.tls) {
+                return Err(
+                    "its backends differ in protocol or TLS, so they cannot be asked as one".to_owned()
+                );
+            }
+            all.sources.extend(weighted(cluster, weight));
+        }
+        self.clusters.entry(name.clone()).or_insert(all);
+        Ok(name)
+    }
+
     fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
         let found = self.index.config_maps.get(&(namespace, name));
         let object = found.ok_or_else(|| format!("ConfigMap {namespace}/{name} is not in this source"))?;
@@ -92,6 +127,48 @@ impl World for Sources<'_, '_> {
         Ok(texts
             .filter_map(|entry| Some((entry.key.to_string(), entry.value.as_str()?.to_owned())))
             .collect())
+    }
+
+    fn secret(
+        &self,
+        policy: &Object,
+        at: &FieldPath,
+        secret: &SecretRef,
+        keys: &[&str],
+    ) -> Result<String, Box<Diagnostic>> {
+        let ObjectRef { group, kind, namespace, .. } = &policy.reference;
+        let from = From { group, kind, namespace };
+        let to = To { group: "", kind: "Secret", namespace: secret.namespace.as_deref(), name: &secret.name };
+        let Some(permitted) = permit(self.index, from, to) else {
+            let namespace = secret.namespace.as_deref().unwrap_or_default();
+            let message =
+                format!("Secret {namespace}/{} may not be used from {}", secret.name, policy.reference);
+            let finding = policy.diagnostic(&REF_NOT_PERMITTED, at.clone(), message);
+            return Err(Box::new(finding.help(format!("add a ReferenceGrant in namespace {namespace}"))));
+        };
+        let name = format!("{}/{}", permitted.namespace, permitted.name);
+        let lacks = |message: String, help: String| {
+            Err(Box::new(policy.diagnostic(&POLICY_INVALID, at.clone(), message).help(help)))
+        };
+        let found = self.index.secrets.get(&(permitted.namespace.as_str(), permitted.name.as_str()));
+        let Some(found) = found else {
+            if self.index.is_open("Secret") {
+                return Ok(permitted.namespace);
+            }
+            let help = "what the policy targets answers 500: add the Secret, or correct the name";
+            return lacks(format!("Secret {name} is not in this source"), help.to_owned());
+        };
+        let has = |key: &str| {
+            let of = |list: &str| found.root.get(list).is_some_and(|data| data.get(key).is_some());
+            of("data") || of("stringData")
+        };
+        match keys.iter().find(|key| !has(key)) {
+            Some(key) => lacks(
+                format!("Secret {name} has no key {key}"),
+                "what the policy targets answers 500: add the key".to_owned(),
+            ),
+            None => Ok(permitted.namespace),
+        }
     }
 
     fn regex(&self, text: &str) -> Result<(), String> {

@@ -27,19 +27,19 @@ const GUARDS: [Guard; 7] = [
     Guard {
         name: "SecurityPolicy of a route",
         text: "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: g, namespace: shop}\n\
-            spec:\n  basicAuth: {users: {name: users}}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]\n",
+            spec:\n  authorization: {rules: [{action: Allow, principal: {clientCIDRs: [10.0.0.0/8], clientIPGeoLocations: [{country: DE}]}}]}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]\n",
         passes: false,
     },
     Guard {
         name: "SecurityPolicy of a rule",
         text: "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: g, namespace: shop}\n\
-            spec:\n  basicAuth: {users: {name: users}}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web, sectionName: all}]\n",
+            spec:\n  authorization: {rules: [{action: Allow, principal: {clientCIDRs: [10.0.0.0/8], clientIPGeoLocations: [{country: DE}]}}]}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web, sectionName: all}]\n",
         passes: false,
     },
     Guard {
         name: "SecurityPolicy of a Gateway",
         text: "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: g, namespace: shop}\n\
-            spec:\n  basicAuth: {users: {name: users}}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]\n",
+            spec:\n  authorization: {rules: [{action: Allow, principal: {clientCIDRs: [10.0.0.0/8], clientIPGeoLocations: [{country: DE}]}}]}\n  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]\n",
         passes: false,
     },
     Guard {

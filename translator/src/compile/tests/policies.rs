@@ -264,7 +264,9 @@ fn selectors_choose_by_labels_and_grants() {
 #[test]
 fn a_policy_that_cannot_be_carried_out_closes_what_it_counts_for_and_nothing_else() {
     let fine = "  cors: {allowOrigins: ['https://a.example']}\n";
-    let broken = format!("{fine}  basicAuth: {{users: {{name: users}}}}\n");
+    let broken = format!(
+        "{fine}  authorization: {{rules: [{{action: Allow, principal: {{clientCIDRs: [10.0.0.0/8], clientIPGeoLocations: [{{country: DE}}]}}}}]}}\n"
+    );
     let wide = policy("SecurityPolicy infra/wide", &["Gateway edge#http"], &broken);
     let found = with(std::slice::from_ref(&wide));
     assert_eq!(codes(&found), ["MG4105"]);
