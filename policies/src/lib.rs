@@ -36,8 +36,10 @@ mod session;
 mod telemetry;
 
 // One capability a file.
+mod api_key_auth;
 mod authorization;
 mod backend_connection;
+mod basic_auth;
 mod circuit_breaker;
 mod client_connection;
 mod client_headers;
@@ -90,8 +92,10 @@ pub static POLICIES: &[&dyn AnyPolicy] =
 
 /// Every capability there is, in the order of names.
 pub static CAPABILITIES: &[&dyn AnyCapability] = &[
+    &Part::<api_key_auth::ApiKeyAuth>::NEW,
     &Part::<authorization::Authorization>::NEW,
     &Part::<backend_connection::BackendConnection>::NEW,
+    &Part::<basic_auth::BasicAuth>::NEW,
     &Part::<circuit_breaker::CircuitBreaker>::NEW,
     &Part::<client_connection::ClientConnection>::NEW,
     &Part::<client_headers::ClientHeaders>::NEW,
@@ -216,6 +220,8 @@ mod tests {
                 "envoy.filters.http.csrf",
                 "ExternalAuth of routes",
                 "envoy.filters.http.ext_authz.policy",
+                "envoy.filters.http.api_key_auth",
+                "envoy.filters.http.basic_auth",
                 "envoy.filters.http.jwt_authn",
                 "envoy.filters.http.stateful_session",
                 "envoy.filters.http.rbac",

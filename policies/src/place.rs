@@ -13,6 +13,10 @@ pub const CORS: u16 = 300;
 pub const CSRF: u16 = 350;
 /// A service that is asked whether a request may pass: before what it costs to read tokens, as its answer may change them.
 pub const EXTERNAL_AUTH: u16 = 400;
+/// Clients that show a key are known before tokens are read.
+pub const API_KEY_AUTH: u16 = 420;
+/// Users with passwords are known before tokens are read.
+pub const BASIC_AUTH: u16 = 440;
 /// Tokens are read before anything decides by their claims.
 pub const JWT: u16 = 500;
 /// A client keeps its endpoint; whoever may not pass gets none.
