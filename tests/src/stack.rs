@@ -167,6 +167,13 @@ impl Stack {
         self.publish(&file)
     }
 
+    /// Publishes YAML documents with more options.
+    pub fn publish_documents_with(&self, documents: &[String], options: &[&str]) -> Result<Outcome> {
+        let file = self.folder().join("source.yaml");
+        std::fs::write(&file, manifest::documents(documents))?;
+        run(self.signed("publish")?.args(options).arg(&file))?.ended_with(&[0])
+    }
+
     /// The id of the snapshot that a source compiles to for this fleet.
     pub fn compiled(&self, source: &Path) -> Result<String> {
         let outcome = run(self.command("compile")?.args(["-o", "json"]).arg(source))?.ended_with(&[0, 1])?;

@@ -2,7 +2,8 @@
 //! each supported Envoy takes.
 //!
 //! `MOORGATE_BLESS=1 cargo test --test golden` rewrites the outputs; review them like code. A first line
-//! `# crds: experimental` checks a case against the experimental channel. `released.txt` holds the snapshot ids of the last
+//! `# crds: experimental` checks a case against the experimental channel, `# patches: applied` switches on EnvoyPatchPolicies.
+//! `released.txt` holds the snapshot ids of the last
 //! release; `MOORGATE_RELEASED=1` renews it when the next one is made.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
@@ -52,6 +53,7 @@ fn compiled(case: &Path) -> Compilation {
     if bytes.starts_with(b"# crds: experimental\n") {
         options.validate.channel = Channel::Experimental;
     }
+    options.attach.patches = bytes.starts_with(b"# patches: applied\n");
     compile(&[File { name: INPUT.into(), bytes: bytes.into() }], &options)
 }
 

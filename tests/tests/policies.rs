@@ -8,6 +8,8 @@ mod behaviour;
 mod connections;
 #[path = "policies/extensions.rs"]
 mod extensions;
+#[path = "policies/patches.rs"]
+mod patches;
 
 use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};

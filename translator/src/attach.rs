@@ -55,6 +55,10 @@ pub struct Options {
     pub merged: BTreeSet<String>,
     /// Policies that validation refused: what they restrict is closed.
     pub refused: BTreeSet<ObjectRef>,
+    /// EnvoyPatchPolicies are applied.
+    pub patches: bool,
+    /// Gateways of which nothing may be served: a patch that may restrict access cannot be applied.
+    pub denied: BTreeSet<ObjectRef>,
 }
 
 impl Options {
@@ -77,6 +81,8 @@ impl Default for Options {
             now: None,
             merged: BTreeSet::new(),
             refused: BTreeSet::new(),
+            patches: false,
+            denied: BTreeSet::new(),
         }
     }
 }

@@ -19,6 +19,7 @@ pub use origins::content;
 use crate::inputs::Wants;
 use crate::load::Loaded;
 use crate::ownership::{self, Ownership};
+use crate::patches::{self, Patched, Touched};
 use crate::source::File;
 use crate::status::Statuses;
 use crate::{attach, load, validate, xds};
@@ -76,6 +77,8 @@ pub struct CompiledFleet {
     pub routes: usize,
     /// The same by namespace and by hostname.
     pub counts: Counts,
+    /// Which EnvoyPatchPolicies changed which resources.
+    pub patches: Touched,
 }
 
 /// Compiles all files.
@@ -100,16 +103,20 @@ pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
         }
         None => (objects, BTreeSet::new()),
     };
-    let attachment = attach::attach(&objects, &attaching);
+    let (attachment, patched) = attached(&objects, attaching);
     diagnostics.append(attachment.diagnostics);
+    diagnostics.extend(patched.findings);
     diagnostics.extend(takes::findings(&attachment.takes, &objects, owned));
     let mut fleets = BTreeMap::new();
     for (name, fleet) in attachment.fleets {
-        match Snapshot::build(xds::records(&fleet)) {
+        let records = patched.records.get(&name).cloned().unwrap_or_else(|| xds::records(&fleet));
+        match Snapshot::build(records) {
             Ok(snapshot) => {
                 diagnostics.extend(limits::near(&name, &snapshot, &fleet, &objects));
                 let counts = Counts::of(&fleet);
-                fleets.insert(name, CompiledFleet { ir: fleet, snapshot, routes: counts.total(), counts });
+                let patches = patched.touched.get(&name).cloned().unwrap_or_default();
+                let routes = counts.total();
+                fleets.insert(name, CompiledFleet { ir: fleet, snapshot, routes, counts, patches });
             }
             Err(error) => {
                 diagnostics.push(limits::refused(&name, &error, &fleet, &objects));
@@ -135,6 +142,30 @@ pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
         wants: attachment.wants,
         named,
     }
+}
+
+/// Binds objects, and patches what comes of it. Gateways that a patch closes, because it cannot be applied, are bound again.
+fn attached(objects: &[Object], mut options: attach::Options) -> (attach::Attachment, Patched) {
+    let mut attachment = attach::attach(objects, &options);
+    let mut patched = patches::apply(objects, &options, &attachment.fleets, xds::records);
+    if !patched.denied.is_empty() {
+        options.denied.clone_from(&patched.denied);
+        attachment = attach::attach(objects, &options);
+        let closed: BTreeSet<FleetName> = patched
+            .denied
+            .iter()
+            .filter_map(|gateway| {
+                let object = objects.iter().find(|object| object.reference == *gateway)?;
+                let class = object.at("spec.gatewayClassName")?.as_str()?;
+                Some(options.fleet(class, &gateway.namespace, &gateway.name))
+            })
+            .collect();
+        // What is closed is not patched.
+        patched.records.retain(|fleet, _| !closed.contains(fleet));
+        patched.touched.retain(|fleet, _| !closed.contains(fleet));
+    }
+    patched.report(&mut attachment.statuses);
+    (attachment, patched)
 }
 
 impl Compilation {

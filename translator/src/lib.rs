@@ -20,6 +20,7 @@ pub mod inputs;
 pub mod load;
 pub mod ownership;
 pub mod parameters;
+pub mod patches;
 pub mod publish;
 pub mod render;
 pub mod report;

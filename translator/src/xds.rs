@@ -45,11 +45,15 @@ pub use bootstrap::{
     bootstrap_with_token, client_secret, relay_authority,
 };
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3 as cluster_pb;
+use envoy_types::pb::envoy::config::listener::v3 as listener_pb;
+use envoy_types::pb::envoy::config::route::v3 as route_pb;
 pub use json::envoy as envoy_json;
 use moorgate_model::ir;
 use moorgate_snapshot::record::{Record, Reference, Resource};
 pub use read::{Origins, fleet as read};
 pub use ready::answering_probes;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -125,6 +129,40 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
     }
     resources.sort_by(|a, b| (&a.type_url, &a.name, &a.part).cmp(&(&b.type_url, &b.name, &b.part)));
     resources.into_iter().map(Record::Resource).chain(bindings.finish()).collect()
+}
+
+/// The parts of the record of a resource that is given as JSON: their keys, and canonical bytes.
+///
+/// # Errors
+/// Says why it is no resource of the type, or cannot be cut.
+pub(crate) fn encode_json(type_url: &str, json: &serde_json::Value) -> Result<Vec<(String, Bytes)>, String> {
+    fn one<M: prost::Message + prost::Name + Default>(bytes: &[u8]) -> Result<M, String> {
+        M::decode(bytes).map_err(|error| error.to_string())
+    }
+    let bytes = json::parse(type_url, json)?;
+    let whole = |bytes: Bytes| Ok(vec![(String::new(), bytes)]);
+    match type_url {
+        CLUSTER_TYPE => whole(canonical::encode(&one::<cluster_pb::Cluster>(&bytes)?)),
+        LISTENER_TYPE => whole(canonical::encode(&one::<listener_pb::Listener>(&bytes)?)),
+        ROUTE_TYPE => {
+            let mut table: route_pb::RouteConfiguration = one(&bytes)?;
+            let hosts = std::mem::take(&mut table.virtual_hosts);
+            let mut parts = vec![(String::new(), canonical::encode(&table))];
+            let (mut names, mut domains) = (BTreeSet::new(), BTreeSet::new());
+            for host in hosts {
+                if host.name.is_empty() || !names.insert(host.name.clone()) {
+                    return Err(format!("each virtual host has a name of its own, and not {:?}", host.name));
+                }
+                if let Some(twice) = host.domains.iter().find(|domain| !domains.insert((*domain).clone())) {
+                    return Err(format!("two virtual hosts have the domain {twice:?}"));
+                }
+                let bytes = canonical::encode_field(route::VIRTUAL_HOSTS, &host);
+                parts.push((host.name, bytes));
+            }
+            Ok(parts)
+        }
+        other => Err(format!("{other} is no type of a snapshot")),
+    }
 }
 
 /// One route of a virtual host as it lies in a table.

@@ -20,10 +20,11 @@ use super::listener::Gateway;
 use super::parent::Routes;
 use super::precedence::Age;
 use super::{GATEWAY_GROUP, backend, trust};
+use crate::patches;
 use crate::status::{self, AncestorStatus, Condition, ParentReference, Status, Statuses};
 use crate::validate::nearest;
 use moorgate_model::diagnostic::policy::{
-    POLICY_CONFLICTED, POLICY_RESTRICTS, POLICY_SECTION_NOT_FOUND, POLICY_TARGET_NOT_FOUND,
+    PATCH_OFF, POLICY_CONFLICTED, POLICY_RESTRICTS, POLICY_SECTION_NOT_FOUND, POLICY_TARGET_NOT_FOUND,
     POLICY_UNSUPPORTED,
 };
 use moorgate_model::ir::{Cluster, UpstreamTls};
@@ -147,13 +148,19 @@ fn restricts(object: &Object) -> bool {
             None => like(spec, "tls"),
         },
         "BackendTrafficPolicy" => like(spec, "rateLimit"),
+        patches::KIND => patches::restricts(object),
         _ => true,
     }
 }
 
+/// Whether an EnvoyPatchPolicy is applied. Validation has said what is wrong with others.
+fn is_patched(index: &Index<'_>, object: &Object) -> bool {
+    index.options.patches && !index.options.refused.contains(&object.reference)
+}
+
 /// Reads all policies of the source, the oldest first, so that the first to take a target keeps it.
 pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Policies {
-    let mut policies = Policies::default();
+    let mut policies = Policies { denied_gateways: index.options.denied.clone(), ..Policies::default() };
     let mut known: Vec<(Age, &Object, &'static dyn AnyPolicy)> = Vec::new();
     let mut capable: Vec<(Kind, &Object)> = Vec::new();
     let mut filters: Vec<(&Object, bool)> = Vec::new();
@@ -174,6 +181,8 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
                 // Validation has said what is wrong with it.
                 deny(index, object, &mut policies);
             }
+        } else if &*object.reference.kind == patches::KIND && is_patched(index, object) {
+            // It is applied when all else is done.
         } else if &*object.reference.group == moorgate_policies::GROUP {
             unsupported(index, object, &mut policies, diagnostics);
         }
@@ -289,8 +298,14 @@ fn exists(index: &Index<'_>, service: &ObjectRef, section: Option<&str>) -> bool
 
 fn unsupported(index: &Index<'_>, object: &Object, policies: &mut Policies, diagnostics: &mut Diagnostics) {
     let restricts = restricts(object);
-    let code = if restricts { &POLICY_RESTRICTS } else { &POLICY_UNSUPPORTED };
-    let message = format!("{} is not supported by this version", object.reference.kind);
+    let off = &*object.reference.kind == patches::KIND;
+    let code = match (restricts, off) {
+        (true, _) => &POLICY_RESTRICTS,
+        (false, true) => &PATCH_OFF,
+        (false, false) => &POLICY_UNSUPPORTED,
+    };
+    let why = if off { "applied without --envoy-patch-policy" } else { "supported by this version" };
+    let message = format!("{} is not {why}", object.reference.kind);
     let finding = object.diagnostic(code, FieldPath::root().key("kind"), message);
     if restricts {
         deny(index, object, policies);

@@ -51,6 +51,9 @@ pub(super) struct Reading {
     /// One fleet serves all Gateways of this GatewayClass, class/NAME; repeats
     #[arg(long = "merge-class", value_name = "NAME")]
     pub merged: Vec<String>,
+    /// Apply EnvoyPatchPolicies, which change what Envoy gets behind the back of everything else
+    #[arg(long)]
+    pub envoy_patch_policy: bool,
     /// The source does not hold all objects of this kind: a missing one is no error
     #[arg(long, value_name = "KIND")]
     pub open: Vec<String>,
@@ -120,6 +123,7 @@ impl Reading {
         options.validate.namespace.clone_from(&self.namespace);
         options.attach.controller_name.clone_from(&self.controller_name);
         options.attach.merged.extend(self.merged.iter().cloned());
+        options.attach.patches = self.envoy_patch_policy;
         let open: BTreeSet<String> = self.open.iter().cloned().collect();
         if self.live.cluster {
             // What a live cluster lacks is missing.

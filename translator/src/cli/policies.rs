@@ -3,7 +3,7 @@
 use super::output::{self, json};
 use super::{Exit, Failure, table};
 use crate::report::FORMAT_VERSION;
-use crate::validate;
+use crate::{patches, validate};
 use clap::{Args, ValueEnum};
 use moorgate_policies::{About, CAPABILITIES, Coverage, Covered, Effect, Kind, POLICIES};
 use serde_json::{Value, json};
@@ -110,6 +110,9 @@ fn list_json() -> Vec<Value> {
 
 /// A field's state: `yes` and the capability, or `no`.
 fn state(kind: &str, field: &str) -> (bool, &'static str) {
+    if kind == patches::KIND && patches::FIELDS.iter().any(|known| field.split('.').next() == Some(known)) {
+        return (true, "patches");
+    }
     let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else { return (false, "") };
     let keys: Vec<&str> = field.split('.').collect();
     match Covered::of(kind).state(&keys) {

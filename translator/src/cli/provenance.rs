@@ -43,10 +43,12 @@ pub(super) fn parameters(reading: &Reading) -> BTreeMap<String, Value> {
     ];
     // Named only where it is asked for, so that earlier releases need not name it.
     let merged = (!reading.merged.is_empty()).then(|| ("mergeClass", list(&reading.merged)));
+    let patches = reading.envoy_patch_policy.then_some(("envoyPatchPolicy", json!(true)));
     parameters
         .into_iter()
         .chain(ownership)
         .chain(merged)
+        .chain(patches)
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
 }

@@ -64,6 +64,9 @@ pub(super) struct WatchArgs {
     /// One fleet serves all Gateways of this GatewayClass, class/NAME; repeats
     #[arg(long = "merge-class", value_name = "NAME")]
     merged: Vec<String>,
+    /// Apply EnvoyPatchPolicies, which change what Envoy gets behind the back of everything else
+    #[arg(long)]
+    envoy_patch_policy: bool,
     /// Check against these CRDs of the Gateway API [default: experimental; the API server knows its own]
     #[arg(long, value_enum)]
     crds: Option<Crds>,
@@ -174,6 +177,7 @@ impl WatchArgs {
             crds: self.crds,
             controller_name: self.controller_name.clone(),
             merged: self.merged.clone(),
+            envoy_patch_policy: self.envoy_patch_policy,
             open: self.open.clone(),
             closed: Vec::new(),
             ownership: None,

@@ -3,6 +3,7 @@
 use super::bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
 use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError};
 use moorgate_snapshot::record::{Record, Resource};
+use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -71,7 +72,20 @@ pub fn message(type_url: &str, bytes: &[u8]) -> Result<Value, XdsError> {
     print(type_url, bytes, false)
 }
 
-fn print(type_url: &str, bytes: &[u8], proto_names: bool) -> Result<Value, XdsError> {
+/// The message that JSON with field names of either kind stands for, checked against the descriptors.
+///
+/// # Errors
+/// Says in which field it is none.
+pub(crate) fn parse(type_url: &str, json: &Value) -> Result<Vec<u8>, String> {
+    let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
+    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name));
+    let descriptor = descriptor.ok_or_else(|| format!("messages of type {full_name} are not known"))?;
+    let message = DynamicMessage::deserialize(descriptor, json).map_err(|error| error.to_string())?;
+    Ok(message.encode_to_vec())
+}
+
+/// One encoded message as protobuf's JSON, with names as in the .proto file or in lowerCamelCase.
+pub(crate) fn print(type_url: &str, bytes: &[u8], proto_names: bool) -> Result<Value, XdsError> {
     let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
     let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name));
     let descriptor = descriptor.ok_or_else(|| XdsError::Descriptor(full_name.to_owned()))?;

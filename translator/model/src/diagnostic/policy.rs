@@ -47,6 +47,31 @@ crate::codes! { Semantic;
          policy targets is closed. `moorgate inputs update` writes it anew.";
     INPUT_TWICE = "MG4032", Warning, "two Inputs of a namespace declare the same URL",
         "One URL has one content: the first by name counts, and this one has no effect. Remove one of them.";
+    PATCH_OFF = "MG4040", Warning, "EnvoyPatchPolicies are not applied",
+        "Patches change what Envoy gets behind the back of everything else, so they are applied only where somebody decided to: \
+         with --envoy-patch-policy. Without it they have no effect; one that may restrict access closes what it targets instead \
+         (MG4102).";
+    PATCH_TARGET = "MG4041", Error, "a patch names something that is not there",
+        "The Gateway, or the resource of that type and name, does not exist. The message names one that is near. Names of resources \
+         are described in deploy/patches.md, and `moorgate compile -o envoy` prints them all. Nothing of the policy is in force; if it \
+         may restrict access, what it targets answers 500.";
+    PATCH_MEETS_NOTHING = "MG4042", Error, "a patch does not meet anything any more",
+        "The resource is there, but not the place in it, or a test failed: it has changed since the patch was written. Nothing of the \
+         policy is in force; if it may restrict access, what it targets answers 500. Prefer a jsonPath that looks for names to places \
+         in lists.";
+    PATCH_MISFIT = "MG4043", Error, "a patch does not fit the type of its resource",
+        "What the patch makes is no message of its type by Envoy's own descriptors, or the patch itself cannot be read. Nothing of the \
+         policy is in force; if it may restrict access, what it targets answers 500.";
+    PATCH_WEAKENS = "MG4044", Error, "a patch takes away what restricts access",
+        "A filter that authenticates, authorizes or limits would be gone, moved or changed, or certificates would not be checked as \
+         before, or requests would be answered before a guarded route sees them. If that is what is wanted, say so with the annotation \
+         moorgate.dev/may-weaken: \"true\" on the policy. Until then nothing of it is in force.";
+    PATCH_WEAKENED = "MG4045", Warning, "a patch takes away what restricts access, as it may",
+        "The policy says that it may (moorgate.dev/may-weaken), or closed routes had to be put first again. The message says what it \
+         concerns.";
+    PATCH_REFUSED = "MG4046", Error, "a patch asks for what no patch may do",
+        "A snapshot holds no secrets and no endpoints, resources keep their names, and what is closed because another policy cannot be \
+         carried out stays closed. Nothing of the policy is in force; if it may restrict access, what it targets answers 500.";
     POLICY_UNSUPPORTED = "MG4101", Warning, "a policy of this kind is not supported yet",
         "The kind is known, but this version does not compile it, and it restricts nothing. It has no effect.";
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",

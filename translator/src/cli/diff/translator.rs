@@ -89,5 +89,7 @@ fn arguments(args: &DiffArgs, source: &str) -> anyhow::Result<Vec<String>> {
     reading.open.iter().for_each(|kind| push("--open", kind));
     reading.closed.iter().for_each(|kind| push("--closed", kind));
     // Last, behind what says that no more options come: a path may begin with a dash.
-    Ok([out, vec!["--".to_owned(), source.to_owned()]].concat())
+    let patches: Vec<_> =
+        reading.envoy_patch_policy.then(|| "--envoy-patch-policy".to_owned()).into_iter().collect();
+    Ok([out, patches, vec!["--".to_owned(), source.to_owned()]].concat())
 }
