@@ -118,7 +118,7 @@ impl Capability for Jwt {
 Requests need a token of one of the providers: issuer, audiences, and keys from localJWKS (inline, or a ConfigMap's key jwks) or \
 remoteJWKS, which Envoy itself fetches and keeps for cacheDuration; its server is verified by the roots of Envoy's image, or is one \\
 of backendRefs, reached as backendSettings say. With failedRefetchDuration keys are fetched before the first request asks for them, and \\
-so long after a failure again. With the annotation moorgate.dev/pinned-jwks ("true") they are those of a declared input instead (moorgate \\
+so long after a failure again. With the annotation moorgate.dev/pinned-jwks (\"true\") they are those of a declared input instead (moorgate \\
 inputs update). claimToHeaders tells claims to the backend, extractFrom says where tokens are. optional lets requests without a token \\
 pass, failOpen those with a broken one too. Others are answered with 401.",
         effect: Effect::Filter {
