@@ -7,8 +7,10 @@ mod matching;
 pub mod normalize;
 mod request;
 
+pub use crate::xds::{Reading, Slashes, Underscores};
 pub use matching::Mismatch;
 pub use request::{Request, RequestError};
+use std::borrow::Cow;
 
 use moorgate_model::ir::{
     Action, FilterChain, Fleet, Listener, Route, RouteTable, Serves, Stream, Transport, VirtualHost,
@@ -85,11 +87,20 @@ pub fn explain<'f>(fleet: &'f Fleet, request: &Request) -> Answer<'f> {
     if !matches!(request.scheme.as_str(), "http" | "https") {
         return Answer::Early { listener: name, status: 400 };
     }
-    // Backends may take `x_user` for `x-user`, so Envoy refuses the former before anything else.
-    if request.headers.iter().any(|(name, _)| name.contains('_')) {
-        return Answer::Early { listener: name, status: 400 };
-    }
-    let path = match normalize::normalize(&request.path) {
+    let reading = Reading::of(chain);
+    // Backends may take `x_user` for `x-user`, so Envoy refuses the former before anything else, unless a policy says so.
+    let underscored = request.headers.iter().any(|(name, _)| name.contains('_'));
+    let request = match reading.underscores {
+        Underscores::Reject if underscored => return Answer::Early { listener: name, status: 400 },
+        Underscores::Drop if underscored => {
+            let mut request = request.clone();
+            request.headers.retain(|(name, _)| !name.contains('_'));
+            Cow::Owned(request)
+        }
+        _ => Cow::Borrowed(request),
+    };
+    let request = &*request;
+    let path = match normalize::normalize(&request.path, reading) {
         Normalized::Path(path) => path,
         Normalized::Redirect => return Answer::Early { listener: name, status: 307 },
         Normalized::Reject => return Answer::Early { listener: name, status: 400 },

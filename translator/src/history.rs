@@ -76,13 +76,13 @@ pub struct Item {
     pub status: Option<Value>,
 }
 
-/// One rule of a route, or one listener of a Gateway.
+/// One rule of a route, one listener of a Gateway, or one target of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Part {
     /// The line where it starts, counted from the line of its object.
     pub line: u32,
-    /// What finds it from Envoy's side: of a rule [`mark`]s of its matches or
-    /// [`stream_mark`]s, of a listener [`chain_mark`]s.
+    /// What finds it from Envoy's side: of a rule [`mark`]s of its matches or [`stream_mark`]s, of a listener [`chain_mark`]s;
+    /// of a target of a policy its [`policy_mark`], and what the policy does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub makes: Vec<String>,
 }
@@ -114,6 +114,19 @@ pub fn chain_mark(envoy_listener: &str, chain: &str, listener: &str) -> String {
 pub fn stream_mark(envoy_listener: &str, chain: &str) -> String {
     format!("stream/{envoy_listener}/{chain}")
 }
+
+/// What stands in [`Part::makes`] for a target of a policy: how `explain` calls it.
+pub fn policy_mark(target: &str) -> String {
+    format!("policy/{target}")
+}
+
+/// What stands beside that for a capability that is in force.
+pub fn capability_mark(capability: &str) -> String {
+    format!("does/{capability}")
+}
+
+/// What stands beside that for a policy that is merged with one of a wider scope.
+pub const MERGES: &str = "merges";
 
 impl Item {
     /// `file:line`, of one of its parts if it is told which.

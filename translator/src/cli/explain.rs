@@ -8,6 +8,7 @@ use super::{Exit, Failure};
 use crate::explain::{Answer, Request, Trace, explain};
 use crate::history::Written;
 use crate::report::FORMAT_VERSION;
+use crate::xds;
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use moorgate_model::diagnostic::catalogue;
@@ -171,9 +172,38 @@ impl Places<'_> {
     fn field(&self, object: &ObjectRef, field: &FieldPath) -> String {
         let place = match self {
             Self::Compiled(compiled) => compiled.compilation.place(object, field),
-            Self::Records(written) => written.place(object, None),
+            Self::Records(written) => written.target(object, field),
         };
         place.unwrap_or_else(|| "(unknown place)".into())
+    }
+
+    /// The policies of a chain and of a route.
+    fn policies(&self, fleet: &FleetName, chain: &FilterChain, route: Option<&Route>) -> Vec<PolicySource> {
+        match self {
+            Self::Compiled(_) => sources(chain, route),
+            Self::Records(written) => written.policies(fleet, chain, route),
+        }
+    }
+
+    /// The EnvoyPatchPolicies that changed what a request meets, each with the type and name of the resource. What is said of
+    /// the request is without them.
+    fn patches(&self, fleet: &FleetName, trace: &Trace<'_>, route: &Route) -> Vec<(ObjectRef, String)> {
+        let Self::Compiled(compiled) = self else { return Vec::new() };
+        let Some(found) = compiled.compilation.fleets.get(fleet).filter(|found| !found.patches.is_empty())
+        else {
+            return Vec::new();
+        };
+        let table = trace.chain.routes().map(|table| (xds::ROUTE_TYPE, table.name.as_str()));
+        let mut met: Vec<(&str, &str)> =
+            [(xds::LISTENER_TYPE, trace.listener)].into_iter().chain(table).collect();
+        met.extend(route.clusters().map(|cluster| (xds::CLUSTER_TYPE, cluster)));
+        let mut out = Vec::new();
+        for (type_url, name) in met {
+            let kind = type_url.rsplit('.').next().unwrap_or_default();
+            let policies = found.patches.get(&(type_url.to_owned(), name.to_owned())).into_iter().flatten();
+            out.extend(policies.map(|policy| (policy.clone(), format!("{kind} {name}"))));
+        }
+        out
     }
 
     fn rule(&self, route: &Route) -> String {
@@ -225,7 +255,14 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
         }
         Answer::Found(trace, route) => {
             describe_trace(places, trace, &mut out);
-            describe_policies(places, &sources(trace.chain, Some(route)), &mut out);
+            describe_policies(places, &places.policies(fleet, trace.chain, Some(route)), &mut out);
+            for (policy, resource) in places.patches(fleet, trace, route) {
+                let at = places.field(&policy, &FieldPath::parse("spec.jsonPatches"));
+                let _ = writeln!(
+                    out,
+                    "  policy {policy} patches {resource}: what is said here is without it  ({at})"
+                );
+            }
             describe_route(places, route, &mut out);
             Ok(())
         }
@@ -388,11 +425,26 @@ fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
                         .collect(),
                 ),
             };
-            let policies: Vec<Value> =
-                sources(found.chain, Some(winner)).iter().map(|source| policy(places, source)).collect();
+            let policies: Vec<Value> = places
+                .policies(fleet, found.chain, Some(winner))
+                .iter()
+                .map(|source| policy(places, source))
+                .collect();
             let mut out = json!({ "answer": answer, "status": status, "backends": backends, "route": route(winner), "trace": trace(found) });
-            if let Some(fields) = out.as_object_mut().filter(|_| !policies.is_empty()) {
-                fields.insert("policies".into(), policies.into());
+            let patches: Vec<Value> = places
+                .patches(fleet, found, winner)
+                .into_iter()
+                .map(|(policy, resource)| {
+                    let place = places.field(&policy, &FieldPath::parse("spec.jsonPatches"));
+                    json!({ "object": policy, "resource": resource, "place": place })
+                })
+                .collect();
+            if let Some(fields) = out.as_object_mut() {
+                for (name, list) in [("policies", policies), ("patches", patches)] {
+                    if !list.is_empty() {
+                        fields.insert(name.into(), list.into());
+                    }
+                }
             }
             out
         }

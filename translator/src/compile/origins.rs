@@ -6,7 +6,7 @@ use crate::history::{self, Item, Part, Records};
 use crate::status::{ParentReference, Status};
 use crate::xds;
 use moorgate_model::ir;
-use moorgate_model::{FieldPath, Object, ObjectRef};
+use moorgate_model::{FieldPath, Object, ObjectRef, Segment};
 use moorgate_snapshot::{Digest, FleetName, Record};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +26,7 @@ impl Compilation {
         listeners(&fleet.ir, &bytes, &mut made, &mut marks);
         routes(&fleet.ir, &bytes, &mut made, &mut marks);
         streams(&fleet.ir, &bytes, &mut made, &mut marks);
+        policies(&fleet.ir, &mut marks);
         let services = services(&fleet.ir, &objects, &bytes);
         made.extend(services);
         let gateways: BTreeSet<&ObjectRef> =
@@ -135,6 +136,25 @@ fn streams<'c>(
     }
 }
 
+/// A policy has a say at its targets: each is a part of it.
+fn policies<'c>(fleet: &'c ir::Fleet, marks: &mut Marks<'c>) {
+    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
+    let of_chains = chains.filter_map(|chain| chain.policies.as_ref()).flat_map(|added| &added.sources);
+    let tables = fleet.tables();
+    let hosts = tables.into_values().flat_map(|table| &table.hosts);
+    let routes = hosts.flat_map(|host| &host.routes).filter_map(|route| route.policies.as_ref());
+    for source in of_chains.chain(routes.flat_map(|added| &added.sources)) {
+        let index = source.field.segments().iter().find_map(|step| match step {
+            Segment::Index(index) => Some(*index),
+            Segment::Key(_) => None,
+        });
+        let parts = marks.entry(&source.object).or_default();
+        let makes = parts.entry(index.unwrap_or_default()).or_default();
+        makes.insert(history::policy_mark(&source.target));
+        makes.extend(source.capabilities.iter().map(|name| history::capability_mark(name)));
+    }
+}
+
 /// A Service makes the clusters that take their endpoints from it. One that the source does not have has no place.
 fn services<'c>(
     fleet: &ir::Fleet,
@@ -224,15 +244,31 @@ fn item(
     status: Option<Value>,
 ) -> Item {
     let line = object.origin.start.line;
+    let is_policy = moorgate_policies::Kind::of(&object.reference).is_some();
+    let spec = FieldPath::root().key("spec");
     let list = match &*object.reference.kind {
-        "Gateway" | "ListenerSet" => "listeners",
-        _ => "rules",
+        "Gateway" | "ListenerSet" => spec.key("listeners"),
+        _ if !is_policy => spec.key("rules"),
+        _ => {
+            // A policy says in one of these ways whom it concerns.
+            let ways = ["targetRefs", "targetSelectors", "targetRef"].map(|name| spec.clone().key(name));
+            ways.into_iter().find(|way| object.root.at(way).is_some()).unwrap_or(spec)
+        }
     };
-    let list = FieldPath::root().key("spec").key(list);
-    let count = object.root.at(&list).and_then(|node| node.as_sequence()).map_or(0, <[_]>::len);
-    let part = |index: usize| Part {
-        line: object.root.locate(&list.clone().index(index)).start.line.saturating_sub(line),
-        makes: marks.and_then(|marks| marks.get(&index)).into_iter().flatten().cloned().collect(),
+    let node = object.root.at(&list);
+    let count = node.and_then(|node| node.as_sequence()).map_or(usize::from(is_policy), <[_]>::len);
+    let merges = is_policy && object.at("spec.mergeType").is_some();
+    let part = |index: usize| {
+        let place = if node.is_some_and(|node| node.as_sequence().is_none()) {
+            list.clone()
+        } else {
+            list.clone().index(index)
+        };
+        let own = marks.and_then(|marks| marks.get(&index)).into_iter().flatten().cloned();
+        Part {
+            line: object.root.locate(&place).start.line.saturating_sub(line),
+            makes: own.chain(merges.then(|| history::MERGES.to_owned())).collect(),
+        }
     };
     let effective = made.map(|pieces| pieces.iter().flat_map(Digest::as_bytes).copied().collect::<Vec<u8>>());
     Item {

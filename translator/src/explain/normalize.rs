@@ -1,8 +1,9 @@
 //! Paths as Envoy sees them before it looks at routes.
 //!
-//! The connection managers that `xds` makes unescape `%2F` and `%5C` by a redirect, normalise by RFC 3986 and
+//! Unless a policy says otherwise ([`Reading`]), the connection managers that `xds` makes unescape `%2F` and `%5C` by a redirect, normalise by RFC 3986 and
 //! merge slashes. What decides access must decide on the path that the backend will see.
 
+use super::{Reading, Slashes};
 use std::fmt::Write as _;
 
 /// A path after normalisation.
@@ -20,21 +21,28 @@ pub enum Normalized {
 ///
 /// In Envoy's order: what is no HTTP at all; escaped slashes; parameters of dot segments (`/..;x/`, from Envoy 1.39 on:
 /// 1.38 leaves them as they are); escapes; dot segments; slashes in a row.
-pub fn normalize(sent: &str) -> Normalized {
+pub fn normalize(sent: &str, reading: Reading) -> Normalized {
     if !sent.starts_with('/') || sent.contains('#') || !sent.bytes().all(|byte| (0x21..0x7f).contains(&byte))
     {
         return Normalized::Reject;
     }
     let (path, query) = sent.split_once('?').map_or((sent, None), |(path, query)| (path, Some(query)));
-    let unescaped = unescape_slashes(path);
+    let mut unescaped = unescape_slashes(path);
+    let escaped = unescaped != path;
+    if reading.escaped == Slashes::Keep {
+        path.clone_into(&mut unescaped);
+    }
     let path = without_parameters(&unescaped);
     if path.contains("%00") {
         return Normalized::Reject;
     }
-    if unescaped != sent.split('?').next().unwrap_or_default() {
-        return Normalized::Redirect;
+    match reading.escaped {
+        Slashes::Redirect if escaped => return Normalized::Redirect,
+        Slashes::Reject if escaped => return Normalized::Reject,
+        _ => {}
     }
-    let path = merge_slashes(&resolve(&canonical(&path.replace('\\', "/"))));
+    let path = resolve(&canonical(&path.replace('\\', "/")));
+    let path = if reading.merge { merge_slashes(&path) } else { path };
     Normalized::Path(query.map_or(path.clone(), |query| format!("{path}?{query}")))
 }
 
@@ -154,13 +162,28 @@ mod tests {
             ("/a/...;/b", "/a/...;/b"),
         ];
         for (path, expected) in cases {
-            assert_eq!(normalize(path), Normalized::Path(expected.into()), "{path}");
+            assert_eq!(normalize(path, Reading::default()), Normalized::Path(expected.into()), "{path}");
         }
         for path in ["/a%2fb", "/%5C", "/a%2Fb?c"] {
-            assert_eq!(normalize(path), Normalized::Redirect, "{path}");
+            assert_eq!(normalize(path, Reading::default()), Normalized::Redirect, "{path}");
         }
         for path in ["a", "/a#b", "/a?b#c", "/%00", "/%2F%00", "/a b", "/\u{e9}"] {
-            assert_eq!(normalize(path), Normalized::Reject, "{path}");
+            assert_eq!(normalize(path, Reading::default()), Normalized::Reject, "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_as_policies_say() {
+        let with = |escaped, merge| Reading { merge, escaped, ..Reading::default() };
+        for (path, reading, expected) in [
+            ("/a%2Fb//c", with(Slashes::Keep, true), Normalized::Path("/a%2Fb/c".into())),
+            ("/a%2Fb//c", with(Slashes::Forward, true), Normalized::Path("/a/b/c".into())),
+            ("/a%2Fb//c", with(Slashes::Forward, false), Normalized::Path("/a/b//c".into())),
+            ("/a%5c..%2fb", with(Slashes::Forward, true), Normalized::Path("/b".into())),
+            ("/a%2Fb", with(Slashes::Reject, true), Normalized::Reject),
+            ("/a//b", with(Slashes::Reject, false), Normalized::Path("/a//b".into())),
+        ] {
+            assert_eq!(normalize(path, reading), expected, "{path}");
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Who wrote what Envoy has: from records to the origins of routes and listeners.
 
-use super::{Records, chain_mark, object, stream_mark};
+use super::{Item, Records, chain_mark, object, stream_mark};
+use crate::attach::GATEWAY_GROUP;
 use crate::xds::Origins;
-use moorgate_model::ObjectRef;
-use moorgate_model::ir::{ListenerOrigin, RouteOrigin};
+use moorgate_model::ir::{FilterChain, ListenerOrigin, PolicySource, Route, RouteOrigin};
+use moorgate_model::{FieldPath, ObjectRef, Segment};
+use moorgate_policies::Kind;
+use moorgate_snapshot::FleetName;
 use std::collections::BTreeMap;
 
 /// The origins that records know.
@@ -30,6 +33,113 @@ impl<'r> Written<'r> {
     pub fn place(&self, object: &ObjectRef, part: Option<usize>) -> Option<String> {
         self.records.objects.get(&super::key(object)).map(|item| item.place(part))
     }
+}
+
+/// A policy that has a say somewhere.
+struct Say<'r> {
+    kind: Kind,
+    object: ObjectRef,
+    target: String,
+    part: usize,
+    capabilities: Vec<&'static str>,
+    merges: bool,
+    item: &'r Item,
+}
+
+impl Written<'_> {
+    /// Which policies have a say about a request, the narrowest of each kind first: what was settled at the compile is found
+    /// again from their targets. What a wide policy says where it is merged is told with all that it does.
+    pub fn policies(
+        &self,
+        fleet: &FleetName,
+        chain: &FilterChain,
+        route: Option<&Route>,
+    ) -> Vec<PolicySource> {
+        let of_route: Vec<String> = route.map(|route| scopes(&route.origin)).unwrap_or_default();
+        let mut of_listener: Vec<String> = Vec::new();
+        for origin in &chain.origins {
+            of_listener.push(format!("{} section {}", origin.owner, origin.listener));
+        }
+        of_listener.extend(chain.origins.iter().map(|origin| origin.owner.to_string()));
+        if let FleetName::Gateway { namespace, name } = fleet {
+            of_listener.push(ObjectRef::new(GATEWAY_GROUP, "Gateway", namespace, name).to_string());
+        }
+        of_listener.dedup();
+        let says = self.says();
+        let mut out = Vec::new();
+        for kind in Kind::ALL {
+            let at = |scopes: &[String]| -> Vec<&Say<'_>> {
+                let of = |scope: &String| says.iter().find(|say| say.kind == kind && say.target == *scope);
+                scopes.iter().filter_map(of).collect()
+            };
+            let (own, wide) =
+                (if kind == Kind::ClientTraffic { Vec::new() } else { at(&of_route) }, at(&of_listener));
+            let Some(winner) = own.first().or(wide.first()).copied() else { continue };
+            let merged = wide.first().filter(|_| !own.is_empty() && winner.merges);
+            for say in own.iter().chain(&wide) {
+                let in_force =
+                    std::ptr::eq(*say, winner) || merged.is_some_and(|merged| std::ptr::eq(*merged, *say));
+                out.push(PolicySource {
+                    object: say.object.clone(),
+                    field: FieldPath::root().key("spec").key("targetRefs").index(say.part),
+                    target: say.target.clone(),
+                    capabilities: if in_force { say.capabilities.clone() } else { Vec::new() },
+                    overridden_by: (!in_force).then(|| winner.object.clone()),
+                });
+            }
+        }
+        out
+    }
+
+    /// `file:line` of a target of a policy.
+    pub fn target(&self, policy: &ObjectRef, field: &FieldPath) -> Option<String> {
+        let index = field.segments().iter().find_map(|step| match step {
+            Segment::Index(index) => Some(*index),
+            Segment::Key(_) => None,
+        });
+        self.place(policy, index)
+    }
+
+    fn says(&self) -> Vec<Say<'_>> {
+        let mut out = Vec::new();
+        for (key, item) in &self.records.objects {
+            let Some((object, kind)) =
+                object(key).and_then(|object| Some((object.clone(), Kind::of(&object)?)))
+            else {
+                continue;
+            };
+            for (part, found) in item.parts.iter().enumerate() {
+                let capabilities: Vec<&'static str> =
+                    found.makes.iter().filter_map(|made| capability(made)).collect();
+                let targets = found.makes.iter().filter_map(|made| made.strip_prefix("policy/"));
+                out.extend(targets.map(|target| Say {
+                    kind,
+                    object: object.clone(),
+                    target: target.to_owned(),
+                    part,
+                    capabilities: capabilities.clone(),
+                    merges: found.makes.iter().any(|made| made == super::MERGES),
+                    item,
+                }));
+            }
+        }
+        // The oldest has a target; of files that is the first by name, and others have no mark of it.
+        out.sort_by(|a, b| (&a.object, &a.item.file).cmp(&(&b.object, &b.item.file)));
+        out
+    }
+}
+
+/// The scopes of a rule as policies are told of them, the narrowest first.
+fn scopes(origin: &RouteOrigin) -> Vec<String> {
+    let rule = origin.rule_name.as_ref().map(|rule| format!("{} section {rule}", origin.object));
+    rule.into_iter().chain([origin.object.to_string()]).collect()
+}
+
+/// The capability of a mark, if this version knows it.
+fn capability(made: &str) -> Option<&'static str> {
+    let name = made.strip_prefix("does/")?;
+    let mut known = moorgate_policies::CAPABILITIES.iter().map(|known| known.about().file);
+    known.find(|known| *known == name)
 }
 
 impl Origins for Written<'_> {

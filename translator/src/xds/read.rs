@@ -19,8 +19,9 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 use envoy_types::pb::envoy::extensions::filters::udp::udp_proxy::v3::UdpProxyConfig;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use super::Reading;
 use moorgate_model::ir::{
-    Action, DownstreamTls, FilterChain, Fleet, Forward, GrpcMatch, HeaderMutation, Listener, ListenerOrigin, PathMatch,
+    Action, Added, ChainPolicies, DownstreamTls, FilterChain, Fleet, Forward, GrpcMatch, HeaderMutation, Listener, ListenerOrigin, Patch, PathMatch,
     Redirect, Respond, Route, RouteOrigin, RouteTable, Serves, Stream, StreamBackend, Transport, ValueMatch,
     VirtualHost, WeightedBackend,
 };
@@ -121,8 +122,11 @@ fn chain(
             _ => None,
         })
     };
+    let mut policies = None;
     let serves = if let Some(any) = of_type(".HttpConnectionManager") {
-        let name = match unpack::<HttpConnectionManager>(any)?.route_specifier {
+        let manager = unpack::<HttpConnectionManager>(any)?;
+        policies = reading(&manager);
+        let name = match manager.route_specifier {
             Some(RouteSpecifier::Rds(rds)) => rds.route_config_name,
             _ => String::new(),
         };
@@ -141,10 +145,27 @@ fn chain(
         // Which certificates does not matter here.
         tls: chain.transport_socket.as_ref().map(|_| DownstreamTls { secrets: Vec::new(), clients: None }),
         origins: origins.chain(listener, &chain.name),
-        policies: None,
+        policies,
         serves,
         tracing: None,
     })
+}
+
+/// How requests are read, where that is not as ever.
+fn reading(manager: &HttpConnectionManager) -> Added<ChainPolicies> {
+    if Reading::in_manager(manager) == Reading::default() {
+        return None;
+    }
+    let own = HttpConnectionManager {
+        merge_slashes: manager.merge_slashes,
+        path_with_escaped_slashes_action: manager.path_with_escaped_slashes_action,
+        common_http_protocol_options: manager.common_http_protocol_options,
+        ..Default::default()
+    };
+    // merge_slashes, path_with_escaped_slashes_action, common_http_protocol_options
+    let clear = vec![vec![33], vec![45], vec![35]];
+    let manager = vec![Patch { message: own.encode_to_vec(), clear, first: false }];
+    Some(Arc::new(ChainPolicies { manager, ..ChainPolicies::default() }))
 }
 
 fn stream_backend(name: &str, weight: u32) -> StreamBackend {
