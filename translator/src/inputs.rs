@@ -68,13 +68,13 @@ pub fn read(input: &Object, kind: InputKind) -> Result<Input, Unusable> {
     let text = |field: &str| input.root.get("spec")?.get(field).and_then(Node::as_str);
     let bytes = match (text("text"), text("base64")) {
         (Some(text), None) => text.as_bytes().to_vec(),
-        (None, Some(text)) => match decoded(text, kind.most_bytes()) {
-            Some(bytes) => bytes,
-            None => {
-                let most = kind.most_bytes();
+        (None, Some(text)) => {
+            let most = kind.most_bytes();
+            let Some(bytes) = decoded(text, most) else {
                 return wrong("base64", format!("it is no base64 of at most {most} bytes"));
-            }
-        },
+            };
+            bytes
+        }
         _ => return wrong("text", "the content stands in either text or base64".into()),
     };
     let found = hex(&bytes);

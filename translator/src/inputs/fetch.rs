@@ -19,7 +19,7 @@ use thiserror::Error;
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// One input, from the first byte to the last.
-const WHOLE_TIME: Duration = Duration::from_secs(60);
+const WHOLE_TIME: Duration = Duration::from_mins(1);
 const MOST_REDIRECTS: usize = 5;
 const AGENT: &str = concat!("moorgate/", env!("CARGO_PKG_VERSION"));
 

@@ -65,19 +65,15 @@ pub fn files(inputs: &BTreeMap<Key, Stored>) -> BTreeMap<String, String> {
             quoted(url),
             input.digest,
         );
-        match text {
-            Some(text) => {
-                out.push_str("  text: |\n");
-                text.lines().for_each(|line| line_of(out, line));
-            }
-            None => {
-                out.push_str("  base64: |\n");
-                let letters = STANDARD.encode(&input.bytes);
-                let lines =
-                    letters.as_bytes().chunks(WIDTH).filter_map(|line| std::str::from_utf8(line).ok());
-                lines.for_each(|line| line_of(out, line));
-            }
+        if let Some(text) = text {
+            out.push_str("  text: |\n");
+            text.lines().for_each(|line| line_of(out, line));
+            continue;
         }
+        out.push_str("  base64: |\n");
+        let letters = STANDARD.encode(&input.bytes);
+        let lines = letters.as_bytes().chunks(WIDTH).filter_map(|line| std::str::from_utf8(line).ok());
+        lines.for_each(|line| line_of(out, line));
     }
     files
 }
