@@ -31,7 +31,9 @@ mod operators;
 mod outcome;
 pub mod place;
 mod policy;
+pub mod proxy;
 mod quantity;
+mod reason;
 mod session;
 mod telemetry;
 
@@ -79,6 +81,7 @@ pub use lowering::{
 };
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
+pub use reason::{Class, class, reason};
 pub use session::{SessionPersistence, session};
 pub use telemetry::{Telemetry, XTelemetry};
 
@@ -147,7 +150,9 @@ mod tests {
         "outcome",
         "place",
         "policy",
+        "proxy",
         "quantity",
+        "reason",
         "session",
     ];
 

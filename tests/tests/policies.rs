@@ -8,8 +8,12 @@ mod behaviour;
 mod connections;
 #[path = "policies/extensions.rs"]
 mod extensions;
+#[path = "policies/interplay.rs"]
+mod interplay;
 #[path = "policies/patches.rs"]
 mod patches;
+#[path = "policies/proxies.rs"]
+mod proxies;
 
 use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};
@@ -51,8 +55,13 @@ fn published() -> BTreeSet<String> {
 fn the_table_names_every_published_field() {
     let table: Value = serde_json::from_str(&said(&["--fields", "-o", "json"])).unwrap();
     let fields = table["fields"].as_array().unwrap();
+    for row in fields {
+        assert_eq!(row["supported"].as_bool().unwrap(), row["reason"].is_null(), "{row}");
+        assert!(row["class"].as_str().is_some_and(|class| !class.is_empty()), "{row}");
+    }
     let named: BTreeSet<String> = fields
         .iter()
+        .filter(|row| row["kind"] != "EnvoyProxy")
         .map(|row| format!("{}.{}", row["kind"].as_str().unwrap(), row["field"].as_str().unwrap()))
         .collect();
     let published = published();
@@ -60,6 +69,40 @@ fn the_table_names_every_published_field() {
     let invented: Vec<_> = named.difference(&published).collect();
     assert!(missing.is_empty() && invented.is_empty(), "missing: {missing:?}, not published: {invented:?}");
     assert!(named.len() > 900, "{} fields", named.len());
+}
+
+/// An EnvoyProxy holds half of Kubernetes' workload API: what is passed on as written is one row of the table.
+#[test]
+fn the_table_names_every_published_field_of_an_envoy_proxy() {
+    let source = crds::ENVOY_GATEWAY;
+    let module = crds::module(source.module, source.version).unwrap();
+    let file = "charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_envoyproxies.yaml";
+    let crd: Value = yaml_serde::from_str(&std::fs::read_to_string(module.dir.join(file)).unwrap()).unwrap();
+    let mut published = BTreeSet::new();
+    fn walk(schema: &Value, at: &str, out: &mut BTreeSet<String>) {
+        if let Some(items) = schema.get("items") {
+            return walk(items, at, out);
+        }
+        match schema["properties"].as_object() {
+            Some(fields) => fields.iter().for_each(|(name, field)| walk(field, &format!("{at}.{name}"), out)),
+            None => drop(out.insert(at.trim_start_matches('.').to_owned())),
+        }
+    }
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    walk(spec, "", &mut published);
+    let table: Value = serde_json::from_str(&said(&["--fields", "-o", "json"])).unwrap();
+    let rows = table["fields"].as_array().unwrap().iter().filter(|row| row["kind"] == "EnvoyProxy");
+    let rows: Vec<&str> =
+        rows.map(|row| row["field"].as_str().unwrap().strip_prefix("spec.").unwrap()).collect();
+    let above = |row: &str, field: &str| {
+        field.strip_prefix(row).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    // Of a map that anybody names the fields of, the table has those that are known.
+    let same = |row: &str, field: &str| above(row, field) || above(field, row);
+    let missing: Vec<_> = published.iter().filter(|field| !rows.iter().any(|row| same(row, field))).collect();
+    let invented: Vec<_> =
+        rows.iter().filter(|row| !published.iter().any(|field| same(row, field))).collect();
+    assert!(missing.is_empty() && invented.is_empty(), "missing: {missing:?}, not published: {invented:?}");
 }
 
 /// The table and the page are read like code: `MOORGATE_BLESS=1` writes them.
@@ -170,4 +213,74 @@ fn explain_names_the_policies_of_a_request() {
     let answers: Value = serde_json::from_str(&explain("/other", "json")).unwrap();
     let policies = answers["answers"][0]["policies"].as_array().unwrap();
     assert_eq!((policies.len(), policies[0]["object"]["name"].as_str()), (1, Some("wide")));
+}
+
+/// What is patched is said to be.
+#[test]
+fn explain_names_patches() {
+    let source = program::root().join("tests/golden/policies/patches/in.yaml");
+    let mut command = moorgate().unwrap();
+    command.args(["explain", "--envoy-patch-policy", "--fleet", "shop/edge"]).arg(&source);
+    let text =
+        run(command.args(["GET", "http://shop.example.com/cart"])).unwrap().ended_with(&[0]).unwrap().stdout;
+    for wanted in [
+        "policy EnvoyPatchPolicy shop/header patches Listener http-80",
+        "policy EnvoyPatchPolicy shop/header patches RouteConfiguration http-80",
+        "policy EnvoyPatchPolicy shop/value patches RouteConfiguration http-80",
+    ] {
+        assert!(text.contains(wanted), "{text}");
+    }
+    assert!(!text.contains("shop/lost") && !text.contains("shop/opens"), "{text}");
+}
+
+/// The same from the store alone: the places were signed beside the snapshot, and how paths are read stands in it.
+#[test]
+fn explain_names_the_policies_of_a_request_from_the_store_alone() {
+    let golden = program::root().join("tests/golden/policies/merged/in.yaml");
+    let paths = behaviour::policy(
+        "paths",
+        "ClientTrafficPolicy",
+        "Gateway",
+        "edge",
+        "  path: { escapedSlashesAction: UnescapeAndForward, disableMergeSlashes: true }\n",
+    );
+    let text = std::fs::read_to_string(golden).unwrap()
+        + "---\n"
+        + &paths.replace("namespace: edge", "namespace: shop");
+    let stack = moorgate_tests::stack::Stack::new("shop/edge").unwrap();
+    let source = stack.folder().join("in.yaml");
+    std::fs::write(&source, text).unwrap();
+    stack.publish(&source).unwrap();
+    let asked = |from: &str, path: &str| -> Value {
+        let mut command = stack.command("explain").unwrap();
+        let url = format!("http://shop.example.com{path}");
+        command.args(["-o", "json", from, "GET", &url]);
+        let said = run(&mut command).unwrap().ended_with(&[0]).unwrap().stdout;
+        serde_json::from_str::<Value>(&said).unwrap()["answers"][0].clone()
+    };
+    let told = |answer: &Value| -> Vec<Value> {
+        let policies = answer["policies"].as_array().unwrap().iter();
+        let one = |policy: &Value| {
+            let mut policy = policy.clone();
+            // Records know lines, and no columns.
+            let place: Vec<String> =
+                policy["place"].as_str().unwrap().split(':').take(2).map(str::to_owned).collect();
+            policy["place"] = place.join(":").into();
+            policy
+        };
+        let mut all: Vec<Value> = policies.map(one).collect();
+        all.sort_by_key(|policy| policy["object"].to_string());
+        all
+    };
+    // Escaped slashes are slashes here, and dots are resolved behind them.
+    for (path, rule, count) in [("/cart", "cart", 3), ("/other", "rest", 2), ("/x%2F..%2Fcart", "cart", 3)] {
+        let (live, stored) =
+            (asked(&source.display().to_string(), path), asked("channel:shop/edge@stable", path));
+        assert_eq!(
+            (&live["route"]["rule_name"], &stored["route"]["rule_name"]),
+            (&rule.into(), &rule.into())
+        );
+        assert_eq!(told(&stored), told(&live), "{path}");
+        assert_eq!(told(&stored).len(), count, "{path}");
+    }
 }

@@ -19,6 +19,7 @@ mod parameters;
 mod parent;
 mod policy;
 mod precedence;
+mod proxy;
 mod rule;
 mod spec;
 mod table;
@@ -27,6 +28,7 @@ mod trust;
 mod unsupported;
 
 pub use hostname::{covers, intersect};
+pub(crate) use policy::{Merge, merged_object};
 pub use takes::{Take, Takes};
 
 use crate::inputs::Wants;
@@ -114,6 +116,7 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     policy::settle(&index, &mut policies, &gateways, &mut routes, &mut diagnostics);
     listener::filters(&index, &policies, &mut gateways, &mut routes, &mut diagnostics);
     policy::telemetry(&index, &mut policies, &mut gateways, &mut routes, &mut diagnostics);
+    let proxies = proxy::resolve(&index, &policies, &gateways, &mut routes, &mut diagnostics);
     listener::report(&index, &gateways, &mut statuses);
     parameters::report(&index, &mut diagnostics);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
@@ -121,7 +124,7 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     policy::report(&index, &policies, &gateways, &routes, &mut statuses);
     listener::close(&mut gateways, &options.merged, |gateway| policies.denies_gateway(gateway));
     let (fleets, takes) =
-        fleet::assemble(&gateways, &routes, &policies, (objects, options), &mut diagnostics);
+        fleet::assemble(&gateways, (&routes, proxies), &policies, (objects, options), &mut diagnostics);
     let wants = index.wants.take();
     Attachment { fleets, diagnostics, statuses, takes, wants }
 }

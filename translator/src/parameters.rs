@@ -4,15 +4,18 @@
 //! parametersRef ─▶ EnvoyProxy, or ConfigMap with the same under a key ─▶ spec ─┬─▶ check: what is wrong, what has no effect
 //!                                                                              └─▶ render: the shape of pods and Service
 //! ```
-//! They say how a fleet runs and never what its Envoys do, so no snapshot depends on them. A Gateway's own parameters take
-//! the place of its class's as a whole: what the one leaves out is not taken from the other (GEP-1867 leaves it open).
+//! What they say of pods and Services is `render`'s matter, and what they say of Envoy's configuration that of `attach::proxy`.
+//! A Gateway's own parameters take the place of its class's as a whole, unless they ask to be merged with them (`mergeType`).
 
 mod check;
 mod fields;
 
+pub use fields::all as fields;
+
 pub(crate) use check::{Fault, check};
 
-use moorgate_model::{FieldPath, Node, Object, ObjectRef};
+use crate::attach::{Merge, merged_object};
+use moorgate_model::{Entry, FieldPath, Node, Object, ObjectRef, Value};
 use std::borrow::Cow;
 use thiserror::Error;
 
@@ -107,6 +110,32 @@ pub fn read(object: &Object) -> Result<Parameters<'_>, ParametersError> {
     }
     let spec = root.get("spec").cloned().unwrap_or_else(nothing);
     Ok(Parameters { object, spec: Cow::Owned(spec), at: FieldPath::root().key("data").key(KEY) })
+}
+
+/// The parameters of a Gateway, put over those of its class if they ask for that (`mergeType`); as an object whose `spec` is
+/// that of an EnvoyProxy. Those that cannot be read are none.
+pub(crate) fn effective(own: Option<&Object>, class: Option<&Object>) -> Option<Object> {
+    let plain = |object: &Object| {
+        let spec = read(object).ok()?.spec.into_owned();
+        let mut out = object.clone();
+        if let Value::Mapping(root) = &mut out.root.value {
+            root.remove("spec");
+            let span = spec.span;
+            // The name is free: it was removed.
+            let _ = root.insert(Entry { key: "spec".into(), key_span: span, value: spec });
+        }
+        Some(out)
+    };
+    let Some(own) = own.and_then(plain) else { return class.and_then(plain) };
+    let how = match own.at("spec.mergeType").and_then(Node::as_str) {
+        Some("StrategicMerge") => Merge::Strategic,
+        Some("JSONMerge") => Merge::Json,
+        _ => return Some(own),
+    };
+    Some(match class.and_then(plain) {
+        Some(class) => merged_object(&own, &class, Some(how)),
+        None => own,
+    })
 }
 
 /// The reference of a `parametersRef`, if parameters can be of that kind.

@@ -104,13 +104,13 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
     let mut bindings = binding::Bindings::default();
     let types = Types::default();
     for (name, cluster) in &fleet.clusters {
-        let (message, refs) = cluster::lower(name, cluster);
+        let (message, refs) = cluster::lower(name, cluster, &fleet.proxy);
         bindings.cluster(cluster);
         let bytes = canonical::encode(&message);
         resources.push(resource(&types.cluster, name, "", bytes, refs));
     }
     for (name, listener) in &fleet.listeners {
-        let (message, refs) = listener::lower(name, listener);
+        let (message, refs) = listener::lower(name, listener, &fleet.proxy);
         bindings.objects(&refs);
         bindings.clients(listener);
         let bytes = canonical::encode(&message);

@@ -105,6 +105,18 @@ impl World for Shop {
     }
 }
 
+/// A source in which every Service is there.
+pub(crate) fn world() -> impl World {
+    Shop
+}
+
+/// The EnvoyProxy `shop/guard`.
+pub(crate) fn parameters(spec: &str) -> Object {
+    let mut object = object(Kind::Security, spec);
+    object.reference = ObjectRef::new(crate::GROUP, "EnvoyProxy", "shop", "guard");
+    object
+}
+
 /// The object `shop/guard` of a kind.
 pub(crate) fn object(kind: Kind, spec: &str) -> Object {
     let value: serde_json::Value = serde_json::from_str(&format!("{{\"spec\":{spec}}}")).unwrap();

@@ -13,6 +13,7 @@ mod cluster;
 mod late;
 mod listener;
 mod policy;
+mod proxy;
 mod route;
 mod tracing;
 
@@ -27,6 +28,7 @@ pub use listener::{
 pub use policy::{
     Added, ChainPolicies, ClusterPolicies, Extension, Patch, PolicySource, RouteFilter, RoutePolicies,
 };
+pub use proxy::{BindFamily, Move, Proxy};
 pub use route::{
     Action, AuthProtocol, Cors, ExternalAuth, Forward, GrpcMatch, HeaderMutation, HostRewrite, Mirror,
     PathMatch, PathRewrite, Redirect, Respond, Retry, Route, RouteOrigin, Session, Timeouts, ValueMatch,
@@ -43,6 +45,8 @@ pub struct Fleet {
     pub listeners: BTreeMap<String, Listener>,
     /// Clusters by name (`namespace/service/port`, variants with what differs behind a `+`).
     pub clusters: BTreeMap<String, Cluster>,
+    /// What holds for all of its Envoys.
+    pub proxy: Proxy,
 }
 
 impl Fleet {

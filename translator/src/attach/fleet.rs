@@ -8,6 +8,7 @@ use super::kind::Mode;
 use super::listener::{Gateway, Listener};
 use super::parent::{Placement, Routes};
 use super::policy::Policies;
+use super::proxy::Proxies;
 use super::table::{self, Filled};
 use super::takes::Takes;
 use moorgate_model::ir::{
@@ -24,7 +25,7 @@ type Members<'g, 'a> = BTreeMap<FleetName, Vec<(Key<'a>, &'g Gateway<'a>)>>;
 /// Makes one fleet of each Gateway, and of each merged class.
 pub(super) fn assemble(
     gateways: &BTreeMap<Key<'_>, Gateway<'_>>,
-    routes: &Routes<'_>,
+    (routes, mut proxies): (&Routes<'_>, Proxies),
     policies: &Policies,
     (objects, options): (&[Object], &Options),
     diagnostics: &mut Diagnostics,
@@ -32,12 +33,13 @@ pub(super) fn assemble(
     let mut fleets = BTreeMap::new();
     let mut found = table::Found::default();
     for (name, members) in members(gateways, options) {
-        let mut fleet = Fleet::default();
+        let mut fleet = Fleet { proxy: proxies.remove(&name).unwrap_or_default(), ..Fleet::default() };
         let served: Vec<_> = members.into_iter().filter(|(_, gateway)| gateway.is_served()).collect();
         if !served.is_empty() {
             let denied =
                 |(_, gateway): &(Key<'_>, &Gateway<'_>)| policies.denies_gateway(&gateway.object.reference);
             let closed = Closed {
+                keeps_order: fleet.proxy.keeps_order,
                 all: served.iter().all(denied),
                 clusters: routes
                     .clusters
@@ -54,8 +56,8 @@ pub(super) fn assemble(
         }
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
         // Those that share a fleet agree on it.
-        if let Some(certificate) = served.first().and_then(|(_, gateway)| gateway.client_certificate.as_ref())
-        {
+        let own = served.first().and_then(|(_, gateway)| gateway.client_certificate.as_ref());
+        if let Some(certificate) = own.or(fleet.proxy.client_certificate.as_ref()) {
             for tls in fleet.clusters.values_mut().filter_map(|cluster| cluster.tls.as_mut()) {
                 // A backend's own comes first.
                 tls.client_certificate.get_or_insert_with(|| certificate.clone());
@@ -134,7 +136,9 @@ fn chains(
             // One table for all: in it Envoy finds out to which of them a host belongs.
             let table =
                 listeners.iter().any(|(listener, _)| listener.mode == Some(Mode::Http) && !listener.refuse);
-            let table = table.then(|| Arc::new(closed.table(table::build(name.clone(), listeners, found))));
+            let table = table.then(|| {
+                Arc::new(closed.table(table::build(name.clone(), listeners, closed.keeps_order, found)))
+            });
             let mut chains = Vec::new();
             for filled in listeners {
                 match filled.0.mode {
@@ -154,7 +158,7 @@ fn plain_chain(
     closed: &Closed<'_>,
     found: &mut table::Found,
 ) -> FilterChain {
-    let routes = Arc::new(closed.table(table::build(name.clone(), listeners, found)));
+    let routes = Arc::new(closed.table(table::build(name.clone(), listeners, closed.keeps_order, found)));
     FilterChain {
         name,
         server_names: Vec::new(),
@@ -208,6 +212,8 @@ fn origin(listener: &Listener<'_>) -> ListenerOrigin {
 
 /// What must not be reached, because a policy that restricts it could not be compiled.
 struct Closed<'c> {
+    /// The rules of a route are tried as they are written.
+    keeps_order: bool,
     /// Everything of the Gateway.
     all: bool,
     /// Clusters, neither in plain text nor unverified.
@@ -252,5 +258,6 @@ fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap
     names.extend(streams.filter_map(|backend| backend.cluster.as_deref()));
     let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
     names.extend(chains.filter_map(|chain| chain.tracing.as_ref()).map(|tracing| tracing.cluster.as_str()));
+    names.extend(fleet.proxy.clusters.iter().map(String::as_str));
     names.into_iter().filter_map(|name| Some((name.to_owned(), all.get(name)?.clone()))).collect()
 }

@@ -13,6 +13,8 @@ mod telemetry;
 mod world;
 
 pub(super) use client::listeners;
+pub(crate) use held::Merge;
+pub(crate) use merge::merged_object;
 pub(super) use settle::settle;
 
 use super::index::{Index, Key, metadata};
@@ -37,6 +39,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use target::Target;
 pub(super) use telemetry::resolve as telemetry;
+pub(super) use world::Sources;
 
 /// A kind of policy, and a backend or one of its ports by name.
 type BackendTarget = (&'static str, ObjectRef, Option<String>);

@@ -52,6 +52,12 @@ pub(super) fn rank<'a>(hostname: &str, age: &'a Age, route: &Route) -> impl Ord 
     )
 }
 
+/// The same where an EnvoyProxy asks for `preserveRouteOrder`: the rules of a route answer in the order in which they are
+/// written, and of two routes the older comes first.
+pub(super) fn written<'a>(hostname: &str, age: &'a Age, route: &Route) -> impl Ord + use<'a> {
+    (specificity(hostname), age, route.origin.rule, route.origin.matched)
+}
+
 /// How many characters a service or method names.
 fn value(wanted: Option<&ValueMatch>) -> Reverse<usize> {
     Reverse(wanted.map_or(0, |(ValueMatch::Exact(text) | ValueMatch::Regex(text))| text.chars().count()))

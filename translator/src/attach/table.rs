@@ -3,7 +3,7 @@
 use super::filter::redirect_port;
 use super::listener::Listener;
 use super::parent::Placement;
-use super::precedence::rank;
+use super::precedence::{rank, written};
 use super::takes::{self, Takes};
 use moorgate_model::diagnostic::policy::POLICY_FIELD_UNSUPPORTED_RESTRICTS;
 use moorgate_model::diagnostic::semantic::{CROSS_NAMESPACE_MATCH, SHADOWED_MATCH};
@@ -40,7 +40,12 @@ pub(super) struct Found {
 ///
 /// A request is answered by one virtual host; routes of less specific hostnames are not tried behind it, as in the
 /// other implementations on Envoy, and because copying them would cost hosts times routes.
-pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -> RouteTable {
+pub(super) fn build(
+    name: String,
+    listeners: &[Filled<'_>],
+    keeps_order: bool,
+    found: &mut Found,
+) -> RouteTable {
     let mut hosts: BTreeMap<&str, Vec<(&Placement, &Route, &Listener<'_>)>> = BTreeMap::new();
     let owners = Owners::new(listeners);
     let asks = listeners.iter().any(|(listener, _)| !listener.asked.is_empty());
@@ -56,7 +61,14 @@ pub(super) fn build(name: String, listeners: &[Filled<'_>], found: &mut Found) -
         }
     }
     let hosts = hosts.into_iter().map(|(host, mut routes)| {
-        routes.sort_by_cached_key(|(placement, route, _)| rank(&placement.written, &placement.age, route));
+        if keeps_order {
+            routes.sort_by_cached_key(|(placement, route, _)| {
+                written(&placement.written, &placement.age, route)
+            });
+        } else {
+            routes
+                .sort_by_cached_key(|(placement, route, _)| rank(&placement.written, &placement.age, route));
+        }
         find_shadows(host, &routes, &mut found.shadows);
         takes::find(host, &routes, &mut found.takes);
         let domain = if host.is_empty() { "*".to_owned() } else { host.to_ascii_lowercase() };

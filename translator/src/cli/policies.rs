@@ -3,10 +3,11 @@
 use super::output::{self, json};
 use super::{Exit, Failure, table};
 use crate::report::FORMAT_VERSION;
-use crate::{patches, validate};
+use crate::{parameters, patches, validate};
 use clap::{Args, ValueEnum};
-use moorgate_policies::{About, CAPABILITIES, Coverage, Covered, Effect, Kind, POLICIES};
+use moorgate_policies::{About, CAPABILITIES, Class, Coverage, Covered, Effect, Kind, POLICIES, proxy};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// List what policies can do, and which of their fields are supported
@@ -108,10 +109,39 @@ fn list_json() -> Vec<Value> {
     policies.chain(parts).collect()
 }
 
+/// All kinds with their fields: those of the published schemas, and what is read of an EnvoyProxy, whose schema holds half of
+/// Kubernetes' workload API.
+fn all_fields() -> Vec<(&'static str, Vec<String>)> {
+    let mut all = validate::envoy_gateway_fields();
+    all.push((parameters::KIND, parameters::fields().into_iter().map(|(field, _)| field).collect()));
+    all.sort_by_key(|(kind, _)| *kind);
+    all
+}
+
+/// Why a field is not carried out.
+fn reason(kind: &str, field: &str) -> &'static str {
+    let own = || parameters::fields().into_iter().find(|(known, _)| known == field)?.1;
+    Some(kind)
+        .filter(|kind| *kind == parameters::KIND)
+        .and_then(|_| own())
+        .unwrap_or_else(|| moorgate_policies::reason(kind, field))
+}
+
 /// A field's state: `yes` and the capability, or `no`.
 fn state(kind: &str, field: &str) -> (bool, &'static str) {
     if kind == patches::KIND && patches::FIELDS.iter().any(|known| field.split('.').next() == Some(known)) {
         return (true, "patches");
+    }
+    if kind == parameters::KIND {
+        let above = |known: &&&str| {
+            field.strip_prefix(**known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if proxy::FIELDS.iter().any(|known| above(&known)) {
+            return (true, "proxy");
+        }
+        let own = parameters::fields();
+        let carried = own.iter().any(|(known, why)| known == field && why.is_none());
+        return (carried, if carried { "render" } else { "" });
     }
     let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else { return (false, "") };
     let keys: Vec<&str> = field.split('.').collect();
@@ -124,26 +154,42 @@ fn state(kind: &str, field: &str) -> (bool, &'static str) {
 
 fn fields_text() -> String {
     let mut out = format!("Envoy Gateway {}\n", validate::envoy_gateway_version());
-    for (kind, fields) in validate::envoy_gateway_fields() {
+    let mut classes: BTreeMap<Class, (usize, usize)> = BTreeMap::new();
+    for (kind, fields) in all_fields() {
         let rows: Vec<_> = fields.iter().map(|field| (field, state(kind, field))).collect();
         let supported = rows.iter().filter(|(_, (supported, _))| *supported).count();
         let _ = writeln!(out, "\n{kind}: {supported} of {} fields", rows.len());
         for (field, (supported, capability)) in rows {
-            let state = if supported { "yes" } else { "no " };
-            let _ = writeln!(out, "{}", format!("  {state} {field}  {capability}").trim_end());
+            let class = moorgate_policies::class(kind, field);
+            let (carried, all) = classes.entry(class).or_default();
+            (*carried, *all) = (*carried + usize::from(supported), *all + 1);
+            let _ = if supported {
+                writeln!(out, "  yes {field}  {capability}")
+            } else {
+                writeln!(out, "  no  {field}  {}: {}", class.name(), reason(kind, field))
+            };
         }
+    }
+    out.push('\n');
+    for class in Class::ALL {
+        let (carried, all) = classes.get(&class).copied().unwrap_or_default();
+        let _ = writeln!(out, "{}: {carried} of {all} fields", class.name());
     }
     out
 }
 
 fn fields_json() -> Vec<Value> {
-    let fields = validate::envoy_gateway_fields().into_iter();
+    let fields = all_fields().into_iter();
     fields
         .flat_map(|(kind, fields)| {
             fields.into_iter().map(move |field| {
                 let (supported, capability) = state(kind, &field);
                 let capability = Some(capability).filter(|name| !name.is_empty());
-                json!({ "kind": kind, "field": format!("spec.{field}"), "supported": supported, "capability": capability })
+                let why = Some(reason(kind, &field)).filter(|_| !supported);
+                json!({
+                    "kind": kind, "field": format!("spec.{field}"), "supported": supported, "capability": capability,
+                    "class": moorgate_policies::class(kind, &field).name(), "reason": why,
+                })
             })
         })
         .collect()
@@ -183,6 +229,14 @@ fn reference() -> String {
             };
             let _ = write!(out, "\n\n{}\n", about.docs);
         }
+    }
+    let others = [
+        (patches::KIND, "Gateway, or the GatewayClass of a merged fleet", patches::DOCS),
+        (parameters::KIND, "none: parametersRef of a GatewayClass or Gateway names it", proxy::DOCS),
+    ];
+    for (kind, targets, docs) in others {
+        let group = moorgate_policies::GROUP;
+        let _ = write!(out, "\n## {kind}\n\n`{group}`. Targets: {targets}. Since 0.1.0.\n\n{docs}\n");
     }
     out
 }

@@ -48,6 +48,14 @@ fn walk(node: &Node, field: &Field, at: &FieldPath, faults: &mut Vec<Fault>) {
             }
             None => wrong("an object"),
         },
+        Field::Items(known) => match node.as_sequence() {
+            Some(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    walk(item, &Field::Part(known), &at.index(index), faults);
+                }
+            }
+            None => wrong("an array"),
+        },
         Field::Text(choices) => match node.as_str() {
             Some(text) if choices.is_empty() || choices.contains(&text) => {}
             Some(_) => wrong(&format!("one of {}", choices.join(", "))),
@@ -73,14 +81,10 @@ fn walk(node: &Node, field: &Field, at: &FieldPath, faults: &mut Vec<Fault>) {
         },
         Field::Object if node.as_mapping().is_none() => wrong("an object"),
         Field::List if node.as_sequence().is_none() => wrong("an array"),
-        Field::Object | Field::List => {}
-        Field::IgnoredFlag(_) | Field::RefusedFlag(_) if node.as_bool().is_none() => wrong("a boolean"),
-        Field::IgnoredFlag(_) | Field::RefusedFlag(_) if node.as_bool() == Some(false) => {}
+        Field::Flag | Field::IgnoredFlag(_) if node.as_bool().is_none() => wrong("a boolean"),
+        Field::Flag | Field::Object | Field::List => {}
+        Field::IgnoredFlag(_) if node.as_bool() == Some(false) => {}
         Field::Ignored(why) | Field::IgnoredFlag(why) => faults.push(no_effect(at, why)),
-        Field::Refused(why) | Field::RefusedFlag(why) => {
-            let message = format!("{at} cannot be carried out: {why}");
-            faults.push(Fault { field: at.clone(), message, fatal: true });
-        }
     }
 }
 

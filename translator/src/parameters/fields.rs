@@ -1,8 +1,6 @@
 //! The fields of an EnvoyProxy (Envoy Gateway v1.9), and what becomes of each.
 
-use Field::{
-    Ignored, IgnoredFlag, Level, List, Number, Object, Part, Refused, RefusedFlag, Scalar, Text, Texts,
-};
+use Field::{Flag, Ignored, IgnoredFlag, Items, Level, List, Number, Object, Part, Scalar, Text, Texts};
 
 /// What a field holds, and what becomes of it.
 #[derive(Debug, Clone, Copy)]
@@ -21,16 +19,36 @@ pub(super) enum Field {
     Object,
     /// Passed on as written: the API server judges it.
     List,
+    /// True or false.
+    Flag,
+    /// A list of these fields.
+    Items(&'static [(&'static str, Field)]),
     /// These fields.
     Part(&'static [(&'static str, Field)]),
     /// Has no effect, for this reason.
     Ignored(&'static str),
     /// A flag that has no effect, for this reason, if it is true.
     IgnoredFlag(&'static str),
-    /// Restricts, or changes which rule answers, and cannot be carried out: no fleet comes of it.
-    Refused(&'static str),
-    /// The same for a flag that is true.
-    RefusedFlag(&'static str),
+}
+
+/// Every field below `spec` that is told apart, with the reason for which it has no effect, if it has none.
+pub fn all() -> Vec<(String, Option<&'static str>)> {
+    fn walk(field: &Field, at: &str, out: &mut Vec<(String, Option<&'static str>)>) {
+        match field {
+            Part(known) | Items(known) => {
+                for (name, field) in *known {
+                    let below = if at.is_empty() { (*name).to_owned() } else { format!("{at}.{name}") };
+                    walk(field, &below, out);
+                }
+            }
+            Ignored(why) | IgnoredFlag(why) => out.push((at.to_owned(), Some(*why))),
+            _ => out.push((at.to_owned(), None)),
+        }
+    }
+    let mut out = Vec::new();
+    walk(&SPEC, "", &mut out);
+    out.sort();
+    out
 }
 
 const RESTRICTED: &str =
@@ -48,32 +66,32 @@ pub(super) const SPEC: Field = Part(&[
     ("concurrency", Number(1)),
     ("dynamicModules", Ignored(LATER)),
     ("extraArgs", Ignored("Envoy's arguments are Moorgate's own")),
-    ("filterOrder", Ignored("HTTP filters have a fixed order")),
+    ("filterOrder", List),
     ("geoIP", Ignored(LATER)),
-    ("ipFamily", Ignored("listeners take IPv4 and IPv6 wherever the pod has both")),
+    ("ipFamily", Text(&["DualStack", "IPv4", "IPv6"])),
     ("logging", Part(&[("level", Part(LEVELS))])),
     ("luaValidation", Ignored("no Lua is compiled")),
     ("mergeBackends", IgnoredFlag("each backend has a cluster of its own")),
     ("mergeGateways", IgnoredFlag("each Gateway has a fleet of its own")),
-    ("mergeType", Ignored("a Gateway's parameters take the place of its class's as a whole")),
-    (
-        "preserveRouteOrder",
-        RefusedFlag("rules are sorted as the Gateway API says, so another rule may answer"),
-    ),
+    ("mergeType", Text(&["JSONMerge", "Replace", "StrategicMerge"])),
+    ("preserveRouteOrder", Flag),
     ("provider", Part(PROVIDER)),
     ("routingType", Ignored("Envoy always connects to endpoints; a backend of type Service is not known")),
     ("shutdown", Ignored("pods drain for 5 seconds and end within 30")),
     ("telemetry", Part(TELEMETRY)),
 ]);
 
+const VERSIONS: &[&str] = &["1.0", "1.1", "1.2", "1.3", "Auto"];
+
 const BACKEND_TLS: &[(&str, Field)] = &[
     ("alpnProtocols", Ignored("the protocol of a backend decides what is negotiated")),
-    ("ciphers", Refused("cipher suites towards backends are Envoy's")),
-    ("clientCertificateRef", Ignored("say it in the Gateway's spec.tls.backend.clientCertificateRef")),
-    ("ecdhCurves", Refused("curves towards backends are Envoy's")),
-    ("maxVersion", Ignored("TLS 1.2 and 1.3 are spoken towards backends")),
-    ("minVersion", Refused("TLS 1.2 and 1.3 are spoken towards backends")),
-    ("signatureAlgorithms", Refused("signature algorithms towards backends are Envoy's")),
+    ("ciphers", List),
+    ("clientCertificateRef", Object),
+    ("ecdhCurves", List),
+    ("fingerprints", Ignored("only connections of clients have fingerprints")),
+    ("maxVersion", Text(VERSIONS)),
+    ("minVersion", Text(VERSIONS)),
+    ("signatureAlgorithms", List),
 ];
 
 /// Names of Envoy's loggers as Envoy Gateway has them.
@@ -92,10 +110,74 @@ pub(super) const LEVELS: &[(&str, Field)] = &[
 ];
 
 const TELEMETRY: &[(&str, Field)] = &[
-    ("accessLog", Ignored("access is logged to standard output, as JSON")),
+    ("accessLog", Part(ACCESS_LOG)),
+    ("healthCheckLog", Ignored(LATER)),
     ("metrics", Ignored("Envoy's own metrics are at its admin interface")),
-    ("requestID", Ignored(LATER)),
-    ("tracing", Ignored("use an XTelemetryPolicy on the Gateway")),
+    ("requestID", Object),
+    ("tracing", Part(TRACING)),
+];
+
+const SETTINGS: &str = "clusters of sinks are those of their backends: target them by a BackendTrafficPolicy";
+const HOST: &str = "name a backend in backendRefs";
+
+const ACCESS_LOG: &[(&str, Field)] = &[("disable", Flag), ("settings", Items(LOG_SETTING))];
+
+const LOG_SETTING: &[(&str, Field)] = &[
+    ("format", Object),
+    ("matches", List),
+    ("sinks", Items(LOG_SINK)),
+    ("type", Text(&["Listener", "Route", "Upstream"])),
+];
+
+const LOG_SINK: &[(&str, Field)] = &[
+    ("als", Part(LOG_SERVICE)),
+    ("file", Object),
+    ("openTelemetry", Part(LOG_COLLECTOR)),
+    ("type", Text(&["ALS", "File", "OpenTelemetry"])),
+];
+
+const LOG_SERVICE: &[(&str, Field)] = &[
+    ("backendRef", Object),
+    ("backendRefs", List),
+    ("backendSettings", Ignored(SETTINGS)),
+    ("http", Object),
+    ("logName", Text(&[])),
+    ("type", Text(&["HTTP", "TCP"])),
+];
+
+const LOG_COLLECTOR: &[(&str, Field)] = &[
+    ("backendRef", Object),
+    ("backendRefs", List),
+    ("backendSettings", Ignored(SETTINGS)),
+    ("headers", List),
+    ("host", Ignored(HOST)),
+    // An API server writes one into every object.
+    ("port", Scalar),
+    ("resourceAttributes", Texts),
+    ("resources", Texts),
+];
+
+const TRACING: &[(&str, Field)] = &[
+    ("clientSamplingFraction", Object),
+    ("customTags", Object),
+    ("overallSamplingFraction", Object),
+    ("provider", Part(TRACER)),
+    ("samplingFraction", Object),
+    ("samplingRate", Number(0)),
+    ("spanName", Object),
+    ("tags", Texts),
+];
+
+const TRACER: &[(&str, Field)] = &[
+    ("backendRef", Object),
+    ("backendRefs", List),
+    ("backendSettings", Ignored(SETTINGS)),
+    ("host", Ignored(HOST)),
+    ("openTelemetry", Object),
+    ("port", Scalar),
+    ("serviceName", Text(&[])),
+    ("type", Text(&["Datadog", "OpenTelemetry", "Zipkin"])),
+    ("zipkin", Object),
 ];
 
 const PROVIDER: &[(&str, Field)] = &[
@@ -108,7 +190,7 @@ const KUBERNETES: &[(&str, Field)] = &[
     ("envoyDaemonSet", Part(WORKLOAD)),
     ("envoyDeployment", Part(DEPLOYMENT)),
     ("envoyHpa", Part(AUTOSCALER)),
-    ("envoyPdb", Part(BUDGET)),
+    ("envoyPDB", Part(BUDGET)),
     ("envoyService", Part(SERVICE)),
     ("envoyServiceAccount", Ignored(NAMED)),
     ("useListenerPortAsContainerPort", IgnoredFlag("the port of a listener always is that of the container")),

@@ -24,6 +24,8 @@ pub struct Infrastructure {
     pub annotations: BTreeMap<String, String>,
     /// The object with more parameters.
     pub parameters: Option<ObjectRef>,
+    /// That of the class, where the Gateway has its own: they may ask to be merged with it.
+    pub class_parameters: Option<ObjectRef>,
     /// Addresses that it asks for: kind and value. One without a value asks for any.
     pub addresses: Vec<super::Address>,
 }
@@ -122,6 +124,7 @@ impl Infrastructure {
             class: name.to_owned(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            class_parameters: None,
             parameters: class.spec.parameters_ref.map(|found| {
                 let namespace = found.namespace.clone().unwrap_or_default();
                 found.object(&namespace)
@@ -135,14 +138,16 @@ impl Infrastructure {
         let wanted = gateway.spec.infrastructure.unwrap_or_default();
         let class = gateway.spec.gateway_class_name;
         let own = wanted.parameters_ref.map(|found| found.object(namespace));
-        // The Gateway's own parameters take the place of its class's as a whole.
-        let parameters = own.or_else(|| {
+        let of_class = || {
             let class: Class = read(&ObjectRef::new(GATEWAY_GROUP, "GatewayClass", "", &class), objects)?;
             class.spec.parameters_ref.map(|found| {
                 let namespace = found.namespace.clone().unwrap_or_default();
                 found.object(&namespace)
             })
-        });
+        };
+        let class_parameters = own.as_ref().and_then(|_| of_class());
+        // The Gateway's own parameters take the place of its class's as a whole, unless they ask to be merged.
+        let parameters = own.or_else(of_class);
         Some(Self {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -151,6 +156,7 @@ impl Infrastructure {
             labels: wanted.labels,
             annotations: wanted.annotations,
             parameters,
+            class_parameters,
             addresses: addresses(gateway.spec.addresses).collect(),
         })
     }

@@ -2,7 +2,7 @@
 
 use super::Infrastructure;
 use crate::parameters;
-use moorgate_model::Object;
+use moorgate_model::{Object, ObjectRef};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -72,12 +72,17 @@ const BUDGET: [&str; 2] = ["maxUnavailable", "minAvailable"];
 impl Shape {
     /// What the EnvoyProxy that a Gateway or its class names asks for; nothing without one.
     pub(super) fn find(infrastructure: &Infrastructure, objects: &[Object]) -> Self {
-        let Some(wanted) = &infrastructure.parameters else { return Self::default() };
-        let object = objects.iter().find(|object| object.reference == *wanted);
+        let find = |wanted: &Option<ObjectRef>| {
+            let wanted = wanted.as_ref()?;
+            objects.iter().find(|object| object.reference == *wanted)
+        };
         // What cannot be read has kept its Gateway from being accepted.
-        let found = object.and_then(|object| parameters::read(object).ok());
-        let spec = found.and_then(|found| serde_json::to_value(found.spec.to_json()).ok());
-        spec.map(|spec| Self::read(&spec)).unwrap_or_default()
+        let (own, class) = (find(&infrastructure.parameters), find(&infrastructure.class_parameters));
+        let found = parameters::effective(own, class);
+        let spec = found.as_ref().and_then(|found| found.root.get("spec")).map(moorgate_model::Node::to_json);
+        spec.and_then(|spec| serde_json::to_value(spec).ok())
+            .map(|spec| Self::read(&spec))
+            .unwrap_or_default()
     }
 
     /// Reads the `spec` of an EnvoyProxy.
@@ -109,7 +114,7 @@ impl Shape {
                 balancer: picked(service, &BALANCER),
             },
             autoscaler: object(&kubernetes["envoyHpa"], &AUTOSCALER),
-            disruption_budget: object(&kubernetes["envoyPdb"], &BUDGET),
+            disruption_budget: object(&kubernetes["envoyPDB"], &BUDGET),
         }
     }
 }

@@ -520,7 +520,7 @@ fn an_envoy_proxy_shapes_the_fleet() {
                 "type": "LoadBalancer", "annotations": {"g": "h"}, "labels": {"i": "j"},
                 "externalTrafficPolicy": "Cluster", "loadBalancerClass": "k",
             },
-            "envoyPdb": {"minAvailable": 1},
+            "envoyPDB": {"minAvailable": 1},
         }},
     });
     let fleet = Fleet { shape: Shape::read(&spec), ..plain() };
@@ -638,7 +638,7 @@ fn manifests_are_what_kubernetes_types_say() {
     let key = (String::new(), "ClusterTrustBundle".to_owned());
     fleet.needs.objects.insert(key, BTreeSet::from(["roots".to_owned()]));
     let deployed = json!({"provider": {"kubernetes": {
-        "envoyHpa": {"maxReplicas": 5}, "envoyPdb": {"maxUnavailable": 1},
+        "envoyHpa": {"maxReplicas": 5}, "envoyPDB": {"maxUnavailable": 1},
     }}});
     let placed = json!({"provider": {"kubernetes": {"envoyDaemonSet": {}}}});
     let mut kinds = BTreeSet::new();

@@ -9,63 +9,17 @@ use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{
     StdoutAccessLog, stdout_access_log::AccessLogFormat,
 };
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use moorgate_policies::proxy::log_fields::{CONNECTION, REQUEST, STREAM};
+use prost::Message as _;
 
-/// What a line says about a request. Paths are logged without their query, where people put tokens.
-const REQUEST: &[(&str, &str)] = &[
-    ("start_time", "%START_TIME%"),
-    ("authority", "%REQ(:AUTHORITY)%"),
-    ("bytes_received", "%BYTES_RECEIVED%"),
-    ("bytes_sent", "%BYTES_SENT%"),
-    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
-    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-    ("duration", "%DURATION%"),
-    ("filter_chain", "%FILTER_CHAIN_NAME%"),
-    ("method", "%REQ(:METHOD)%"),
-    ("path", "%PATH(NQ:ORIG)%"),
-    ("protocol", "%PROTOCOL%"),
-    ("request_id", "%REQ(X-REQUEST-ID)%"),
-    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
-    ("response_code", "%RESPONSE_CODE%"),
-    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
-    ("response_flags", "%RESPONSE_FLAGS%"),
-    ("route_name", "%ROUTE_NAME%"),
-    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
-    ("upstream_host", "%UPSTREAM_HOST%"),
-    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
-    ("user_agent", "%REQ(USER-AGENT)%"),
-    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
-];
-
-/// What a line says about a connection whose bytes went to a backend.
-const STREAM: &[(&str, &str)] = &[
-    ("start_time", "%START_TIME%"),
-    ("bytes_received", "%BYTES_RECEIVED%"),
-    ("bytes_sent", "%BYTES_SENT%"),
-    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
-    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-    ("downstream_transport_failure_reason", "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"),
-    ("duration", "%DURATION%"),
-    ("filter_chain", "%FILTER_CHAIN_NAME%"),
-    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
-    ("response_flags", "%RESPONSE_FLAGS%"),
-    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
-    ("upstream_host", "%UPSTREAM_HOST%"),
-    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
-];
-
-/// What a line says about a connection that met no filter chain.
-const CONNECTION: &[(&str, &str)] = &[
-    ("start_time", "%START_TIME%"),
-    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
-    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-    ("downstream_transport_failure_reason", "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"),
-    ("duration", "%DURATION%"),
-    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
-    ("response_flags", "%RESPONSE_FLAGS%"),
-];
+/// The logs that an EnvoyProxy asks for, or the usual one.
+pub(super) fn or_usual(asked: Option<&[Vec<u8>]>, usual: fn() -> AccessLog) -> Vec<AccessLog> {
+    match asked {
+        // They were encoded from messages.
+        Some(logs) => logs.iter().filter_map(|log| AccessLog::decode(log.as_slice()).ok()).collect(),
+        None => vec![usual()],
+    }
+}
 
 /// The log of requests.
 pub(super) fn requests() -> AccessLog {

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
     ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
-use moorgate_model::ir::{AppProtocol, Cluster};
+use moorgate_model::ir::{AppProtocol, Cluster, Proxy};
 use moorgate_snapshot::record::{BindingKind, Reference};
 
 /// How long Envoy waits for endpoints before a cluster goes live without: longer than a relay withholds an answer.
@@ -36,7 +36,7 @@ pub(super) fn refuses(cluster: &Cluster) -> bool {
 }
 
 /// The cluster and the names that it needs.
-pub(super) fn lower(name: &str, cluster: &Cluster) -> (pb::Cluster, Vec<Reference>) {
+pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluster, Vec<Reference>) {
     let mut out = pb::Cluster {
         name: name.to_owned(),
         connect_timeout: value::seconds(CONNECT_TIMEOUT_SECONDS),
@@ -85,7 +85,7 @@ pub(super) fn lower(name: &str, cluster: &Cluster) -> (pb::Cluster, Vec<Referenc
     });
     let mut refs = vec![Reference { kind: BindingKind::Endpoints, name: cluster.eds_name.as_str().into() }];
     if let Some(tls) = &cluster.tls {
-        out.transport_socket = Some(tls::upstream(tls, cluster.protocol));
+        out.transport_socket = Some(tls::upstream(tls, cluster.protocol, &proxy.backend_tls));
         refs.extend(tls::upstream_references(tls));
     }
     patch::apply(&mut out, &cluster.policies.cluster);

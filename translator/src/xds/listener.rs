@@ -26,7 +26,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
 use moorgate_policies::place;
-use moorgate_model::ir::{FilterChain, Listener, RouteTable, Serves, Transport};
+use moorgate_model::ir::{BindFamily, FilterChain, Listener, Move, Proxy, RouteTable, Serves, Transport};
 use moorgate_snapshot::record::Reference;
 use prost::{Message, Name};
 use std::collections::BTreeMap;
@@ -34,6 +34,14 @@ use std::collections::BTreeMap;
 /// All IPv4 addresses. `::` with IPv4 mapped would serve both families, but Envoy cannot bind it where the kernel has
 /// IPv6 switched off, and one set of bytes serves all machines of a fleet: the address that every machine has wins.
 pub(super) const BIND_ADDRESS: &str = "0.0.0.0";
+
+/// The address that listeners bind. With IPv4 mapped, `::` is both.
+fn address_of(family: BindFamily) -> &'static str {
+    match family {
+        BindFamily::V4 => BIND_ADDRESS,
+        BindFamily::V6 | BindFamily::Dual => "::",
+    }
+}
 
 /// A TLS handshake that is not done by then is given up.
 const HANDSHAKE_SECONDS: i64 = 10;
@@ -45,14 +53,14 @@ const MAX_STREAMS: u32 = 100;
 const ROUTES_TIMEOUT_SECONDS: i64 = 0;
 
 /// The listener and the names that it needs.
-pub(super) fn lower(name: &str, listener: &Listener) -> (pb::Listener, Vec<Reference>) {
+pub(super) fn lower(name: &str, listener: &Listener, proxy: &Proxy) -> (pb::Listener, Vec<Reference>) {
     if listener.transport == Transport::Udp {
-        return (stream::udp(name, BIND_ADDRESS, listener), Vec::new());
+        return (stream::udp(name, address_of(proxy.family), listener), Vec::new());
     }
     // Once for all chains that share a table.
     let mut filters: BTreeMap<&str, Vec<HttpFilter>> = BTreeMap::new();
     for routes in listener.chains.iter().filter_map(FilterChain::routes) {
-        filters.entry(&routes.name).or_insert_with(|| http_filters(routes));
+        filters.entry(&routes.name).or_insert_with(|| http_filters(routes, &proxy.order));
     }
     let inspects = listener.chains.iter().any(|chain| chain.tls.is_some() || !chain.server_names.is_empty());
     let inspector = ListenerFilter {
@@ -60,20 +68,27 @@ pub(super) fn lower(name: &str, listener: &Listener) -> (pb::Listener, Vec<Refer
         config_type: Some(listener_filter::ConfigType::TypedConfig(value::any(&TlsInspector::default()))),
         ..Default::default()
     };
+    let chains = listener.chains.iter().map(|chain| filter_chain(name, chain, &filters, proxy)).collect();
+    let usual = inspects || proxy.listener_logs.is_some();
     let mut out = pb::Listener {
         name: name.to_owned(),
         address: Some(Address {
             address: Some(address::Address::SocketAddress(SocketAddress {
-                address: BIND_ADDRESS.into(),
+                address: address_of(proxy.family).into(),
+                ipv4_compat: proxy.family == BindFamily::Dual,
                 port_specifier: Some(PortSpecifier::PortValue(u32::from(listener.port))),
                 ..Default::default()
             })),
         }),
         stat_prefix: name.to_owned(),
-        filter_chains: listener.chains.iter().map(|chain| filter_chain(name, chain, &filters)).collect(),
+        filter_chains: chains,
         per_connection_buffer_limit_bytes: value::number(BUFFER_BYTES),
         listener_filters: inspects.then_some(inspector).into_iter().collect(),
-        access_log: if inspects { vec![access_log::unmatched_connections()] } else { Vec::new() },
+        access_log: if usual {
+            access_log::or_usual(proxy.listener_logs.as_deref(), access_log::unmatched_connections)
+        } else {
+            Vec::new()
+        },
         ..Default::default()
     };
     if let Some(added) = listener.chains.iter().find_map(|chain| chain.policies.as_ref()) {
@@ -87,6 +102,7 @@ fn filter_chain(
     listener: &str,
     chain: &FilterChain,
     filters: &BTreeMap<&str, Vec<HttpFilter>>,
+    proxy: &Proxy,
 ) -> pb::FilterChain {
     let socket = chain.tls.as_ref().map(|tls| match chain.serves {
         Serves::Stream(_) => tls::downstream(tls, &[], chain.policies.as_deref()),
@@ -97,12 +113,12 @@ fn filter_chain(
     let (filter, socket) = match &chain.serves {
         Serves::Http(routes) => {
             let filters = filters.get(routes.name.as_str()).cloned().unwrap_or_default();
-            let manager = connection_manager(listener, chain, routes, filters);
+            let manager = connection_manager(listener, (chain, routes), filters, proxy);
             (network_filter("envoy.filters.network.http_connection_manager", &manager), socket)
         }
         Serves::Stream(found) if !found.backends.is_empty() => {
-            let proxy = stream::tcp_proxy(listener, found);
-            (network_filter("envoy.filters.network.tcp_proxy", &proxy), socket)
+            let filter = stream::tcp_proxy(listener, found, proxy);
+            (network_filter("envoy.filters.network.tcp_proxy", &filter), socket)
         }
         // Without an answer to write, this filter closes the connection as soon as it is open.
         Serves::Stream(_) | Serves::Refuse => {
@@ -170,7 +186,7 @@ fn nobody() -> InternalAddressConfig {
 /// Filters of requests, in the order in which they run: those that every listener has do nothing on routes without rules
 /// of their own, so that listeners do not change when the first route has some; those of policies are there once a route
 /// of the table has one. A preflight carries no credentials, so it is answered before a rule asks anybody.
-fn http_filters(routes: &RouteTable) -> Vec<HttpFilter> {
+fn http_filters(routes: &RouteTable, order: &[Move]) -> Vec<HttpFilter> {
     let asked = routes.hosts.iter().filter_map(|host| host.asked.as_ref()).map(Vec::len).max();
     let own = (0..asked.unwrap_or(0)).flat_map(|position| {
         auth::FILTERS
@@ -192,14 +208,36 @@ fn http_filters(routes: &RouteTable) -> Vec<HttpFilter> {
     // Stable: those of one place stay in their order.
     filters.sort_by_key(|(place, _)| *place);
     let router = http_filter("envoy.filters.http.router", &Router::default());
-    filters.into_iter().map(|(_, filter)| filter).chain([router]).collect()
+    let mut filters: Vec<HttpFilter> = filters.into_iter().map(|(_, filter)| filter).collect();
+    order.iter().for_each(|step| reorder(&mut filters, step));
+    filters.into_iter().chain([router]).collect()
+}
+
+/// Moves a filter before or behind another one (EnvoyProxy `filterOrder`), with all that have its name before their own.
+fn reorder(filters: &mut Vec<HttpFilter>, step: &Move) {
+    let is = |filter: &HttpFilter, name: &str| {
+        filter.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']))
+    };
+    if !filters.iter().any(|filter| is(filter, &step.other)) || step.filter == step.other {
+        return;
+    }
+    let (moved, mut rest): (Vec<_>, Vec<_>) =
+        std::mem::take(filters).into_iter().partition(|filter| is(filter, &step.filter));
+    let place = if step.before {
+        rest.iter().position(|filter| is(filter, &step.other))
+    } else {
+        rest.iter().rposition(|filter| is(filter, &step.other)).map(|last| last + 1)
+    };
+    let place = place.unwrap_or(rest.len());
+    rest.splice(place..place, moved);
+    *filters = rest;
 }
 
 fn connection_manager(
     listener: &str,
-    chain: &FilterChain,
-    routes: &RouteTable,
+    (chain, routes): (&FilterChain, &RouteTable),
     http_filters: Vec<HttpFilter>,
+    proxy: &Proxy,
 ) -> HttpConnectionManager {
     let mut manager = HttpConnectionManager {
         stat_prefix: listener.to_owned(),
@@ -219,8 +257,8 @@ fn connection_manager(
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
         stream_idle_timeout: Some(value::duration(route::STREAM_IDLE)),
         request_headers_timeout: value::seconds(HEADERS_SECONDS),
-        access_log: vec![access_log::requests()],
-        tracing: chain.tracing.as_deref().map(tracing::lower),
+        access_log: access_log::or_usual(proxy.request_logs.as_deref(), access_log::requests),
+        tracing: chain.tracing.as_deref().map(tracing::lower).or_else(|| tracing::of_proxy(proxy)),
         // The peer is the client: what it says in X-Forwarded-For is not believed, only added to.
         use_remote_address: value::truth(true),
         internal_address_config: Some(nobody()),
@@ -238,6 +276,7 @@ fn connection_manager(
         })),
         ..Default::default()
     };
+    patch::apply(&mut manager, &proxy.manager);
     if let Some(added) = &chain.policies {
         patch::apply(&mut manager, &added.manager);
     }

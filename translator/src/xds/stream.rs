@@ -22,7 +22,7 @@ use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::{
     FieldMatcher, Predicate, predicate, predicate::single_predicate,
 };
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherList, MatcherType, OnMatch, on_match};
-use moorgate_model::ir::{Listener, Stream, StreamBackend};
+use moorgate_model::ir::{Listener, Proxy, Stream, StreamBackend};
 use prost::{Message, Name};
 
 /// A connection on which nothing moves for so long is closed, and its backend's too.
@@ -32,7 +32,7 @@ const SESSION_SECONDS: i64 = 60;
 
 /// The filter that carries connections. A share without a cluster names one that does not exist: Envoy closes the
 /// connection at once.
-pub(super) fn tcp_proxy(listener: &str, stream: &Stream) -> TcpProxy {
+pub(super) fn tcp_proxy(listener: &str, stream: &Stream, proxy: &Proxy) -> TcpProxy {
     let cluster_specifier = match stream.backends.as_slice() {
         [only] => ClusterSpecifier::Cluster(cluster(only).to_owned()),
         several => ClusterSpecifier::WeightedClusters(WeightedCluster {
@@ -49,7 +49,7 @@ pub(super) fn tcp_proxy(listener: &str, stream: &Stream) -> TcpProxy {
     TcpProxy {
         stat_prefix: listener.to_owned(),
         idle_timeout: value::seconds(IDLE_SECONDS),
-        access_log: vec![access_log::connections()],
+        access_log: access_log::or_usual(proxy.connection_logs.as_deref(), access_log::connections),
         cluster_specifier: Some(cluster_specifier),
         ..Default::default()
     }

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
     certificate_validation_context::TrustChainVerification,
 };
-use moorgate_model::ir::{AppProtocol, ChainPolicies, ClientValidation, DownstreamTls, UpstreamTls};
+use moorgate_model::ir::{AppProtocol, ChainPolicies, ClientValidation, DownstreamTls, Patch, UpstreamTls};
 use moorgate_snapshot::record::{BindingKind, Reference};
 use prost::{Message, Name};
 use std::collections::BTreeSet;
@@ -118,14 +118,14 @@ fn clients(clients: &ClientValidation) -> ValidationContextType {
     })
 }
 
-pub(super) fn upstream(tls: &UpstreamTls, protocol: AppProtocol) -> TransportSocket {
+pub(super) fn upstream(tls: &UpstreamTls, protocol: AppProtocol, added: &[Patch]) -> TransportSocket {
     let alpn = match protocol {
         AppProtocol::Http1 => Some("http/1.1"),
         AppProtocol::Http2 => Some("h2"),
         // What is spoken inside is not known.
         AppProtocol::Tcp | AppProtocol::Udp => None,
     };
-    socket(&UpstreamTlsContext {
+    let mut context = UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(parameters()),
             tls_certificate_sds_secret_configs: tls
@@ -139,7 +139,9 @@ pub(super) fn upstream(tls: &UpstreamTls, protocol: AppProtocol) -> TransportSoc
         }),
         sni: tls.hostname.clone(),
         ..Default::default()
-    })
+    };
+    patch::apply(&mut context, added);
+    socket(&context)
 }
 
 /// The names that TLS towards a backend needs.

@@ -17,13 +17,20 @@ use envoy_types::pb::envoy::extensions::tracers::opentelemetry::samplers::v3::{
     ParentBasedSamplerConfig, TraceIdRatioBasedSamplerConfig,
 };
 use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
-use moorgate_model::ir::{SpanAttribute, SpanProtocol, SpanValue, Tracing};
+use moorgate_model::ir::{Proxy, SpanAttribute, SpanProtocol, SpanValue, Tracing};
+use prost::Message as _;
 
 /// An export that takes longer is given up: the default of the OpenTelemetry protocol's exporters.
 const TIMEOUT_SECONDS: i64 = 10;
 
 /// Where a collector takes spans over HTTP (OTLP specification, `otlphttp-request`).
 const PATH: &str = "/v1/traces";
+
+/// What an EnvoyProxy says of spans.
+pub(super) fn of_proxy(proxy: &Proxy) -> Option<pb::Tracing> {
+    // It was encoded from a message.
+    pb::Tracing::decode(proxy.tracing.as_deref()?).ok()
+}
 
 /// What a connection manager traces.
 pub(super) fn lower(tracing: &Tracing) -> pb::Tracing {

@@ -84,6 +84,9 @@ crate::codes! { Semantic;
         "This version cannot carry the field out. Because it restricts who may do what, everything that the policy targets \
          answers 500 (a listener: refuses connections) until the field is removed or supported: nothing passes that it would \
          have stopped. `moorgate policies --fields` lists what is supported.";
+    PARAMETER_UNUSABLE = "MG4106", Warning, "a field of an EnvoyProxy cannot be carried out",
+        "The parameters are in effect, but this field of them is not, because of its value or of what it refers to. The message says \
+         what is wrong, and the help what happens instead. Requests are served all the same.";
     PARAMETER_IGNORED = "MG4103", Warning, "a field of an EnvoyProxy has no effect",
         "The parameters are in effect, but this field of them is not: it is not supported by this version, not known, or does \
          not go with another one. The message says what happens instead.";

@@ -43,7 +43,7 @@ pub(super) struct One {
 
 /// How a policy is merged with one of a wider scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Merge {
+pub(crate) enum Merge {
     /// Lists that have a key are merged by it; all others are replaced.
     Strategic,
     /// RFC 7386: lists are replaced, and null takes a field away.

@@ -8,7 +8,7 @@ const KEYED: [(&str, &str); 4] =
     [("compression", "type"), ("compressor", "type"), ("contextExtensions", "name"), ("httpUpgrade", "type")];
 
 /// The narrow policy with what it does not say taken from the wide one. To whom it speaks is its own matter.
-pub(super) fn merged_object(narrow: &Object, wide: &Object, how: Option<Merge>) -> Object {
+pub(crate) fn merged_object(narrow: &Object, wide: &Object, how: Option<Merge>) -> Object {
     let mut object = narrow.clone();
     let (Some(own), Some(other)) = (narrow.root.get("spec"), wide.root.get("spec")) else { return object };
     let mut base = other.clone();

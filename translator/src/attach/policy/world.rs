@@ -16,10 +16,10 @@ use moorgate_policies::{BackendRef, Input, InputKind, SecretRef, TrustBundle, Wo
 use std::collections::BTreeMap;
 
 /// The objects, and the clusters that policies need.
-pub(super) struct Sources<'s, 'a> {
-    pub(super) index: &'s Index<'a>,
-    pub(super) policies: &'s Policies,
-    pub(super) clusters: &'s mut BTreeMap<String, Cluster>,
+pub(in crate::attach) struct Sources<'s, 'a> {
+    pub(in crate::attach) index: &'s Index<'a>,
+    pub(in crate::attach) policies: &'s Policies,
+    pub(in crate::attach) clusters: &'s mut BTreeMap<String, Cluster>,
 }
 
 impl World for Sources<'_, '_> {

@@ -1,0 +1,240 @@
+//! EnvoyProxy: what the parameters of a class or Gateway say of all Envoys of a fleet (as far as it is Envoy's configuration;
+//! how pods and Services look is `render`'s matter).
+//!
+//! ```text
+//! EnvoyProxy of the class ─▶ (merged with that of the Gateway) ─▶ lower ─▶ ir::Proxy ─▶ connection managers, listeners, clusters
+//! ```
+//! What cannot be carried out costs itself: a sink that is not there gets no lines, and requests go on.
+
+mod access_log;
+mod backend_tls;
+pub mod log_fields;
+mod order;
+mod tags;
+mod tracing;
+
+use crate::{BackendRef, World};
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::{GrpcService, HeaderValue};
+use moorgate_model::diagnostic::policy::PARAMETER_UNUSABLE;
+use moorgate_model::ir::{BindFamily, Patch, Proxy};
+use moorgate_model::node::decode;
+use moorgate_model::{Diagnostic, FieldPath, Object};
+use prost::Message;
+use serde::Deserialize;
+
+/// The fields below `spec` that are carried out here, with everything below them.
+pub const FIELDS: &[&str] = &[
+    "backendTLS.ciphers",
+    "backendTLS.clientCertificateRef",
+    "backendTLS.ecdhCurves",
+    "backendTLS.maxVersion",
+    "backendTLS.minVersion",
+    "backendTLS.signatureAlgorithms",
+    "filterOrder",
+    "ipFamily",
+    "mergeType",
+    "preserveRouteOrder",
+    "telemetry.accessLog.disable",
+    "telemetry.accessLog.settings.format",
+    "telemetry.accessLog.settings.matches",
+    "telemetry.accessLog.settings.sinks.als.backendRef",
+    "telemetry.accessLog.settings.sinks.als.backendRefs",
+    "telemetry.accessLog.settings.sinks.als.http",
+    "telemetry.accessLog.settings.sinks.als.logName",
+    "telemetry.accessLog.settings.sinks.als.type",
+    "telemetry.accessLog.settings.sinks.file",
+    "telemetry.accessLog.settings.sinks.openTelemetry.backendRef",
+    "telemetry.accessLog.settings.sinks.openTelemetry.backendRefs",
+    "telemetry.accessLog.settings.sinks.openTelemetry.headers",
+    "telemetry.accessLog.settings.sinks.openTelemetry.resourceAttributes",
+    "telemetry.accessLog.settings.sinks.openTelemetry.resources",
+    "telemetry.accessLog.settings.sinks.type",
+    "telemetry.accessLog.settings.type",
+    "telemetry.requestID",
+    "telemetry.tracing.clientSamplingFraction",
+    "telemetry.tracing.customTags",
+    "telemetry.tracing.overallSamplingFraction",
+    "telemetry.tracing.provider.backendRef",
+    "telemetry.tracing.provider.backendRefs",
+    "telemetry.tracing.provider.openTelemetry",
+    "telemetry.tracing.provider.serviceName",
+    "telemetry.tracing.provider.type",
+    "telemetry.tracing.provider.zipkin",
+    "telemetry.tracing.samplingFraction",
+    "telemetry.tracing.samplingRate",
+    "telemetry.tracing.spanName",
+    "telemetry.tracing.tags",
+];
+
+/// What it does, for the reference.
+pub const DOCS: &str = "\
+What holds for all Envoys of a fleet. accessLog: each setting says in which format (text or JSON of Envoy's operators), for which requests \
+(expressions of CEL, of which one has to be true) and to which sinks (files, a gRPC access log service, OpenTelemetry) lines go; without \
+settings they go to standard output as JSON, and disable stops them. tracing sends spans to OpenTelemetry, Zipkin or Datadog, with \
+sampling, tags and names; an XTelemetryPolicy on the Gateway comes first. filterOrder moves filters of requests before or behind others. \
+backendTLS bounds TLS to backends that have it, and names the certificate that is shown to them. ipFamily says which addresses listeners \
+bind, preserveRouteOrder that rules are tried as they are written. mergeType puts the parameters of a Gateway over those of its class. \
+What cannot be carried out costs itself (MG4106). The rest shapes pods and Service: see moorgate render.";
+
+/// What the rest of the source knows.
+pub struct Around<'a> {
+    /// Backends.
+    pub world: &'a mut dyn World,
+    /// Whether Envoy takes a text for an expression of CEL.
+    pub expression: &'a dyn Fn(&str) -> Result<(), String>,
+    /// The service name of spans where nothing is said.
+    pub service: String,
+}
+
+/// What came of an EnvoyProxy.
+#[derive(Debug, Default)]
+pub struct Lowered {
+    /// The settings.
+    pub proxy: Proxy,
+    /// What cannot be carried out.
+    pub findings: Vec<Diagnostic>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    telemetry: Telemetry,
+    #[serde(rename = "backendTLS")]
+    backend_tls: Option<backend_tls::Spec>,
+    #[serde(default)]
+    filter_order: Vec<order::Position>,
+    ip_family: Option<String>,
+    #[serde(default)]
+    preserve_route_order: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Telemetry {
+    access_log: Option<access_log::Spec>,
+    tracing: Option<tracing::Spec>,
+    #[serde(rename = "requestID")]
+    request_id: Option<tracing::RequestId>,
+}
+
+/// One of several backends of a sink.
+#[derive(Debug, Deserialize)]
+struct Sink {
+    #[serde(flatten)]
+    backend: BackendRef,
+}
+
+/// Lowering of one object.
+struct Cx<'a, 'w> {
+    object: &'a Object,
+    around: Around<'w>,
+    out: Lowered,
+}
+
+/// Lowers the `spec` of an EnvoyProxy, or of one that was merged with that of the class.
+pub fn lower(object: &Object, around: Around<'_>) -> Lowered {
+    let spec = object.root.get("spec").map(decode::<Spec>);
+    let spec = match spec {
+        // Its schema was checked; what is wrong there is said there.
+        None | Some(Err(_)) => return Lowered::default(),
+        Some(Ok(spec)) => spec,
+    };
+    let mut cx = Cx { object, around, out: Lowered::default() };
+    if let Some(log) = &spec.telemetry.access_log {
+        access_log::lower(log, &mut cx);
+    }
+    if let Some(tracing) = &spec.telemetry.tracing {
+        cx.out.proxy.tracing = tracing::lower(tracing, &mut cx);
+    }
+    if let Some(request_id) = &spec.telemetry.request_id {
+        let manager = tracing::request_id(request_id);
+        cx.out.proxy.manager.push(patch(&manager, &[]));
+    }
+    if let Some(tls) = &spec.backend_tls {
+        backend_tls::lower(tls, &mut cx);
+    }
+    cx.out.proxy.order = spec.filter_order.iter().filter_map(order::Position::lower).collect();
+    cx.out.proxy.keeps_order = spec.preserve_route_order;
+    cx.out.proxy.family = match spec.ip_family.as_deref() {
+        Some("IPv6") => BindFamily::V6,
+        Some("DualStack") => BindFamily::Dual,
+        _ => BindFamily::V4,
+    };
+    cx.out
+}
+
+fn patch<M: Message>(message: &M, clear: &[&[u32]]) -> Patch {
+    let clear = clear.iter().map(|path| path.to_vec()).collect();
+    Patch { message: message.encode_to_vec(), clear, first: false }
+}
+
+fn at(path: &str) -> FieldPath {
+    FieldPath::root().key("spec").join(&FieldPath::parse(path))
+}
+
+impl Cx<'_, '_> {
+    /// Something that is not carried out, and what that costs.
+    fn find(&mut self, field: FieldPath, message: impl Into<String>, help: &str) {
+        let finding = self.object.diagnostic(&PARAMETER_UNUSABLE, field, message);
+        self.out.findings.push(finding.help(help));
+    }
+
+    /// The cluster of the only backend of a sink.
+    fn sink(
+        &mut self,
+        at: &FieldPath,
+        (one, several): (Option<&BackendRef>, &[Sink]),
+        http2: bool,
+    ) -> Option<String> {
+        let (backend, at) = match (one, several) {
+            (_, [first]) => (&first.backend, at.key("backendRefs").index(0)),
+            (Some(one), []) => (one, at.key("backendRef")),
+            (None, []) => {
+                self.find(
+                    at.clone(),
+                    "no backend is named",
+                    "name one in backendRefs; until then nothing is sent",
+                );
+                return None;
+            }
+            (_, [first, ..]) => {
+                let field = at.key("backendRefs").index(1);
+                self.find(field, "one backend is asked", "the first one is; put several behind one Service");
+                (&first.backend, at.key("backendRefs").index(0))
+            }
+        };
+        match self.around.world.backend(self.object, &at, backend, http2) {
+            Ok(name) => {
+                self.out.proxy.clusters.push(name.clone());
+                Some(name)
+            }
+            Err(finding) => {
+                self.out.findings.push(*finding);
+                None
+            }
+        }
+    }
+}
+
+/// A service that is asked by gRPC. The name of a cluster is none that a server knows.
+fn grpc(cluster: String, authority: &str, headers: Vec<HeaderValue>) -> GrpcService {
+    GrpcService {
+        initial_metadata: headers,
+        target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+            cluster_name: cluster,
+            authority: authority.to_owned(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+/// The name of a backend as a host.
+fn authority(one: Option<&BackendRef>, several: &[Sink]) -> String {
+    several.first().map(|sink| &sink.backend).or(one).map(|backend| backend.name.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

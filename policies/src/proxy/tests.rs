@@ -1,0 +1,167 @@
+use super::access_log::operators;
+use super::*;
+use crate::lowering::testing;
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log, access_log_filter};
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::HttpGrpcAccessLogConfig;
+use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing;
+
+fn lowered(spec: &str) -> Lowered {
+    let object = testing::parameters(spec);
+    let expression = |text: &str| if text.contains('!') { Err("not CEL".to_owned()) } else { Ok(()) };
+    let mut world = testing::world();
+    lower(&object, Around { world: &mut world, expression: &expression, service: "edge.shop".into() })
+}
+
+fn logs(found: Option<&Vec<Vec<u8>>>) -> Vec<AccessLog> {
+    found.unwrap().iter().map(|log| AccessLog::decode(log.as_slice()).unwrap()).collect()
+}
+
+fn config<M: Message + Default>(log: &AccessLog) -> M {
+    let Some(access_log::ConfigType::TypedConfig(any)) = &log.config_type else { panic!("typed") };
+    M::decode(any.value.as_slice()).unwrap()
+}
+
+fn said(found: &Lowered) -> Vec<String> {
+    found.findings.iter().map(|found| format!("{} {}", found.code.id, found.field)).collect()
+}
+
+#[test]
+fn nothing_said_is_nothing_changed() {
+    assert_eq!(lowered("{}").proxy, Proxy::default());
+    assert_eq!(lowered(r#"{"telemetry": {"accessLog": {"settings": []}}}"#).proxy, Proxy::default());
+    let off = lowered(r#"{"telemetry": {"accessLog": {"disable": true}}}"#).proxy;
+    assert_eq!((off.request_logs, off.listener_logs), (Some(vec![]), Some(vec![])));
+}
+
+#[test]
+fn each_sink_of_a_setting_gets_its_lines() {
+    let found = lowered(
+        r#"{"telemetry": {"accessLog": {"settings": [
+            {"format": {"type": "Text", "text": "%REQ(X-A?B):9% 100%% %REQ_WITHOUT_QUERY(:PATH)%\n"},
+             "matches": ["response.code >= 400", "'x-debug' in request.headers"],
+             "sinks": [{"type": "File", "file": {"path": "/dev/stderr"}}]},
+            {"type": "Route", "sinks": [
+                {"type": "ALS", "als": {"type": "HTTP", "logName": "mine", "backendRefs": [{"name": "als", "port": 9000}], "http": {"requestHeaders": ["x-a"]}}},
+                {"type": "OpenTelemetry", "openTelemetry": {"backendRefs": [{"name": "otel", "port": 4317}], "resourceAttributes": {"a": "b"},
+                    "headers": [{"name": "X-Key", "value": "50%"}]}}]}]}}}"#,
+    );
+    assert_eq!(said(&found), [""; 0]);
+    let clusters: std::collections::BTreeSet<&str> =
+        found.proxy.clusters.iter().map(String::as_str).collect();
+    assert_eq!(clusters.into_iter().collect::<Vec<_>>(), ["shop/als/9000+h2", "shop/otel/4317+h2"]);
+    let requests = logs(found.proxy.request_logs.as_ref());
+    assert_eq!(requests.len(), 3);
+    let file: FileAccessLog = config(&requests[0]);
+    assert_eq!(file.path, "/dev/stderr");
+    let filter = requests[0].filter.as_ref().unwrap().filter_specifier.as_ref().unwrap();
+    assert!(matches!(filter, access_log_filter::FilterSpecifier::OrFilter(or) if or.filters.len() == 2));
+    let als: HttpGrpcAccessLogConfig = config(&requests[1]);
+    let common = als.common_config.unwrap();
+    let Some(TargetSpecifier::EnvoyGrpc(target)) = common.grpc_service.unwrap().target_specifier else {
+        panic!()
+    };
+    assert_eq!(
+        (common.log_name.as_str(), target.cluster_name.as_str(), target.authority.as_str()),
+        ("mine", "shop/als/9000+h2", "als")
+    );
+    assert_eq!(als.additional_request_headers_to_log, ["x-a"]);
+    let otel: OpenTelemetryAccessLogConfig = config(&requests[2]);
+    assert_eq!(otel.grpc_service.unwrap().initial_metadata[0].value, "50%%");
+    assert!(otel.attributes.unwrap().values.iter().any(|pair| pair.key == "response_code"));
+    // Connections have no lines of requests, and listeners those that no chain is for.
+    assert_eq!(logs(found.proxy.connection_logs.as_ref()).len(), 2);
+    let listener = logs(found.proxy.listener_logs.as_ref());
+    let filter = listener[0].filter.as_ref().unwrap().filter_specifier.as_ref().unwrap();
+    assert!(matches!(filter, access_log_filter::FilterSpecifier::AndFilter(and) if and.filters.len() == 2));
+    assert_eq!(listener.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_logged_is_said_and_the_rest_is() {
+    let setting = |more: &str, sink: &str| {
+        format!(
+            r#"{{"telemetry": {{"accessLog": {{"settings": [{{{more} "sinks": [{sink}]}}, {{"sinks": [{{"type": "File"}}]}}]}}}}}}"#
+        )
+    };
+    let file = r#"{"type": "File"}"#;
+    let gone = r#"{"type": "ALS", "als": {"type": "HTTP", "backendRefs": [{"name": "gone", "port": 1}]}}"#;
+    let at = "spec.telemetry.accessLog.settings";
+    for (spec, wanted) in [
+        (setting(r#""matches": ["!"],"#, file), format!("MG4106 {at}[0].matches[0]")),
+        (setting(r#""format": {"text": "%NOTHING%"},"#, file), format!("MG4106 {at}.format.text")),
+        (setting(r#""format": {"json": {"a": "%REQ(x"}},"#, file), format!("MG4106 {at}.format.json")),
+        (setting(r#""type": "Upstream","#, file), format!("MG4106 {at}[0].type")),
+        (setting("", gone), format!("MG4002 {at}[0].sinks[0].als.backendRefs[0]")),
+        (setting("", r#"{"type": "ALS", "als": {"type": "TCP"}}"#), format!("MG4106 {at}[0].sinks[0].als")),
+    ] {
+        let found = lowered(&spec);
+        assert_eq!(said(&found), [wanted], "{spec}");
+        assert_eq!(logs(found.proxy.request_logs.as_ref()).len(), 1, "{spec}");
+    }
+}
+
+#[test]
+fn spans_go_to_each_kind_of_provider() {
+    for (provider, name, cluster) in [
+        (
+            r#""type": "OpenTelemetry", "openTelemetry": {"sampler": {"type": "ParentBasedTraceIdRatio", "samplingPercentage": {"numerator": 5}}}"#,
+            "envoy.tracers.opentelemetry",
+            "shop/col/9000+h2",
+        ),
+        (
+            r#""type": "Zipkin", "zipkin": {"enable128BitTraceId": true}"#,
+            "envoy.tracers.zipkin",
+            "shop/col/9000",
+        ),
+        (r#""type": "Datadog""#, "envoy.tracers.datadog", "shop/col/9000"),
+    ] {
+        let spec = format!(
+            r#"{{"telemetry": {{"tracing": {{"samplingRate": 7, "provider": {{"backendRefs": [{{"name": "col", "port": 9000}}], {provider}}},
+                "customTags": {{"env": {{"type": "Environment", "environment": {{"name": "POD"}}}}, "who": {{"type": "Literal", "literal": {{"value": "us"}}}}}},
+                "tags": {{"code": "%RESPONSE_CODE%", "bad": "%WHAT%"}}, "spanName": {{"server": "in %REQ(:PATH)%"}}}}}}}}"#
+        );
+        let found = lowered(&spec);
+        assert_eq!(said(&found), ["MG4106 spec.telemetry.tracing.tags.bad"], "{name}");
+        let tracing = Tracing::decode(found.proxy.tracing.unwrap().as_slice()).unwrap();
+        assert_eq!(tracing.provider.unwrap().name, name);
+        assert_eq!(
+            tracing.custom_tags.iter().map(|tag| tag.tag.as_str()).collect::<Vec<_>>(),
+            ["code", "env", "who"]
+        );
+        assert_eq!(
+            (tracing.random_sampling.unwrap().value, tracing.client_sampling.unwrap().value),
+            (7.0, 0.0)
+        );
+        assert_eq!(tracing.operation, "in %REQ(:PATH)%");
+        assert_eq!(found.proxy.clusters, [cluster]);
+    }
+    let lost = lowered(
+        r#"{"telemetry": {"tracing": {"provider": {"type": "Zipkin", "backendRefs": [{"name": "gone", "port": 1}]}}}}"#,
+    );
+    assert_eq!((said(&lost).len(), lost.proxy.tracing), (1, None));
+}
+
+#[test]
+fn the_rest_is_as_it_is_written() {
+    let found = lowered(
+        r#"{"ipFamily": "DualStack", "filterOrder": [{"name": "a", "before": "b"}, {"name": "c", "after": "d"}],
+            "backendTLS": {"minVersion": "1.3", "ciphers": ["x"], "clientCertificateRef": {"name": "cert"}}, "telemetry": {"requestID": {"tracing": "Pack"}}}"#,
+    );
+    let proxy = found.proxy;
+    assert_eq!((proxy.family, proxy.order.len(), proxy.manager.len()), (BindFamily::Dual, 2, 1));
+    assert!(proxy.order[0].before && !proxy.order[1].before);
+    assert_eq!(proxy.backend_tls[0].clear, [vec![1, 1, 3]]);
+    assert_eq!(proxy.client_certificate.as_deref(), Some("shop/cert"));
+    let away = lowered(r#"{"backendTLS": {"clientCertificateRef": {"name": "cert", "namespace": "other"}}}"#);
+    assert_eq!((said(&away).len(), away.proxy.client_certificate), (1, None));
+}
+
+#[test]
+fn operators_of_formats() {
+    assert_eq!(operators("a %% %START_TIME(%s)% %REQ(X)%").unwrap_or_default().len(), 2);
+    for bad in ["%", "%REQ", "%REQ(X", "%req(x)%", "%NO%", "%REQ(X):a%"] {
+        assert!(operators(bad).is_err(), "{bad}");
+    }
+}

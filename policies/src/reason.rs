@@ -1,0 +1,151 @@
+//! What a field of Envoy Gateway's kinds is, and why it is not carried out, if it is not.
+
+/// Classes of fields, by what carrying them out takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// A function of the YAML.
+    Pure,
+    /// One that brings secret bytes, which are bound by reference.
+    Secret,
+    /// What others fetch while they compile: a declared input here.
+    TranslateTime,
+    /// It needs a service, or a file of the proxy's machine, besides Envoy.
+    Runtime,
+    /// It lies in how Envoy is started, or in what it runs in.
+    Bootstrap,
+    /// It needs endpoints that live.
+    Endpoints,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Pure, Self::Secret, Self::TranslateTime, Self::Runtime, Self::Bootstrap, Self::Endpoints];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pure => "pure",
+            Self::Secret => "secret",
+            Self::TranslateTime => "translate-time I/O",
+            Self::Runtime => "runtime",
+            Self::Bootstrap => "bootstrap",
+            Self::Endpoints => "endpoints",
+        }
+    }
+}
+
+use Class::{Bootstrap, Endpoints, Runtime, Secret, TranslateTime};
+
+/// Fields that are not pure, with everything below them; of several that stand above a field the longest counts.
+const CLASSES: &[(&str, &str, Class)] = &[
+    ("Backend", "tls", Secret),
+    ("Backend", "endpoints.zone", Endpoints),
+    ("BackendTrafficPolicy", "loadBalancer.backendUtilization", Runtime),
+    ("BackendTrafficPolicy", "loadBalancer.dynamicModule", Runtime),
+    ("BackendTrafficPolicy", "loadBalancer.endpointOverride", Endpoints),
+    ("BackendTrafficPolicy", "loadBalancer.zoneAware", Endpoints),
+    ("BackendTrafficPolicy", "rateLimit.global", Runtime),
+    ("ClientTrafficPolicy", "http3", Bootstrap),
+    ("ClientTrafficPolicy", "tls", Secret),
+    ("EnvoyExtensionPolicy", "dynamicModule", Runtime),
+    ("EnvoyExtensionPolicy", "extProc", Runtime),
+    ("EnvoyExtensionPolicy", "wasm", TranslateTime),
+    ("EnvoyProxy", "backendTLS", Secret),
+    ("EnvoyProxy", "bootstrap", Bootstrap),
+    ("EnvoyProxy", "concurrency", Bootstrap),
+    ("EnvoyProxy", "dynamicModules", Runtime),
+    ("EnvoyProxy", "extraArgs", Bootstrap),
+    ("EnvoyProxy", "geoIP", Runtime),
+    ("EnvoyProxy", "logging", Bootstrap),
+    ("EnvoyProxy", "provider", Bootstrap),
+    ("EnvoyProxy", "routingType", Endpoints),
+    ("EnvoyProxy", "shutdown", Bootstrap),
+    ("EnvoyProxy", "telemetry.accessLog.settings.sinks.als", Runtime),
+    ("EnvoyProxy", "telemetry.accessLog.settings.sinks.openTelemetry", Runtime),
+    ("EnvoyProxy", "telemetry.metrics", Bootstrap),
+    ("EnvoyProxy", "telemetry.tracing", Runtime),
+    ("HTTPRouteFilter", "credentialInjection", Secret),
+    ("SecurityPolicy", "apiKeyAuth", Secret),
+    ("SecurityPolicy", "authorization.rules.principal.clientIPGeoLocations", Runtime),
+    ("SecurityPolicy", "basicAuth", Secret),
+    ("SecurityPolicy", "extAuth", Runtime),
+    ("SecurityPolicy", "jwt.providers.remoteJWKS", Runtime),
+    ("SecurityPolicy", "oidc", TranslateTime),
+    ("SecurityPolicy", "oidc.clientSecret", Secret),
+];
+
+const MODULE: &str =
+    "a shared library that runs inside of Envoy must lie on each machine, and nothing here puts it there";
+const GEO: &str = "a database of addresses must lie on each machine, and nothing here puts it there";
+const SERVICE: &str =
+    "the cluster of a service that is asked is that of its backend: target that by a BackendTrafficPolicy";
+const ORCA: &str = "backends must report their load (ORCA), which is not built yet";
+
+/// Why fields are not carried out, with everything below them; of several that stand above a field the longest counts. An empty
+/// kind stands for all.
+const REASONS: &[(&str, &str, &str)] = &[
+    ("", "loadBalancer.backendUtilization", ORCA),
+    ("", "loadBalancer.dynamicModule", MODULE),
+    ("", "routingType", "Envoy always connects to endpoints, so that a backend's health and zone count"),
+    (
+        "BackendTrafficPolicy",
+        "telemetry",
+        "spans and statistics are named by Gateway or EnvoyProxy, and not yet by route",
+    ),
+    ("ClientTrafficPolicy", "tls.fingerprints", "fingerprints of clients are not asked for yet"),
+    ("EnvoyExtensionPolicy", "dynamicModule", MODULE),
+    ("EnvoyExtensionPolicy", "extProc.backendSettings", SERVICE),
+    ("EnvoyProxy", "geoIP", GEO),
+    ("EnvoyProxy", "dynamicModules", MODULE),
+    ("EnvoyProxy", "telemetry.accessLog.settings.sinks.openTelemetry.host", "name a backend in backendRefs"),
+    ("EnvoyProxy", "telemetry.accessLog.settings.sinks.openTelemetry.port", "name a backend in backendRefs"),
+    ("EnvoyProxy", "telemetry.tracing.provider.host", "name a backend in backendRefs"),
+    ("EnvoyProxy", "telemetry.tracing.provider.port", "name a backend in backendRefs"),
+    ("SecurityPolicy", "authorization.rules.principal.clientIPGeoLocations", GEO),
+    ("SecurityPolicy", "extAuth.grpc.backendSettings", SERVICE),
+    ("SecurityPolicy", "extAuth.http.backendSettings", SERVICE),
+    (
+        "SecurityPolicy",
+        "jwt.providers.recomputeRoute",
+        "the route that is found then has filters of its own, which do not run any more",
+    ),
+    ("SecurityPolicy", "jwt.providers.remoteJWKS.backendSettings", SERVICE),
+    ("SecurityPolicy", "jwt.providers.remoteJWKS.backendRef", "write backendRefs, which took its place"),
+    ("SecurityPolicy", "oidc.provider.backendSettings", SERVICE),
+];
+
+/// What is said where nothing better is known.
+const LATER: &str = "this version does not carry it out; it is a diagnostic, and where it restricts access its target is closed";
+
+fn longest<'t, T>(table: &'t [(&str, &str, T)], kind: &str, field: &str) -> Option<&'t T> {
+    let above = |prefix: &str| {
+        field.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let fits = table.iter().filter(|(of, prefix, _)| (of.is_empty() || *of == kind) && above(prefix));
+    fits.max_by_key(|(_, prefix, _)| prefix.len()).map(|(_, _, found)| found)
+}
+
+/// The class of a field below `spec`.
+pub fn class(kind: &str, field: &str) -> Class {
+    longest(CLASSES, kind, field).copied().unwrap_or(Class::Pure)
+}
+
+/// Why a field below `spec` is not carried out.
+pub fn reason(kind: &str, field: &str) -> &'static str {
+    longest(REASONS, kind, field).copied().unwrap_or(LATER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_name_above_a_field_counts() {
+        assert_eq!(class("SecurityPolicy", "oidc.clientSecret.name"), Secret);
+        assert_eq!(class("SecurityPolicy", "oidc.provider.issuer"), TranslateTime);
+        assert_eq!(class("SecurityPolicy", "oidcx"), Class::Pure);
+        assert_eq!(reason("BackendTrafficPolicy", "routingType"), REASONS[2].2);
+        assert_eq!(reason("Backend", "type"), LATER);
+    }
+}
