@@ -75,11 +75,12 @@ impl Policy for BackendTls {
     const GROUP: &'static str = "gateway.networking.k8s.io";
     const KIND: &'static str = "BackendTLSPolicy";
     const VERSIONS: &'static [&'static str] = &["v1", "v1alpha3"];
-    const TARGETS: &'static [TargetKind] = &[TargetKind { group: "", kind: "Service" }];
+    const TARGETS: &'static [TargetKind] =
+        &[TargetKind { group: "", kind: "Service" }, TargetKind { group: crate::GROUP, kind: "Backend" }];
     const SINCE: &'static str = "0.1.0";
     const FILE: &'static str = "backend_tls";
     const DOCS: &'static str = "\
-Connections to the targeted Service, or to the port that sectionName names, use TLS. The certificate must be signed by \
+Connections to the targeted Service or Backend, or to the port that sectionName names (of a Backend by its number), use TLS. The certificate must be signed by \
 an authority in caCertificateRefs (ConfigMaps, key ca.crt, and ClusterTrustBundles, read by the relay) or by the roots of Envoy's image \
 (wellKnownCACertificates: System), and must carry hostname, or one of subjectAltNames if there are any; hostname is \
 also the server name that is sent (SNI). A policy that cannot be carried out closes its target: no connection is made, \
@@ -157,8 +158,8 @@ fn tls(spec: &Validation, at: &FieldPath, cx: &Context<'_>, report: &mut Report<
         system_roots: well_known.is_some(),
         dns_names: names("Hostname").map(|name| name.hostname.clone()).collect(),
         uris: names("URI").map(|name| name.uri.clone()).collect(),
-        client_certificate: None,
         refuse: false,
+        ..UpstreamTls::refused()
     }
 }
 

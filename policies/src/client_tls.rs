@@ -36,7 +36,7 @@ const MOST: &[u32] = &[1, 1, 2];
 const PROTOCOLS: &[u32] = &[1, 4];
 
 /// What BoringSSL, Envoy's TLS library, has names for: with another one Envoy would refuse the listener.
-const CIPHERS: &[&str] = &[
+pub(crate) const CIPHERS: &[&str] = &[
     "AES128-GCM-SHA256",
     "AES128-SHA",
     "AES256-GCM-SHA384",
@@ -52,8 +52,8 @@ const CIPHERS: &[&str] = &[
     "ECDHE-RSA-AES256-SHA",
     "ECDHE-RSA-CHACHA20-POLY1305",
 ];
-const CURVES: &[&str] = &["P-256", "P-384", "P-521", "X25519", "X25519MLKEM768"];
-const SIGNATURES: &[&str] = &[
+pub(crate) const CURVES: &[&str] = &["P-256", "P-384", "P-521", "X25519", "X25519MLKEM768"];
+pub(crate) const SIGNATURES: &[&str] = &[
     "ecdsa_secp256r1_sha256",
     "ecdsa_secp384r1_sha384",
     "ecdsa_secp521r1_sha512",
@@ -132,7 +132,7 @@ negotiated (h2 and http/1.1 without a policy; none if the list is empty).",
     }
 }
 
-fn version(text: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<TlsProtocol> {
+pub(crate) fn version(text: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<TlsProtocol> {
     Some(match text {
         "Auto" => TlsProtocol::TlsAuto,
         "1.0" => TlsProtocol::TlSv10,

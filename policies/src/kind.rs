@@ -15,6 +15,8 @@ const API: &str = "gateway.networking.k8s.io";
 /// A kind of policy that is attached to targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// A backend that says itself where it lies; routes and policies refer to it.
+    Backend,
     /// Between proxy and backends.
     BackendTraffic,
     /// Between clients and proxy.
@@ -29,8 +31,14 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of their names.
-    pub const ALL: [Self; 5] =
-        [Self::BackendTraffic, Self::ClientTraffic, Self::Extension, Self::RouteFilter, Self::Security];
+    pub const ALL: [Self; 6] = [
+        Self::Backend,
+        Self::BackendTraffic,
+        Self::ClientTraffic,
+        Self::Extension,
+        Self::RouteFilter,
+        Self::Security,
+    ];
 
     /// The kind of an object, if it is one of these.
     pub fn of(object: &ObjectRef) -> Option<Self> {
@@ -40,6 +48,7 @@ impl Kind {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Backend => "Backend",
             Self::BackendTraffic => "BackendTrafficPolicy",
             Self::ClientTraffic => "ClientTrafficPolicy",
             Self::Extension => "EnvoyExtensionPolicy",
@@ -61,11 +70,19 @@ impl Kind {
             TargetKind { group: API, kind: "TCPRoute" },
             TargetKind { group: API, kind: "UDPRoute" },
         ];
+        const REFERRING: &[TargetKind] = &[
+            TargetKind { group: API, kind: "HTTPRoute" },
+            TargetKind { group: API, kind: "GRPCRoute" },
+            TargetKind { group: API, kind: "TLSRoute" },
+            TargetKind { group: API, kind: "TCPRoute" },
+            TargetKind { group: API, kind: "UDPRoute" },
+        ];
         const RULES: &[TargetKind] =
             &[TargetKind { group: API, kind: "HTTPRoute" }, TargetKind { group: API, kind: "GRPCRoute" }];
         match self {
             Self::ClientTraffic => LISTENERS,
             Self::RouteFilter => RULES,
+            Self::Backend => REFERRING,
             Self::BackendTraffic | Self::Extension | Self::Security => ROUTES,
         }
     }
@@ -73,7 +90,7 @@ impl Kind {
     /// Fields below `spec` that say to whom a policy speaks and how it is merged, and are no capability's matter.
     pub fn attachment(self) -> &'static [&'static str] {
         match self {
-            Self::RouteFilter => &[],
+            Self::Backend | Self::RouteFilter => &[],
             Self::ClientTraffic => &["targetRef", "targetRefs", "targetSelectors"],
             Self::BackendTraffic | Self::Extension | Self::Security => {
                 &["mergeType", "targetRef", "targetRefs", "targetSelectors"]
@@ -102,14 +119,15 @@ impl Kind {
             // Rules about addresses are wrong if the address is.
             Self::ClientTraffic => &["clientIPDetection", "tls.clientValidation"],
             // A script or service may be what decides who passes.
-            // A filter that cannot be carried out is never passed over (HTTPRoute `filters`).
-            Self::Extension | Self::RouteFilter | Self::Security => &[""],
+            // A filter that cannot be carried out is never passed over (HTTPRoute `filters`), and a backend that is not
+            // what was meant is not spoken to.
+            Self::Backend | Self::Extension | Self::RouteFilter | Self::Security => &[""],
         }
     }
 
     /// True if its objects are attached to targets.
     pub fn is_attached(self) -> bool {
-        self != Self::RouteFilter
+        !matches!(self, Self::Backend | Self::RouteFilter)
     }
 
     /// True if a policy has a field that restricts access.

@@ -22,6 +22,7 @@
 mod backend_tls;
 mod backend_traffic;
 mod capability;
+mod dynamic;
 mod effects;
 mod entry;
 mod input;
@@ -38,6 +39,8 @@ mod session;
 mod telemetry;
 
 // One capability a file.
+mod address;
+mod address_tls;
 mod api_key_auth;
 mod authorization;
 mod backend_connection;
@@ -72,12 +75,14 @@ mod url_rewrite;
 pub use backend_tls::{BackendTls, Validation, upstream_tls};
 pub use backend_traffic::BackendTraffic;
 pub use capability::{About, AnyCapability, Capability, Coverage, Covered, Effect, uncovered};
+pub use dynamic::{dns_cache, dynamic_filters};
 pub use effects::Effects;
 pub use entry::AnyPolicy;
 pub use input::{Input, InputKind};
 pub use kind::{GROUP, Kind, VERSION};
 pub use lowering::{
-    BackendRef, Compiled, Cookies, Lowered, Lowering, OfRule, SecretRef, World, compile, compile_merged,
+    BackendRef, Compiled, Cookies, Lowered, Lowering, OfBackend, OfRule, SecretRef, World, compile,
+    compile_merged,
 };
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
@@ -95,6 +100,8 @@ pub static POLICIES: &[&dyn AnyPolicy] =
 
 /// Every capability there is, in the order of names.
 pub static CAPABILITIES: &[&dyn AnyCapability] = &[
+    &Part::<address::Address>::NEW,
+    &Part::<address_tls::AddressTls>::NEW,
     &Part::<api_key_auth::ApiKeyAuth>::NEW,
     &Part::<authorization::Authorization>::NEW,
     &Part::<backend_connection::BackendConnection>::NEW,
@@ -140,6 +147,7 @@ mod tests {
     /// Files that are no policies.
     const FRAMEWORK: &[&str] = &[
         "capability",
+        "dynamic",
         "effects",
         "entry",
         "input",
@@ -206,6 +214,8 @@ mod tests {
             (place::CORS, "envoy.filters.http.cors"),
             (place::EXTERNAL_AUTH, "ExternalAuth of routes"),
             (place::SESSION, "envoy.filters.http.stateful_session"),
+            (place::RESOLVE, "envoy.filters.http.dynamic_forward_proxy"),
+            (place::RESOLVED, "envoy.filters.http.rbac.resolved"),
         ];
         for about in CAPABILITIES.iter().map(|capability| capability.about()) {
             if let Effect::Filter { name, place, why } = about.effect {
@@ -231,6 +241,8 @@ mod tests {
                 "envoy.filters.http.stateful_session",
                 "envoy.filters.http.rbac",
                 "envoy.filters.http.local_ratelimit",
+                "envoy.filters.http.dynamic_forward_proxy",
+                "envoy.filters.http.rbac.resolved",
                 "envoy.filters.http.compressor",
             ]
         );

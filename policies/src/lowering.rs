@@ -1,5 +1,6 @@
 //! What a capability lowers to, and what it may ask while it does.
 
+mod backend;
 pub(crate) mod late;
 mod provider;
 mod reference;
@@ -8,6 +9,7 @@ mod rule;
 pub(crate) mod testing;
 mod value;
 
+pub use backend::OfBackend;
 pub use late::SecretRef;
 pub(crate) use provider::{Asked, Provider, SETTINGS};
 pub use rule::{Cookies, OfRule};
@@ -98,6 +100,11 @@ pub trait World {
     /// # Errors
     /// They do not fit together.
     fn together(&mut self, members: &[(String, u32)]) -> Result<String, String>;
+    /// The same, where the server must be signed by a bundle of CA certificates, by its SDS name.
+    ///
+    /// # Errors
+    /// The name is one of the proxy's own machine or network.
+    fn outside_signed(&mut self, host: &str, port: u16, bundle: &str) -> Result<String, String>;
 
     /// The texts of a ConfigMap, or why there are none.
     ///
@@ -119,6 +126,18 @@ pub trait World {
 
     /// Whether an object can serve as a bundle of CA certificates.
     fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle;
+
+    /// Whether proxies may connect to an address, a name, or the path of a socket.
+    ///
+    /// # Errors
+    /// They may not; says why.
+    fn allowed(&self, place: &str) -> Result<(), String>;
+
+    /// The SDS name of a certificate for a reference that a policy has at a field.
+    ///
+    /// # Errors
+    /// It is not there, not permitted, or cannot be used.
+    fn certificate(&self, policy: &Object, at: &FieldPath) -> Result<String, Box<Diagnostic>>;
 
     /// Whether Envoy takes a text for a regular expression (RE2).
     ///
@@ -163,6 +182,8 @@ pub struct Lowered {
     pub describes: bool,
     /// Values that relays make of Secrets.
     pub late: Vec<LateValue>,
+    /// What makes a backend.
+    pub backend: OfBackend,
 }
 
 impl Lowered {
@@ -182,6 +203,7 @@ impl Lowered {
         self.rule.add(&other.rule);
         self.describes |= other.describes;
         self.late.extend(other.late.iter().cloned());
+        self.backend.add(&other.backend);
     }
 }
 

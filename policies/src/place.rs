@@ -35,6 +35,10 @@ pub const LOCAL_RATE_LIMIT: u16 = 900;
 pub const BANDWIDTH: u16 = 950;
 /// Load is shed by what backends answer, not by what was refused before.
 pub const ADMISSION: u16 = 970;
+/// The host of a request that goes anywhere is looked up when nobody changes it any more.
+pub const RESOLVE: u16 = 980;
+/// What was found is judged before anybody connects to it.
+pub const RESOLVED: u16 = 990;
 /// Responses of backends, and of nobody else, are replaced.
 pub const CUSTOM_RESPONSE: u16 = 1000;
 /// Responses are compressed when nobody changes their bodies any more: responses pass backwards, so this is the first

@@ -146,6 +146,7 @@ fn the_projects_own_policies_are_taken_and_nothing_of_them_is_passed_over() {
         let Ok(groups) = yaml_serde::from_str::<Value>(&text) else { continue };
         for list in [
             "backendTrafficPolicies",
+            "backends",
             "clientTrafficPolicies",
             "envoyExtensionPolicies",
             "httpFilters",

@@ -27,6 +27,8 @@ mod takes;
 mod trust;
 mod unsupported;
 
+/// Whether a text can stand in [`Options::allowed`].
+pub use backend::is_place;
 pub use hostname::{covers, intersect};
 pub(crate) use policy::{Merge, merged_object};
 pub use takes::{Take, Takes};
@@ -55,6 +57,9 @@ pub struct Options {
     pub now: Option<i64>,
     /// GatewayClasses whose Gateways are served by one fleet together.
     pub merged: BTreeSet<String>,
+    /// Addresses, ranges of them, names and paths of sockets that proxies may connect to though they lie in the proxy's own
+    /// machine or network.
+    pub allowed: BTreeSet<String>,
     /// Policies that validation refused: what they restrict is closed.
     pub refused: BTreeSet<ObjectRef>,
     /// EnvoyPatchPolicies are applied.
@@ -82,6 +87,7 @@ impl Default for Options {
             open,
             now: None,
             merged: BTreeSet::new(),
+            allowed: BTreeSet::new(),
             refused: BTreeSet::new(),
             patches: false,
             denied: BTreeSet::new(),
@@ -121,6 +127,7 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     parameters::report(&index, &mut diagnostics);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);
     backend::external::report(&index, &routes, &mut diagnostics, &mut statuses);
+    backend::direct::report(&index, &policies, &mut statuses);
     policy::report(&index, &policies, &gateways, &routes, &mut statuses);
     listener::close(&mut gateways, &options.merged, |gateway| policies.denies_gateway(gateway));
     let (fleets, takes) =

@@ -59,6 +59,11 @@ pub enum Status {
         /// In the order of `spec.parentRefs`.
         parents: Vec<ParentStatus>,
     },
+    /// An object with conditions of its own: Backend.
+    Object {
+        /// `Accepted`.
+        conditions: Vec<Condition>,
+    },
     /// Policies: one entry for each Gateway that the target is served by.
     Policy {
         /// In the order of names.

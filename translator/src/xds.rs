@@ -23,6 +23,7 @@ mod bootstrap;
 pub mod canonical;
 mod cluster;
 mod cors;
+mod direct;
 mod header;
 pub mod json;
 mod listener;

@@ -77,8 +77,8 @@ fn a_config_map_becomes_a_trust_bundle() {
             system_roots: false,
             dns_names: vec!["a.internal".into()],
             uris: vec!["spiffe://a/b".into()],
-            client_certificate: None,
             refuse: false,
+            ..UpstreamTls::refused()
         }
     );
 }

@@ -70,6 +70,10 @@ impl World for Shop {
         Ok(named.collect::<Vec<_>>().join("|"))
     }
 
+    fn outside_signed(&mut self, host: &str, port: u16, bundle: &str) -> Result<String, String> {
+        Ok(format!("{host}:{port}:{bundle}"))
+    }
+
     fn config_map(&self, _: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
         let texts = || BTreeMap::from([("jwks".to_owned(), crate::jwt::tests::KEYS.to_owned())]);
         (name == "here").then(texts).ok_or_else(|| format!("ConfigMap {name} is not in this source"))
@@ -98,6 +102,15 @@ impl World for Shop {
 
     fn is_default(&self, _: &Object, field: &FieldPath) -> bool {
         field.to_string() == "spec.connection.maxAcceptPerSocketEvent"
+    }
+
+    fn allowed(&self, place: &str) -> Result<(), String> {
+        if place == "localhost" { Err("a name of the proxy itself".into()) } else { Ok(()) }
+    }
+
+    fn certificate(&self, policy: &Object, at: &FieldPath) -> Result<String, Box<Diagnostic>> {
+        let name = policy.root.at(&at.key("name")).and_then(Node::as_str).unwrap_or_default();
+        Ok(format!("shop/{name}"))
     }
 
     fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle {

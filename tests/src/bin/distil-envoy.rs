@@ -128,6 +128,7 @@ const ROOTS: &[&str] = &[
     "envoy.extensions.filters.http.wasm.v3.Wasm",
     "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
     "envoy.extensions.clusters.aggregate.v3.ClusterConfig",
+    "envoy.extensions.clusters.dns.v3.DnsCluster",
     "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
     "envoy.extensions.compression.brotli.compressor.v3.Brotli",
     "envoy.extensions.compression.gzip.compressor.v3.Gzip",
@@ -165,6 +166,7 @@ const ROOTS: &[&str] = &[
     "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
     "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig",
     "envoy.extensions.quic.connection_id_generator.v3.DeterministicConnectionIdGeneratorConfig",
+    "envoy.extensions.rbac.matchers.upstream_ip_port.v3.UpstreamIpPortMatcher",
     "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
     "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
     "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
@@ -178,6 +180,7 @@ const ROOTS: &[&str] = &[
     "envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport",
     "envoy.extensions.transport_sockets.tcp_stats.v3.Config",
     "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+    "google.protobuf.StringValue",
     "xds.type.matcher.v3.Matcher",
 ];
 

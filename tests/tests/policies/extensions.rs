@@ -1,12 +1,17 @@
 //! HTTPRouteFilter, Backend and EnvoyExtensionPolicy on a real Envoy.
 
-use super::behaviour::HOST;
+use super::behaviour::{HOST, policy};
 use moorgate_tests::backend::Backend;
+use moorgate_tests::certificate::Certificate;
 use moorgate_tests::http::{Answer, Request, Target, send, send_until};
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::ports;
 use moorgate_tests::program::run;
 use moorgate_tests::stack::Stack;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 fn get(path: &str) -> Request {
     Request::get(HOST, path)
@@ -33,28 +38,24 @@ fn filtered(name: &str, service: Option<&str>) -> String {
     )
 }
 
-/// A stack whose Gateway has one plain listener and these documents, and its port. What is wrong in them is no matter of
-/// the publisher.
-fn serving(stack: &mut Stack, documents: Vec<String>) -> (Target, u16) {
-    let port = ports::free().unwrap();
-    let mut all =
-        vec![manifest::gateway_class(), manifest::gateway("edge", "public", &[Listener::http("http", port)])];
+/// A stack whose Gateway has these listeners and documents; the first listener is plain. What is wrong in them is no matter
+/// of the publisher.
+fn serving(stack: &mut Stack, listeners: &[Listener], documents: Vec<String>, arguments: &[&str]) -> Target {
+    let ports: Vec<u16> = listeners.iter().map(|listener| listener.port).collect();
+    let mut all = vec![manifest::gateway_class(), manifest::gateway("edge", "public", listeners)];
     all.extend(documents);
     let file = stack.folder().join("source.yaml");
     std::fs::write(&file, manifest::documents(&all)).unwrap();
-    run(stack.signed("publish").unwrap().arg(&file)).unwrap().ended_with(&[0]).unwrap();
+    run(stack.signed("publish").unwrap().args(arguments).arg(&file)).unwrap().ended_with(&[0]).unwrap();
     stack.start_relay().unwrap();
-    stack.start_envoy(&[port]).unwrap();
-    let target = Target::plain(port);
+    stack.start_envoy(&ports).unwrap();
+    let target = Target::plain(ports[0]);
     send_until(&target, &get("/free"), "an answer", |answer| answer.status == 200).unwrap();
-    (target, port)
+    target
 }
 
-#[test]
-fn filters_of_rules_answer_rewrite_and_match() {
-    let mut stack = Stack::new("edge/public").unwrap();
-    let web = Backend::start("web").unwrap();
-    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
+/// A route with a rule for each filter, and the filters.
+fn route_filters(long: &str) -> Vec<String> {
     let rules = [
         manifest::rule("/free", "web"),
         filtered("inline", None),
@@ -66,9 +67,8 @@ fn filters_of_rules_answer_rewrite_and_match() {
         filtered("wrong", Some("web")),
         filtered("gone", Some("web")),
     ];
-    let long = "closed on Sundays. ".repeat(1000);
     let path = |pattern: &str, to: &str| format!("{{ pattern: '{pattern}', substitution: '{to}' }}");
-    let documents = vec![
+    vec![
         manifest::service("edge", "web"),
         manifest::http_route("edge", "all", "edge/public", &[], &rules.concat()),
         format!(
@@ -113,8 +113,18 @@ fn filters_of_rules_answer_rewrite_and_match() {
              { cookies: [{ name: staff, value: 'yes' }] }]\n",
         ),
         object("HTTPRouteFilter", "wrong", "  directResponse: { body: { type: Inline, inline: '50%' } }\n"),
-    ];
-    let (target, port) = serving(&mut stack, documents);
+    ]
+}
+
+#[test]
+fn filters_of_rules_answer_rewrite_and_match() {
+    let mut stack = Stack::new("edge/public").unwrap();
+    let web = Backend::start("web").unwrap();
+    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
+    let long = "closed on Sundays. ".repeat(1000);
+    let documents = route_filters(&long);
+    let port = ports::free().unwrap();
+    let target = serving(&mut stack, &[Listener::http("http", port)], documents, &[]);
     let ask = |request: &Request| send(&target, request).unwrap();
 
     let inline = ask(&get("/inline").header("x-drink", "coffee"));
@@ -152,4 +162,133 @@ fn filters_of_rules_answer_rewrite_and_match() {
     };
     assert!(explain("/cookie", "cookie: staff=yes").contains("HTTPRouteFilter edge/cookie"));
     assert!(explain("/inline", "x-a: b").contains("418 by Envoy itself; as a filter says"));
+}
+
+/// Answers every connection with these bytes of a body, by HTTP/1.1, until the test ends.
+fn answering<S: Read + Write + Send + 'static>(
+    accept: impl Fn() -> std::io::Result<S> + Send + 'static,
+    body: Vec<u8>,
+) {
+    std::thread::spawn(move || {
+        while let Ok(mut stream) = accept() {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                head.push(byte[0]);
+            }
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(&[answer.as_bytes(), &body].concat());
+        }
+    });
+}
+
+/// A route `/name` to a Backend, whose path is then `/free`.
+fn to_backends(name: &str, backends: &[&str]) -> String {
+    let refs: Vec<String> = backends
+        .iter()
+        .map(|name| format!("{{ group: gateway.envoyproxy.io, kind: Backend, name: {name} }}"))
+        .collect();
+    let rules = format!(
+        "    - matches: [{{ path: {{ type: PathPrefix, value: /{name} }} }}]\n      filters: [{{ type: URLRewrite, urlRewrite: \
+         {{ path: {{ type: ReplaceFullPath, replaceFullPath: /free }} }} }}]\n      backendRefs: [{}]\n",
+        refs.join(", ")
+    );
+    manifest::http_route("edge", name, "edge/public", &[], &rules)
+}
+
+/// A route to each Backend: those on a port of their own, on one with TLS, and on one where nobody listens.
+fn backend_documents([port, secure, dead]: [u16; 3], socket: &Path) -> Vec<String> {
+    let ip = |port: u16, more: &str| {
+        format!("  endpoints: [{{ ip: {{ address: 127.0.0.1, port: {port} }} }}]\n{more}")
+    };
+    let tls = |ca: &str| {
+        format!(
+            "  tls: {{ sni: {HOST}, caCertificateRefs: [{{ group: '', kind: ConfigMap, name: {ca} }}] }}\n"
+        )
+    };
+    let check = "  healthCheck: { active: { type: TCP, tcp: {}, timeout: 1s, interval: 1s } }\n";
+    vec![
+        manifest::service("edge", "web"),
+        manifest::http_route("edge", "free", "edge/public", &[], &manifest::rule("/free", "web")),
+        object("Backend", "ip", &ip(port, "")),
+        object(
+            "Backend",
+            "name",
+            &format!("  endpoints: [{{ fqdn: {{ hostname: localhost, port: {port} }} }}]\n"),
+        ),
+        object("Backend", "unix", &format!("  endpoints: [{{ unix: {{ path: {} }} }}]\n", socket.display())),
+        object("Backend", "dead", &ip(dead, "")),
+        object("Backend", "last", &ip(port, "  fallback: true\n")),
+        object("Backend", "safe", &ip(secure, &tls("ca"))),
+        object("Backend", "host", &ip(secure, &tls("ca").replace(&format!("sni: {HOST}, "), ""))),
+        object("Backend", "liar", &ip(secure, &tls("other-ca"))),
+        object(
+            "Backend",
+            "blind",
+            &ip(secure, &format!("  tls: {{ sni: {HOST}, insecureSkipVerify: true }}\n")),
+        ),
+        object("Backend", "metadata", "  endpoints: [{ ip: { address: 169.254.169.254, port: 80 } }]\n"),
+        object("Backend", "any", "  type: DynamicResolver\n"),
+        to_backends("ip", &["ip"]),
+        to_backends("name", &["name"]),
+        to_backends("unix", &["unix"]),
+        to_backends("last", &["dead", "last"]),
+        policy("check", "BackendTrafficPolicy", "HTTPRoute", "last", check),
+        to_backends("safe", &["safe"]),
+        to_backends("host", &["host"]),
+        to_backends("liar", &["liar"]),
+        to_backends("blind", &["blind"]),
+        to_backends("metadata", &["metadata"]),
+        to_backends("any", &["any"]),
+    ]
+}
+
+#[test]
+fn backends_lie_where_they_say() {
+    let mut stack = Stack::new("edge/public").unwrap();
+    let web = Backend::start("web").unwrap();
+    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
+    let socket = stack.folder().join("app.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    answering(move || listener.accept().map(|(stream, _)| stream), b"unix".to_vec());
+    let (authority, server) = Certificate::signed(HOST).unwrap();
+    let (other, _) = Certificate::signed(HOST).unwrap();
+    stack.set_secret("edge", "cert", &server).unwrap();
+    for (name, authority) in [("ca", &authority), ("other-ca", &other)] {
+        let folder = stack.folder().join("secrets/edge").join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("ca.crt"), &authority.certificate).unwrap();
+    }
+    // Nobody listens there while the socket is held and not listened on.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = closed.local_addr().unwrap().port();
+    drop(closed);
+    let secure = ports::free().unwrap();
+    let port = web.address().port();
+    let documents = backend_documents([port, secure, dead], &socket);
+    let listeners =
+        [Listener::http("http", ports::free().unwrap()), Listener::https("secure", secure, "cert")];
+    let allowed = ["--allow-address", "127.0.0.0/8", "--allow-address", "localhost"];
+    let target = serving(&mut stack, &listeners, documents, &allowed);
+    let ask = |path: &str| send(&target, &get(path)).unwrap();
+    for path in ["/ip", "/name", "/safe", "/host", "/blind"] {
+        send_until(&target, &get(path), path, |answer| answer.status == 200 && answer.who() == "web")
+            .unwrap();
+    }
+    assert_eq!(body(&ask("/unix")), "unix");
+    // The first has no endpoint that is healthy.
+    send_until(&target, &get("/last"), "the last resort", |answer| answer.status == 200).unwrap();
+    assert!((0..10).all(|_| ask("/last").status == 200));
+    // Somebody else's certificate, and a place that is nobody's.
+    assert_eq!((ask("/liar").status, ask("/metadata").status), (503, 500));
+    // Whatever host a request names, but not what is near the proxy.
+    let any = |host: &str| send(&target, &Request::get(host, "/any")).unwrap();
+    let found = any(&format!("127.0.0.1:{port}"));
+    assert_eq!((found.status, found.who().as_str()), (200, "web"));
+    assert_eq!(any(&format!("localhost:{port}")).status, 200);
+    for host in ["169.254.169.254", "[::1]:80", "0.0.0.0:80"] {
+        assert_eq!(any(host).status, 403, "{host}");
+    }
+    assert_ne!(any(&format!("[::ffff:127.0.0.1]:{port}")).status, 200);
 }

@@ -18,7 +18,8 @@ mod route;
 mod tracing;
 
 pub use cluster::{
-    AddressFamily, AppProtocol, Cluster, EndpointSource, RetryBudget, StaticEndpoint, UpstreamTls,
+    AddressFamily, AppProtocol, Cluster, Direct, DirectAddress, DirectEndpoint, EndpointSource, RetryBudget,
+    ServerName, StaticEndpoint, UpstreamTls,
 };
 pub use late::{LateForm, LatePart, LateService, LateValue};
 pub use listener::{

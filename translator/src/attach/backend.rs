@@ -1,6 +1,8 @@
 //! Backends: a reference to a Service port or XBackend becomes a cluster, or a reason why it cannot.
 
+pub(super) mod direct;
 pub(super) mod external;
+mod forbidden;
 
 use super::filter::Context;
 use super::grant::{From, Permitted, To, permit};
@@ -15,6 +17,28 @@ use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
 
 /// The API group of kinds that are on trial.
 pub(super) const X_GROUP: &str = "gateway.networking.x-k8s.io";
+
+/// Whether a text names places that can be allowed: an address, a range, a name, or the path of a socket.
+pub fn is_place(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let named =
+        !name.is_empty() && name.bytes().all(plain) && name.bytes().any(|byte| byte.is_ascii_alphabetic());
+    text.starts_with('/') || forbidden::range(text).is_some() || named
+}
+
+/// Whether proxies may connect to an address, a name, or the path of a socket.
+///
+/// # Errors
+/// They may not; says why.
+pub(super) fn may_connect(index: &Index<'_>, place: &str) -> Result<(), String> {
+    forbidden::check(place, &index.options.allowed)
+}
+
+/// The ranges of addresses that proxies do not connect to.
+pub(super) fn forbidden_ranges(index: &Index<'_>) -> Vec<(std::net::IpAddr, u8)> {
+    forbidden::ranges(&index.options.allowed)
+}
 
 /// What a backend is used for: it decides the variant of its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +82,8 @@ pub(super) fn resolve_for(
     backend: &BackendRef,
 ) -> Result<String, Diagnostic> {
     let external = external::is(&backend.group, &backend.kind);
-    if !external && (!backend.group.is_empty() || backend.kind != "Service") {
+    let own = direct::is(&backend.group, &backend.kind);
+    if !external && !own && (!backend.group.is_empty() || backend.kind != "Service") {
         let message = format!("a backend cannot be a {} of group {:?}", backend.kind, backend.group);
         return Err(route.diagnostic(&INVALID_KIND, at.key("kind"), message).help("use a Service"));
     }
@@ -72,6 +97,9 @@ pub(super) fn resolve_for(
         let help = format!("add a ReferenceGrant in namespace {namespace}");
         return Err(route.diagnostic(&REF_NOT_PERMITTED, at.clone(), message).help(help));
     };
+    if own {
+        return direct::resolve(cx, usage, route, &at.key("name"), &service);
+    }
     if external {
         return x_backend(cx, usage, route, &at.key("name"), &service);
     }
@@ -116,7 +144,10 @@ pub(super) fn resolve_for(
 
 /// How a backend stands in the names of its clusters, behind the namespace: no Service's name has such characters.
 pub(super) fn key(backend: &ObjectRef) -> String {
-    if &*backend.kind == "XBackend" { format!("XBackend={}", backend.name) } else { backend.name.to_string() }
+    match &*backend.kind {
+        "XBackend" | "Backend" => format!("{}={}", backend.kind, backend.name),
+        _ => backend.name.to_string(),
+    }
 }
 
 fn x_backend(

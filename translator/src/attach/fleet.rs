@@ -259,5 +259,8 @@ fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap
     let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
     names.extend(chains.filter_map(|chain| chain.tracing.as_ref()).map(|tracing| tracing.cluster.as_str()));
     names.extend(fleet.proxy.clusters.iter().map(String::as_str));
+    let members: Vec<&str> =
+        names.iter().filter_map(|name| all.get(*name)).flat_map(ir::Cluster::members).collect();
+    names.extend(members);
     names.into_iter().filter_map(|name| Some((name.to_owned(), all.get(name)?.clone()))).collect()
 }

@@ -62,8 +62,8 @@ pub(super) struct Policies {
     attached: Vec<Attached>,
     /// Policies of Envoy Gateway's kinds.
     held: held::Held,
-    /// HTTPRouteFilters; none of one that validation refused.
-    route_filters: BTreeMap<ObjectRef, Option<Compiled>>,
+    /// Backends and HTTPRouteFilters, which others refer to; none of one that validation refused.
+    referred: BTreeMap<ObjectRef, Option<Compiled>>,
     /// Clusters that they need.
     clusters: BTreeMap<String, Cluster>,
     /// Where they were met.
@@ -95,9 +95,21 @@ impl Policies {
                     .is_some_and(|rule| self.denied_routes.contains(&(route.clone(), Some(rule.to_owned())))))
     }
 
-    /// What an HTTPRouteFilter says; none inside if it was refused.
-    pub(super) fn route_filter(&self, object: &ObjectRef) -> Option<&Option<Compiled>> {
-        self.route_filters.get(object)
+    /// What an HTTPRouteFilter or Backend says; none inside if it was refused.
+    pub(super) fn referred(&self, object: &ObjectRef) -> Option<&Option<Compiled>> {
+        self.referred.get(object)
+    }
+
+    /// All Backends.
+    pub(super) fn backends(&self) -> impl Iterator<Item = (&ObjectRef, &Option<Compiled>)> {
+        self.referred.iter().filter(|(object, _)| Kind::of(object) == Some(Kind::Backend))
+    }
+
+    /// TLS towards a Backend, if a policy asks for it; one for the port beats one for all of it.
+    pub(super) fn backend_tls(&self, backend: &ObjectRef, port: Option<u16>) -> Option<UpstreamTls> {
+        let of = |section| self.effects.get(&(BackendTls::KIND, backend.clone(), section));
+        let found = port.and_then(|port| of(Some(port.to_string()))).or_else(|| of(None));
+        found.and_then(|effects| effects.upstream_tls.clone())
     }
 
     /// True if all requests to this Gateway must be answered with 500.
@@ -141,9 +153,6 @@ fn restricts(object: &Object) -> bool {
         }
         None => true,
     };
-    if ["Backend", "HTTPRouteFilter"].contains(&&*object.reference.kind) {
-        return false;
-    }
     let Some(spec) = object.root.get("spec") else { return true };
     match &*object.reference.kind {
         "ClientTrafficPolicy" => match spec.get("tls") {
@@ -166,7 +175,7 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
     let mut policies = Policies { denied_gateways: index.options.denied.clone(), ..Policies::default() };
     let mut known: Vec<(Age, &Object, &'static dyn AnyPolicy)> = Vec::new();
     let mut capable: Vec<(Kind, &Object)> = Vec::new();
-    let mut filters: Vec<(&Object, bool)> = Vec::new();
+    let mut referred: Vec<(Kind, &Object, bool)> = Vec::new();
     for object in &index.others {
         if let Some(policy) = moorgate_policies::find(&object.reference) {
             let created = metadata(object).and_then(|metadata| metadata.creation_timestamp);
@@ -177,7 +186,7 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
             ));
         } else if let Some(kind) = Kind::of(&object.reference) {
             if !kind.is_attached() {
-                filters.push((object, index.options.refused.contains(&object.reference)));
+                referred.push((kind, object, index.options.refused.contains(&object.reference)));
             } else if !index.options.refused.contains(&object.reference) {
                 capable.push((kind, object));
             } else if restricts(object) {
@@ -196,11 +205,12 @@ pub(super) fn attach(index: &Index<'_>, diagnostics: &mut Diagnostics) -> Polici
     }
     // They may refer to backends, of which the policies above speak.
     let mut clusters = BTreeMap::new();
-    for (object, refused) in filters {
+    // Backends first: others refer to them.
+    for (kind, object, refused) in referred {
         let mut sources = world::Sources { index, policies: &policies, clusters: &mut clusters };
-        let compiled = (!refused).then(|| compile(Kind::RouteFilter, object, &mut sources));
+        let compiled = (!refused).then(|| compile(kind, object, &mut sources));
         diagnostics.extend(compiled.iter().flat_map(|compiled| compiled.findings.iter().cloned()));
-        policies.route_filters.insert(object.reference.clone(), compiled);
+        policies.referred.insert(object.reference.clone(), compiled);
     }
     policies.held = held::attach(index, capable, &mut policies, &mut clusters, diagnostics);
     policies.clusters = clusters;
@@ -280,12 +290,18 @@ fn misnamed(policy: &Object) -> Vec<ObjectRef> {
         |target: &Node, key: &str| target.get(key).and_then(Node::as_str).unwrap_or_default().to_owned();
     let wrong = targets
         .iter()
-        .filter(|target| text(target, "kind") != "Service" || !text(target, "group").is_empty());
+        .filter(|target| text(target, "kind") != "Service" || !text(target, "group").is_empty())
+        .filter(|target| {
+            text(target, "kind") != "Backend" || text(target, "group") != moorgate_policies::GROUP
+        });
     let namespace = &policy.reference.namespace;
     wrong.map(|target| ObjectRef::new("", "Service", namespace, &text(target, "name"))).collect()
 }
 
 fn exists(index: &Index<'_>, service: &ObjectRef, section: Option<&str>) -> bool {
+    if &*service.kind == "Backend" {
+        return index.others.iter().any(|object| object.reference == *service);
+    }
     if &*service.kind == "XBackend" {
         return index.x_backends.contains_key(&(&*service.namespace, &*service.name))
             || index.is_open("XBackend");

@@ -99,7 +99,7 @@ fn lower<M>(
     filters.sort();
     let mut added = RoutePolicies { sources, filters, route, forward, ..RoutePolicies::default() };
     added.clusters = clusters;
-    let policies = (!added.sources.is_empty()).then(|| Arc::new(added));
+    let policies = (added != RoutePolicies::default()).then(|| Arc::new(added));
     Target { request_headers, response_headers, mirrors, cors, auth, policies, cookies: rule.cookies, action }
 }
 
@@ -109,7 +109,8 @@ fn forward<M>(
     (position, rule): (usize, &RouteRule<M>),
     filters: &mut Filters,
 ) -> Action {
-    let backends = backends(cx, at, rule);
+    let mut backends = backends(cx, at, rule);
+    dynamic(cx, at, &mut backends, filters);
     if backends.is_empty() {
         let message = "the rule has no backend with weight and answers 500";
         cx.findings.push(cx.route.diagnostic(&NO_BACKENDS, at.key("backendRefs"), message));
@@ -162,6 +163,8 @@ fn backends<M>(
     rule: &RouteRule<M>,
 ) -> Vec<WeightedBackend> {
     let mut out = Vec::with_capacity(rule.backend_refs.len());
+    // Backends that are asked where no other can be.
+    let mut last: Vec<String> = Vec::new();
     for (position, backend) in rule.backend_refs.iter().enumerate() {
         let at = at.key("backendRefs").index(position);
         let resolved = cx.resolve(cx.usage(), &at, backend);
@@ -181,6 +184,10 @@ fn backends<M>(
                 .push(finding.help("put the filter on the rule; this backend's share is answered with 500"));
             cluster = None;
         }
+        if backend::direct::is_fallback(cx.policies, &cx.route.reference.namespace, backend) {
+            last.extend(cluster);
+            continue;
+        }
         if backend.weight > 0 {
             out.push(WeightedBackend {
                 cluster,
@@ -194,7 +201,49 @@ fn backends<M>(
             });
         }
     }
+    if out.is_empty() && !last.is_empty() {
+        out.push(WeightedBackend::plain(Some(last.remove(0)), 1));
+    }
+    if !last.is_empty() {
+        for cluster in out.iter_mut().filter_map(|backend| backend.cluster.as_mut()) {
+            let members: Vec<String> = std::iter::once(&*cluster).chain(&last).cloned().collect();
+            if let Some(name) = backend::direct::in_turn(cx.clusters, &members) {
+                *cluster = name;
+            }
+        }
+    }
     out
+}
+
+/// A backend to whatever host a request names needs filters of its own, and stands alone: the host of a request is one.
+fn dynamic(
+    cx: &mut filter::Context<'_, '_>,
+    at: &FieldPath,
+    backends: &mut [WeightedBackend],
+    filters: &mut Filters,
+) {
+    let is_dynamic = |cx: &filter::Context<'_, '_>, backend: &WeightedBackend| {
+        let found = backend.cluster.as_ref().and_then(|name| cx.clusters.get(name));
+        found.is_some_and(|cluster| {
+            cluster.is_dynamic()
+                || cluster.members().any(|name| cx.clusters.get(name).is_some_and(Cluster::is_dynamic))
+        })
+    };
+    if !backends.iter().any(|backend| is_dynamic(cx, backend)) {
+        return;
+    }
+    let whole = |backend: &WeightedBackend| {
+        cx.clusters.get(backend.cluster.as_deref().unwrap_or_default()).is_some_and(Cluster::is_dynamic)
+    };
+    if backends.len() > 1 || !backends.iter().all(whole) {
+        let message = "a Backend of type DynamicResolver is the only one of its rule";
+        let finding = cx.route.diagnostic(&UNSUPPORTED_VALUE, at.key("backendRefs"), message);
+        cx.findings.push(finding.help("requests for it are answered with 500"));
+        backends.iter_mut().for_each(|backend| backend.cluster = None);
+        return;
+    }
+    let ranges = backend::forbidden_ranges(cx.index);
+    filters.extensions.filters.extend(moorgate_policies::dynamic_filters(&ranges));
 }
 
 fn timeouts<M>(rule: &RouteRule<M>) -> Timeouts {

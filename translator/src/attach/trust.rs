@@ -12,10 +12,24 @@ pub(super) const CERTIFICATES_GROUP: &str = "certificates.k8s.io";
 /// Whether an object holds CA certificates: a ConfigMap under the key `ca.crt`, a ClusterTrustBundle in
 /// `spec.trustBundle`.
 pub(super) fn bundle(index: &Index<'_>, reference: &ObjectRef) -> TrustBundle {
+    let key = (&*reference.namespace, &*reference.name);
+    if reference.group.is_empty() && &*reference.kind == "Secret" {
+        // What a Secret holds is for nobody to read here; whether it has the key is no secret.
+        return match index.secrets.get(&key) {
+            None if index.is_open("Secret") => TrustBundle::Usable,
+            None => TrustBundle::Missing,
+            Some(secret) => {
+                let has =
+                    |section: &str| secret.root.get(section).is_some_and(|data| data.get("ca.crt").is_some());
+                let found = has("data") || has("stringData");
+                if found { TrustBundle::Usable } else { TrustBundle::Unusable("it has no ca.crt".to_owned()) }
+            }
+        };
+    }
     let (object, section, key) = if &*reference.group == CERTIFICATES_GROUP {
         (index.trust_bundles.get(&*reference.name), "spec", "trustBundle")
     } else {
-        (index.config_maps.get(&(&*reference.namespace, &*reference.name)), "data", "ca.crt")
+        (index.config_maps.get(&key), "data", "ca.crt")
     };
     let Some(object) = object else {
         return if index.is_open(&reference.kind) { TrustBundle::Usable } else { TrustBundle::Missing };

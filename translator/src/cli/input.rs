@@ -60,6 +60,10 @@ pub(super) struct Reading {
     /// The source holds all objects of this kind: a missing one is an error
     #[arg(long, value_name = "KIND")]
     pub closed: Vec<String>,
+    /// Proxies may connect to this address, range, name or path of a socket though it lies in their own machine or network;
+    /// repeats
+    #[arg(long, value_name = "PLACE", value_parser = place)]
+    pub allow_address: Vec<String>,
     /// Hold objects against the ownership file of a protected revision: git:REV, git:REV:PATH or file:PATH
     #[arg(long, value_name = "FILE", env = "MOORGATE_OWNERSHIP", conflicts_with = "cluster")]
     pub ownership: Option<OwnershipSource>,
@@ -69,6 +73,13 @@ pub(super) struct Reading {
     #[command(flatten)]
     /// A live cluster instead.
     pub live: ClusterArgs,
+}
+
+/// An address, a range, a name or a path.
+pub(super) fn place(text: &str) -> Result<String, String> {
+    let wrong =
+        || format!("{text:?} is no address, range, name (`*.name` for those below it) or path of a socket");
+    crate::attach::is_place(text).then(|| text.to_owned()).ok_or_else(wrong)
 }
 
 /// A live cluster as a source.
@@ -124,6 +135,7 @@ impl Reading {
         options.attach.controller_name.clone_from(&self.controller_name);
         options.attach.merged.extend(self.merged.iter().cloned());
         options.attach.patches = self.envoy_patch_policy;
+        options.attach.allowed.extend(self.allow_address.iter().map(|place| place.to_ascii_lowercase()));
         let open: BTreeSet<String> = self.open.iter().cloned().collect();
         if self.live.cluster {
             // What a live cluster lacks is missing.

@@ -212,7 +212,8 @@ fn reference() -> String {
     }
     for kind in Kind::ALL {
         let group = moorgate_policies::GROUP;
-        let _ = write!(out, "\n## {}\n\n`{group}`. Targets: {}.\n", kind.name(), targets(kind.targets()));
+        let how = if kind.is_attached() { "Targets" } else { "Referred to by" };
+        let _ = write!(out, "\n## {}\n\n`{group}`. {how}: {}.\n", kind.name(), targets(kind.targets()));
         for about in capabilities().filter(|about| about.kind == kind) {
             let list = |fields: &[&str]| {
                 fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ")

@@ -1,7 +1,7 @@
 //! `moorgate watch`
 
 use super::access::{KeySource, StoreArgs, duration, nonce, now};
-use super::input::{ClusterArgs, Crds, Reading};
+use super::input::{self, ClusterArgs, Crds, Reading};
 use super::render::FleetArgs;
 use super::serve_store::{Beside, ServeStoreArgs, Served};
 use super::{Exit, Failure, provenance};
@@ -73,6 +73,10 @@ pub(super) struct WatchArgs {
     /// The cluster does not hold all objects of this kind: a missing one is no error
     #[arg(long, value_name = "KIND")]
     open: Vec<String>,
+    /// Proxies may connect to this address, range, name or path of a socket though it lies in their own machine or network;
+    /// repeats
+    #[arg(long, value_name = "PLACE", value_parser = input::place)]
+    allow_address: Vec<String>,
     /// Who does this, in the log of releases
     #[arg(long, value_name = "NAME", env = "MOORGATE_AUTHOR", default_value = "moorgate watch")]
     author: String,
@@ -179,6 +183,7 @@ impl WatchArgs {
             merged: self.merged.clone(),
             envoy_patch_policy: self.envoy_patch_policy,
             open: self.open.clone(),
+            allow_address: self.allow_address.clone(),
             closed: Vec::new(),
             ownership: None,
             deny_warnings: false,

@@ -3,6 +3,7 @@
 use super::{Fleets, Options};
 use crate::attach::GATEWAY_GROUP;
 use moorgate_model::{Class, Diagnostic, Diagnostics, Node, Object, ObjectRef, Severity, Value};
+use moorgate_policies::GROUP;
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -87,9 +88,11 @@ impl Named {
         for object in objects {
             let reference = reference(object);
             match &*reference.kind {
-                "Service" => {
-                    let fleets = services.get(&reference).cloned().unwrap_or_default();
-                    named.insert(reference, fleets);
+                kind @ ("Service" | "Backend" | "HTTPRouteFilter") => {
+                    // Policies may refer to the latter too: where no route does, they could concern any fleet.
+                    let nobody = (kind == "Service").then(BTreeSet::new);
+                    let fleets = services.get(&reference).cloned().or(nobody);
+                    named.extend(fleets.map(|fleets| (reference, fleets)));
                 }
                 "GatewayClass" => {
                     let fleets = classes.get(&reference).cloned().unwrap_or_default();
@@ -297,7 +300,8 @@ fn certificate_namespaces(gateway: &Object) -> BTreeSet<String> {
     refs.flatten().filter_map(|certificate| Some(text(certificate, &["namespace"])?.to_owned())).collect()
 }
 
-/// The Services that stand below `backendRefs` and `backendRef`, wherever these are.
+/// The Services and Backends that stand below `backendRefs` and `backendRef`, wherever these are, and filters that are objects
+/// of their own.
 fn collect_backends(node: &Node, namespace: &str, found: &mut BTreeSet<ObjectRef>) {
     match &node.value {
         Value::Sequence(items) => items.iter().for_each(|item| collect_backends(item, namespace, found)),
@@ -305,12 +309,16 @@ fn collect_backends(node: &Node, namespace: &str, found: &mut BTreeSet<ObjectRef
             for entry in fields.entries() {
                 let backends = match (&*entry.key, &entry.value.value) {
                     ("backendRefs", Value::Sequence(items)) => items.as_slice(),
-                    ("backendRef", _) => std::slice::from_ref(&entry.value),
+                    ("backendRef" | "extensionRef", _) => std::slice::from_ref(&entry.value),
                     _ => &[],
                 };
                 found.extend(backends.iter().filter_map(|backend| {
                     let namespace = text(backend, &["namespace"]).unwrap_or(namespace);
-                    Some(ObjectRef::new("", "Service", namespace, text(backend, &["name"])?))
+                    let (group, kind) = match (text(backend, &["group"]), text(backend, &["kind"])) {
+                        (Some(GROUP), Some(kind)) => (GROUP, kind),
+                        _ => ("", "Service"),
+                    };
+                    Some(ObjectRef::new(group, kind, namespace, text(backend, &["name"])?))
                 }));
                 collect_backends(&entry.value, namespace, found);
             }

@@ -217,7 +217,9 @@ fn of_fleet(
     let mut status = status.clone();
     let says = match &mut status {
         Status::Class { .. } => classes.contains(&*object.name),
-        Status::Gateway { .. } | Status::ListenerSet { .. } => parents.contains(object),
+        Status::Gateway { .. } | Status::ListenerSet { .. } | Status::Object { .. } => {
+            parents.contains(object)
+        }
         Status::Route { parents } => {
             parents.retain(|parent| mine(&parent.parent_ref));
             !parents.is_empty()

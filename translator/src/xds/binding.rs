@@ -1,6 +1,6 @@
 //! Bindings: where the values behind EDS and SDS names come from.
 
-use super::{cluster, template, tls};
+use super::{cluster, direct, template, tls};
 use moorgate_model::ir::{self, AddressFamily, Cluster, LateService, Listener, RouteTable};
 use moorgate_snapshot::Template;
 use moorgate_snapshot::record::{
@@ -24,8 +24,10 @@ impl Bindings {
         if cluster::refuses(cluster) {
             return;
         }
-        let sources = self.endpoints.entry(cluster.eds_name.as_str().into()).or_default();
-        sources.extend(cluster.sources.iter().map(source));
+        if !direct::is(cluster) {
+            let sources = self.endpoints.entry(cluster.eds_name.as_str().into()).or_default();
+            sources.extend(cluster.sources.iter().map(source));
+        }
         let objects = cluster.tls.iter().flat_map(tls::upstream_references);
         self.objects.extend(objects.map(|reference| (reference.kind, reference.name)));
     }

@@ -1,6 +1,6 @@
 //! Clusters.
 
-use super::{patch, tls, value};
+use super::{direct, patch, tls, value};
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
     ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
-use moorgate_model::ir::{AppProtocol, Cluster, Proxy};
+use moorgate_model::ir::{AppProtocol, Cluster, Proxy, ServerName};
 use moorgate_snapshot::record::{BindingKind, Reference};
 
 /// How long Envoy waits for endpoints before a cluster goes live without: longer than a relay withholds an answer.
@@ -31,7 +31,9 @@ const MAX_RETRIES: u32 = 1024;
 /// True if no connection may ever succeed: the policy that protects it was invalid.
 pub(super) fn refuses(cluster: &Cluster) -> bool {
     cluster.tls.as_ref().is_some_and(|tls| {
-        tls.refuse || tls.hostname.is_empty() || (tls.ca_bundles.is_empty() && !tls.system_roots)
+        let nobody = tls.server_name == ServerName::Given && tls.hostname.is_empty();
+        let nothing = tls.ca_bundles.is_empty() && !tls.system_roots;
+        tls.refuse || !tls.unverified && (nobody || nothing)
     })
 }
 
@@ -69,6 +71,7 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         ..Default::default()
     };
     if let Some(mut options) = protocol(cluster.protocol) {
+        direct::server_names(cluster, &mut options);
         patch::apply(&mut options, &cluster.policies.upstream);
         out.typed_extension_protocol_options
             .insert("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), value::any(&options));
@@ -84,6 +87,7 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         service_name: cluster.eds_name.clone(),
     });
     let mut refs = vec![Reference { kind: BindingKind::Endpoints, name: cluster.eds_name.as_str().into() }];
+    direct::apply(name, cluster, &mut out, &mut refs);
     if let Some(tls) = &cluster.tls {
         out.transport_socket = Some(tls::upstream(tls, cluster.protocol, &proxy.backend_tls));
         refs.extend(tls::upstream_references(tls));

@@ -14,7 +14,9 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
     certificate_validation_context::TrustChainVerification,
 };
-use moorgate_model::ir::{AppProtocol, ChainPolicies, ClientValidation, DownstreamTls, Patch, UpstreamTls};
+use moorgate_model::ir::{
+    AppProtocol, ChainPolicies, ClientValidation, DownstreamTls, Patch, ServerName, UpstreamTls,
+};
 use moorgate_snapshot::record::{BindingKind, Reference};
 use prost::{Message, Name};
 use std::collections::BTreeSet;
@@ -134,13 +136,16 @@ pub(super) fn upstream(tls: &UpstreamTls, protocol: AppProtocol, added: &[Patch]
                 .map(|name| secret(name))
                 .collect(),
             alpn_protocols: alpn.into_iter().map(str::to_owned).collect(),
-            validation_context_type: Some(validation(tls)),
+            validation_context_type: (!tls.unverified).then(|| validation(tls)),
             ..Default::default()
         }),
         sni: tls.hostname.clone(),
+        auto_host_sni: tls.server_name == ServerName::OfEndpoint,
+        auto_sni_san_validation: tls.server_name == ServerName::OfEndpoint && !tls.unverified,
         ..Default::default()
     };
     patch::apply(&mut context, added);
+    patch::apply(&mut context, &tls.added);
     socket(&context)
 }
 
@@ -163,7 +168,8 @@ fn names(tls: &UpstreamTls) -> Vec<SubjectAltNameMatcher> {
     let dns = tls.dns_names.iter().map(|name| matcher(SanType::Dns, name));
     let uris = tls.uris.iter().map(|uri| matcher(SanType::Uri, uri));
     let mut names: Vec<_> = dns.chain(uris).collect();
-    if names.is_empty() {
+    // Names that are not known before are verified by whoever finds them.
+    if names.is_empty() && tls.server_name == ServerName::Given {
         names.push(matcher(SanType::Dns, &tls.hostname));
     }
     names

@@ -1,6 +1,6 @@
 //! Clusters and where their endpoints come from.
 
-use super::ClusterPolicies;
+use super::{ClusterPolicies, Patch};
 use std::net::IpAddr;
 
 /// One backend: a Service port with one treatment.
@@ -18,6 +18,21 @@ pub struct Cluster {
     pub retry_budget: Option<RetryBudget>,
     /// What policies add.
     pub policies: ClusterPolicies,
+}
+
+impl Cluster {
+    /// The clusters that it stands for, in the order of their turns; none if it has endpoints of its own.
+    pub fn members(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().filter_map(|source| match source.direct.as_ref()? {
+            Direct::Cluster(name) => Some(name.as_str()),
+            Direct::Endpoint(_) | Direct::Request => None,
+        })
+    }
+
+    /// True if requests go to whatever host they name.
+    pub fn is_dynamic(&self) -> bool {
+        self.sources.iter().any(|source| source.direct == Some(Direct::Request))
+    }
 }
 
 /// A bound on retries that grows with the traffic (XBackendTrafficPolicy `retryConstraint`).
@@ -61,6 +76,41 @@ pub struct EndpointSource {
     pub hostname: Option<String>,
     /// Addresses that the configuration itself names.
     pub addresses: Vec<StaticEndpoint>,
+    /// What needs no binding, if it is that: then nothing of the above says where the endpoints are.
+    pub direct: Option<Direct>,
+}
+
+/// Endpoints of which no relay has to know anything.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direct {
+    /// One that stands in the configuration itself.
+    Endpoint(DirectEndpoint),
+    /// Those of another cluster. Of several, each has its turn while those before have none that is healthy.
+    Cluster(String),
+    /// Whatever host a request names.
+    Request,
+}
+
+/// An endpoint that stands in the configuration itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirectEndpoint {
+    /// Where it is.
+    pub address: DirectAddress,
+    /// What it is called.
+    pub hostname: Option<String>,
+    /// Where it lies.
+    pub zone: Option<String>,
+}
+
+/// Where an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DirectAddress {
+    /// An address and port.
+    Ip(StaticEndpoint),
+    /// A name, which Envoy looks up, and a port.
+    Host(String, u16),
+    /// The path of a socket on Envoy's machine.
+    Pipe(String),
 }
 
 impl EndpointSource {
@@ -75,7 +125,23 @@ impl EndpointSource {
             weight: 1,
             hostname: None,
             addresses: Vec::new(),
+            direct: None,
         }
+    }
+
+    /// What needs no binding, for an object of this namespace.
+    pub fn of_direct(namespace: &str, direct: Direct) -> Self {
+        let mut source = Self::of_service(namespace, "", "", 0);
+        match &direct {
+            Direct::Endpoint(DirectEndpoint { address: DirectAddress::Host(host, port), .. }) => {
+                (source.hostname, source.port) = (Some(host.clone()), *port);
+            }
+            Direct::Endpoint(DirectEndpoint { address: DirectAddress::Ip(address), .. }) => {
+                source.addresses.push(address.clone());
+            }
+            Direct::Endpoint(_) | Direct::Cluster(_) | Direct::Request => {}
+        }
+        Self { direct: Some(direct), ..source }
     }
 
     /// All addresses of a DNS name, for an object of this namespace.
@@ -122,6 +188,24 @@ pub struct UpstreamTls {
     pub client_certificate: Option<String>,
     /// The policy was invalid: no connection may succeed.
     pub refuse: bool,
+    /// Which server name is sent and verified.
+    pub server_name: ServerName,
+    /// Whoever answers is believed: no certificate is verified.
+    pub unverified: bool,
+    /// Over Envoy's `UpstreamTlsContext`.
+    pub added: Vec<Patch>,
+}
+
+/// Which server name a backend is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum ServerName {
+    /// [`UpstreamTls::hostname`].
+    #[default]
+    Given,
+    /// The host of each request.
+    OfRequest,
+    /// What the endpoint is called.
+    OfEndpoint,
 }
 
 impl UpstreamTls {
@@ -135,6 +219,9 @@ impl UpstreamTls {
             uris: Vec::new(),
             client_certificate: None,
             refuse: true,
+            server_name: ServerName::Given,
+            unverified: false,
+            added: Vec::new(),
         }
     }
 }

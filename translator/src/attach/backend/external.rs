@@ -1,6 +1,6 @@
 //! XBackend: a backend with its own protocol and TLS: a server outside, by name, or pods, by labels.
 
-use super::{Use, X_GROUP, key};
+use super::{Use, X_GROUP, forbidden, key};
 use crate::attach::index::{Index, Indexed, Key};
 use crate::attach::listener::{gateway_of, secret};
 use crate::attach::parent::Routes;
@@ -105,7 +105,7 @@ pub(super) fn build(
         vec![finding.help("requests for it are answered with 500")]
     };
     let source = match (&spec.external_hostname, &spec.endpoint_selector) {
-        (Some(external), _) => outside(backend, &external.hostname)?,
+        (Some(external), _) => outside(index, backend, &external.hostname)?,
         (None, Some(selector)) => selected(index, backend, selector)?,
         (None, None) => return Err(unsupported(at, "neither externalHostname nor endpointSelector is set")),
     };
@@ -131,8 +131,13 @@ pub(super) fn build(
 }
 
 /// A server outside, by its name.
-fn outside(backend: &Indexed<'_, XBackend>, hostname: &str) -> Result<EndpointSource, Vec<Diagnostic>> {
-    source(&backend.object.reference.namespace, hostname, backend.value.spec.port.number).map_err(|message| {
+fn outside(
+    index: &Index<'_>,
+    backend: &Indexed<'_, XBackend>,
+    hostname: &str,
+) -> Result<EndpointSource, Vec<Diagnostic>> {
+    let (namespace, port) = (&backend.object.reference.namespace, backend.value.spec.port.number);
+    source(index, namespace, hostname, port).map_err(|message| {
         let field = FieldPath::parse("spec.externalHostname.hostname");
         let finding = backend.object.diagnostic(&ADDRESS_REFUSED, field, message);
         vec![finding.help("use a Service for what is in the cluster")]
@@ -217,18 +222,20 @@ fn tls(
 
 /// A server outside, by its name, for an object of this namespace; why not, if it is none.
 pub(in crate::attach) fn source(
+    index: &Index<'_>,
     namespace: &str,
     hostname: &str,
     port: u16,
 ) -> Result<EndpointSource, String> {
-    if is_inside(hostname) {
+    let allowed = &index.options.allowed;
+    if is_inside(hostname) && (allowed.is_empty() || forbidden::check(hostname, allowed).is_err()) {
         return Err(format!("{hostname:?} is a name of the machine or network that the proxy runs in"));
     }
     Ok(EndpointSource::of_host(namespace, hostname, port))
 }
 
 /// Names that mean the proxy's own machine or network, whoever resolves them, and addresses in place of a name.
-fn is_inside(hostname: &str) -> bool {
+pub(super) fn is_inside(hostname: &str) -> bool {
     let name = hostname.to_ascii_lowercase();
     let last = name.rsplit('.').next().unwrap_or_default();
     // A last label of digits is an address in some form (WHATWG URL, "ends in a number").

@@ -18,7 +18,7 @@ pub(super) fn lower(cx: &mut Context<'_, '_>, at: &FieldPath, filter: &Filter, o
     let Some(named) = &filter.extension_ref else { return };
     let at = at.key("extensionRef");
     let own = ObjectRef::new(&named.group, &named.kind, &cx.route.reference.namespace, &named.name);
-    let Some(found) = cx.policies.route_filter(&own) else {
+    let Some(found) = cx.policies.referred(&own) else {
         out.broken = true;
         let message = format!("{own} is not in this source");
         let finding = cx.route.diagnostic(&BACKEND_NOT_FOUND, at.key("name"), message);

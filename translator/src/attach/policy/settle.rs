@@ -4,6 +4,7 @@ use super::held::{Chosen, Held};
 use super::merge::merged_object;
 use super::world::Sources;
 use super::{Policies, held};
+use crate::attach::backend::direct;
 use crate::attach::index::{Index, Key};
 use crate::attach::kind::{Mode, Rules};
 use crate::attach::listener::{Gateway, Listener};
@@ -194,9 +195,11 @@ impl Settling<'_, '_> {
             closed |= compiled.closed;
             closed_streams |= match kind {
                 Kind::Security => compiled.closed || compiled.parts.contains_key("authorization"),
-                Kind::BackendTraffic | Kind::ClientTraffic | Kind::Extension | Kind::RouteFilter => {
-                    compiled.closed
-                }
+                Kind::Backend
+                | Kind::BackendTraffic
+                | Kind::ClientTraffic
+                | Kind::Extension
+                | Kind::RouteFilter => compiled.closed,
             };
             let own = compiled.together();
             if !own.cluster.is_empty() {
@@ -286,6 +289,12 @@ impl Settling<'_, '_> {
     fn variant(&mut self, cluster: &str, together: &Together) -> String {
         if together.cluster.is_empty() {
             return cluster.to_owned();
+        }
+        let members: Vec<String> =
+            self.clusters.get(cluster).iter().flat_map(|base| base.members().map(str::to_owned)).collect();
+        if !members.is_empty() {
+            let members: Vec<String> = members.iter().map(|member| self.variant(member, together)).collect();
+            return direct::in_turn(&mut self.clusters, &members).unwrap_or_else(|| cluster.to_owned());
         }
         let name = format!("{cluster}{}", together.suffix);
         if let Some(base) = self.clusters.get(cluster).filter(|_| !self.clusters.contains_key(&name)) {

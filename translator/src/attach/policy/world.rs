@@ -5,12 +5,14 @@ use crate::attach::backend::{self, Use, external};
 use crate::attach::grant::{From, To, permit};
 use crate::attach::index::Index;
 use crate::attach::kind::Building;
+use crate::attach::listener::secret;
 use crate::attach::rule::check_expression;
 use crate::attach::{spec, trust};
 use crate::{inputs, validate};
 use moorgate_model::diagnostic::policy::{INPUT_MISSING, INPUT_UNUSABLE, POLICY_INVALID};
-use moorgate_model::diagnostic::semantic::REF_NOT_PERMITTED;
+use moorgate_model::diagnostic::semantic::{BACKEND_UNUSABLE, INVALID_CERTIFICATE, REF_NOT_PERMITTED};
 use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
+use moorgate_model::node::decode;
 use moorgate_model::{Diagnostic, FieldPath, Mapping, Node, Object, ObjectRef};
 use moorgate_policies::{BackendRef, Input, InputKind, SecretRef, TrustBundle, World};
 use std::collections::BTreeMap;
@@ -39,11 +41,16 @@ impl World for Sources<'_, '_> {
             &backend.name,
             backend.port,
         );
-        backend::resolve_for(usage, &mut cx, policy, at, &reference).map_err(Box::new)
+        let name = backend::resolve_for(usage, &mut cx, policy, at, &reference).map_err(Box::new)?;
+        if cx.clusters.get(&name).is_some_and(Cluster::is_dynamic) {
+            let message = "a Backend of type DynamicResolver is for requests of routes";
+            return Err(Box::new(policy.diagnostic(&BACKEND_UNUSABLE, at.clone(), message)));
+        }
+        Ok(name)
     }
 
     fn outside(&mut self, host: &str, port: u16, tls: bool) -> Result<String, String> {
-        let mut source = external::source("", host, port)?;
+        let mut source = external::source(self.index, "", host, port)?;
         let host = host.to_ascii_lowercase();
         source.hostname = Some(host.clone());
         // No namespace has a dot, and an equals sign stands in no name of an object.
@@ -119,6 +126,18 @@ impl World for Sources<'_, '_> {
         Ok(name)
     }
 
+    fn outside_signed(&mut self, host: &str, port: u16, bundle: &str) -> Result<String, String> {
+        let plain = self.outside(host, port, true)?;
+        let name = format!("{plain}+{bundle}");
+        if let Some(base) = self.clusters.get(&plain).filter(|_| !self.clusters.contains_key(&name)) {
+            let ca_bundles = vec![bundle.to_owned()];
+            let tls = base.tls.clone().map(|tls| UpstreamTls { ca_bundles, system_roots: false, ..tls });
+            let signed = Cluster { tls, ..base.clone() };
+            self.clusters.insert(name.clone(), signed);
+        }
+        Ok(name)
+    }
+
     fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
         let found = self.index.config_maps.get(&(namespace, name));
         let object = found.ok_or_else(|| format!("ConfigMap {namespace}/{name} is not in this source"))?;
@@ -181,6 +200,22 @@ impl World for Sources<'_, '_> {
 
     fn is_default(&self, policy: &Object, field: &FieldPath) -> bool {
         validate::is_default(policy, field)
+    }
+
+    fn allowed(&self, place: &str) -> Result<(), String> {
+        backend::may_connect(self.index, place)
+    }
+
+    fn certificate(&self, policy: &Object, at: &FieldPath) -> Result<String, Box<Diagnostic>> {
+        let wrong = |message: String| Box::new(policy.diagnostic(&INVALID_CERTIFICATE, at.clone(), message));
+        let node = policy.root.at(at).ok_or_else(|| wrong("there is no reference".to_owned()))?;
+        let reference: spec::CertificateRef = decode(node).map_err(|error| wrong(error.message.clone()))?;
+        let mut findings = Vec::new();
+        let name = secret(self.index, policy, at, &reference, None, &mut findings);
+        name.ok_or_else(|| match findings.into_iter().next() {
+            Some(finding) => Box::new(finding),
+            None => wrong("the Secret cannot be used".to_owned()),
+        })
     }
 
     fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle {

@@ -23,6 +23,7 @@ pub(super) fn cluster(name: &str) -> Cluster {
             weight: 1,
             hostname: None,
             addresses: vec![StaticEndpoint { address: "::1".parse().unwrap(), port: 8080 }],
+            direct: None,
         }],
         retry_budget: None,
         policies: ClusterPolicies::default(),
@@ -36,8 +37,8 @@ pub(super) fn tls() -> UpstreamTls {
         system_roots: false,
         dns_names: Vec::new(),
         uris: Vec::new(),
-        client_certificate: None,
         refuse: false,
+        ..UpstreamTls::refused()
     }
 }
 
