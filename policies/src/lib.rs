@@ -62,6 +62,7 @@ mod cors;
 mod csrf;
 mod direct_response;
 mod ext_auth;
+mod ext_proc;
 mod fault;
 mod health_check;
 mod jwt;
@@ -123,6 +124,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<csrf::Csrf>::NEW,
     &Part::<direct_response::DirectResponse>::NEW,
     &Part::<ext_auth::ExtAuth>::NEW,
+    &Part::<ext_proc::ExtProc>::NEW,
     &Part::<fault::Fault>::NEW,
     &Part::<health_check::HealthCheck>::NEW,
     &Part::<jwt::Jwt>::NEW,
@@ -239,6 +241,7 @@ mod tests {
                 "envoy.filters.http.basic_auth",
                 "envoy.filters.http.jwt_authn",
                 "envoy.filters.http.stateful_session",
+                "envoy.filters.http.ext_proc",
                 "envoy.filters.http.rbac",
                 "envoy.filters.http.local_ratelimit",
                 "envoy.filters.http.dynamic_forward_proxy",

@@ -1,17 +1,31 @@
 //! HTTPRouteFilter, Backend and EnvoyExtensionPolicy on a real Envoy.
 
 use super::behaviour::{HOST, policy};
+use async_trait::async_trait;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
+    ExternalProcessor, ExternalProcessorServer,
+};
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ImmediateResponse, ProcessingRequest,
+    ProcessingResponse, processing_request, processing_response,
+};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use futures::{Stream, StreamExt as _};
 use moorgate_tests::backend::Backend;
 use moorgate_tests::certificate::Certificate;
 use moorgate_tests::http::{Answer, Request, Target, send, send_until};
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::ports;
 use moorgate_tests::program::run;
+use moorgate_tests::runtime;
 use moorgate_tests::stack::Stack;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::pin::Pin;
+use tokio_stream::wrappers::TcpListenerStream;
 
 fn get(path: &str) -> Request {
     Request::get(HOST, path)
@@ -291,4 +305,117 @@ fn backends_lie_where_they_say() {
         assert_eq!(any(host).status, 403, "{host}");
     }
     assert_ne!(any(&format!("[::ffff:127.0.0.1]:{port}")).status, 200);
+}
+
+/// A service that sees requests: it adds a header to those that it lets pass, and answers others itself.
+struct Processor;
+
+#[async_trait]
+impl ExternalProcessor for Processor {
+    type ProcessStream = Pin<Box<dyn Stream<Item = Result<ProcessingResponse, tonic::Status>> + Send>>;
+
+    async fn process(
+        &self,
+        request: tonic::Request<tonic::Streaming<ProcessingRequest>>,
+    ) -> Result<tonic::Response<Self::ProcessStream>, tonic::Status> {
+        let answers = request.into_inner().map(|message| message.map(|message| answered(&message)));
+        Ok(tonic::Response::new(Box::pin(answers)))
+    }
+}
+
+fn answered(message: &ProcessingRequest) -> ProcessingResponse {
+    use processing_request::Request as Seen;
+    let common = |added: Option<(&str, &str)>| {
+        let set_headers = added.into_iter().map(|(key, value)| HeaderValueOption {
+            header: Some(HeaderValue { key: key.into(), raw_value: value.into(), ..Default::default() }),
+            ..Default::default()
+        });
+        let mutation = HeaderMutation { set_headers: set_headers.collect(), ..Default::default() };
+        Some(CommonResponse { header_mutation: Some(mutation), ..Default::default() })
+    };
+    let response = match &message.request {
+        Some(Seen::RequestHeaders(seen)) => {
+            let headers = seen.headers.iter().flat_map(|map| &map.headers);
+            let mut named = headers.filter(|header| header.key == "x-token");
+            if named.any(|header| header.raw_value == b"bad" || header.value == "bad") {
+                processing_response::Response::ImmediateResponse(ImmediateResponse {
+                    status: Some(HttpStatus { code: 401 }),
+                    ..Default::default()
+                })
+            } else {
+                processing_response::Response::RequestHeaders(HeadersResponse {
+                    response: common(Some(("x-processed", "yes"))),
+                })
+            }
+        }
+        Some(Seen::RequestBody(body)) => {
+            let length = body.body.len().to_string();
+            processing_response::Response::RequestBody(BodyResponse {
+                response: common(Some(("x-length", &length))),
+            })
+        }
+        Some(Seen::ResponseHeaders(_)) => processing_response::Response::ResponseHeaders(HeadersResponse {
+            response: common(Some(("x-answered", "yes"))),
+        }),
+        other => panic!("{other:?} was not asked for"),
+    };
+    ProcessingResponse { response: Some(response), ..Default::default() }
+}
+
+#[test]
+fn services_see_and_change_requests_and_without_them_nothing_passes() {
+    let mut stack = Stack::new("edge/public").unwrap();
+    let web = Backend::start("web").unwrap();
+    let listener = runtime().block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let processor = listener.local_addr().unwrap();
+    let server = tonic::transport::Server::builder().add_service(ExternalProcessorServer::new(Processor));
+    let task = runtime().spawn(async move {
+        drop(server.serve_with_incoming(TcpListenerStream::new(listener)).await);
+    });
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = closed.local_addr().unwrap();
+    drop(closed);
+    let mut documents =
+        vec![manifest::http_route("edge", "free", "edge/public", &[], &manifest::rule("/free", "web"))];
+    for (name, address) in [("web", web.address()), ("processor", processor), ("dead", dead)] {
+        stack.set_endpoints("edge", name, &[address]).unwrap();
+        documents.push(manifest::service("edge", name));
+    }
+    let asked = |service: &str, more: &str| {
+        format!(
+            "  extProc:\n    - backendRefs: [{{ name: {service}, port: 80 }}]\n      messageTimeout: 5s\n{more}"
+        )
+    };
+    let headers = "      processingMode: { request: {}, response: {} }\n";
+    for (name, spec) in [
+        ("seen", asked("processor", headers)),
+        ("whole", asked("processor", "      processingMode: { request: { body: Buffered } }\n")),
+        ("alone", asked("dead", headers)),
+        ("said", asked("dead", &format!("{headers}      statusOnError: 503\n"))),
+        ("open", asked("dead", &format!("{headers}      failOpen: true\n"))),
+    ] {
+        documents.push(manifest::http_route(
+            "edge",
+            name,
+            "edge/public",
+            &[],
+            &manifest::rule(&format!("/{name}"), "web"),
+        ));
+        documents.push(policy(name, "EnvoyExtensionPolicy", "HTTPRoute", name, &spec));
+    }
+    let target = serving(&mut stack, &[Listener::http("http", ports::free().unwrap())], documents, &[]);
+    let ask = |request: &Request| send(&target, request).unwrap();
+    send_until(&target, &get("/seen"), "the service", |answer| answer.status == 200).unwrap();
+    let seen = ask(&get("/seen"));
+    assert_eq!(
+        (seen.header("x-answered"), seen.echo().unwrap().header("x-processed")),
+        (Some("yes"), vec!["yes"])
+    );
+    assert_eq!(ask(&get("/seen").header("x-token", "bad")).status, 401);
+    assert_eq!(ask(&get("/free").header("x-token", "bad")).status, 200);
+    let whole = ask(&get("/whole"));
+    assert_eq!((whole.status, whole.header("x-answered")), (200, None));
+    // A service that is not there.
+    assert_eq!(["/alone", "/said", "/open"].map(|path| ask(&get(path)).status), [500, 503, 200]);
+    task.abort();
 }
