@@ -25,6 +25,7 @@ mod capability;
 mod dynamic;
 mod effects;
 mod entry;
+mod free;
 mod input;
 mod kind;
 mod lowering;
@@ -68,10 +69,12 @@ mod health_check;
 mod jwt;
 mod load_balancer;
 mod local_rate_limit;
+mod lua;
 mod path_settings;
 mod retry;
 mod timeout;
 mod url_rewrite;
+mod wasm;
 
 pub use backend_tls::{BackendTls, Validation, upstream_tls};
 pub use backend_traffic::BackendTraffic;
@@ -130,10 +133,12 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<jwt::Jwt>::NEW,
     &Part::<load_balancer::LoadBalancer>::NEW,
     &Part::<local_rate_limit::LocalRateLimit>::NEW,
+    &Part::<lua::Lua>::NEW,
     &Part::<path_settings::PathSettings>::NEW,
     &Part::<retry::Retry>::NEW,
     &Part::<timeout::Timeout>::NEW,
     &Part::<url_rewrite::UrlRewrite>::NEW,
+    &Part::<wasm::Wasm>::NEW,
 ];
 
 /// The policy that an object is, if it is one.
@@ -152,6 +157,7 @@ mod tests {
         "dynamic",
         "effects",
         "entry",
+        "free",
         "input",
         "kind",
         "lib",
@@ -241,7 +247,9 @@ mod tests {
                 "envoy.filters.http.basic_auth",
                 "envoy.filters.http.jwt_authn",
                 "envoy.filters.http.stateful_session",
+                "envoy.filters.http.lua",
                 "envoy.filters.http.ext_proc",
+                "envoy.filters.http.wasm",
                 "envoy.filters.http.rbac",
                 "envoy.filters.http.local_ratelimit",
                 "envoy.filters.http.dynamic_forward_proxy",

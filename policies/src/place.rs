@@ -27,6 +27,8 @@ pub const BUFFER: u16 = 650;
 pub const LUA: u16 = 700;
 /// Services that change requests, behind scripts that prepare for them.
 pub const EXTERNAL_PROCESSING: u16 = 750;
+/// Modules see what scripts and services have made of a request.
+pub const WASM: u16 = 780;
 /// Who may do what, decided by address, headers and claims that all of the above found out.
 pub const AUTHORIZATION: u16 = 800;
 /// Only requests that may pass use up a limit.

@@ -307,6 +307,150 @@ fn backends_lie_where_they_say() {
     assert_ne!(any(&format!("[::ffff:127.0.0.1]:{port}")).status, 200);
 }
 
+/// A module that adds a header to requests (proxy-wasm ABI 0.2.1), byte by byte.
+fn module() -> Vec<u8> {
+    fn number(mut value: usize, out: &mut Vec<u8>) {
+        loop {
+            let byte = u8::try_from(value & 0x7f).unwrap();
+            value >>= 7;
+            out.push(if value > 0 { byte | 0x80 } else { byte });
+            if value == 0 {
+                return;
+            }
+        }
+    }
+    fn counted(items: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        number(items.len(), &mut out);
+        out.extend(items.concat());
+        out
+    }
+    fn sized(bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        number(bytes.len(), &mut out);
+        out.extend_from_slice(bytes);
+        out
+    }
+    const I32: u8 = 0x7f;
+    let signature = |takes: usize, gives: usize| {
+        [&[0x60][..], &sized(&vec![I32; takes]), &sized(&vec![I32; gives])].concat()
+    };
+    let constant = |value: u8| vec![0x41, value];
+    let code = |body: &[u8]| sized(&[&[0][..], body, &[0x0b]].concat());
+    let types = [
+        signature(5, 1),
+        signature(0, 0),
+        signature(1, 1),
+        signature(2, 0),
+        signature(2, 1),
+        signature(3, 1),
+    ];
+    let import = [sized(b"env"), sized(b"proxy_add_header_map_value"), vec![0, 0]].concat();
+    // The key lies at 16, the value at 32.
+    let arguments = [0, 16, 6, 32, 8].map(constant).concat();
+    let adds = [arguments, vec![0x10, 0, 0x1a], constant(0)].concat();
+    // Memory is given out at 1024, once.
+    let functions: [(&str, u8, Vec<u8>); 6] = [
+        ("proxy_abi_version_0_2_1", 1, Vec::new()),
+        ("proxy_on_memory_allocate", 2, vec![0x41, 0x80, 0x08]),
+        ("proxy_on_context_create", 3, Vec::new()),
+        ("proxy_on_vm_start", 4, constant(1)),
+        ("proxy_on_configure", 4, constant(1)),
+        ("proxy_on_request_headers", 5, adds),
+    ];
+    let kinds: Vec<Vec<u8>> = functions.iter().map(|(_, kind, _)| vec![*kind]).collect();
+    let mut exports: Vec<Vec<u8>> = (1..)
+        .zip(&functions)
+        .map(|(index, (name, ..))| [sized(name.as_bytes()), vec![0, index]].concat())
+        .collect();
+    exports.push([sized(b"memory"), vec![2, 0]].concat());
+    let bodies: Vec<Vec<u8>> = functions.iter().map(|(_, _, body)| code(body)).collect();
+    let data = |at: u8, bytes: &[u8]| [vec![0, 0x41, at, 0x0b], sized(bytes)].concat();
+    let sections = [
+        (1, counted(&types)),
+        (2, counted(&[import])),
+        (3, counted(&kinds)),
+        (5, vec![1, 0, 1]),
+        (7, counted(&exports)),
+        (10, counted(&bodies)),
+        (11, counted(&[data(16, b"x-wasm"), data(32, b"was here")])),
+    ];
+    let mut out = b"\0asm\x01\0\0\0".to_vec();
+    for (number, content) in sections {
+        out.push(number);
+        out.extend(sized(&content));
+    }
+    out
+}
+
+#[test]
+fn scripts_and_modules_run_and_what_fails_lets_nothing_pass() {
+    let mut stack = Stack::new("edge/public").unwrap();
+    let web = Backend::start("web").unwrap();
+    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
+    let module = module();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &module);
+    let digest = digest.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let modules = server.local_addr().unwrap().port();
+    // The name means both.
+    if let Ok(server) = TcpListener::bind(("::1", modules)) {
+        let module = module.clone();
+        answering(move || server.accept().map(|(stream, _)| stream), module);
+    }
+    answering(move || server.accept().map(|(stream, _)| stream), module);
+    let script = |text: &str| {
+        format!("  lua:\n    - type: Inline\n      inline: |\n        {}\n", text.replace('\n', "\n        "))
+    };
+    let wasm = |digest: &str, more: &str| {
+        format!(
+            "  wasm:\n    - name: m\n      {more}code: {{ type: HTTP, http: {{ url: 'http://localhost:{modules}/m.wasm', sha256: {digest} }} }}\n"
+        )
+    };
+    let lua = "function envoy_on_request(handle)\n  handle:headers():add(\"x-tier\", handle:filterContext():get(\"tier\"))\nend\n\
+               function envoy_on_response(handle)\n  handle:headers():add(\"x-by\", \"lua]]\")\nend";
+    let asks = "function envoy_on_request(handle)\n  local headers = handle:httpCall(\"edge/web/80\", {[\":method\"] = \"GET\", [\":path\"] = \"/\", \
+                [\":authority\"] = \"a\"}, \"\", 1000)\n  handle:headers():add(\"x-asked\", headers[\":status\"])\n  error(\"no\")\nend";
+    let wrong = "f".repeat(64);
+    let mut documents = vec![
+        manifest::service("edge", "web"),
+        manifest::http_route("edge", "free", "edge/public", &[], &manifest::rule("/free", "web")),
+    ];
+    for (name, spec) in [
+        ("script", format!("{}      filterContext: {{ tier: gold }}\n", script(lua))),
+        ("fails", script(asks)),
+        ("breaks", script("error('at once')")),
+        ("syntax", script("function envoy_on_request(handle)")),
+        ("module", wasm(&digest, "")),
+        ("unknown", wasm(&wrong, "")),
+        ("open", wasm(&wrong, "failOpen: true\n      ")),
+    ] {
+        documents.push(manifest::http_route(
+            "edge",
+            name,
+            "edge/public",
+            &[],
+            &manifest::rule(&format!("/{name}"), "web"),
+        ));
+        documents.push(policy(name, "EnvoyExtensionPolicy", "HTTPRoute", name, &spec));
+    }
+    let listeners = [Listener::http("http", ports::free().unwrap())];
+    let target = serving(&mut stack, &listeners, documents, &["--allow-address", "localhost"]);
+    let ask = |path: &str| send(&target, &get(path)).unwrap();
+    let script = ask("/script");
+    assert_eq!((script.status, script.header("x-by")), (200, Some("lua]]")));
+    assert_eq!(script.echo().unwrap().header("x-tier"), ["gold"]);
+    // A script that fails after it has waited for somebody, one that cannot be loaded, and one that is none.
+    assert_eq!(["/fails", "/breaks", "/syntax"].map(|path| ask(path).status), [500; 3]);
+    send_until(&target, &get("/module"), "the module", |answer| {
+        answer.status == 200 && answer.echo().is_ok_and(|echo| echo.header("x-wasm") == ["was here"])
+    })
+    .unwrap();
+    // Another module than the one that was meant does not run, and nothing passes without it.
+    assert!(ask("/unknown").status >= 500);
+    assert_eq!(ask("/open").status, 200);
+}
+
 /// A service that sees requests: it adds a header to those that it lets pass, and answers others itself.
 struct Processor;
 

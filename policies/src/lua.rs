@@ -1,0 +1,186 @@
+//! Scripts (EnvoyExtensionPolicy `lua`).
+
+mod syntax;
+
+use crate::free::Free;
+use crate::{About, Capability, Effect, Kind, Lowering, place};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
+use envoy_types::pb::envoy::extensions::filters::http::lua::v3::{Lua as Filter, LuaPerRoute, lua_per_route};
+use moorgate_model::FieldPath;
+use serde::Deserialize;
+
+/// The capability.
+pub(crate) struct Lua;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Spec {
+    #[serde(default)]
+    lua: Vec<Script>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Script {
+    #[serde(rename = "type")]
+    kind: String,
+    inline: Option<String>,
+    value_ref: Option<ValueRef>,
+    filter_context: Option<Free>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ValueRef {
+    #[serde(default)]
+    group: String,
+    kind: String,
+    name: String,
+}
+
+/// The filter of the first script; that of the second has a 2 behind it.
+const NAME: &str = "envoy.filters.http.lua";
+/// The key of a ConfigMap that holds a script.
+const KEY: &str = "lua";
+/// So long may a script be, in bytes: every worker of every proxy reads it.
+const LONGEST: usize = 256 * 1024;
+
+impl Capability for Lua {
+    type Spec = Spec;
+    const ABOUT: About = About {
+        file: "lua",
+        kind: Kind::Extension,
+        fields: &["lua"],
+        except: &[],
+        since: "0.2.0",
+        docs: "\
+Scripts run on requests and responses (envoy_on_request, envoy_on_response), in their order; inline or from a ConfigMap (key lua, or its only one). \
+filterContext is what a script gets of handle:filterContext(). The syntax is checked while compiling. A script that cannot be loaded, or whose \
+envoy_on_request fails, answers 500: it may be what decides who passes. What Envoy does when envoy_on_response fails is left: the response goes on.",
+        effect: Effect::Filter {
+            name: NAME,
+            place: place::LUA,
+            why: "scripts see requests that were let in, and may change what is decided by below",
+        },
+    };
+
+    fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
+        let at = FieldPath::parse("spec.lua");
+        for (index, script) in spec.lua.iter().enumerate() {
+            let at = at.index(index);
+            let Some((text, at_text)) = source(script, &at, cx) else { return };
+            if text.len() > LONGEST {
+                return cx.invalid(at_text, &format!("a script has at most {LONGEST} bytes"));
+            }
+            if let Err((line, why)) = syntax::check(&text) {
+                return cx.invalid(at_text, &format!("line {line} of the script: {why}"));
+            }
+            let context = script.filter_context.as_ref();
+            let filter_context = context.and_then(Free::structure);
+            if context.is_some() && filter_context.is_none() {
+                return cx.invalid(at.key("filterContext"), "it is an object with names and values");
+            }
+            let wrapped = wrapped(&text, &cx.own_name(&format!("lua[{index}]")));
+            let source = DataSource {
+                specifier: Some(data_source::Specifier::InlineString(wrapped)),
+                ..Default::default()
+            };
+            let own = LuaPerRoute {
+                filter_context,
+                r#override: Some(lua_per_route::Override::SourceCode(source)),
+                ..Default::default()
+            };
+            let name = if index == 0 { NAME.to_owned() } else { format!("{NAME}.{}", index + 1) };
+            cx.filter((&name, place::LUA), &Filter::default(), &own);
+        }
+    }
+}
+
+/// The text of a script, and where it is named.
+fn source(script: &Script, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<(String, FieldPath)> {
+    match (script.kind.as_str(), &script.inline, &script.value_ref) {
+        ("Inline", Some(text), None) => Some((text.clone(), at.key("inline"))),
+        ("ValueRef", None, Some(reference)) => {
+            let at = at.key("valueRef");
+            if !reference.group.is_empty() || reference.kind != "ConfigMap" {
+                cx.invalid(at.key("kind"), "a script is taken from a ConfigMap");
+                return None;
+            }
+            Some((cx.config_map(&at, &reference.name, &[KEY])?, at))
+        }
+        _ => {
+            cx.invalid(at.clone(), "exactly the field that the type names must be set");
+            None
+        }
+    }
+}
+
+/// The script inside of one that loads it. Envoy refuses a whole table of routes for a script that does not load, and
+/// lets a request pass when its script fails: so loading is tried, and what fails answers 500.
+fn wrapped(text: &str, name: &str) -> String {
+    let mut level = String::new();
+    while text.contains(&format!("]{level}]")) || text.ends_with(&format!("]{level}")) {
+        level.push('=');
+    }
+    // A first line break inside of these brackets is not part of the text.
+    format!(
+        "local script, why = loadstring([{level}[\n{text}]{level}], \"={name}\")\n\
+         local loaded = script ~= nil\n\
+         if loaded then loaded, why = pcall(script) end\n\
+         local on_request = envoy_on_request\n\
+         local function refuse(handle, why)\n  handle:logErr(\"{name}: \" .. tostring(why))\n  \
+         handle:respond({{[\":status\"] = \"500\"}}, \"\")\nend\n\
+         if not loaded then\n  envoy_on_response = nil\n  function envoy_on_request(handle) refuse(handle, why) end\n\
+         elseif on_request ~= nil then\n  function envoy_on_request(handle)\n    \
+         local fine, why = pcall(on_request, handle)\n    if not fine then refuse(handle, why) end\n  end\nend\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lowering::testing;
+
+    fn script(spec: &str, name: &str) -> (String, LuaPerRoute) {
+        let compiled = testing::compile(Kind::Extension, spec);
+        assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+        let own: LuaPerRoute = testing::filter(&compiled, "lua", name);
+        match own.r#override.clone() {
+            Some(lua_per_route::Override::SourceCode(DataSource {
+                specifier: Some(data_source::Specifier::InlineString(text)),
+                ..
+            })) => (text, own),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn scripts_in_their_order_with_what_they_are_told() {
+        let spec = r#"{"lua": [{"type": "Inline", "inline": "function envoy_on_request(h) end", "filterContext": {"a": 1}},
+            {"type": "Inline", "inline": "x = a[b[1]]"}]}"#;
+        let (first, own) = script(spec, NAME);
+        assert!(
+            first.contains("[\nfunction envoy_on_request(h) end]]") && first.contains("=shop/guard/lua[0]")
+        );
+        assert_eq!(own.filter_context.unwrap().fields.len(), 1);
+        let (second, _) = script(spec, "envoy.filters.http.lua.2");
+        assert!(second.contains("[=[\nx = a[b[1]]]=]"), "{second}");
+        assert!(
+            syntax::check(&first).is_ok() && syntax::check(&second).is_ok(),
+            "what is around is sound too"
+        );
+    }
+
+    #[test]
+    fn what_is_no_script_closes() {
+        for (script, said) in [
+            (r#""type": "Inline""#, ""),
+            (r#""type": "Inline", "inline": "function f()""#, ".inline"),
+            (r#""type": "Inline", "inline": "x = 1", "filterContext": [1]"#, ".filterContext"),
+            (r#""type": "ValueRef", "valueRef": {"kind": "ConfigMap", "name": "gone"}"#, ".valueRef"),
+            (r#""type": "ValueRef", "valueRef": {"kind": "Secret", "name": "here"}"#, ".valueRef.kind"),
+        ] {
+            let compiled = testing::compile(Kind::Extension, &format!(r#"{{"lua": [{{{script}}}]}}"#));
+            let said = format!("MG4002 spec.lua[0]{said}");
+            assert_eq!((testing::said(&compiled), compiled.closed), (vec![said], true), "{script}");
+        }
+    }
+}
