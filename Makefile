@@ -16,11 +16,12 @@ SECONDS ?= 600
 SUITE ?= 1.7.0
 STORE ?= shared
 RUN ?=
+MODEL ?=
 PARALLEL ?= 4
 MUSL ?= $(shell uname -m)-unknown-linux-musl
 FEATURES ?= kubernetes sealed
 
-.PHONY: help build relay-static tools conformance cluster simulate soak flips weaken demo test test-radosgw lint generated bench bench-watch bench-relay release-notes clean
+.PHONY: help build relay-static tools conformance cluster simulate soak flips weaken demo test test-deploy test-radosgw lint generated bench bench-watch bench-relay release-notes clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ tools: ## Envoy (three minors), cargo-deny, moto and azurite, pinned by digest, 
 
 conformance: build tools ## The Gateway API's own suite on a real API server and real Envoys: SUITE=1.6.3 RUN=TestName STORE=served PARALLEL=4
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/conformance --suite=$(SUITE) --run=$(RUN) --store=$(STORE) --parallel=$(PARALLEL)
+
+test-deploy: build tools ## The three deployment models with all that operators do, requests counted, and README's table: MODEL=node
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/models $(addprefix --model=,$(MODEL))
 
 cluster: build tools ## A Kubernetes cluster on this machine, without containers, until standard input ends
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/cluster up

@@ -51,17 +51,22 @@ impl Certificate {
 
     /// An authority, and a certificate for this DNS name or URI that it signed.
     pub fn signed(name: &str) -> Result<(Self, Self)> {
+        Self::signed_for(&[name])
+    }
+
+    /// The same for several names.
+    pub fn signed_for(names: &[&str]) -> Result<(Self, Self)> {
         let (own, key) = (KeyPair::generate()?, KeyPair::generate()?);
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // Who has the name of its issuer has signed itself.
-        params.distinguished_name.push(DnType::CommonName, format!("authority of {name}"));
+        params.distinguished_name.push(DnType::CommonName, format!("authority of {}", names.join(" ")));
         let root = params.self_signed(&own)?;
         // A name with a colon is a URI, such as a SPIFFE id.
-        let mut leaf =
-            CertificateParams::new(if name.contains(':') { vec![] } else { vec![name.to_owned()] })?;
-        if name.contains(':') {
-            leaf.subject_alt_names.push(SanType::URI(Ia5String::try_from(name)?));
+        let (uris, hosts): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains(':'));
+        let mut leaf = CertificateParams::new(hosts.into_iter().map(str::to_owned).collect::<Vec<_>>())?;
+        for uri in uris {
+            leaf.subject_alt_names.push(SanType::URI(Ia5String::try_from(uri)?));
         }
         let leaf = leaf.signed_by(&key, &Issuer::from_params(&params, &own))?;
         let of = |certificate: &rcgen::Certificate, key: &KeyPair| Self {
@@ -71,4 +76,44 @@ impl Certificate {
         };
         Ok((of(&root, &own), of(&leaf, &key)))
     }
+}
+
+/// An authority whose certificates are renewed: who trusts it takes all of them, and who wants to see that one was renewed
+/// trusts the authority below it that signed that one alone.
+#[derive(Debug)]
+pub struct Authority {
+    params: CertificateParams,
+    key: KeyPair,
+    /// What those trust that take all (DER).
+    pub der: Vec<u8>,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new() -> Result<Self> {
+        let (params, key) = (authority("root")?, KeyPair::generate()?);
+        let der = params.self_signed(&key)?.der().to_vec();
+        Ok(Self { params, key, der })
+    }
+
+    /// The next certificate for these names, with its chain; in its `der` is the authority that signed it alone.
+    pub fn renew(&self, names: &[&str]) -> Result<Certificate> {
+        let (between, between_key, key) = (authority("between")?, KeyPair::generate()?, KeyPair::generate()?);
+        let signer = between.signed_by(&between_key, &Issuer::from_params(&self.params, &self.key))?;
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let leaf = CertificateParams::new(names)?;
+        let leaf = leaf.signed_by(&key, &Issuer::from_params(&between, &between_key))?;
+        Ok(Certificate {
+            certificate: leaf.pem() + &signer.pem(),
+            key: key.serialize_pem(),
+            der: signer.der().to_vec(),
+        })
+    }
+}
+
+fn authority(name: &str) -> Result<CertificateParams> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    Ok(params)
 }

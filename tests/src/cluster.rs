@@ -47,10 +47,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tempfile::TempDir;
 
-/// What on its standard input has a cluster restart its API server.
-const RESTART: [u8; 1] = [b'r'];
-/// The file that says how often that was done.
-const RESTARTS: &str = "restarts";
+/// What on its standard input has a cluster kill its API server, and start it.
+const STOP: u8 = b's';
+const START: u8 = b'c';
+/// The file that says how often something was done of that.
+const TURNS: &str = "turns";
 
 /// Which of the Gateway API's two channels a cluster has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -172,16 +173,42 @@ impl Cluster {
 
     /// Kills the API server, and starts another one on the same etcd: its watch cache begins anew.
     pub fn restart_api_server(&self) -> Result<()> {
+        self.stop_api_server()?;
+        self.start_api_server()
+    }
+
+    /// Kills the API server.
+    pub fn stop_api_server(&self) -> Result<()> {
+        self.turn(STOP)
+    }
+
+    /// Starts one on the same etcd.
+    pub fn start_api_server(&self) -> Result<()> {
+        self.turn(START)
+    }
+
+    fn turn(&self, what: u8) -> Result<()> {
         let count = || -> Result<u32> {
-            let text = std::fs::read_to_string(self.folder().join(RESTARTS)).unwrap_or_default();
+            let text = std::fs::read_to_string(self.folder().join(TURNS)).unwrap_or_default();
             Ok(if text.is_empty() { 0 } else { text.parse()? })
         };
         let before = count()?;
-        self.outer.stdin.as_ref().context("its standard input")?.write_all(&RESTART)?;
-        wait::until("the API server's restart", || {
+        self.outer.stdin.as_ref().context("its standard input")?.write_all(&[what])?;
+        wait::until("a turn of the API server", || {
             ensure!(count()? > before, "{}", self.log("cluster"));
             Ok(())
         })
+    }
+
+    /// What a container's process took so far: processor time, and memory in KiB.
+    pub fn usage(&self, pod_uid: &str, container: &str) -> Result<(std::time::Duration, u64)> {
+        let folder = self.folder().join("pods").join(pod_uid).join("containers").join(container);
+        let process = std::fs::read_to_string(folder.join("pid")).context("no such container")?;
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.process()));
+        command.args(["--", "cat", &format!("/proc/{process}/stat"), &format!("/proc/{process}/status")]);
+        let text = crate::program::run(&mut command)?.ended_with(&[0])?.stdout;
+        crate::meter::parse(&text)
     }
 
     /// A command that will run in the cluster's network, outside of its pods.

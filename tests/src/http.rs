@@ -80,6 +80,16 @@ impl Target {
 }
 
 impl Target {
+    /// The same at another address.
+    #[must_use]
+    pub fn at(self, address: SocketAddr) -> Self {
+        Self(match self.0 {
+            Transport::Plain(_) => Transport::Plain(address),
+            Transport::Tls(_, name, config) => Transport::Tls(address, name, config),
+            unix @ Transport::Unix(_) => unix,
+        })
+    }
+
     /// What TLS is spoken with, and to whom: for those who make the connection themselves.
     pub fn tls_parts(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
         let Transport::Tls(_, name, config) = &self.0 else { return None };

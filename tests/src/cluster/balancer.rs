@@ -1,7 +1,8 @@
 //! Addresses of Services: those in the cluster, and one from the load balancer for each Service that asks for it.
 //!
 //! A connection to a port of a Service goes to one of its Ready endpoints; a new one to the next. A datagram goes where
-//! the others from the same address and port went. Without a Ready endpoint the port is closed.
+//! the others from the same address and port went. Without a Ready endpoint the port is closed. A Service whose internal
+//! traffic policy is `Local` leads a pod to endpoints on its own node alone.
 
 mod tcp;
 mod udp;
@@ -11,13 +12,13 @@ use super::names::key;
 use super::network::{self, API_ADDRESS, API_PORT, API_SERVER, BALANCER_RANGE};
 use super::table::Table;
 use anyhow::Result;
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -35,26 +36,53 @@ struct Front {
     udp: bool,
 }
 
-type Fronts = BTreeMap<Front, Vec<SocketAddr>>;
+type Fronts = BTreeMap<Front, Vec<Endpoint>>;
+
+/// An endpoint of a port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Endpoint {
+    address: SocketAddr,
+    /// The node whose pods alone are led there.
+    only: Option<String>,
+}
 
 /// Endpoints, taken in turn.
-#[derive(Debug, Clone)]
-struct Backends(Arc<Mutex<(Vec<SocketAddr>, usize)>>);
+#[derive(Clone)]
+struct Backends {
+    turns: Arc<Mutex<(Vec<Endpoint>, usize)>>,
+    /// Who knows on which node a client is.
+    pods: Option<Table<Pod>>,
+}
 
 impl Backends {
-    fn new(endpoints: Vec<SocketAddr>) -> Self {
-        Self(Arc::new(Mutex::new((endpoints, 0))))
+    fn new(endpoints: Vec<Endpoint>, pods: Option<Table<Pod>>) -> Self {
+        Self { turns: Arc::new(Mutex::new((endpoints, 0))), pods }
     }
 
-    fn replace(&self, endpoints: Vec<SocketAddr>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = endpoints;
+    fn replace(&self, endpoints: Vec<Endpoint>) {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).0 = endpoints;
     }
 
-    fn next(&self) -> Option<SocketAddr> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The next one that a client is led to.
+    fn next(&self, client: IpAddr) -> Option<SocketAddr> {
+        let mut inner = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         inner.1 = inner.1.wrapping_add(1);
         let (endpoints, turn) = &*inner;
-        endpoints.get(turn.checked_rem(endpoints.len())?).copied()
+        let asked = endpoints.iter().any(|endpoint| endpoint.only.is_some());
+        let node = asked.then(|| self.node(client)).flatten();
+        let near = endpoints.iter().filter(|endpoint| endpoint.only.is_none() || endpoint.only == node);
+        let near: Vec<SocketAddr> = near.map(|endpoint| endpoint.address).collect();
+        near.get(turn.checked_rem(near.len())?).copied()
+    }
+
+    /// The node of the pod with this address.
+    fn node(&self, client: IpAddr) -> Option<String> {
+        let client = client.to_string();
+        let mut pods = self.pods.as_ref()?.all().into_iter();
+        let pod = pods.find(|pod| {
+            pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).is_some_and(|ip| *ip == client)
+        })?;
+        pod.spec.as_ref()?.node_name.clone()
     }
 }
 
@@ -74,6 +102,7 @@ struct Balancer {
     client: Client,
     services: Table<Service>,
     slices: Table<EndpointSlice>,
+    pods: Table<Pod>,
     /// The addresses that were given, by Service.
     given: BTreeMap<String, Ipv4Addr>,
     next: u16,
@@ -87,6 +116,7 @@ pub(super) fn start(client: &Client) {
         client: client.clone(),
         services: Table::watch(client),
         slices: Table::watch(client),
+        pods: Table::watch(client),
         given: BTreeMap::new(),
         next: 0,
         addresses: BTreeSet::new(),
@@ -117,7 +147,8 @@ pub(super) fn start(client: &Client) {
 /// The Service of the API server itself, which has no endpoints that anybody writes.
 async fn open_api() -> Result<JoinHandle<()>> {
     let server = SocketAddr::new(API_SERVER.0.parse()?, API_SERVER.1);
-    tcp::start(SocketAddr::new(API_ADDRESS.parse()?, API_PORT), &Backends::new(vec![server])).await
+    let server = Endpoint { address: server, only: None };
+    tcp::start(SocketAddr::new(API_ADDRESS.parse()?, API_PORT), &Backends::new(vec![server], None)).await
 }
 
 fn is_mine(address: Ipv4Addr) -> bool {
@@ -165,7 +196,7 @@ impl Balancer {
                     fronts
                         .entry(Front { address: *address, port: number, udp })
                         .or_default()
-                        .extend(&endpoints);
+                        .extend(endpoints.iter().cloned());
                 }
             }
         }
@@ -236,7 +267,7 @@ impl Balancer {
             if let Some(open) = self.open.get(&front) {
                 open.backends.replace(endpoints);
             } else if !endpoints.is_empty() {
-                let backends = Backends::new(endpoints);
+                let backends = Backends::new(endpoints, Some(self.pods.clone()));
                 let at = SocketAddr::V4(SocketAddrV4::new(front.address, front.port));
                 let started =
                     if front.udp { udp::start(at, &backends).await } else { tcp::start(at, &backends).await };
@@ -260,8 +291,9 @@ fn shown(service: &Service) -> Vec<String> {
 }
 
 /// The Ready endpoints of a port of a Service.
-fn endpoints(service: &Service, port: &ServicePort, slices: &[Arc<EndpointSlice>]) -> Vec<SocketAddr> {
+fn endpoints(service: &Service, port: &ServicePort, slices: &[Arc<EndpointSlice>]) -> Vec<Endpoint> {
     let name = service.name_any();
+    let policy = service.spec.as_ref().and_then(|spec| spec.internal_traffic_policy.as_deref());
     let mine = slices.iter().filter(|slice| {
         slice.namespace() == service.namespace()
             && slice.labels().get("kubernetes.io/service-name") == Some(&name)
@@ -278,7 +310,11 @@ fn endpoints(service: &Service, port: &ServicePort, slices: &[Arc<EndpointSlice>
         for endpoint in slice.endpoints.iter().flatten() {
             if endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true) {
                 let addresses = endpoint.addresses.iter().filter_map(|text| text.parse().ok());
-                found.extend(addresses.map(|address: Ipv4Addr| SocketAddr::from((address, number))));
+                let only = endpoint.node_name.as_ref().filter(|_| policy == Some("Local"));
+                found.extend(addresses.map(|address: Ipv4Addr| Endpoint {
+                    address: SocketAddr::from((address, number)),
+                    only: only.cloned(),
+                }));
             }
         }
     }

@@ -22,7 +22,12 @@ const AUDIT: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
-- {level: Metadata, userGroups: ['system:serviceaccounts:moorgate-system']}
+- level: Metadata
+  userGroups:
+  - system:serviceaccounts:moorgate-system
+  - system:serviceaccounts:models-relays
+  - system:serviceaccounts:models-a
+  - system:serviceaccounts:models-b
 - {level: None}
 ";
 
@@ -31,7 +36,7 @@ pub(super) struct Control {
     processes: Vec<(&'static str, Child)>,
     folder: Folder,
     program: PathBuf,
-    restarts: u32,
+    turns: u32,
 }
 
 fn start(folder: &Folder, program: &Path, name: &str, flags: &[String]) -> Result<Child> {
@@ -106,7 +111,7 @@ impl Control {
     pub(super) async fn start(folder: &Folder, program: &Path) -> Result<Self> {
         std::fs::write(folder.path("audit.yaml"), AUDIT)?;
         let mut control =
-            Self { processes: Vec::new(), folder: folder.clone(), program: program.to_owned(), restarts: 0 };
+            Self { processes: Vec::new(), folder: folder.clone(), program: program.to_owned(), turns: 0 };
         for (name, flags) in [("etcd", etcd(folder)), ("kube-apiserver", api_server(folder))] {
             control.processes.push((name, start(folder, program, name, &flags)?));
         }
@@ -128,18 +133,32 @@ impl Control {
         }
     }
 
-    /// Kills the API server and starts another one on the same etcd; says in a file how often that was done.
-    async fn restart_api_server(&mut self) -> Result<()> {
-        let name = "kube-apiserver";
+    /// Kills the API server, or starts another one on the same etcd; says in a file how often something was done.
+    async fn turn(&mut self, what: u8) -> Result<()> {
+        let (server, manager) = ("kube-apiserver", "kube-controller-manager");
+        match what {
+            super::STOP => self.kill(server).await?,
+            super::START => {
+                let child = start(&self.folder, &self.program, server, &api_server(&self.folder))?;
+                self.processes.push((server, child));
+                self.ready().await?;
+                // Its watches rest for up to a minute after failures: a new one begins at once.
+                self.kill(manager).await?;
+                let child = start(&self.folder, &self.program, manager, &controller_manager(&self.folder))?;
+                self.processes.push((manager, child));
+            }
+            _ => return Ok(()),
+        }
+        self.turns += 1;
+        Ok(std::fs::write(self.folder.path(super::TURNS), self.turns.to_string())?)
+    }
+
+    async fn kill(&mut self, name: &str) -> Result<()> {
         for (_, child) in self.processes.iter_mut().filter(|(known, _)| *known == name) {
             child.kill().await?;
         }
         self.processes.retain(|(known, _)| *known != name);
-        let child = start(&self.folder, &self.program, name, &api_server(&self.folder))?;
-        self.processes.push((name, child));
-        self.ready().await?;
-        self.restarts += 1;
-        Ok(std::fs::write(self.folder.path(super::RESTARTS), self.restarts.to_string())?)
+        Ok(())
     }
 
     /// An error if one of them has ended.
@@ -152,13 +171,13 @@ impl Control {
         Ok(())
     }
 
-    /// Returns when one of them has ended, which none should; restarts the API server when it is asked to.
-    pub(super) async fn hold(&mut self, mut restarts: mpsc::Receiver<()>) -> Result<()> {
+    /// Returns when one of them has ended, which none should; stops and starts the API server when it is asked to.
+    pub(super) async fn hold(&mut self, mut turns: mpsc::Receiver<u8>) -> Result<()> {
         loop {
             self.check()?;
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
-                Some(()) = restarts.recv() => self.restart_api_server().await?,
+                Some(what) = turns.recv() => self.turn(what).await?,
             }
         }
     }

@@ -60,9 +60,7 @@ pub async fn run(run: Run) -> Result<()> {
         let mut byte = [0_u8; 1];
         let mut stdin = tokio::io::stdin();
         while stdin.read(&mut byte).await? > 0 {
-            if byte == super::RESTART {
-                ask.send(()).await?;
-            }
+            ask.send(byte[0]).await?;
         }
         drop(kubelet);
         anyhow::Ok(())

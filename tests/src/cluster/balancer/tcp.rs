@@ -32,8 +32,9 @@ fn reset(stream: &TcpStream) {
 
 async fn carry(mut client: TcpStream, backends: Backends, mut closed: watch::Receiver<()>) {
     let mut server = None;
+    let Ok(from) = client.peer_addr() else { return };
     for _ in 0..3 {
-        let Some(endpoint) = backends.next() else { break };
+        let Some(endpoint) = backends.next(from.ip()) else { break };
         if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, TcpStream::connect(endpoint)).await {
             server = Some(stream);
             break;

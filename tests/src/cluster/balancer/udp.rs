@@ -31,7 +31,7 @@ pub(super) async fn start(at: SocketAddr, backends: &Backends) -> Result<JoinHan
                 Some(Err(mpsc::error::TrySendError::Closed(datagram))) => datagram,
                 None => datagram,
             };
-            let Some(endpoint) = backends.next() else { continue };
+            let Some(endpoint) = backends.next(client.ip()) else { continue };
             let (sender, receiver) = mpsc::channel(WAITING);
             let _ = sender.try_send(datagram);
             flows.retain(|_, flow| !flow.is_closed());
