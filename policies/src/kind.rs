@@ -105,6 +105,7 @@ impl Kind {
                 "extAuth.grpc.backendSettings",
                 "extAuth.http.backendSettings",
                 "jwt.providers.remoteJWKS.backendSettings",
+                "oidc.provider.backendSettings",
             ],
             Self::BackendTraffic | Self::ClientTraffic | Self::Extension => &[],
         }

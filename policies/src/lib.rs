@@ -70,6 +70,7 @@ mod jwt;
 mod load_balancer;
 mod local_rate_limit;
 mod lua;
+mod oidc;
 mod path_settings;
 mod retry;
 mod timeout;
@@ -88,6 +89,7 @@ pub use lowering::{
     BackendRef, Compiled, Cookies, Lowered, Lowering, OfBackend, OfRule, SecretRef, World, compile,
     compile_merged,
 };
+pub use oidc::SESSION_KEY;
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
 pub use reason::{Class, class, reason};
@@ -134,6 +136,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<load_balancer::LoadBalancer>::NEW,
     &Part::<local_rate_limit::LocalRateLimit>::NEW,
     &Part::<lua::Lua>::NEW,
+    &Part::<oidc::Oidc>::NEW,
     &Part::<path_settings::PathSettings>::NEW,
     &Part::<retry::Retry>::NEW,
     &Part::<timeout::Timeout>::NEW,
@@ -245,6 +248,7 @@ mod tests {
                 "envoy.filters.http.ext_authz.policy",
                 "envoy.filters.http.api_key_auth",
                 "envoy.filters.http.basic_auth",
+                "envoy.filters.http.oauth2",
                 "envoy.filters.http.jwt_authn",
                 "envoy.filters.http.stateful_session",
                 "envoy.filters.http.lua",

@@ -17,6 +17,8 @@ pub const EXTERNAL_AUTH: u16 = 400;
 pub const API_KEY_AUTH: u16 = 420;
 /// Users with passwords are known before tokens are read.
 pub const BASIC_AUTH: u16 = 440;
+/// Whoever has to log in is sent away before his tokens are read.
+pub const OIDC: u16 = 460;
 /// Tokens are read before anything decides by their claims.
 pub const JWT: u16 = 500;
 /// A client keeps its endpoint; whoever may not pass gets none.

@@ -63,6 +63,11 @@ pub fn references(objects: &Objects, controller_name: &str) -> BTreeSet<Named> {
         };
         if refers {
             collect(&live.fields, namespace, &mut found);
+            let sessions = live.fields.get("spec").is_some_and(|spec| spec.get("oidc").is_some());
+            if &*live.reference.kind == "SecurityPolicy" && sessions {
+                // What signs the cookies of sessions has one name.
+                found.insert(ObjectRef::new("", "Secret", namespace, moorgate_policies::SESSION_KEY));
+            }
         }
     }
     found
