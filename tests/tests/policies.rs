@@ -14,6 +14,8 @@ mod interplay;
 mod patches;
 #[path = "policies/proxies.rs"]
 mod proxies;
+#[path = "policies/security.rs"]
+mod security;
 
 use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};
