@@ -64,7 +64,8 @@ pub(crate) fn config(entries: &[(&str, &str, usize)]) -> Arc<Config> {
 }
 
 pub(crate) fn view(config: Arc<Config>, fallback: Option<Arc<Config>>) -> Arc<View> {
-    Arc::new(View { config, fallback, endpoints: empty(), secrets: empty(), leftover: Arc::default() })
+    let (endpoints, secrets, extensions) = (empty(), empty(), empty());
+    Arc::new(View { config, fallback, endpoints, secrets, extensions, leftover: Arc::default() })
 }
 
 impl Server {

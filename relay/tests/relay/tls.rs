@@ -196,6 +196,7 @@ fn other_fleet() -> Arc<Hub> {
         fallback: None,
         endpoints: Arc::clone(&view.endpoints),
         secrets,
+        extensions: Arc::clone(&view.extensions),
         leftover: Arc::default(),
     };
     hub.publish(Arc::new(view));

@@ -39,6 +39,7 @@ fn view() -> Arc<View> {
         fallback: None,
         endpoints: set(ENDPOINT),
         secrets: set(SECRET),
+        extensions: set(moorgate_relay::serve::types::EXTENSION),
         leftover: Arc::default(),
     })
 }
