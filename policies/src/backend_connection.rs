@@ -6,7 +6,8 @@ use crate::quantity::Quantity;
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::PreconnectPolicy;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
-use envoy_types::pb::envoy::config::core::v3::TcpKeepalive;
+use envoy_types::pb::envoy::config::core::v3::socket_option::{self, SocketState};
+use envoy_types::pb::envoy::config::core::v3::{BindConfig, SocketOption, TcpKeepalive};
 use envoy_types::pb::google::protobuf::{DoubleValue, UInt32Value};
 use moorgate_model::FieldPath;
 use serde::Deserialize;
@@ -25,6 +26,7 @@ pub(crate) struct Spec {
 #[serde(rename_all = "camelCase")]
 struct Connection {
     buffer_limit: Option<Quantity>,
+    socket_buffer_limit: Option<Quantity>,
     preconnect: Option<Preconnect>,
 }
 
@@ -41,10 +43,10 @@ impl Capability for BackendConnection {
         file: "backend_connection",
         kind: Kind::BackendTraffic,
         fields: &["connection", "tcpKeepalive"],
-        except: &["connection.socketBufferLimit"],
+        except: &[],
         since: "0.2.0",
         docs: "\
-connection.bufferLimit is what Envoy holds of one connection before it reads no more; preconnect opens connections before they are needed: \
+connection.bufferLimit is what Envoy holds of one connection before it reads no more, socketBufferLimit what the kernel holds each way; preconnect opens connections before they are needed: \
 perEndpointPercent (100 to 300) of those that an endpoint's requests need, predictivePercent (from 100) of those of the whole backend. tcpKeepalive probes \
 connections that are silent for idleTime, every interval, so many times.",
         effect: Effect::Cluster,
@@ -61,6 +63,10 @@ connections that are silent for idleTime, every interval, so many times.",
                     return cx.invalid(at.key("bufferLimit"), "it is a number of bytes, 1 to 4294967295");
                 };
                 cluster.per_connection_buffer_limit_bytes = Some(UInt32Value { value });
+            }
+            if let Some(limit) = &connection.socket_buffer_limit {
+                let Some(socket_options) = kernel(limit, &at.key("socketBufferLimit"), cx) else { return };
+                cluster.upstream_bind_config = Some(BindConfig { socket_options, ..Default::default() });
             }
             if let Some(preconnect) = &connection.preconnect {
                 let Some(policy) = ahead(preconnect, &at.key("preconnect"), cx) else { return };
@@ -85,6 +91,28 @@ connections that are silent for idleTime, every interval, so many times.",
             cx.cluster(&cluster, &[]);
         }
     }
+}
+
+/// Options of a socket for what the kernel holds of a connection each way; none if the number is none.
+pub(crate) fn kernel(limit: &Quantity, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<SocketOption>> {
+    // What Linux takes for these (`asm-generic/socket.h`).
+    const LEVEL: i64 = 1;
+    const OPTIONS: [(&str, i64); 2] = [("what is sent", 7), ("what is received", 8)];
+    let bytes = limit.number().and_then(|bytes| i32::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+    let Some(bytes) = bytes else {
+        cx.invalid(at.clone(), "it is a number of bytes, 1 to 2147483647");
+        return None;
+    };
+    let option = |(description, name): (&str, i64)| SocketOption {
+        description: description.to_owned(),
+        level: LEVEL,
+        name,
+        // Before the connection is opened: the window of TCP depends on it.
+        state: SocketState::StatePrebind.into(),
+        value: Some(socket_option::Value::IntValue(i64::from(bytes))),
+        ..Default::default()
+    };
+    Some(OPTIONS.map(option).to_vec())
 }
 
 fn ahead(preconnect: &Preconnect, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<PreconnectPolicy> {
@@ -150,7 +178,18 @@ mod tests {
             assert_eq!(testing::said(&compiled), [said]);
             assert!(compiled.parts.is_empty(), "{spec}");
         }
-        let left = testing::compile(Kind::BackendTraffic, r#"{"connection": {"socketBufferLimit": "1Mi"}}"#);
-        assert_eq!(testing::said(&left), ["MG4104 spec.connection.socketBufferLimit"]);
+    }
+
+    #[test]
+    fn the_kernel_is_told_what_to_hold() {
+        let compiled =
+            testing::compile(Kind::BackendTraffic, r#"{"connection": {"socketBufferLimit": "1Mi"}}"#);
+        let cluster: Cluster = patched(&compiled.parts["backend_connection"].cluster.cluster);
+        let options = cluster.upstream_bind_config.unwrap().socket_options;
+        let values: Vec<_> = options.iter().map(|option| (option.name, option.value.clone())).collect();
+        let bytes = || Some(socket_option::Value::IntValue(1 << 20));
+        assert_eq!(values, [(7, bytes()), (8, bytes())]);
+        let wrong = testing::compile(Kind::BackendTraffic, r#"{"connection": {"socketBufferLimit": "3Gi"}}"#);
+        assert_eq!(testing::said(&wrong), ["MG4002 spec.connection.socketBufferLimit"]);
     }
 }

@@ -3,6 +3,8 @@
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
+use envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::RateLimit;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     ForwardClientCertDetails, SetCurrentClientCertDetails,
@@ -29,6 +31,10 @@ struct Headers {
     preserve_request_id: Option<bool>,
     x_forwarded_client_cert: Option<Certificate>,
     host: Option<Host>,
+    #[serde(rename = "enableEnvoyHeaders")]
+    envoys_own: Option<bool>,
+    #[serde(rename = "disableRateLimitHeaders")]
+    without_limits: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -47,6 +53,10 @@ struct Host {
 
 /// `common_http_protocol_options.headers_with_underscores_action`, which Moorgate sets by itself.
 const UNDERSCORES: &[u32] = &[35, 5];
+/// Filters that stand on listeners, and of the second `enable_x_ratelimit_headers`.
+const ROUTER: &str = "envoy.filters.http.router";
+const RATE_LIMIT: &str = "envoy.filters.http.ratelimit";
+const LIMIT_HEADERS: &[u32] = &[8];
 
 impl Capability for ClientHeaders {
     type Spec = Spec;
@@ -54,18 +64,14 @@ impl Capability for ClientHeaders {
         file: "client_headers",
         kind: Kind::ClientTraffic,
         fields: &["headers"],
-        except: &[
-            "headers.disableRateLimitHeaders",
-            "headers.earlyRequestHeaders",
-            "headers.enableEnvoyHeaders",
-            "headers.lateResponseHeaders",
-        ],
+        except: &[],
         since: "0.2.0",
         docs: "\
 withUnderscoresAction: a request with `_` in the name of a header is refused (RejectRequest, the default), loses the header (DropHeader), or \
 passes. requestID (or the older preserveXRequestID): whose X-Request-ID counts. xForwardedClientCert: whether that header is taken out (Sanitize, the \
 default), passed on, or says what the client's certificate says; modes that pass on what a client wrote are for listeners that only trusted \
-proxies reach. host.stripTrailingHostDot: `example.com.` is `example.com`.",
+proxies reach. host.stripTrailingHostDot: `example.com.` is `example.com`. enableEnvoyHeaders: false leaves Envoy's own headers out of requests and responses. \
+disableRateLimitHeaders leaves out those of global limits, unless a rule asks for them.",
         effect: Effect::ConnectionManager,
     };
 
@@ -111,6 +117,12 @@ proxies reach. host.stripTrailingHostDot: `example.com.` is `example.com`.",
             };
             manager.forward_client_cert_details = mode.into();
             manager.set_current_client_cert_details = details;
+        }
+        if headers.envoys_own == Some(false) {
+            cx.change_filter(ROUTER, &Router { suppress_envoy_headers: true, ..Default::default() }, &[]);
+        }
+        if headers.without_limits == Some(true) {
+            cx.change_filter(RATE_LIMIT, &RateLimit::default(), &[LIMIT_HEADERS]);
         }
         let dot = headers.host.as_ref().and_then(|host| host.strip_trailing_host_dot);
         manager.strip_trailing_host_dot = dot.unwrap_or_default();
@@ -225,7 +237,19 @@ mod tests {
             assert_eq!(testing::said(&compiled), [format!("MG4002 spec.headers.{field}")]);
             assert!(compiled.parts.is_empty());
         }
-        let left = testing::compile(Kind::ClientTraffic, r#"{"headers": {"enableEnvoyHeaders": true}}"#);
-        assert_eq!(testing::said(&left), ["MG4104 spec.headers.enableEnvoyHeaders"]);
+    }
+
+    #[test]
+    fn envoys_own_headers_are_left_out() {
+        let compiled = testing::compile(
+            Kind::ClientTraffic,
+            r#"{"headers": {"enableEnvoyHeaders": false, "disableRateLimitHeaders": true}}"#,
+        );
+        let changes = &compiled.parts["client_headers"].changes;
+        assert_eq!((changes[0].0.as_str(), changes[1].0.as_str()), (ROUTER, RATE_LIMIT));
+        assert_eq!(changes[1].1.clear, [vec![8]]);
+        // That is what Envoy does without being asked.
+        let nothing = testing::compile(Kind::ClientTraffic, r#"{"headers": {"enableEnvoyHeaders": true}}"#);
+        assert!(nothing.parts.is_empty() && nothing.findings.is_empty());
     }
 }

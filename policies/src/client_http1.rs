@@ -1,5 +1,6 @@
 //! What HTTP/1 clients may do (ClientTrafficPolicy `http1`).
 
+use crate::headers::{self, Text};
 use crate::lowering::any;
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::core::v3::http1_protocol_options::HeaderKeyFormat;
@@ -7,8 +8,9 @@ use envoy_types::pb::envoy::config::core::v3::http1_protocol_options::header_key
 use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, TypedExtensionConfig};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use moorgate_model::FieldPath;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 /// The capability.
 pub(crate) struct ClientHttp1;
@@ -23,7 +25,15 @@ pub(crate) struct Spec {
 struct Http1 {
     enable_trailers: Option<bool>,
     preserve_header_case: Option<bool>,
-    http10: Option<IgnoredAny>,
+    http10: Option<Http10>,
+    #[serde(default)]
+    ignored_upgrade_types: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Http10 {
+    use_default_host: Option<bool>,
 }
 
 impl Capability for ClientHttp1 {
@@ -32,15 +42,12 @@ impl Capability for ClientHttp1 {
         file: "client_http1",
         kind: Kind::ClientTraffic,
         fields: &["http1"],
-        except: &[
-            "http1.disableSafeMaxConnectionDuration",
-            "http1.http10.useDefaultHost",
-            "http1.ignoredUpgradeTypes",
-        ],
+        except: &[],
         since: "0.2.0",
         docs: "\
 enableTrailers passes trailers on, preserveHeaderCase writes names of headers as the other side wrote them (towards clients), http10 takes \
-requests of HTTP/1.0 that name a host.",
+requests of HTTP/1.0 that name a host, or with useDefaultHost stand for the hostname of their listener, or else of the only route that names one. Requests that \
+want another protocol of ignoredUpgradeTypes are answered as if they did not.",
         effect: Effect::ConnectionManager,
     };
 
@@ -52,7 +59,18 @@ requests of HTTP/1.0 that name a host.",
                 typed_config: Some(any(&PreserveCaseFormatterConfig::default())),
             })),
         });
+        let mut ignored = Vec::new();
+        for (index, text) in http1.ignored_upgrade_types.iter().enumerate() {
+            let at = FieldPath::parse("spec.http1.ignoredUpgradeTypes").index(index);
+            let Some(pattern) = headers::pattern(text, &at, cx) else { return };
+            let ignore_case = !matches!(pattern, MatchPattern::SafeRegex(_));
+            ignored.push(StringMatcher { match_pattern: Some(pattern), ignore_case });
+        }
+        if http1.http10.as_ref().is_some_and(|http10| http10.use_default_host == Some(true)) {
+            cx.default_host();
+        }
         let options = Http1ProtocolOptions {
+            ignore_http_11_upgrade: ignored,
             enable_trailers: http1.enable_trailers.unwrap_or_default(),
             accept_http_10: http1.http10.is_some(),
             header_key_format: format,
@@ -86,15 +104,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_said() {
+    fn hosts_and_other_protocols() {
         let compiled = testing::compile(
             Kind::ClientTraffic,
-            r#"{"http1": {"http10": {"useDefaultHost": true}, "ignoredUpgradeTypes": [{"value": "h2c"}]}}"#,
+            r#"{"http1": {"http10": {"useDefaultHost": true}, "ignoredUpgradeTypes": [{"type": "Prefix", "value": "TLS/"}]}}"#,
         );
-        assert_eq!(
-            testing::said(&compiled),
-            ["MG4104 spec.http1.http10.useDefaultHost", "MG4104 spec.http1.ignoredUpgradeTypes"]
+        assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+        let part = &compiled.parts["client_http1"];
+        let options = patched::<HttpConnectionManager>(&part.manager).http_protocol_options.unwrap();
+        assert!(part.default_host && options.ignore_http_11_upgrade[0].ignore_case);
+        let wrong = testing::compile(
+            Kind::ClientTraffic,
+            r#"{"http1": {"ignoredUpgradeTypes": [{"type": "Suffix", "value": ""}]}}"#,
         );
-        assert!(compiled.parts.contains_key("client_http1"));
+        assert_eq!(testing::said(&wrong), ["MG4002 spec.http1.ignoredUpgradeTypes[0].value"]);
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Spec {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Http2 {
+pub(crate) struct Http2 {
     initial_stream_window_size: Option<Quantity>,
     initial_connection_window_size: Option<Quantity>,
     max_concurrent_streams: Option<u32>,
@@ -43,8 +43,8 @@ const WINDOWS: std::ops::RangeInclusive<u64> = 65_535..=2_147_483_647;
 const MOST_STREAMS: u32 = 2_147_483_647;
 /// How long an answer to a PING takes at most, if nothing is said.
 const ANSWER: Duration = Duration::from_secs(5);
-/// `http2_protocol_options.{override_stream_error_on_invalid_http_message, connection_keepalive}`.
-const REPLACED: &[&[u32]] = &[&[9, 14], &[9, 15]];
+/// `Http2ProtocolOptions.{override_stream_error_on_invalid_http_message, connection_keepalive}`.
+const REPLACED: &[&[u32]] = &[&[14], &[15]];
 
 impl Capability for ClientHttp2 {
     type Spec = Spec;
@@ -62,42 +62,58 @@ every interval, or after idleInterval without a frame, with an answer within tim
 
     fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
         let Some(http2) = &spec.http2 else { return };
-        let at = FieldPath::parse("spec.http2");
-        let stream = window(cx, &at, "initialStreamWindowSize", http2.initial_stream_window_size.as_ref());
-        let connection =
-            window(cx, &at, "initialConnectionWindowSize", http2.initial_connection_window_size.as_ref());
-        let streams = http2.max_concurrent_streams;
-        if streams.is_some_and(|streams| !(1..=MOST_STREAMS).contains(&streams)) {
-            return cx.invalid(at.key("maxConcurrentStreams"), "Envoy takes 1 to 2147483647 streams");
-        }
-        let only_stream = match http2.on_invalid_message.as_deref() {
-            None => None,
-            Some("TerminateStream") => Some(BoolValue { value: true }),
-            Some("TerminateConnection") => Some(BoolValue { value: false }),
-            Some(other) => {
-                let message = format!("{other:?} is neither TerminateStream nor TerminateConnection");
-                return cx.invalid(at.key("onInvalidMessage"), &message);
-            }
-        };
-        let keepalive = http2.connection_keepalive.as_ref();
-        let keepalive = keepalive.and_then(|wanted| pings(wanted, &at.key("connectionKeepalive"), cx));
-        let options = Http2ProtocolOptions {
-            max_concurrent_streams: streams.map(|value| UInt32Value { value }),
-            initial_stream_window_size: stream,
-            initial_connection_window_size: connection,
-            override_stream_error_on_invalid_http_message: only_stream,
-            connection_keepalive: keepalive,
-            ..Default::default()
-        };
-        if options == Http2ProtocolOptions::default() {
-            return;
-        }
-        let named = [only_stream.is_some(), options.connection_keepalive.is_some()];
-        let clear: Vec<&[u32]> =
-            REPLACED.iter().zip(named).filter_map(|(path, named)| named.then_some(*path)).collect();
-        let manager = HttpConnectionManager { http2_protocol_options: Some(options), ..Default::default() };
-        cx.manager(&manager, &clear);
+        let Some((options, clear)) = options(http2, &FieldPath::parse("spec.http2"), cx) else { return };
+        // `HttpConnectionManager.http2_protocol_options`
+        let clear: Vec<Vec<u32>> = clear.iter().map(|path| [&[9], *path].concat()).collect();
+        let clear: Vec<&[u32]> = clear.iter().map(Vec::as_slice).collect();
+        cx.manager(
+            &HttpConnectionManager { http2_protocol_options: Some(options), ..Default::default() },
+            &clear,
+        );
     }
+}
+
+/// Envoy's options for these wishes, and what of those that are there they replace; none if there are no wishes, or if one
+/// of them is wrong.
+pub(crate) fn options(
+    http2: &Http2,
+    at: &FieldPath,
+    cx: &mut Lowering<'_>,
+) -> Option<(Http2ProtocolOptions, Vec<&'static [u32]>)> {
+    let stream = window(cx, at, "initialStreamWindowSize", http2.initial_stream_window_size.as_ref());
+    let connection =
+        window(cx, at, "initialConnectionWindowSize", http2.initial_connection_window_size.as_ref());
+    let streams = http2.max_concurrent_streams;
+    if streams.is_some_and(|streams| !(1..=MOST_STREAMS).contains(&streams)) {
+        cx.invalid(at.key("maxConcurrentStreams"), "Envoy takes 1 to 2147483647 streams");
+        return None;
+    }
+    let only_stream = match http2.on_invalid_message.as_deref() {
+        None => None,
+        Some("TerminateStream") => Some(BoolValue { value: true }),
+        Some("TerminateConnection") => Some(BoolValue { value: false }),
+        Some(other) => {
+            let message = format!("{other:?} is neither TerminateStream nor TerminateConnection");
+            cx.invalid(at.key("onInvalidMessage"), &message);
+            return None;
+        }
+    };
+    let keepalive = http2.connection_keepalive.as_ref();
+    let keepalive = keepalive.and_then(|wanted| pings(wanted, &at.key("connectionKeepalive"), cx));
+    let options = Http2ProtocolOptions {
+        max_concurrent_streams: streams.map(|value| UInt32Value { value }),
+        initial_stream_window_size: stream,
+        initial_connection_window_size: connection,
+        override_stream_error_on_invalid_http_message: only_stream,
+        connection_keepalive: keepalive,
+        ..Default::default()
+    };
+    if options == Http2ProtocolOptions::default() {
+        return None;
+    }
+    let named = [only_stream.is_some(), options.connection_keepalive.is_some()];
+    let clear = REPLACED.iter().zip(named).filter_map(|(path, named)| named.then_some(*path)).collect();
+    Some((options, clear))
 }
 
 fn window(

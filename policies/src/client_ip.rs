@@ -38,6 +38,7 @@ struct Forwarded {
     num_trusted_hops: Option<u32>,
     #[serde(default, rename = "trustedCIDRs")]
     trusted: Vec<String>,
+    disable_x_forwarded_for_append: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,12 +57,13 @@ impl Capability for ClientIp {
         file: "client_ip",
         kind: Kind::ClientTraffic,
         fields: &["clientIPDetection"],
-        except: &["clientIPDetection.xForwardedFor.disableXForwardedForAppend"],
+        except: &[],
         since: "0.1.0",
         docs: "\
 Whose address counts as the client's where rules decide by it: xForwardedFor.numTrustedHops so many entries of X-Forwarded-For from its \
 end, xForwardedFor.trustedCIDRs the last entry that is not one of these proxies, customHeader.name what this header says (with failClosed, \
-requests without it are answered with 403), directSourceIP who is connected. Without a policy it is who is connected.",
+requests without it are answered with 403), directSourceIP who is connected. Without a policy it is who is connected. \
+xForwardedFor.disableXForwardedForAppend passes that header on as it came.",
         effect: Effect::ConnectionManager,
     };
 
@@ -90,9 +92,15 @@ requests without it are answered with 403), directSourceIP who is connected. Wit
 }
 
 fn xff(forwarded: &Forwarded, at: &FieldPath, cx: &mut Lowering<'_>) {
+    let skips = forwarded.disable_x_forwarded_for_append == Some(true);
     match (forwarded.num_trusted_hops, forwarded.trusted.as_slice()) {
         (Some(hops), []) => {
-            cx.manager(&HttpConnectionManager { xff_num_trusted_hops: hops, ..Default::default() }, &[]);
+            let manager = HttpConnectionManager {
+                xff_num_trusted_hops: hops,
+                skip_xff_append: skips,
+                ..Default::default()
+            };
+            cx.manager(&manager, &[]);
         }
         (None, trusted @ [_, ..]) => {
             let mut cidrs = Vec::new();
@@ -105,10 +113,13 @@ fn xff(forwarded: &Forwarded, at: &FieldPath, cx: &mut Lowering<'_>) {
             }
             let config = XffConfig {
                 xff_trusted_cidrs: Some(XffTrustedCidrs { cidrs }),
-                skip_xff_append: Some(BoolValue { value: false }),
+                skip_xff_append: Some(BoolValue { value: skips }),
                 ..Default::default()
             };
             detect("envoy.http.original_ip_detection.xff", &config, cx);
+        }
+        (None, []) if skips => {
+            cx.manager(&HttpConnectionManager { skip_xff_append: true, ..Default::default() }, &[]);
         }
         (None, []) => cx.invalid(at.clone(), "neither numTrustedHops nor trustedCIDRs is set"),
         (Some(_), [_, ..]) => cx.invalid(at.clone(), "numTrustedHops and trustedCIDRs are both set"),

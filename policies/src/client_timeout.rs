@@ -3,8 +3,9 @@
 use crate::lowering::{milliseconds, time};
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
-use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 
@@ -23,9 +24,13 @@ struct Limits {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Tcp {
-    connection_inspection_timeout: Option<String>,
+    #[serde(rename = "connectionInspectionTimeout")]
+    inspection: Option<String>,
+    #[serde(rename = "idleTimeout")]
+    idle: Option<String>,
+    #[serde(rename = "tlsHandshakeTimeout")]
+    handshake: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,6 +49,9 @@ struct Http {
 const STREAM_IDLE: &[u32] = &[24];
 const HEADERS: &[u32] = &[41];
 const IDLE: &[u32] = &[35, 1];
+/// `TcpProxy.idle_timeout`, `FilterChain.transport_socket_connect_timeout`
+const STREAM: &[u32] = &[8];
+const HANDSHAKE: &[u32] = &[9];
 
 impl Capability for ClientTimeout {
     type Spec = Spec;
@@ -51,19 +59,23 @@ impl Capability for ClientTimeout {
         file: "client_timeout",
         kind: Kind::ClientTraffic,
         fields: &["timeout"],
-        except: &["timeout.tcp.idleTimeout", "timeout.tcp.tlsHandshakeTimeout"],
+        except: &[],
         since: "0.1.0",
         docs: "\
 How long clients may take: http.requestHeadersReceivedTimeout for the headers of a request (10s without a policy), \
 http.requestReceivedTimeout for all of it, http.idleTimeout between requests of a connection (1h), http.streamIdleTimeout while nothing of \
-a request moves (5m), tcp.connectionInspectionTimeout until what is needed to choose a listener is there. 0s switches a limit off.",
+a request moves (5m), tcp.connectionInspectionTimeout until what is needed to choose a listener is there, tcp.tlsHandshakeTimeout for a handshake of TLS (10s), \
+tcp.idleTimeout while nothing moves on a connection of a TCP or TLS listener (1h). 0s switches a limit off.",
         effect: Effect::ConnectionManager,
     };
 
     fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
         let Some(limits) = &spec.timeout else { return };
         let at = FieldPath::parse("spec.timeout");
-        let inspection = limits.tcp.as_ref().and_then(|tcp| tcp.connection_inspection_timeout.as_deref());
+        if let Some(tcp) = &limits.tcp {
+            connections(tcp, &at.key("tcp"), cx);
+        }
+        let inspection = limits.tcp.as_ref().and_then(|tcp| tcp.inspection.as_deref());
         if let Some(limit) = time(cx, &at.key("tcp").key("connectionInspectionTimeout"), inspection) {
             cx.listener(
                 &Listener { listener_filters_timeout: Some(milliseconds(limit)), ..Default::default() },
@@ -94,6 +106,19 @@ a request moves (5m), tcp.connectionInspectionTimeout until what is needed to ch
     }
 }
 
+/// Limits of connections, before and without requests.
+fn connections(tcp: &Tcp, at: &FieldPath, cx: &mut Lowering<'_>) {
+    if let Some(idle) = time(cx, &at.key("idleTimeout"), tcp.idle.as_deref()) {
+        let proxy = TcpProxy { idle_timeout: Some(milliseconds(idle)), ..Default::default() };
+        cx.stream(&proxy, &[STREAM]);
+    }
+    if let Some(limit) = time(cx, &at.key("tlsHandshakeTimeout"), tcp.handshake.as_deref()) {
+        let chain =
+            FilterChain { transport_socket_connect_timeout: Some(milliseconds(limit)), ..Default::default() };
+        cx.chain_over(&chain, &[HANDSHAKE]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,12 +143,31 @@ mod tests {
     }
 
     #[test]
+    fn connections_have_limits_of_their_own() {
+        let compiled = testing::compile(
+            Kind::ClientTraffic,
+            r#"{"timeout": {"tcp": {"idleTimeout": "500ms", "tlsHandshakeTimeout": "3s"}}}"#,
+        );
+        let part = &compiled.parts["client_timeout"];
+        let idle = patched::<TcpProxy>(&part.stream).idle_timeout;
+        assert_eq!(
+            (idle, &part.stream[0].clear),
+            (Some(milliseconds(Duration::from_millis(500))), &vec![vec![8]])
+        );
+        let limit = patched::<FilterChain>(&part.chain).transport_socket_connect_timeout;
+        assert_eq!(
+            (limit, &part.chain[0].clear),
+            (Some(milliseconds(Duration::from_secs(3))), &vec![vec![9]])
+        );
+    }
+
+    #[test]
     fn what_is_not_carried_out_is_said() {
         let compiled = testing::compile(
             Kind::ClientTraffic,
-            r#"{"timeout": {"tcp": {"idleTimeout": "1s"}, "http": {"idleTimeout": "x"}}}"#,
+            r#"{"timeout": {"tcp": {"idleTimeout": "y"}, "http": {"idleTimeout": "x"}}}"#,
         );
-        let said = ["MG4104 spec.timeout.tcp.idleTimeout", "MG4002 spec.timeout.http.idleTimeout"];
+        let said = ["MG4002 spec.timeout.tcp.idleTimeout", "MG4002 spec.timeout.http.idleTimeout"];
         assert_eq!((testing::said(&compiled), compiled.closed), (said.map(String::from).to_vec(), false));
     }
 }

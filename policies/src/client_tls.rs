@@ -1,12 +1,16 @@
 //! TLS towards clients (ClientTrafficPolicy `tls`).
 
 use crate::{About, Capability, Effect, Kind, Lowering};
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, TlsParameters,
 };
+use envoy_types::pb::google::protobuf::BoolValue;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The capability.
 pub(crate) struct ClientTls;
@@ -28,6 +32,20 @@ struct Settings {
     #[serde(default)]
     signature_algorithms: Vec<String>,
     alpn_protocols: Option<Vec<String>>,
+    #[serde(default)]
+    fingerprints: Vec<String>,
+    session: Option<Session>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Session {
+    resumption: Option<Resumption>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Resumption {
+    stateless: Option<IgnoredAny>,
+    stateful: Option<IgnoredAny>,
 }
 
 /// Of the TLS context: `common_tls_context.tls_params.tls_{minimum,maximum}_protocol_version`, `common_tls_context.alpn_protocols`
@@ -51,6 +69,20 @@ pub(crate) const CIPHERS: &[&str] = &[
     "ECDHE-RSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-SHA",
     "ECDHE-RSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
 ];
 pub(crate) const CURVES: &[&str] = &["P-256", "P-384", "P-521", "X25519", "X25519MLKEM768"];
 pub(crate) const SIGNATURES: &[&str] = &[
@@ -75,15 +107,18 @@ impl Capability for ClientTls {
             "tls.alpnProtocols",
             "tls.ciphers",
             "tls.ecdhCurves",
+            "tls.fingerprints",
             "tls.maxVersion",
             "tls.minVersion",
+            "tls.session",
             "tls.signatureAlgorithms",
         ],
         except: &[],
         since: "0.1.0",
         docs: "\
 Versions of TLS (1.2 and 1.3 without a policy), ciphers of TLS 1.2 and below, curves, signature algorithms, and the protocols that are \
-negotiated (h2 and http/1.1 without a policy; none if the list is empty).",
+negotiated (h2 and http/1.1 without a policy; none if the list is empty). fingerprints finds JA3 or JA4 out of the handshake, for %TLS_JA3_FINGERPRINT% and \
+%TLS_JA4_FINGERPRINT%. session.resumption says how sessions are taken up again: stateless by tickets, stateful by ids; what it does not name is switched off.",
         effect: Effect::DownstreamTls,
     };
 
@@ -119,6 +154,22 @@ negotiated (h2 and http/1.1 without a policy; none if the list is empty).",
         if settings.alpn_protocols.is_some() {
             clear.push(PROTOCOLS);
         }
+        if !fingerprints(&settings.fingerprints, &at.key("fingerprints"), cx) {
+            return;
+        }
+        if let Some(resumption) = settings.session.as_ref().and_then(|session| session.resumption.as_ref()) {
+            let tls = DownstreamTlsContext {
+                disable_stateful_session_resumption: resumption.stateful.is_none(),
+                session_ticket_keys_type: resumption
+                    .stateless
+                    .is_none()
+                    .then_some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
+                ..Default::default()
+            };
+            if tls != DownstreamTlsContext::default() {
+                cx.tls(&tls, &[]);
+            }
+        }
         let changes = params != TlsParameters::default();
         if !changes && clear.is_empty() {
             return;
@@ -130,6 +181,25 @@ negotiated (h2 and http/1.1 without a policy; none if the list is empty).",
         };
         cx.tls(&DownstreamTlsContext { common_tls_context: Some(common), ..Default::default() }, &clear);
     }
+}
+
+/// Has fingerprints of clients found out; false if one is not known.
+fn fingerprints(names: &[String], at: &FieldPath, cx: &mut Lowering<'_>) -> bool {
+    let mut inspector = TlsInspector::default();
+    for (index, name) in names.iter().enumerate() {
+        match name.as_str() {
+            "JA3" => inspector.enable_ja3_fingerprinting = Some(BoolValue { value: true }),
+            "JA4" => inspector.enable_ja4_fingerprinting = Some(BoolValue { value: true }),
+            other => {
+                cx.invalid(at.index(index), &format!("{other:?} is neither JA3 nor JA4"));
+                return false;
+            }
+        }
+    }
+    if !names.is_empty() {
+        cx.inspector(&inspector);
+    }
+    true
 }
 
 pub(crate) fn version(text: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<TlsProtocol> {
@@ -164,6 +234,29 @@ mod tests {
         let params = patched::<DownstreamTlsContext>(part).common_tls_context.unwrap().tls_params.unwrap();
         assert_eq!(params.tls_minimum_protocol_version(), TlsProtocol::TlSv13);
         assert_eq!((params.cipher_suites.len(), params.ecdh_curves.len()), (1, 1));
+    }
+
+    #[test]
+    fn sessions_and_fingerprints() {
+        let part = |tls: &str| {
+            let compiled = testing::compile(Kind::ClientTraffic, &format!(r#"{{"tls": {tls}}}"#));
+            assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+            compiled.parts.get("client_tls").cloned().unwrap_or_default()
+        };
+        let off = |tls: &str| {
+            let context: DownstreamTlsContext = patched(&part(tls).tls);
+            (context.disable_stateful_session_resumption, context.session_ticket_keys_type.is_some())
+        };
+        assert_eq!(off(r#"{"session": {"resumption": {}}}"#), (true, true));
+        assert_eq!(off(r#"{"session": {"resumption": {"stateless": {}}}}"#), (true, false));
+        assert_eq!(off(r#"{"session": {"resumption": {"stateful": {}}}}"#), (false, true));
+        assert!(part(r#"{"session": {"resumption": {"stateful": {}, "stateless": {}}}}"#).tls.is_empty());
+        let inspector: TlsInspector = patched(&part(r#"{"fingerprints": ["JA4"]}"#).inspector);
+        assert!(
+            inspector.enable_ja3_fingerprinting.is_none() && inspector.enable_ja4_fingerprinting.is_some()
+        );
+        let wrong = testing::compile(Kind::ClientTraffic, r#"{"tls": {"fingerprints": ["JA3", "JA5"]}}"#);
+        assert_eq!(testing::said(&wrong), ["MG4002 spec.tls.fingerprints[1]"]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Which endpoints are well (BackendTrafficPolicy `healthCheck`).
 
+mod extra;
+
 use crate::lowering::{milliseconds, time};
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::CommonLbConfig;
@@ -7,6 +9,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::{HealthCheck as Check, RequestMethod, health_check};
 use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value};
+use extra::{Log, Payload, logged, payload};
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 use std::time::Duration;
@@ -39,8 +42,16 @@ struct Active {
     #[serde(rename = "type")]
     kind: String,
     http: Option<Http>,
+    tcp: Option<Tcp>,
     grpc: Option<Grpc>,
     overrides: Option<Overrides>,
+    health_check_log: Option<Log>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tcp {
+    send: Option<Payload>,
+    receive: Option<Payload>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,6 +64,8 @@ struct Http {
     expected_statuses: Vec<i64>,
     #[serde(default)]
     retriable_statuses: Vec<i64>,
+    expected_response: Option<Payload>,
+    request_body: Option<Payload>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,17 +105,12 @@ impl Capability for HealthCheck {
         file: "health_check",
         kind: Kind::BackendTraffic,
         fields: &["healthCheck"],
-        except: &[
-            "healthCheck.active.healthCheckLog",
-            "healthCheck.active.http.expectedResponse",
-            "healthCheck.active.http.requestBody",
-            "healthCheck.active.tcp.receive",
-            "healthCheck.active.tcp.send",
-        ],
+        except: &[],
         since: "0.1.0",
         docs: "\
-active asks each endpoint by itself, by HTTP (hostname, path, method, expectedStatuses, retriableStatuses), gRPC or by opening a connection \
-(type TCP): timeout, interval, initialJitter, thresholds, another port. passive leaves endpoints out whose answers are errors: consecutive \
+active asks each endpoint by itself, by HTTP (hostname, path, method, requestBody, expectedStatuses, retriableStatuses, expectedResponse), gRPC or a \
+connection (type TCP, with what is sent and expected): timeout, interval, initialJitter, thresholds, another port; healthCheckLog writes what is found \
+to files beside Envoy. passive leaves endpoints out whose answers are errors: consecutive \
 errors of each sort, failurePercentageThreshold, interval, baseEjectionTime, maxEjectionPercent. With fewer healthy endpoints than \
 panicThreshold (percent) all are used; without it never, so that there is 503 without a healthy one.",
         effect: Effect::Cluster,
@@ -153,7 +161,9 @@ fn active(found: &Active, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Check
             cx.invalid(at.key("http"), "nothing says which path is asked for");
             return None;
         }
-        ("TCP", _) => health_check::HealthChecker::TcpHealthCheck(health_check::TcpHealthCheck::default()),
+        ("TCP", _) => {
+            health_check::HealthChecker::TcpHealthCheck(tcp(found.tcp.as_ref(), &at.key("tcp"), cx)?)
+        }
         ("GRPC", _) => {
             let service = found.grpc.as_ref().and_then(|grpc| grpc.service.clone());
             health_check::HealthChecker::GrpcHealthCheck(health_check::GrpcHealthCheck {
@@ -166,7 +176,14 @@ fn active(found: &Active, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Check
             return None;
         }
     };
+    let (sinks, failures, successes) = match &found.health_check_log {
+        Some(log) => logged(log, &at.key("healthCheckLog"), cx)?,
+        None => Default::default(),
+    };
     Some(Check {
+        event_logger: sinks,
+        always_log_health_check_failures: failures,
+        always_log_health_check_success: successes,
         timeout: Some(milliseconds(timeout)),
         interval: Some(milliseconds(interval)),
         initial_jitter: jitter.map(milliseconds),
@@ -199,6 +216,20 @@ fn http(found: &Http, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<health_ch
         method: method.into(),
         expected_statuses: ranges(&found.expected_statuses),
         retriable_statuses: ranges(&found.retriable_statuses),
+        send: payload(found.request_body.as_ref(), &at.key("requestBody"), cx)?,
+        receive: payload(found.expected_response.as_ref(), &at.key("expectedResponse"), cx)?
+            .into_iter()
+            .collect(),
+        ..Default::default()
+    })
+}
+
+fn tcp(found: Option<&Tcp>, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<health_check::TcpHealthCheck> {
+    let send = found.and_then(|tcp| tcp.send.as_ref());
+    let receive = found.and_then(|tcp| tcp.receive.as_ref());
+    Some(health_check::TcpHealthCheck {
+        send: payload(send, &at.key("send"), cx)?,
+        receive: payload(receive, &at.key("receive"), cx)?.into_iter().collect(),
         ..Default::default()
     })
 }
@@ -260,6 +291,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_expected_and_logged() {
+        let found = cluster(
+            r#"{"active": {"type": "HTTP", "http": {"path": "/", "requestBody": {"type": "Text", "text": "up?"}, "expectedResponse": {"type": "Binary", "binary": "eWVz"}},
+                "healthCheckLog": {"sinks": [{"type": "File", "file": {"path": "/dev/stdout"}}], "matches": ["Failure", "HealthyTransition"]}}}"#,
+        );
+        let check = &found.health_checks[0];
+        assert_eq!(
+            (
+                check.event_logger.len(),
+                check.always_log_health_check_failures,
+                check.always_log_health_check_success
+            ),
+            (1, true, false)
+        );
+        let Some(health_check::HealthChecker::HttpHealthCheck(http)) = &check.health_checker else {
+            panic!("HTTP")
+        };
+        assert!(http.send.is_some());
+        // Envoy's own form of text.
+        assert_eq!(
+            http.send.as_ref().unwrap().payload,
+            Some(health_check::payload::Payload::Text("75703f".into()))
+        );
+        assert_eq!(http.receive[0].payload, Some(health_check::payload::Payload::Binary(b"yes".to_vec())));
+    }
+
+    #[test]
     fn endpoints_are_watched() {
         let found = cluster(
             r#"{"passive": {"consecutive5XxErrors": 2, "consecutiveGatewayErrors": 3, "failurePercentageThreshold": 50,
@@ -283,8 +341,12 @@ mod tests {
             (r#"{"active": {"type": "HTTP"}}"#, "MG4002 spec.healthCheck.active.http"),
             (r#"{"active": {"type": "TCP", "interval": "0s"}}"#, "MG4002 spec.healthCheck.active"),
             (
-                r#"{"active": {"type": "TCP", "tcp": {"send": {}}}}"#,
-                "MG4104 spec.healthCheck.active.tcp.send",
+                r#"{"active": {"type": "TCP", "tcp": {"send": {"type": "Binary", "binary": "*"}}}}"#,
+                "MG4002 spec.healthCheck.active.tcp.send",
+            ),
+            (
+                r#"{"active": {"type": "TCP", "healthCheckLog": {"sinks": [{"type": "File", "file": {"path": "a\u0000"}}]}}}"#,
+                "MG4002 spec.healthCheck.active.healthCheckLog.sinks[0]",
             ),
             (
                 r#"{"active": {"type": "HTTP", "http": {"path": "/", "method": "EAT"}}}"#,

@@ -25,7 +25,9 @@ mod capability;
 mod dynamic;
 mod effects;
 mod entry;
+mod format;
 mod free;
+mod headers;
 mod input;
 mod kind;
 mod lowering;
@@ -42,18 +44,27 @@ mod telemetry;
 // One capability a file.
 mod address;
 mod address_tls;
+mod admission_control;
 mod api_key_auth;
 mod authorization;
 mod backend_connection;
+mod backend_http;
+mod backend_proxy_protocol;
+mod backend_telemetry;
+mod bandwidth_limit;
 mod basic_auth;
 mod circuit_breaker;
 mod client_connection;
+mod client_grpc;
+mod client_header_changes;
 mod client_headers;
+mod client_health_check;
 mod client_http1;
 mod client_http2;
 mod client_ip;
 mod client_keepalive;
 mod client_proxy_protocol;
+mod client_scheme;
 mod client_timeout;
 mod client_tls;
 mod client_validation;
@@ -62,6 +73,7 @@ mod cookie_match;
 mod cors;
 mod csrf;
 mod direct_response;
+mod dns;
 mod ext_auth;
 mod ext_proc;
 mod fault;
@@ -72,8 +84,12 @@ mod local_rate_limit;
 mod lua;
 mod oidc;
 mod path_settings;
+mod request_buffer;
+mod response_override;
 mod retry;
+mod routing_type;
 mod timeout;
+mod upgrade;
 mod url_rewrite;
 mod wasm;
 
@@ -108,18 +124,27 @@ pub static POLICIES: &[&dyn AnyPolicy] =
 pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<address::Address>::NEW,
     &Part::<address_tls::AddressTls>::NEW,
+    &Part::<admission_control::AdmissionControl>::NEW,
     &Part::<api_key_auth::ApiKeyAuth>::NEW,
     &Part::<authorization::Authorization>::NEW,
     &Part::<backend_connection::BackendConnection>::NEW,
+    &Part::<backend_http::BackendHttp>::NEW,
+    &Part::<backend_proxy_protocol::BackendProxyProtocol>::NEW,
+    &Part::<backend_telemetry::BackendTelemetry>::NEW,
+    &Part::<bandwidth_limit::BandwidthLimit>::NEW,
     &Part::<basic_auth::BasicAuth>::NEW,
     &Part::<circuit_breaker::CircuitBreaker>::NEW,
     &Part::<client_connection::ClientConnection>::NEW,
+    &Part::<client_grpc::ClientGrpc>::NEW,
+    &Part::<client_header_changes::ClientHeaderChanges>::NEW,
     &Part::<client_headers::ClientHeaders>::NEW,
+    &Part::<client_health_check::ClientHealthCheck>::NEW,
     &Part::<client_http1::ClientHttp1>::NEW,
     &Part::<client_http2::ClientHttp2>::NEW,
     &Part::<client_ip::ClientIp>::NEW,
     &Part::<client_keepalive::ClientKeepalive>::NEW,
     &Part::<client_proxy_protocol::ClientProxyProtocol>::NEW,
+    &Part::<client_scheme::ClientScheme>::NEW,
     &Part::<client_timeout::ClientTimeout>::NEW,
     &Part::<client_tls::ClientTls>::NEW,
     &Part::<client_validation::ClientValidation>::NEW,
@@ -128,6 +153,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<cors::Cors>::NEW,
     &Part::<csrf::Csrf>::NEW,
     &Part::<direct_response::DirectResponse>::NEW,
+    &Part::<dns::Dns>::NEW,
     &Part::<ext_auth::ExtAuth>::NEW,
     &Part::<ext_proc::ExtProc>::NEW,
     &Part::<fault::Fault>::NEW,
@@ -138,8 +164,12 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<lua::Lua>::NEW,
     &Part::<oidc::Oidc>::NEW,
     &Part::<path_settings::PathSettings>::NEW,
+    &Part::<request_buffer::RequestBuffer>::NEW,
+    &Part::<response_override::ResponseOverride>::NEW,
     &Part::<retry::Retry>::NEW,
+    &Part::<routing_type::RoutingType>::NEW,
     &Part::<timeout::Timeout>::NEW,
+    &Part::<upgrade::Upgrade>::NEW,
     &Part::<url_rewrite::UrlRewrite>::NEW,
     &Part::<wasm::Wasm>::NEW,
 ];
@@ -160,7 +190,9 @@ mod tests {
         "dynamic",
         "effects",
         "entry",
+        "format",
         "free",
+        "headers",
         "input",
         "kind",
         "lib",
@@ -240,9 +272,12 @@ mod tests {
         assert_eq!(
             names,
             [
+                "envoy.filters.http.header_mutation",
+                "envoy.filters.http.health_check",
                 "filters of listeners",
                 "envoy.filters.http.fault",
                 "envoy.filters.http.cors",
+                "envoy.filters.http.grpc_web",
                 "envoy.filters.http.csrf",
                 "ExternalAuth of routes",
                 "envoy.filters.http.ext_authz.policy",
@@ -251,13 +286,16 @@ mod tests {
                 "envoy.filters.http.oauth2",
                 "envoy.filters.http.jwt_authn",
                 "envoy.filters.http.stateful_session",
+                "envoy.filters.http.buffer",
                 "envoy.filters.http.lua",
                 "envoy.filters.http.ext_proc",
                 "envoy.filters.http.wasm",
                 "envoy.filters.http.rbac",
                 "envoy.filters.http.local_ratelimit",
+                "envoy.filters.http.bandwidth_limit",
                 "envoy.filters.http.dynamic_forward_proxy",
                 "envoy.filters.http.rbac.resolved",
+                "envoy.filters.http.custom_response",
                 "envoy.filters.http.compressor",
             ]
         );

@@ -1,16 +1,20 @@
 //! Which endpoint gets a request (BackendTrafficPolicy `loadBalancer`).
 
+mod hash;
+mod typed;
+
 use crate::lowering::{milliseconds, time};
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RoundRobinLbConfig, SlowStartConfig,
 };
-use envoy_types::pb::envoy::config::route::v3::RouteAction;
-use envoy_types::pb::envoy::config::route::v3::route_action::{HashPolicy, hash_policy};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction};
 use envoy_types::pb::google::protobuf::UInt64Value;
+use hash::Hash;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
+use typed::{Override, Utilization};
 
 /// The capability.
 pub(crate) struct LoadBalancer;
@@ -28,31 +32,8 @@ struct Balancer {
     kind: String,
     consistent_hash: Option<Hash>,
     slow_start: Option<SlowStart>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Hash {
-    #[serde(rename = "type")]
-    kind: String,
-    header: Option<Named>,
-    #[serde(default)]
-    headers: Vec<Named>,
-    cookie: Option<Cookie>,
-    #[serde(default)]
-    query_params: Vec<Named>,
-    table_size: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Named {
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Cookie {
-    name: String,
-    ttl: Option<String>,
+    backend_utilization: Option<Utilization>,
+    endpoint_override: Option<Override>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +45,8 @@ struct SlowStart {
 const TABLE: u64 = 65_537;
 /// `Cluster.lb_policy`
 const FIELD: &[u32] = &[6];
+/// Headers by which endpoints tell how busy they are (ORCA).
+const REPORTS: [&str; 2] = ["endpoint-load-metrics", "endpoint-load-metrics-bin"];
 
 impl Capability for LoadBalancer {
     type Spec = Spec;
@@ -71,18 +54,15 @@ impl Capability for LoadBalancer {
         file: "load_balancer",
         kind: Kind::BackendTraffic,
         fields: &["loadBalancer"],
-        except: &[
-            "loadBalancer.backendUtilization",
-            "loadBalancer.dynamicModule",
-            "loadBalancer.endpointOverride",
-            "loadBalancer.zoneAware",
-            "loadBalancer.consistentHash.cookie.attributes",
-        ],
+        except: &["loadBalancer.dynamicModule", "loadBalancer.zoneAware"],
         since: "0.1.0",
         docs: "\
-type says which endpoint of a backend gets a request: RoundRobin, Random, LeastRequest (as without a policy), or ConsistentHash, which \
+type says which endpoint of a backend gets a request: RoundRobin, Random, LeastRequest (as without a policy), ConsistentHash, which \
 sends equal requests to one endpoint (Maglev): by the address of the client, a header or several, a cookie (which Envoy sets if the \
-client has none), or query parameters. slowStart.window raises the share of a new endpoint over this time (RoundRobin, LeastRequest).",
+client has none), or query parameters; or BackendUtilization, by how busy endpoints say that they are (ORCA, in their responses or outOfBand). slowStart.window raises \
+the share of a new endpoint over this time (RoundRobin, LeastRequest, BackendUtilization). endpointOverride takes an endpoint that a header names, if the backend has \
+it: for listeners whose clients are trusted with that. zoneAware is not supported: Envoy would have to know its own zone and how many of its fleet are in which, of which no \
+snapshot speaks. dynamicModule is not: Envoy would run code that no snapshot holds.",
         effect: Effect::Cluster,
     };
 
@@ -90,11 +70,22 @@ client has none), or query parameters. slowStart.window raises the share of a ne
         let Some(found) = &spec.load_balancer else { return };
         let at = FieldPath::parse("spec.loadBalancer");
         let start = found.slow_start.as_ref().map(|start| start.window.as_str());
-        let window = time(cx, &at.key("slowStart").key("window"), start);
-        let slow_start_config = window.map(|window| SlowStartConfig {
-            slow_start_window: Some(milliseconds(window)),
-            ..Default::default()
-        });
+        let window = time(cx, &at.key("slowStart").key("window"), start).map(milliseconds);
+        if let Some(hash) = &found.consistent_hash {
+            let Some(policies) = hash::hashed(hash, &at.key("consistentHash"), cx) else { return };
+            cx.forward(&RouteAction { hash_policy: policies, ..Default::default() }, &[]);
+        }
+        if found.backend_utilization.is_some() || found.endpoint_override.is_some() {
+            let Some(policy) = typed::policy(found, window, cx) else { return };
+            if found.backend_utilization.as_ref().is_some_and(|utilization| !utilization.keeps_headers()) {
+                let response_headers_to_remove = REPORTS.map(String::from).to_vec();
+                cx.route(&Route { response_headers_to_remove, ..Default::default() });
+            }
+            return cx
+                .cluster(&Cluster { load_balancing_policy: Some(policy), ..Default::default() }, &[FIELD]);
+        }
+        let slow_start_config =
+            window.map(|window| SlowStartConfig { slow_start_window: Some(window), ..Default::default() });
         let (policy, config) = match found.kind.as_str() {
             "RoundRobin" => {
                 let config = RoundRobinLbConfig { slow_start_config };
@@ -109,8 +100,6 @@ client has none), or query parameters. slowStart.window raises the share of a ne
                 let Some(hash) = &found.consistent_hash else {
                     return cx.invalid(at.key("consistentHash"), "nothing says what is hashed");
                 };
-                let Some(policies) = hashed(hash, &at.key("consistentHash"), cx) else { return };
-                cx.forward(&RouteAction { hash_policy: policies, ..Default::default() }, &[]);
                 let size = UInt64Value { value: hash.table_size.unwrap_or(TABLE) };
                 let config = MaglevLbConfig { table_size: Some(size) };
                 (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(config)))
@@ -121,75 +110,6 @@ client has none), or query parameters. slowStart.window raises the share of a ne
         };
         cx.cluster(&Cluster { lb_policy: policy.into(), lb_config: config, ..Default::default() }, &[FIELD]);
     }
-}
-
-fn hashed(hash: &Hash, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<HashPolicy>> {
-    use hash_policy::PolicySpecifier;
-    let header = |named: &Named| {
-        PolicySpecifier::Header(hash_policy::Header {
-            header_name: named.name.to_ascii_lowercase(),
-            ..Default::default()
-        })
-    };
-    let specifiers = match hash.kind.as_str() {
-        "SourceIP" => {
-            vec![PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: true })]
-        }
-        "Header" => hash.header.iter().map(header).collect(),
-        "Headers" => hash.headers.iter().map(header).collect(),
-        "QueryParams" => {
-            let named = hash
-                .query_params
-                .iter()
-                .map(|named| hash_policy::QueryParameter { name: named.name.clone() });
-            named.map(PolicySpecifier::QueryParameter).collect()
-        }
-        "Cookie" => match &hash.cookie {
-            Some(cookie) => {
-                let ttl = time(cx, &at.key("cookie").key("ttl"), cookie.ttl.as_deref());
-                // With a lifetime, also none, Envoy sets the cookie for a client that has none.
-                let ttl = Some(ttl.map(milliseconds).unwrap_or_default());
-                vec![PolicySpecifier::Cookie(hash_policy::Cookie {
-                    name: cookie.name.clone(),
-                    ttl,
-                    ..Default::default()
-                })]
-            }
-            None => Vec::new(),
-        },
-        other => {
-            cx.invalid(at.key("type"), &format!("type {other} is not supported by this version"));
-            return None;
-        }
-    };
-    let headers = hash.header.iter().chain(&hash.headers);
-    if !headers.map(|named| named.name.as_str()).all(|name| cx.header_name(at.clone(), name)) {
-        return None;
-    }
-    let unnamed = |named: &Named| named.name.is_empty();
-    if hash.query_params.iter().any(unnamed)
-        || hash.cookie.as_ref().is_some_and(|cookie| cookie.name.is_empty())
-    {
-        cx.invalid(at.clone(), "what is hashed needs a name");
-        return None;
-    }
-    if !hash.table_size.is_none_or(is_prime) {
-        cx.invalid(at.key("tableSize"), "the size of the table is no prime, or too large");
-        return None;
-    }
-    if specifiers.is_empty() {
-        cx.invalid(at.clone(), "nothing says what is hashed");
-        return None;
-    }
-    let policy = |specifier| HashPolicy { policy_specifier: Some(specifier), ..Default::default() };
-    Some(specifiers.into_iter().map(policy).collect())
-}
-
-/// Whether Envoy takes a size for a table: a prime up to its bound.
-fn is_prime(size: u64) -> bool {
-    const MOST: u64 = 5_000_011;
-    let divides = |by: &u64| size.is_multiple_of(*by);
-    (2..=MOST).contains(&size) && !(2..size).take_while(|by| by * by <= size).any(|by| divides(&by))
 }
 
 #[cfg(test)]
@@ -246,12 +166,51 @@ mod tests {
             (r#"{"loadBalancer": {"type": "DynamicModule"}}"#, "MG4002 spec.loadBalancer.type"),
             (r#"{"loadBalancer": {"type": "ConsistentHash"}}"#, "MG4002 spec.loadBalancer.consistentHash"),
             (
-                r#"{"loadBalancer": {"type": "Random", "zoneAware": {}}}"#,
+                r#"{"loadBalancer": {"type": "Random", "zoneAware": {"weightedZones": [{"zone": "a", "weight": 1}]}}}"#,
                 "MG4104 spec.loadBalancer.zoneAware",
+            ),
+            (
+                r#"{"loadBalancer": {"type": "Random", "endpointOverride": {"extractFrom": [{"header": "a b"}]}}}"#,
+                "MG4002 spec.loadBalancer.endpointOverride.extractFrom[0].header",
+            ),
+            (r#"{"loadBalancer": {"type": "BackendUtilization"}}"#, "MG4002 spec.loadBalancer.type"),
+            (
+                r#"{"loadBalancer": {"type": "ConsistentHash", "consistentHash": {"type": "Cookie", "cookie": {"name": "c", "attributes": {"Path": "/; Secure"}}}}}"#,
+                "MG4002 spec.loadBalancer.consistentHash.cookie.attributes",
             ),
         ] {
             let compiled = testing::compile(Kind::BackendTraffic, spec);
             assert_eq!((testing::said(&compiled), compiled.closed), (vec![said.to_owned()], false), "{spec}");
         }
+    }
+
+    #[test]
+    fn named_endpoints_and_utilization_have_a_policy_of_their_own() {
+        let of = |spec: &str| {
+            let compiled = testing::compile(Kind::BackendTraffic, &format!(r#"{{"loadBalancer": {spec}}}"#));
+            assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+            let part = compiled.parts["load_balancer"].clone();
+            let policy = patched::<Cluster>(&part.cluster.cluster).load_balancing_policy.unwrap();
+            let config = policy.policies[0].typed_extension_config.clone().unwrap();
+            (config.name, config.typed_config.unwrap().value.len(), part.route.len())
+        };
+        for kind in ["RoundRobin", "LeastRequest", "Random"] {
+            let (name, size, _) = of(&format!(
+                r#"{{"type": "{kind}", "endpointOverride": {{"extractFrom": [{{"header": "a"}}]}}}}"#
+            ));
+            assert!(name.ends_with("override_host") && size > 10, "{name}");
+        }
+        let (name, ..) = of(
+            r#"{"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}, "endpointOverride": {"extractFrom": [{"header": "X-To"}]}}"#,
+        );
+        assert!(name.ends_with("override_host"), "{name}");
+        let utilization = |keep: bool| {
+            format!(
+                r#"{{"type": "BackendUtilization", "slowStart": {{"window": "5s"}}, "backendUtilization": {{"blackoutPeriod": "1s", "errorUtilizationPenaltyPercent": 150,
+                "metricNamesForComputingUtilization": ["cpu"], "keepResponseHeaders": {keep}, "outOfBand": {{"reportingPeriod": "3s", "port": 9, "authority": "a"}}}}}}"#
+            )
+        };
+        // Reports are taken out of responses unless it is asked to keep them.
+        assert_eq!((of(&utilization(false)).2, of(&utilization(true)).2), (1, 0));
     }
 }

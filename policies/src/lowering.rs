@@ -1,5 +1,6 @@
 //! What a capability lowers to, and what it may ask while it does.
 
+mod ask;
 mod backend;
 pub(crate) mod late;
 mod provider;
@@ -17,20 +18,15 @@ pub(crate) use value::{any, digest, fingerprint, milliseconds, seconds, time};
 
 use crate::capability::{About, AnyCapability};
 use crate::{Input, InputKind, Kind, TrustBundle};
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
-use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction};
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
     POLICY_APPROXIMATE, POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
-use moorgate_model::ir::{ClientValidation, ClusterPolicies, Extension, LateValue, Patch, RouteFilter};
+use moorgate_model::ir::{
+    ClientValidation, ClusterPolicies, Extension, LateValue, ListenerFilter, Patch, RouteFilter,
+};
 use moorgate_model::{Code, Diagnostic, FieldPath, Node, Object, ObjectRef};
-use prost::{Message, Name};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -184,6 +180,18 @@ pub struct Lowered {
     pub late: Vec<LateValue>,
     /// What makes a backend.
     pub backend: OfBackend,
+    /// Filters of all requests of a listener.
+    pub on_listener: Vec<ListenerFilter>,
+    /// Over filters that stand on listeners anyway, by their names.
+    pub changes: Vec<(String, Patch)>,
+    /// Over Envoy's `TcpProxy`.
+    pub stream: Vec<Patch>,
+    /// Over Envoy's `TlsInspector`.
+    pub inspector: Vec<Patch>,
+    /// HTTP/3 is spoken too.
+    pub http3: bool,
+    /// Requests that name no host are for the hostname of their listener.
+    pub default_host: bool,
 }
 
 impl Lowered {
@@ -193,8 +201,7 @@ impl Lowered {
         self.route.extend(other.route.iter().cloned());
         self.forward.extend(other.forward.iter().cloned());
         self.clusters.extend(other.clusters.iter().cloned());
-        self.cluster.cluster.extend(other.cluster.cluster.iter().cloned());
-        self.cluster.upstream.extend(other.cluster.upstream.iter().cloned());
+        self.cluster.add(&other.cluster);
         self.manager.extend(other.manager.iter().cloned());
         self.chain.extend(other.chain.iter().cloned());
         self.listener.extend(other.listener.iter().cloned());
@@ -204,6 +211,12 @@ impl Lowered {
         self.describes |= other.describes;
         self.late.extend(other.late.iter().cloned());
         self.backend.add(&other.backend);
+        self.on_listener.extend(other.on_listener.iter().cloned());
+        self.changes.extend(other.changes.iter().cloned());
+        self.stream.extend(other.stream.iter().cloned());
+        self.inspector.extend(other.inspector.iter().cloned());
+        self.http3 |= other.http3;
+        self.default_host |= other.default_host;
     }
 }
 
@@ -311,15 +324,6 @@ pub(crate) fn top(field: &str) -> FieldPath {
     FieldPath::root().key(field.split_once('.').map_or(field, |(top, _)| top))
 }
 
-fn patch<M: Message>(message: &M, clear: &[&[u32]]) -> Patch {
-    let clear = clear.iter().map(|path| path.to_vec()).collect();
-    Patch { message: message.encode_to_vec(), clear, first: false }
-}
-
-fn extension<M: Message + Name>(message: &M) -> Extension {
-    Extension { type_url: M::type_url(), value: message.encode_to_vec() }
-}
-
 impl<'a> Lowering<'a> {
     fn new(kind: Kind, object: &'a Object, world: &'a mut dyn World) -> Self {
         Self {
@@ -392,75 +396,6 @@ impl Lowering<'_> {
     /// A field of which Envoy does something near; the message says what.
     pub fn approximate(&mut self, field: FieldPath, message: &str) {
         self.findings.push(self.object.diagnostic(&POLICY_APPROXIMATE, field, message));
-    }
-
-    /// A filter of requests: what stands on listeners without effect, and what it does for the routes of this policy.
-    pub fn filter<B: Message + Name, R: Message + Name>(
-        &mut self,
-        (name, place): (&str, u16),
-        base: &B,
-        own: &R,
-    ) {
-        let (base, own) = (extension(base), extension(own));
-        self.out.filters.push(RouteFilter { place, name: name.to_owned(), base, own, off: None });
-    }
-
-    /// A filter of requests that would do something by itself, and what keeps it from that.
-    pub fn busy_filter<B: Message + Name, R: Message + Name>(
-        &mut self,
-        (name, place): (&str, u16),
-        base: &B,
-        own: &R,
-        off: &R,
-    ) {
-        let off = Some(extension(off));
-        let (base, own) = (extension(base), extension(own));
-        self.out.filters.push(RouteFilter { place, name: name.to_owned(), base, own, off });
-    }
-
-    /// Something of the routes.
-    pub fn route(&mut self, message: &Route) {
-        self.out.route.push(patch(message, &[]));
-    }
-
-    /// Something of the way to backends; fields that are cleared are named by their numbers.
-    pub fn forward(&mut self, message: &RouteAction, clear: &[&[u32]]) {
-        self.out.forward.push(patch(message, clear));
-    }
-
-    /// Something of the connection manager.
-    pub fn manager(&mut self, message: &HttpConnectionManager, clear: &[&[u32]]) {
-        self.out.manager.push(patch(message, clear));
-    }
-
-    /// Something of filter chains; `first` puts lists before those that are there.
-    pub fn chain(&mut self, message: &FilterChain, first: bool) {
-        self.out.chain.push(Patch { first, ..patch(message, &[]) });
-    }
-
-    /// Something of the whole listener; `first` puts lists before those that are there.
-    pub fn listener(&mut self, message: &Listener, first: bool) {
-        self.out.listener.push(Patch { first, ..patch(message, &[]) });
-    }
-
-    /// Something of TLS towards clients.
-    pub fn tls(&mut self, message: &DownstreamTlsContext, clear: &[&[u32]]) {
-        self.out.tls.push(patch(message, clear));
-    }
-
-    /// How clients prove who they are.
-    pub fn clients(&mut self, clients: ClientValidation) {
-        self.out.clients = Some(clients);
-    }
-
-    /// Something of the clusters of backends.
-    pub fn cluster(&mut self, message: &Cluster, clear: &[&[u32]]) {
-        self.out.cluster.cluster.push(patch(message, clear));
-    }
-
-    /// Something of how HTTP is spoken to backends.
-    pub fn upstream(&mut self, message: &HttpProtocolOptions, clear: &[&[u32]]) {
-        self.out.cluster.upstream.push(patch(message, clear));
     }
 
     /// The cluster of a backend that filters ask. Without it the policy is not valid.

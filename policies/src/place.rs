@@ -3,12 +3,18 @@
 //! Whoever answers a request early stands early; what decides by something stands behind what finds it out; what changes a
 //! response stands late, because responses pass the filters backwards. The numbers leave room; a test holds the whole order.
 
+/// Headers of all responses: whoever gave one, the first filter is the last that it passes.
+pub const LATE_HEADERS: u16 = 40;
+/// Whoever asks whether a listener is well has no credentials, and means no route.
+pub const HEALTH: u16 = 50;
 /// Filters of listeners, before a route is looked for.
 pub const LISTENER: u16 = 100;
 /// Faults on purpose: before anything that costs.
 pub const FAULT: u16 = 200;
 /// A preflight carries no credentials, so it is answered before anybody is asked for them.
 pub const CORS: u16 = 300;
+/// What a browser sends as gRPC-Web is gRPC for all behind.
+pub const GRPC_WEB: u16 = 310;
 /// A forged request of a browser is refused before its cookies count for anything.
 pub const CSRF: u16 = 350;
 /// A service that is asked whether a request may pass: before what it costs to read tokens, as its answer may change them.
@@ -35,6 +41,8 @@ pub const WASM: u16 = 780;
 pub const AUTHORIZATION: u16 = 800;
 /// Only requests that may pass use up a limit.
 pub const LOCAL_RATE_LIMIT: u16 = 900;
+/// Only what the limit of each Envoy lets pass is counted by the service that all share.
+pub const GLOBAL_RATE_LIMIT: u16 = 910;
 /// Requests and responses are slowed down last of all that may refuse them.
 pub const BANDWIDTH: u16 = 950;
 /// Load is shed by what backends answer, not by what was refused before.
@@ -43,7 +51,7 @@ pub const ADMISSION: u16 = 970;
 pub const RESOLVE: u16 = 980;
 /// What was found is judged before anybody connects to it.
 pub const RESOLVED: u16 = 990;
-/// Responses of backends, and of nobody else, are replaced.
+/// Responses pass backwards: those of backends and of Envoy itself are replaced before filters in front see them.
 pub const CUSTOM_RESPONSE: u16 = 1000;
 /// Responses are compressed when nobody changes their bodies any more: responses pass backwards, so this is the first
 /// to see one, but for what replaces it whole.

@@ -4,6 +4,7 @@ use crate::lowering::{any, milliseconds, time};
 use crate::{About, Capability, Effect, Kind, Lowering};
 use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, RouteAction, retry_policy};
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::google::protobuf::UInt32Value;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
@@ -20,6 +21,7 @@ pub(crate) struct Spec {
 #[serde(rename_all = "camelCase")]
 struct Rules {
     num_retries: Option<u32>,
+    num_attempts_per_priority: Option<i32>,
     retry_on: Option<On>,
     per_retry: Option<Each>,
 }
@@ -62,11 +64,12 @@ impl Capability for Retry {
         file: "retry",
         kind: Kind::BackendTraffic,
         fields: &["retry"],
-        except: &["retry.numAttemptsPerPriority"],
+        except: &[],
         since: "0.1.0",
         docs: "\
 Requests that fail are tried again: numRetries (2), retryOn.triggers and retryOn.httpStatusCodes (connection failures, refused \
-streams, and 503), perRetry.timeout, perRetry.backOff. An endpoint that was tried is not tried again while there are others. \
+streams, and 503), perRetry.timeout, perRetry.backOff. An endpoint that was tried is not tried again while there are others; after numAttemptsPerPriority tries those of the next priority \
+(fallback) are. \
 In place of a rule's own retry.",
         effect: Effect::Route,
     };
@@ -85,6 +88,10 @@ In place of a rule's own retry.",
         if base.is_some_and(|base| base.is_zero() || most.is_some_and(|most| most < base)) {
             return cx.invalid(back, "baseInterval is zero, or more than maxInterval");
         }
+        let attempts = rules.num_attempts_per_priority.unwrap_or_default();
+        if attempts < 0 {
+            return cx.invalid(at.key("numAttemptsPerPriority"), "it is 0, or so many tries");
+        }
         let (retry_on, codes) = conditions(rules.retry_on.as_ref());
         let previous = PreviousHostsPredicate {};
         let policy = RetryPolicy {
@@ -95,6 +102,12 @@ In place of a rule's own retry.",
             retry_back_off: base.map(|base| retry_policy::RetryBackOff {
                 base_interval: Some(milliseconds(base)),
                 max_interval: most.map(milliseconds),
+            }),
+            retry_priority: (attempts > 0).then(|| retry_policy::RetryPriority {
+                name: "envoy.retry_priorities.previous_priorities".into(),
+                config_type: Some(retry_policy::retry_priority::ConfigType::TypedConfig(any(
+                    &PreviousPrioritiesConfig { update_frequency: attempts },
+                ))),
             }),
             retry_host_predicate: vec![retry_policy::RetryHostPredicate {
                 name: "envoy.retry_host_predicates.previous_hosts".into(),
@@ -152,15 +165,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_carried_out_is_said_and_leaves_the_rest() {
-        let compiled = testing::compile(
-            Kind::BackendTraffic,
-            r#"{"retry": {"numAttemptsPerPriority": 1, "numRetries": 1}}"#,
-        );
-        assert_eq!(testing::said(&compiled), ["MG4104 spec.retry.numAttemptsPerPriority"]);
-        assert!(compiled.parts.contains_key("retry") && !compiled.closed);
-        let broken = testing::compile(Kind::BackendTraffic, r#"{"retry": {"perRetry": {"timeout": "x"}}}"#);
-        assert_eq!(testing::said(&broken), ["MG4002 spec.retry.perRetry.timeout"]);
-        assert!(broken.parts.is_empty() && !broken.closed);
+    fn tries_move_on_to_the_next_priority() {
+        let found =
+            policy(r#"{"retry": {"numAttemptsPerPriority": 1, "numRetries": 1}}"#).retry_priority.unwrap();
+        assert_eq!(found.name, "envoy.retry_priorities.previous_priorities");
+        assert_eq!(policy(r#"{"retry": {"numAttemptsPerPriority": 0}}"#).retry_priority, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (spec, field) in [
+            (r#"{"retry": {"perRetry": {"timeout": "x"}}}"#, "perRetry.timeout"),
+            (r#"{"retry": {"numAttemptsPerPriority": -1}}"#, "numAttemptsPerPriority"),
+        ] {
+            let broken = testing::compile(Kind::BackendTraffic, spec);
+            assert_eq!(testing::said(&broken), [format!("MG4002 spec.retry.{field}")]);
+            assert!(broken.parts.is_empty() && !broken.closed);
+        }
     }
 }

@@ -35,6 +35,9 @@ pub struct Echo {
     pub headers: Vec<(String, String)>,
     /// How many bytes of body came.
     pub body: usize,
+    /// The scheme that HTTP/2 names; empty in HTTP/1.
+    #[serde(default)]
+    pub scheme: String,
 }
 
 impl Echo {
@@ -134,6 +137,7 @@ async fn answer(
         host: host.or_else(|| head.uri.authority().map(ToString::to_string)).unwrap_or_default(),
         headers: head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
         body,
+        scheme: head.uri.scheme_str().unwrap_or_default().to_owned(),
     };
     let mut response = http::Response::new(Full::from(serde_json::to_vec(&echo).unwrap_or_default()));
     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(echo);

@@ -10,12 +10,16 @@ mod connections;
 mod extensions;
 #[path = "policies/interplay.rs"]
 mod interplay;
+#[path = "policies/listeners.rs"]
+mod listeners;
 #[path = "policies/patches.rs"]
 mod patches;
 #[path = "policies/proxies.rs"]
 mod proxies;
 #[path = "policies/security.rs"]
 mod security;
+#[path = "policies/traffic.rs"]
+mod traffic;
 
 use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};

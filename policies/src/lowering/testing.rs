@@ -4,6 +4,7 @@ use super::*;
 use crate::backend_tls::tests::node;
 use moorgate_model::diagnostic::policy::INPUT_MISSING;
 use moorgate_model::{Origin, Position};
+use prost::{Message, Name};
 
 /// What every provider of these tests says of itself.
 pub(crate) const DISCOVERY: &str = r#"{

@@ -153,6 +153,7 @@ const ROOTS: &[&str] = &[
     "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
     "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
     "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
+    "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
     "envoy.extensions.load_balancing_policies.random.v3.Random",
     "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
     "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
@@ -180,7 +181,11 @@ const ROOTS: &[&str] = &[
     "envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport",
     "envoy.extensions.transport_sockets.tcp_stats.v3.Config",
     "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+    "envoy.type.matcher.v3.HttpResponseHeaderMatchInput",
+    "envoy.type.matcher.v3.HttpResponseLocalReplyMatchInput",
+    "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput",
     "google.protobuf.StringValue",
+    "ratelimit.config.ratelimit.v3.RateLimitConfig",
     "xds.type.matcher.v3.Matcher",
 ];
 

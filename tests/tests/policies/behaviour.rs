@@ -17,7 +17,7 @@ pub(crate) const HOST: &str = "shop.example.com";
 const SECRET: &[u8] = b"a key that only this test knows.";
 
 /// A route `/name` to a Service, with a policy of a kind on it.
-fn guarded(name: &str, service: &str, kind: &str, spec: &str) -> [String; 2] {
+pub(crate) fn guarded(name: &str, service: &str, kind: &str, spec: &str) -> [String; 2] {
     let route =
         manifest::http_route("edge", name, "edge/public", &[], &manifest::rule(&format!("/{name}"), service));
     [route, policy(name, kind, "HTTPRoute", name, spec)]

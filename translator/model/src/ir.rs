@@ -27,7 +27,8 @@ pub use listener::{
     Transport,
 };
 pub use policy::{
-    Added, ChainPolicies, ClusterPolicies, Extension, Patch, PolicySource, RouteFilter, RoutePolicies,
+    Added, ChainPolicies, ClusterPolicies, Dns, DnsFamily, Extension, ListenerFilter, Patch, PolicySource,
+    ProxyHeader, RouteFilter, RoutePolicies,
 };
 pub use proxy::{BindFamily, Move, Proxy};
 pub use route::{

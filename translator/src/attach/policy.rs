@@ -6,6 +6,7 @@
 mod client;
 mod condition;
 mod held;
+mod host;
 mod merge;
 mod settle;
 mod target;
@@ -14,6 +15,7 @@ mod world;
 
 pub(super) use client::listeners;
 pub(crate) use held::Merge;
+pub(super) use host::hosts;
 pub(crate) use merge::merged_object;
 pub(super) use settle::settle;
 

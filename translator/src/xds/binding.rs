@@ -24,7 +24,7 @@ impl Bindings {
         if cluster::refuses(cluster) {
             return;
         }
-        if !direct::is(cluster) {
+        if !direct::is(cluster) && cluster::by_dns(cluster).is_none() {
             let sources = self.endpoints.entry(cluster.eds_name.as_str().into()).or_default();
             sources.extend(cluster.sources.iter().map(source));
         }

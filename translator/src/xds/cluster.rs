@@ -3,18 +3,37 @@
 use super::{direct, patch, tls, value};
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+    ClusterDiscoveryType, CommonLbConfig, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers, circuit_breakers::Thresholds, circuit_breakers::thresholds::RetryBudget,
 };
-use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, Http1ProtocolOptions, Http2ProtocolOptions, ProxyProtocolConfig, SocketAddress, TransportSocket,
+    address, socket_address::PortSpecifier,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+};
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, http_filter,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+    explicit_http_config::ProtocolConfig,
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
-use moorgate_model::ir::{AppProtocol, Cluster, Proxy, ServerName};
+use moorgate_model::ir::{
+    AppProtocol, Cluster, Direct, DirectAddress, Dns, DnsFamily, EndpointSource, Proxy, ProxyHeader,
+    ServerName,
+};
 use moorgate_snapshot::record::{BindingKind, Reference};
 
 /// How long Envoy waits for endpoints before a cluster goes live without: longer than a relay withholds an answer.
@@ -70,9 +89,7 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         ignore_health_on_host_removal: true,
         ..Default::default()
     };
-    if let Some(mut options) = protocol(cluster.protocol) {
-        direct::server_names(cluster, &mut options);
-        patch::apply(&mut options, &cluster.policies.upstream);
+    if let Some(options) = protocol(cluster) {
         out.typed_extension_protocol_options
             .insert("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(), value::any(&options));
     }
@@ -81,36 +98,133 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         out.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
         return (out, Vec::new());
     }
-    out.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
-    out.eds_cluster_config = Some(EdsClusterConfig {
-        eds_config: Some(value::ads(ENDPOINTS_TIMEOUT_SECONDS)),
-        service_name: cluster.eds_name.clone(),
-    });
-    let mut refs = vec![Reference { kind: BindingKind::Endpoints, name: cluster.eds_name.as_str().into() }];
+    let mut refs = Vec::new();
+    if let Some(dns) = by_dns(cluster) {
+        out.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(names(dns)));
+        out.load_assignment = Some(assignment(name, cluster));
+    } else {
+        out.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
+        out.eds_cluster_config = Some(EdsClusterConfig {
+            eds_config: Some(value::ads(ENDPOINTS_TIMEOUT_SECONDS)),
+            service_name: cluster.eds_name.clone(),
+        });
+        refs.push(Reference { kind: BindingKind::Endpoints, name: cluster.eds_name.as_str().into() });
+    }
     direct::apply(name, cluster, &mut out, &mut refs);
     if let Some(tls) = &cluster.tls {
-        out.transport_socket = Some(tls::upstream(tls, cluster.protocol, &proxy.backend_tls));
+        out.transport_socket = Some(tls::upstream(tls, cluster, &proxy.backend_tls));
         refs.extend(tls::upstream_references(tls));
+    }
+    if let Some(version) = cluster.policies.proxy_header {
+        out.transport_socket = Some(proxy_header(version, out.transport_socket));
     }
     patch::apply(&mut out, &cluster.policies.cluster);
     (out, refs)
 }
 
+/// How Envoy looks for the addresses itself, if a policy says how and there are only names: then there is no binding.
+pub(super) fn by_dns(cluster: &Cluster) -> Option<Dns> {
+    let is_name = |source: &EndpointSource| match &source.direct {
+        Some(Direct::Endpoint(endpoint)) => matches!(endpoint.address, DirectAddress::Host(..)),
+        Some(Direct::Cluster(_) | Direct::Request) => false,
+        None => source.hostname.is_some(),
+    };
+    let names = !cluster.sources.is_empty() && cluster.sources.iter().all(is_name);
+    cluster.policies.dns.filter(|_| names)
+}
+
+fn names(dns: Dns) -> CustomClusterType {
+    let family = match dns.family {
+        DnsFamily::V4 => DnsLookupFamily::V4Only,
+        DnsFamily::V6 => DnsLookupFamily::V6Only,
+        DnsFamily::PreferV4 => DnsLookupFamily::V4Preferred,
+        DnsFamily::PreferV6 => DnsLookupFamily::Auto,
+        DnsFamily::All => DnsLookupFamily::All,
+    };
+    let cluster = DnsCluster {
+        dns_refresh_rate: Some(value::duration(dns.refresh)),
+        respect_dns_ttl: dns.respect_ttl,
+        dns_lookup_family: family.into(),
+        ..Default::default()
+    };
+    CustomClusterType { name: "envoy.cluster.dns".into(), typed_config: Some(value::any(&cluster)) }
+}
+
+fn assignment(name: &str, cluster: &Cluster) -> ClusterLoadAssignment {
+    let endpoint = |source: &EndpointSource| LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: Some(Address {
+                address: Some(address::Address::SocketAddress(SocketAddress {
+                    address: source.hostname.clone().unwrap_or_default(),
+                    port_specifier: Some(PortSpecifier::PortValue(u32::from(source.port))),
+                    ..Default::default()
+                })),
+            }),
+            ..Default::default()
+        })),
+        load_balancing_weight: value::number(source.weight),
+        ..Default::default()
+    };
+    let lb_endpoints = cluster.sources.iter().map(endpoint).collect();
+    ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints, ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+/// The socket with the client's address before everything that it writes.
+fn proxy_header(version: ProxyHeader, inner: Option<TransportSocket>) -> TransportSocket {
+    let plain = || tls::socket("envoy.transport_sockets.raw_buffer", &RawBuffer::default());
+    let version = match version {
+        ProxyHeader::V1 => Version::V1,
+        ProxyHeader::V2 => Version::V2,
+    };
+    let config = ProxyProtocolUpstreamTransport {
+        config: Some(ProxyProtocolConfig { version: version.into(), ..Default::default() }),
+        transport_socket: Some(inner.unwrap_or_else(plain)),
+        ..Default::default()
+    };
+    tls::socket("envoy.transport_sockets.upstream_proxy_protocol", &config)
+}
+
 /// How HTTP is spoken to the backend, if it is.
-fn protocol(protocol: AppProtocol) -> Option<HttpProtocolOptions> {
-    let config = match protocol {
-        AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
-        AppProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+fn protocol(cluster: &Cluster) -> Option<HttpProtocolOptions> {
+    let policies = &cluster.policies;
+    let http2 = || {
+        let mut options = Http2ProtocolOptions {
             initial_stream_window_size: value::number(STREAM_WINDOW_BYTES),
             initial_connection_window_size: value::number(CONNECTION_WINDOW_BYTES),
             ..Default::default()
-        }),
+        };
+        patch::apply(&mut options, &policies.http2);
+        options
+    };
+    let config = match cluster.protocol {
+        AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+        AppProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(http2()),
         AppProtocol::Tcp | AppProtocol::Udp => return None,
     };
-    Some(HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(config),
-        })),
-        ..Default::default()
-    })
+    let spoken = if policies.client_protocol {
+        UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(http2()),
+            ..Default::default()
+        })
+    } else {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) })
+    };
+    let mut options = HttpProtocolOptions { upstream_protocol_options: Some(spoken), ..Default::default() };
+    direct::server_names(cluster, &mut options);
+    patch::apply(&mut options, &policies.upstream);
+    if !policies.filters.is_empty() {
+        options.http_filters = policies.filters.iter().map(patch::http_filter).collect();
+        let codec = ("envoy.filters.http.upstream_codec", value::any(&UpstreamCodec::default()));
+        options.http_filters.push(HttpFilter {
+            name: codec.0.into(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(codec.1)),
+            ..Default::default()
+        });
+    }
+    Some(options)
 }

@@ -58,14 +58,18 @@ pub(super) fn lower(name: &str, listener: &Listener, proxy: &Proxy) -> (pb::List
         return (stream::udp(name, address_of(proxy.family), listener), Vec::new());
     }
     // Once for all chains that share a table.
-    let mut filters: BTreeMap<&str, Vec<HttpFilter>> = BTreeMap::new();
+    let mut filters: BTreeMap<&str, Vec<(u16, HttpFilter)>> = BTreeMap::new();
     for routes in listener.chains.iter().filter_map(FilterChain::routes) {
-        filters.entry(&routes.name).or_insert_with(|| http_filters(routes, &proxy.order));
+        filters.entry(&routes.name).or_insert_with(|| http_filters(routes));
     }
     let inspects = listener.chains.iter().any(|chain| chain.tls.is_some() || !chain.server_names.is_empty());
+    let mut inspector = TlsInspector::default();
+    for added in listener.chains.iter().filter_map(|chain| chain.policies.as_ref()) {
+        patch::apply(&mut inspector, &added.inspector);
+    }
     let inspector = ListenerFilter {
         name: "envoy.filters.listener.tls_inspector".into(),
-        config_type: Some(listener_filter::ConfigType::TypedConfig(value::any(&TlsInspector::default()))),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(value::any(&inspector))),
         ..Default::default()
     };
     let chains = listener.chains.iter().map(|chain| filter_chain(name, chain, &filters, proxy)).collect();
@@ -101,7 +105,7 @@ pub(super) fn lower(name: &str, listener: &Listener, proxy: &Proxy) -> (pb::List
 fn filter_chain(
     listener: &str,
     chain: &FilterChain,
-    filters: &BTreeMap<&str, Vec<HttpFilter>>,
+    filters: &BTreeMap<&str, Vec<(u16, HttpFilter)>>,
     proxy: &Proxy,
 ) -> pb::FilterChain {
     let socket = chain.tls.as_ref().map(|tls| match chain.serves {
@@ -113,11 +117,16 @@ fn filter_chain(
     let (filter, socket) = match &chain.serves {
         Serves::Http(routes) => {
             let filters = filters.get(routes.name.as_str()).cloned().unwrap_or_default();
+            let mut filters = patch::listener_filters(filters, chain.policies.as_deref());
+            proxy.order.iter().for_each(|step| reorder(&mut filters, step));
             let manager = connection_manager(listener, (chain, routes), filters, proxy);
             (network_filter("envoy.filters.network.http_connection_manager", &manager), socket)
         }
         Serves::Stream(found) if !found.backends.is_empty() => {
-            let filter = stream::tcp_proxy(listener, found, proxy);
+            let mut filter = stream::tcp_proxy(listener, found, proxy);
+            if let Some(added) = &chain.policies {
+                patch::apply(&mut filter, &added.stream);
+            }
             (network_filter("envoy.filters.network.tcp_proxy", &filter), socket)
         }
         // Without an answer to write, this filter closes the connection as soon as it is open.
@@ -186,7 +195,7 @@ fn nobody() -> InternalAddressConfig {
 /// Filters of requests, in the order in which they run: those that every listener has do nothing on routes without rules
 /// of their own, so that listeners do not change when the first route has some; those of policies are there once a route
 /// of the table has one. A preflight carries no credentials, so it is answered before a rule asks anybody.
-fn http_filters(routes: &RouteTable, order: &[Move]) -> Vec<HttpFilter> {
+fn http_filters(routes: &RouteTable) -> Vec<(u16, HttpFilter)> {
     let asked = routes.hosts.iter().filter_map(|host| host.asked.as_ref()).map(Vec::len).max();
     let own = (0..asked.unwrap_or(0)).flat_map(|position| {
         auth::FILTERS
@@ -208,17 +217,19 @@ fn http_filters(routes: &RouteTable, order: &[Move]) -> Vec<HttpFilter> {
     // Stable: those of one place stay in their order.
     filters.sort_by_key(|(place, _)| *place);
     let router = http_filter("envoy.filters.http.router", &Router::default());
-    let mut filters: Vec<HttpFilter> = filters.into_iter().map(|(_, filter)| filter).collect();
-    order.iter().for_each(|step| reorder(&mut filters, step));
-    filters.into_iter().chain([router]).collect()
+    filters.push((u16::MAX, router));
+    filters
 }
 
 /// Moves a filter before or behind another one (EnvoyProxy `filterOrder`), with all that have its name before their own.
 fn reorder(filters: &mut Vec<HttpFilter>, step: &Move) {
+    // The router stays the last one.
+    let router = filters.pop();
     let is = |filter: &HttpFilter, name: &str| {
         filter.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']))
     };
     if !filters.iter().any(|filter| is(filter, &step.other)) || step.filter == step.other {
+        filters.extend(router);
         return;
     }
     let (moved, mut rest): (Vec<_>, Vec<_>) =
@@ -230,6 +241,7 @@ fn reorder(filters: &mut Vec<HttpFilter>, step: &Move) {
     };
     let place = place.unwrap_or(rest.len());
     rest.splice(place..place, moved);
+    rest.extend(router);
     *filters = rest;
 }
 
@@ -279,6 +291,10 @@ fn connection_manager(
     patch::apply(&mut manager, &proxy.manager);
     if let Some(added) = &chain.policies {
         patch::apply(&mut manager, &added.manager);
+        if let Some(host) = added.default_host.as_ref().filter(|host| !host.is_empty()) {
+            let options = manager.http_protocol_options.get_or_insert_default();
+            options.default_host_for_http_10.clone_from(host);
+        }
     }
     manager
 }

@@ -11,7 +11,10 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as PbValue, value::Kind};
-use moorgate_model::ir::{Extension, Patch, RouteFilter, RouteOrigin, RoutePolicies, RouteTable};
+use moorgate_model::ir::{
+    ChainPolicies, Extension, ListenerFilter, Patch, RouteFilter, RouteOrigin, RoutePolicies, RouteTable,
+};
+use prost::Message;
 use prost::bytes::Buf as _;
 use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
@@ -23,16 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// from one.
 pub(super) fn apply<M: Message + Default>(message: &mut M, patches: &[Patch]) {
     for patch in patches {
-        let own = message.encode_to_vec();
-        let mut own = patch.clear.iter().fold(own, |bytes, path| without(&bytes, path).unwrap_or(bytes));
-        let merged = if patch.first {
-            let mut front = patch.message.clone();
-            front.append(&mut own);
-            front
-        } else {
-            own.extend_from_slice(&patch.message);
-            own
-        };
+        let merged = over(&message.encode_to_vec(), patch);
         if let Ok(patched) = M::decode(merged.as_slice()) {
             *message = patched;
         }
@@ -54,6 +48,9 @@ pub(super) fn route(out: &mut route_pb::Route, added: &RoutePolicies, origin: &R
         apply(action, &added.forward);
     }
     apply(out, &added.route);
+    if out.stat_prefix.contains('%') {
+        out.stat_prefix = stat_name(&out.stat_prefix, origin);
+    }
     if added.described {
         describe(out, origin);
     }
@@ -74,6 +71,15 @@ fn describe(out: &mut route_pb::Route, origin: &RouteOrigin) {
     let resources = PbValue { kind: Some(Kind::ListValue(resources)) };
     let route = Struct { fields: [("resources".to_owned(), resources)].into() };
     out.metadata.get_or_insert_default().filter_metadata.insert("envoy-gateway".to_owned(), route);
+}
+
+/// The name of a route's counters: a text in which some words stand for parts of the route's name.
+fn stat_name(text: &str, origin: &RouteOrigin) -> String {
+    let object = &origin.object;
+    text.replace("%ROUTE_NAME%", &object.name)
+        .replace("%ROUTE_NAMESPACE%", &object.namespace)
+        .replace("%ROUTE_KIND%", &object.kind.to_ascii_lowercase())
+        .replace("%ROUTE_RULE_NAME%", origin.rule_name.as_deref().unwrap_or("-"))
 }
 
 /// What the hosts of a table say, by filter, where filters run before a route is known: nothing shall happen.
@@ -126,6 +132,54 @@ pub(super) fn filters(table: &RouteTable, there: &[&str]) -> Vec<(u16, HttpFilte
         (place, filter)
     };
     found.into_iter().map(filter).collect()
+}
+
+/// A filter of requests as Envoy has it.
+pub(super) fn http_filter((name, config): &(String, Extension)) -> HttpFilter {
+    HttpFilter {
+        name: name.clone(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(config))),
+        ..Default::default()
+    }
+}
+
+/// The filters of a chain: those of its table, and those that policies of the listener add or change.
+pub(super) fn listener_filters(
+    mut filters: Vec<(u16, HttpFilter)>,
+    added: Option<&ChainPolicies>,
+) -> Vec<HttpFilter> {
+    if let Some(added) = added {
+        let own = |filter: &ListenerFilter| {
+            (filter.place, http_filter(&(filter.name.clone(), filter.config.clone())))
+        };
+        filters.extend(added.filters.iter().map(own));
+        // Stable: those of one place stay in their order.
+        filters.sort_by_key(|(place, _)| *place);
+        for (name, patch) in &added.changes {
+            // Several filters of one kind have its name at their front.
+            let named = filters.iter_mut().filter(|(_, filter)| filter.name.starts_with(name.as_str()));
+            for (_, filter) in named {
+                if let Some(http_filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
+                    config.value = over(&config.value, patch);
+                }
+            }
+        }
+    }
+    filters.into_iter().map(|(_, filter)| filter).collect()
+}
+
+/// An encoding with a patch over it.
+fn over(own: &[u8], patch: &Patch) -> Vec<u8> {
+    let cleared = |bytes: Vec<u8>, path: &Vec<u32>| without(&bytes, path).unwrap_or(bytes);
+    let mut own = patch.clear.iter().fold(own.to_vec(), cleared);
+    if patch.first {
+        let mut front = patch.message.clone();
+        front.append(&mut own);
+        front
+    } else {
+        own.extend_from_slice(&patch.message);
+        own
+    }
 }
 
 /// The encoding without the fields at the end of a path of field numbers.

@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     certificate_validation_context::TrustChainVerification,
 };
 use moorgate_model::ir::{
-    AppProtocol, ChainPolicies, ClientValidation, DownstreamTls, Patch, ServerName, UpstreamTls,
+    AppProtocol, ChainPolicies, ClientValidation, Cluster, DownstreamTls, Patch, ServerName, UpstreamTls,
 };
 use moorgate_snapshot::record::{BindingKind, Reference};
 use prost::{Message, Name};
@@ -42,11 +42,11 @@ fn secret(name: &str) -> SdsSecretConfig {
     SdsSecretConfig { name: name.to_owned(), sds_config: Some(value::ads(SECRET_TIMEOUT_SECONDS)) }
 }
 
-fn socket<M: Message + Name>(context: &M) -> TransportSocket {
-    TransportSocket {
-        name: "envoy.transport_sockets.tls".into(),
-        config_type: Some(ConfigType::TypedConfig(value::any(context))),
-    }
+const SOCKET: &str = "envoy.transport_sockets.tls";
+
+/// A transport socket of a name with its configuration.
+pub(super) fn socket<M: Message + Name>(name: &str, context: &M) -> TransportSocket {
+    TransportSocket { name: name.to_owned(), config_type: Some(ConfigType::TypedConfig(value::any(context))) }
 }
 
 /// What an HTTPS listener speaks, the best first.
@@ -74,7 +74,7 @@ pub(super) fn downstream(
     if let Some(added) = added {
         patch::apply(&mut context, &added.tls);
     }
-    socket(&context)
+    socket(SOCKET, &context)
 }
 
 /// The names that a listener's TLS needs.
@@ -120,8 +120,10 @@ fn clients(clients: &ClientValidation) -> ValidationContextType {
     })
 }
 
-pub(super) fn upstream(tls: &UpstreamTls, protocol: AppProtocol, added: &[Patch]) -> TransportSocket {
-    let alpn = match protocol {
+pub(super) fn upstream(tls: &UpstreamTls, cluster: &Cluster, added: &[Patch]) -> TransportSocket {
+    let alpn = match cluster.protocol {
+        // Envoy asks for what it is going to speak.
+        _ if cluster.policies.client_protocol => None,
         AppProtocol::Http1 => Some("http/1.1"),
         AppProtocol::Http2 => Some("h2"),
         // What is spoken inside is not known.
@@ -146,7 +148,7 @@ pub(super) fn upstream(tls: &UpstreamTls, protocol: AppProtocol, added: &[Patch]
     };
     patch::apply(&mut context, added);
     patch::apply(&mut context, &tls.added);
-    socket(&context)
+    socket(SOCKET, &context)
 }
 
 /// The names that TLS towards a backend needs.

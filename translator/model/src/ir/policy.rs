@@ -7,6 +7,7 @@ use super::LateValue;
 use crate::field::FieldPath;
 use crate::object::ObjectRef;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An encoded message that is put over another one as protobuf merges: fields that it sets win, messages are merged
 /// field by field, lists grow.
@@ -88,6 +89,17 @@ pub struct RoutePolicies {
     pub late: Vec<LateValue>,
 }
 
+/// A filter of requests that stands on a listener and runs for all of them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListenerFilter {
+    /// Its place among the filters of the listener: lower runs earlier.
+    pub place: u16,
+    /// Its name.
+    pub name: String,
+    /// Its configuration.
+    pub config: Extension,
+}
+
 /// What policies add to a filter chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChainPolicies {
@@ -101,6 +113,53 @@ pub struct ChainPolicies {
     pub tls: Vec<Patch>,
     /// Over Envoy's `Listener`: all chains of a listener say the same.
     pub listener: Vec<Patch>,
+    /// Filters of all requests.
+    pub filters: Vec<ListenerFilter>,
+    /// Over the configuration of a filter that stands there anyway, by its name.
+    pub changes: Vec<(String, Patch)>,
+    /// Over Envoy's `TcpProxy`, where bytes are passed on as they are.
+    pub stream: Vec<Patch>,
+    /// Over Envoy's `TlsInspector`, which a listener has once: what any of its chains asks.
+    pub inspector: Vec<Patch>,
+    /// HTTP/3 is spoken beside what the chain speaks, on the UDP port of the same number.
+    pub http3: bool,
+    /// The host of requests of HTTP/1.0 that name none; empty while it is not known.
+    pub default_host: Option<String>,
+}
+
+/// How Envoy itself looks for the addresses of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dns {
+    /// How often, where the answer does not say.
+    pub refresh: Duration,
+    /// Whether the answer's own time counts.
+    pub respect_ttl: bool,
+    /// Which addresses.
+    pub family: DnsFamily,
+}
+
+/// Which addresses of a name are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DnsFamily {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// IPv4, and IPv6 if there is none.
+    PreferV4,
+    /// IPv6, and IPv4 if there is none.
+    PreferV6,
+    /// Both.
+    All,
+}
+
+/// The version of the PROXY protocol that is written to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProxyHeader {
+    /// As text.
+    V1,
+    /// As bytes.
+    V2,
 }
 
 /// What policies add to a cluster.
@@ -110,12 +169,36 @@ pub struct ClusterPolicies {
     pub cluster: Vec<Patch>,
     /// Over the `HttpProtocolOptions` inside, where HTTP is spoken.
     pub upstream: Vec<Patch>,
+    /// Over the `Http2ProtocolOptions` inside, where HTTP/2 is spoken.
+    pub http2: Vec<Patch>,
+    /// The backend is spoken to by the protocol that the client speaks.
+    pub client_protocol: bool,
+    /// Filters of the requests to this cluster, with their names, where HTTP is spoken.
+    pub filters: Vec<(String, Extension)>,
+    /// The address of the client is told at the beginning of a connection.
+    pub proxy_header: Option<ProxyHeader>,
+    /// Envoy looks for the addresses of names itself, where all endpoints are names.
+    pub dns: Option<Dns>,
+    /// Whether a Service is reached by its own address (true) or by those of its endpoints.
+    pub by_service: Option<bool>,
 }
 
 impl ClusterPolicies {
     /// True if nothing is added.
     pub fn is_empty(&self) -> bool {
-        self.cluster.is_empty() && self.upstream.is_empty()
+        *self == Self::default()
+    }
+
+    /// Adds what others ask.
+    pub fn add(&mut self, other: &Self) {
+        self.cluster.extend(other.cluster.iter().cloned());
+        self.upstream.extend(other.upstream.iter().cloned());
+        self.http2.extend(other.http2.iter().cloned());
+        self.client_protocol |= other.client_protocol;
+        self.filters.extend(other.filters.iter().cloned());
+        self.proxy_header = other.proxy_header.or(self.proxy_header);
+        self.dns = other.dns.or(self.dns);
+        self.by_service = other.by_service.or(self.by_service);
     }
 }
 

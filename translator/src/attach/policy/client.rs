@@ -95,8 +95,21 @@ fn port<'a>(
         }
         let mut sources = vec![one.source(target, one.compiled.parts.keys().copied().collect(), None)];
         sources.extend(wider.iter().filter_map(|number| overridden(policies, *number, &winner)));
-        let Lowered { manager, chain, listener: early, tls, .. } = lowered;
-        listener.policies = Some(Arc::new(ChainPolicies { sources, manager, chain, tls, listener: early }));
+        let Lowered { manager, chain, listener: before, tls, .. } = lowered;
+        let Lowered { on_listener: filters, changes, stream, inspector, http3, default_host, .. } = lowered;
+        listener.policies = Some(Arc::new(ChainPolicies {
+            sources,
+            manager,
+            chain,
+            tls,
+            listener: before,
+            filters,
+            changes,
+            stream,
+            inspector,
+            http3,
+            default_host: default_host.then(String::new),
+        }));
     }
 }
 

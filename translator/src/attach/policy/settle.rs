@@ -11,7 +11,8 @@ use crate::attach::listener::{Gateway, Listener};
 use crate::attach::parent::{Placement, Routes};
 use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID};
 use moorgate_model::ir::{
-    Action, Added, Cluster, ClusterPolicies, PolicySource, Route, RouteOrigin, RoutePolicies, Stream,
+    Action, Added, Cluster, ClusterPolicies, EndpointSource, PolicySource, Respond, Route, RouteOrigin,
+    RoutePolicies, Stream,
 };
 use moorgate_model::{Diagnostics, FieldPath, ObjectRef};
 use moorgate_policies::{Compiled, Kind, Lowered, compile_merged};
@@ -22,6 +23,9 @@ use std::sync::Arc;
 
 /// Kinds that speak of routes.
 const KINDS: [Kind; 3] = [Kind::BackendTraffic, Kind::Extension, Kind::Security];
+
+/// Under which clusters name their Services, unless they are set up otherwise.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// What is known of policies once routes have listeners, for their status: by policy and Gateway.
 #[derive(Debug, Default)]
@@ -298,7 +302,10 @@ impl Settling<'_, '_> {
         }
         let name = format!("{cluster}{}", together.suffix);
         if let Some(base) = self.clusters.get(cluster).filter(|_| !self.clusters.contains_key(&name)) {
-            let variant = Cluster { policies: together.cluster.clone(), ..base.clone() };
+            let mut variant = Cluster { policies: together.cluster.clone(), ..base.clone() };
+            if together.cluster.by_service == Some(true) {
+                by_service(&mut variant);
+            }
             self.clusters.insert(name.clone(), variant);
         }
         name
@@ -341,6 +348,18 @@ fn joined(own: &RoutePolicies, added: &RoutePolicies) -> RoutePolicies {
     front(&mut both.clusters, &own.clusters);
     both.filters.sort();
     both
+}
+
+/// Services are reached by their own names, behind which a cluster has their addresses.
+fn by_service(cluster: &mut Cluster) {
+    for source in cluster.sources.iter_mut().filter(|source| !source.service.is_empty()) {
+        let host = format!("{}.{}.svc.{CLUSTER_DOMAIN}", source.service, source.namespace);
+        *source = EndpointSource {
+            weight: source.weight,
+            ..EndpointSource::of_host(&source.namespace, &host, source.port)
+        };
+    }
+    cluster.eds_name.push_str("+service");
 }
 
 /// Which policies have a say, for `explain`.

@@ -1,0 +1,266 @@
+//! What is told of requests to backends (BackendTrafficPolicy `telemetry`).
+
+use crate::{About, Capability, Effect, Kind, Lowering, format};
+use envoy_types::pb::envoy::config::route::v3::{Route, Tracing};
+use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
+use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
+use moorgate_model::FieldPath;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The capability.
+pub(crate) struct BackendTelemetry;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Spec {
+    telemetry: Option<Wanted>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Wanted {
+    tracing: Option<Traces>,
+    metrics: Option<Metrics>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metrics {
+    route_stat_name: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Traces {
+    sampling_fraction: Option<Fraction>,
+    client_sampling_fraction: Option<Fraction>,
+    overall_sampling_fraction: Option<Fraction>,
+    #[serde(default)]
+    custom_tags: BTreeMap<String, Tag>,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+    span_name: Option<Names>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Fraction {
+    numerator: u32,
+    denominator: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Tag {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    literal: Option<Literal>,
+    environment: Option<Named>,
+    request_header: Option<Named>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Literal {
+    value: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named {
+    name: String,
+    default_value: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Names {
+    client: String,
+    server: String,
+}
+
+/// What may stand for parts of a route's name in the name of its counters.
+const PARTS: [&str; 4] = ["%ROUTE_KIND%", "%ROUTE_NAMESPACE%", "%ROUTE_NAME%", "%ROUTE_RULE_NAME%"];
+
+impl Capability for BackendTelemetry {
+    type Spec = Spec;
+    const ABOUT: About = About {
+        file: "backend_telemetry",
+        kind: Kind::BackendTraffic,
+        fields: &["telemetry"],
+        except: &[],
+        since: "0.3.0",
+        docs: "\
+metrics.routeStatName gives routes counters of their own, under a name in which %ROUTE_KIND%, %ROUTE_NAMESPACE%, %ROUTE_NAME% and %ROUTE_RULE_NAME% stand for their names. tracing, where spans are told to a \
+collector: which share of the requests (samplingFraction, clientSamplingFraction of those that the client wants traced, overallSamplingFraction of both), tags and customTags \
+(Literal, Environment, RequestHeader) of their spans, and spanName.",
+        effect: Effect::Route,
+    };
+
+    fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
+        let Some(wanted) = &spec.telemetry else { return };
+        let at = FieldPath::parse("spec.telemetry");
+        let mut route = Route::default();
+        if let Some(name) = wanted.metrics.as_ref().and_then(|metrics| metrics.route_stat_name.as_ref()) {
+            let rest = PARTS.iter().fold(name.clone(), |rest, part| rest.replace(part, ""));
+            if rest.contains('%') || rest.chars().any(|letter| letter.is_control() || letter == ' ') {
+                let known = PARTS.join(", ");
+                return cx.invalid(
+                    at.key("metrics").key("routeStatName"),
+                    &format!("what stands for parts of a name is {known}"),
+                );
+            }
+            route.stat_prefix.clone_from(name);
+        }
+        if let Some(wanted) = &wanted.tracing {
+            let Some(tracing) = tracing(wanted, &at.key("tracing"), cx) else { return };
+            route.tracing = Some(tracing);
+        }
+        if route != Route::default() {
+            cx.route(&route);
+        }
+    }
+}
+
+fn tracing(wanted: &Traces, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Tracing> {
+    let mut share = |field: &str, fraction: &Option<Fraction>| match fraction {
+        None => Some(None),
+        Some(Fraction { numerator, denominator }) => {
+            let denominator = u64::from(denominator.unwrap_or(100));
+            let millionths = (u64::from(*numerator) * 1_000_000).checked_div(denominator);
+            let Some(numerator) =
+                millionths.and_then(|all| u32::try_from(all).ok()).filter(|all| *all <= 1_000_000)
+            else {
+                cx.invalid(at.key(field), "the fraction is more than one");
+                return None;
+            };
+            Some(Some(FractionalPercent { numerator, denominator: DenominatorType::Million.into() }))
+        }
+    };
+    let random = share("samplingFraction", &wanted.sampling_fraction)?;
+    let client = share("clientSamplingFraction", &wanted.client_sampling_fraction)?;
+    let overall = share("overallSamplingFraction", &wanted.overall_sampling_fraction)?;
+    let mut tags: BTreeMap<&str, CustomTag> = BTreeMap::new();
+    for (name, tag) in &wanted.custom_tags {
+        let found = self::tag(tag, &at.key("customTags").key(name), cx)?;
+        tags.insert(name, CustomTag { tag: name.clone(), r#type: Some(found) });
+    }
+    for (name, text) in &wanted.tags {
+        let value = formatted(text, &at.key("tags").key(name), cx)?;
+        tags.insert(name, CustomTag { tag: name.clone(), r#type: Some(custom_tag::Type::Value(value)) });
+    }
+    if tags.keys().any(|name| name.is_empty()) {
+        cx.invalid(at.key("tags"), "a tag needs a name");
+        return None;
+    }
+    let (operation, upstream_operation) = match &wanted.span_name {
+        Some(names) => {
+            let at = at.key("spanName");
+            (
+                formatted(&names.client, &at.key("client"), cx)?,
+                formatted(&names.server, &at.key("server"), cx)?,
+            )
+        }
+        None => Default::default(),
+    };
+    // Without a share of its own no client makes Envoy trace its request.
+    let client = client.or(Some(FractionalPercent::default()));
+    Some(Tracing {
+        client_sampling: client,
+        random_sampling: random,
+        overall_sampling: overall,
+        custom_tags: tags.into_values().collect(),
+        operation,
+        upstream_operation,
+    })
+}
+
+fn formatted(text: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
+    match format::check(text) {
+        Ok(()) => Some(text.to_owned()),
+        Err(why) => {
+            cx.invalid(at.clone(), &why);
+            None
+        }
+    }
+}
+
+fn tag(tag: &Tag, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<custom_tag::Type> {
+    match (tag.kind.as_deref().unwrap_or("Literal"), &tag.literal, &tag.environment, &tag.request_header) {
+        ("Literal", Some(literal), ..) => {
+            Some(custom_tag::Type::Literal(custom_tag::Literal { value: literal.value.clone() }))
+        }
+        ("Environment", _, Some(variable), _) if !variable.name.is_empty() => {
+            Some(custom_tag::Type::Environment(custom_tag::Environment {
+                name: variable.name.clone(),
+                default_value: variable.default_value.clone().unwrap_or_default(),
+            }))
+        }
+        ("RequestHeader", .., Some(header)) => {
+            cx.header_name(at.key("requestHeader").key("name"), &header.name).then(|| {
+                custom_tag::Type::RequestHeader(custom_tag::Header {
+                    name: header.name.to_ascii_lowercase(),
+                    default_value: header.default_value.clone().unwrap_or_default(),
+                })
+            })
+        }
+        _ => {
+            cx.invalid(
+                at.clone(),
+                "its type says Literal, Environment or RequestHeader, and the field of that name what",
+            );
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lowering::testing::{self, patched};
+
+    #[test]
+    fn counters_and_spans_as_it_is_said() {
+        let compiled = testing::compile(
+            Kind::BackendTraffic,
+            r#"{"telemetry": {"metrics": {"routeStatName": "%ROUTE_KIND%/%ROUTE_NAMESPACE%/%ROUTE_NAME%"}, "tracing": {"samplingFraction": {"numerator": 1, "denominator": 8},
+                "customTags": {"a": {"type": "Literal", "literal": {"value": "x"}}, "e": {"type": "Environment", "environment": {"name": "POD", "defaultValue": "none"}},
+                "h": {"type": "RequestHeader", "requestHeader": {"name": "X-User"}}}, "tags": {"a": "%PROTOCOL%"}, "spanName": {"client": "in", "server": "%UPSTREAM_CLUSTER%"}}}}"#,
+        );
+        assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+        let route: Route = patched(&compiled.parts["backend_telemetry"].route);
+        let tracing = route.tracing.unwrap();
+        assert_eq!(
+            (tracing.random_sampling.unwrap().numerator, tracing.client_sampling.unwrap().numerator),
+            (125_000, 0)
+        );
+        assert_eq!(tracing.custom_tags.len(), 3);
+        assert_eq!(tracing.custom_tags[0].r#type, Some(custom_tag::Type::Value("%PROTOCOL%".into())));
+        assert_eq!(
+            (tracing.operation.as_str(), tracing.upstream_operation.as_str()),
+            ("in", "%UPSTREAM_CLUSTER%")
+        );
+    }
+
+    #[test]
+    fn what_envoy_does_not_take_is_said() {
+        for (spec, field) in [
+            (r#"{"metrics": {"routeStatName": "%ROUTE%"}}"#, "metrics.routeStatName"),
+            (
+                r#"{"tracing": {"samplingFraction": {"numerator": 3, "denominator": 2}}}"#,
+                "tracing.samplingFraction",
+            ),
+            (
+                r#"{"tracing": {"overallSamplingFraction": {"numerator": 3, "denominator": 0}}}"#,
+                "tracing.overallSamplingFraction",
+            ),
+            (r#"{"tracing": {"tags": {"a": "50%"}}}"#, "tracing.tags.a"),
+            (r#"{"tracing": {"customTags": {"a": {"type": "Environment"}}}}"#, "tracing.customTags.a"),
+            (
+                r#"{"tracing": {"customTags": {"a": {"type": "RequestHeader", "requestHeader": {"name": "a b"}}}}}"#,
+                "tracing.customTags.a.requestHeader.name",
+            ),
+            (r#"{"tracing": {"spanName": {"client": "%", "server": "a"}}}"#, "tracing.spanName.client"),
+        ] {
+            let compiled = testing::compile(Kind::BackendTraffic, &format!(r#"{{"telemetry": {spec}}}"#));
+            assert_eq!(testing::said(&compiled), [format!("MG4002 spec.telemetry.{field}")]);
+            assert!(compiled.parts.is_empty() && !compiled.closed);
+        }
+    }
+}
