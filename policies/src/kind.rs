@@ -107,7 +107,11 @@ impl Kind {
                 "jwt.providers.remoteJWKS.backendSettings",
                 "oidc.provider.backendSettings",
             ],
-            Self::BackendTraffic | Self::ClientTraffic | Self::Extension => &[],
+            Self::Backend
+            | Self::BackendTraffic
+            | Self::ClientTraffic
+            | Self::Extension
+            | Self::RouteFilter => &[],
         }
     }
 

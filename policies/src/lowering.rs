@@ -23,9 +23,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
     POLICY_APPROXIMATE, POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
-use moorgate_model::ir::{
-    ClientValidation, ClusterPolicies, Extension, LateValue, ListenerFilter, Patch, RouteFilter,
-};
+use moorgate_model::ir::{ClientValidation, ClusterPolicies, LateValue, ListenerFilter, Patch, RouteFilter};
 use moorgate_model::{Code, Diagnostic, FieldPath, Node, Object, ObjectRef};
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -14,7 +14,6 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as PbValue, val
 use moorgate_model::ir::{
     ChainPolicies, Extension, ListenerFilter, Patch, RouteFilter, RouteOrigin, RoutePolicies, RouteTable,
 };
-use prost::Message;
 use prost::bytes::Buf as _;
 use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,

@@ -11,8 +11,8 @@ use crate::attach::listener::{Gateway, Listener};
 use crate::attach::parent::{Placement, Routes};
 use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID};
 use moorgate_model::ir::{
-    Action, Added, Cluster, ClusterPolicies, EndpointSource, PolicySource, Respond, Route, RouteOrigin,
-    RoutePolicies, Stream,
+    Action, Added, Cluster, ClusterPolicies, EndpointSource, PolicySource, Route, RouteOrigin, RoutePolicies,
+    Stream,
 };
 use moorgate_model::{Diagnostics, FieldPath, ObjectRef};
 use moorgate_policies::{Compiled, Kind, Lowered, compile_merged};
