@@ -33,17 +33,19 @@ fn said(arguments: &[&str]) -> String {
     outcome.ended_with(&[0]).unwrap().stdout
 }
 
+/// Every field of a schema that holds no others.
+fn walk(schema: &Value, at: &str, out: &mut BTreeSet<String>) {
+    if let Some(items) = schema.get("items") {
+        return walk(items, at, out);
+    }
+    match schema["properties"].as_object() {
+        Some(fields) => fields.iter().for_each(|(name, field)| walk(field, &format!("{at}.{name}"), out)),
+        None => drop(out.insert(at.to_owned())),
+    }
+}
+
 /// Every field below `spec` that holds no others, as the published CRDs have them.
 fn published() -> BTreeSet<String> {
-    fn walk(schema: &Value, at: &str, out: &mut BTreeSet<String>) {
-        if let Some(items) = schema.get("items") {
-            return walk(items, at, out);
-        }
-        match schema["properties"].as_object() {
-            Some(fields) => fields.iter().for_each(|(name, field)| walk(field, &format!("{at}.{name}"), out)),
-            None => drop(out.insert(at.to_owned())),
-        }
-    }
     let source = crds::ENVOY_GATEWAY;
     let module = crds::module(source.module, source.version).unwrap();
     let mut out = BTreeSet::new();
@@ -85,21 +87,11 @@ fn the_table_names_every_published_field_of_an_envoy_proxy() {
     let file = "charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_envoyproxies.yaml";
     let crd: Value = yaml_serde::from_str(&std::fs::read_to_string(module.dir.join(file)).unwrap()).unwrap();
     let mut published = BTreeSet::new();
-    fn walk(schema: &Value, at: &str, out: &mut BTreeSet<String>) {
-        if let Some(items) = schema.get("items") {
-            return walk(items, at, out);
-        }
-        match schema["properties"].as_object() {
-            Some(fields) => fields.iter().for_each(|(name, field)| walk(field, &format!("{at}.{name}"), out)),
-            None => drop(out.insert(at.trim_start_matches('.').to_owned())),
-        }
-    }
     let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    walk(spec, "", &mut published);
+    walk(spec, "spec", &mut published);
     let table: Value = serde_json::from_str(&said(&["--fields", "-o", "json"])).unwrap();
     let rows = table["fields"].as_array().unwrap().iter().filter(|row| row["kind"] == "EnvoyProxy");
-    let rows: Vec<&str> =
-        rows.map(|row| row["field"].as_str().unwrap().strip_prefix("spec.").unwrap()).collect();
+    let rows: Vec<&str> = rows.map(|row| row["field"].as_str().unwrap()).collect();
     let above = |row: &str, field: &str| {
         field.strip_prefix(row).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
