@@ -7,6 +7,7 @@ use super::address::{self, Addresses};
 use super::features;
 use super::stored::{self, Verdict};
 use crate::attach::GATEWAY_GROUP;
+use crate::patches;
 use crate::source::cluster::{Live, Objects};
 use crate::watch::acks::{Acks, Standing, standing};
 use crate::watch::release::{Held, Released, fleet_of};
@@ -77,8 +78,11 @@ impl Awaited {
     }
 }
 
-/// The fleet that serves the listeners of a Gateway or ListenerSet.
+/// The fleet that serves the listeners of a Gateway or ListenerSet, or that an EnvoyPatchPolicy changes.
 pub(super) fn serving(reference: &ObjectRef, turn: &Turn) -> Option<FleetName> {
+    if (&*reference.group, &*reference.kind) == (moorgate_policies::GROUP, patches::KIND) {
+        return patched(reference, turn);
+    }
     if &*reference.group != GATEWAY_GROUP {
         return None;
     }
@@ -92,6 +96,16 @@ pub(super) fn serving(reference: &ObjectRef, turn: &Turn) -> Option<FleetName> {
         }
         _ => None,
     }
+}
+
+fn patched(reference: &ObjectRef, turn: &Turn) -> Option<FleetName> {
+    let object = turn.compilation.objects.iter().find(|object| object.reference == *reference)?;
+    let target = |key: &str| object.at(&format!("spec.targetRef.{key}"))?.as_str();
+    let name = target("name")?;
+    Some(match target("kind")? {
+        "Gateway" => turn.compilation.served_by.of(&reference.namespace, name),
+        _ => FleetName::Class { name: name.to_owned() },
+    })
 }
 
 /// Names of the listeners that wait for an acknowledgement.
@@ -160,7 +174,9 @@ pub(super) fn desired(live: &Live, facts: &Facts<'_>, awaited: &Awaited) -> Opti
                 add(&mut wanted, PUBLISHED, ("False", "HeldBack"), why);
             }
         }
-        (GATEWAY_GROUP, "ListenerSet") => program(&mut wanted, live, facts, awaited, None),
+        (GATEWAY_GROUP, "ListenerSet") | (moorgate_policies::GROUP, patches::KIND) => {
+            program(&mut wanted, live, facts, awaited, None);
+        }
         _ => {}
     }
     Some(wanted)
@@ -203,7 +219,7 @@ fn program(
     settle(wanted, live, &standing, addresses);
 }
 
-/// Every `Programmed` that waits, of the object and of its listeners.
+/// Every `Programmed` that waits, of the object, of its listeners, and of what a policy changes.
 pub(super) fn settle(wanted: &mut Value, live: &Live, standing: &Standing, addresses: Option<&Addresses>) {
     decide(wanted, &live.status, live.generation, standing);
     if let Some(addresses) = addresses {
@@ -213,6 +229,13 @@ pub(super) fn settle(wanted: &mut Value, live: &Live, standing: &Standing, addre
     for listener in wanted["listeners"].as_array_mut().into_iter().flatten() {
         let before = old.and_then(|old| old.iter().find(|old| old["name"] == listener["name"]));
         decide(listener, before.unwrap_or(&Value::Null), live.generation, standing);
+    }
+    let old = live.status["ancestors"].as_array();
+    for ancestor in wanted["ancestors"].as_array_mut().into_iter().flatten() {
+        let same =
+            |old: &&Value| ["ancestorRef", "controllerName"].iter().all(|key| old[*key] == ancestor[*key]);
+        let before = old.and_then(|old| old.iter().find(same)).cloned();
+        decide(ancestor, &before.unwrap_or_default(), live.generation, standing);
     }
 }
 
@@ -265,7 +288,8 @@ pub(super) fn waits(status: &Value) -> bool {
                     && is_refusal(condition)
         })
     };
-    pending(status) || status["listeners"].as_array().into_iter().flatten().any(pending)
+    let within = |list: &str| status[list].as_array().into_iter().flatten().any(pending);
+    pending(status) || within("listeners") || within("ancestors")
 }
 
 /// Envoys may take it after all, such as after a restart with another version.
@@ -307,6 +331,11 @@ mod tests {
             assert_eq!(wanted["conditions"][0], json!({"type": "Accepted", "status": "True"}));
             assert_eq!(waits(&wanted), matches!(standing, Standing::Pending(_)) && status != "True");
         }
+        // Of a policy each of its ancestors.
+        let mut policy = json!({"ancestors": [place("Unknown", "Pending")]});
+        assert!(waits(&policy));
+        decide(&mut policy["ancestors"][0], &json!(null), Some(2), &Standing::Acked);
+        assert!(!waits(&policy));
         // What the compiler refuses no Envoy makes true.
         let mut wanted = place("False", "Invalid");
         decide(&mut wanted, &json!(null), Some(2), &Standing::Acked);
