@@ -40,6 +40,7 @@ struct Rules {
     #[serde(default)]
     certificate_hashes: Vec<String>,
     subject_alt_names: Option<Names>,
+    allow_expired_certificate: Option<bool>,
     crl: Option<Lists>,
 }
 
@@ -71,6 +72,8 @@ struct Names {
     ip: Vec<Text>,
     #[serde(default)]
     uris: Vec<Text>,
+    #[serde(default, rename = "otherNames")]
+    other: Vec<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +81,8 @@ struct Text {
     #[serde(rename = "type")]
     kind: Option<String>,
     value: String,
+    /// Of other names only: what kind of name it is.
+    oid: Option<String>,
 }
 
 /// The key of a Secret that holds a list of revoked certificates.
@@ -91,17 +96,15 @@ impl Capability for ClientValidation {
         file: "client_validation",
         kind: Kind::ClientTraffic,
         fields: &["tls.clientValidation"],
-        except: &[
-            "tls.clientValidation.allowExpiredCertificate",
-            "tls.clientValidation.subjectAltNames.otherNames",
-        ],
+        except: &[],
         since: "0.1.0",
         docs: "\
 Clients of HTTPS listeners show a certificate that an authority in caCertificateRefs has signed (ConfigMaps of the policy's namespace, key \
 ca.crt, read by the relay): mode RequireAndVerify, or VerifyIfGiven (as optional) for those that show one. spkiHashes, certificateHashes \
-and subjectAltNames (DNS, e-mail, address, URI) bound which. crl.refs name Secrets whose key ca.crl lists certificates that do not count any \
+and subjectAltNames (DNS, e-mail, address, URI, other names by their oid) bound which. crl.refs name Secrets whose key ca.crl lists certificates that do not count any \
 more (PEM); the relay reads them too, and a new list needs no compile. Envoy asks for a list of each authority on the way, or of the \
-client's own with onlyVerifyLeafCertificate. In place of the Gateway's own tls.frontend. Other modes are refused: they let \
+client's own with onlyVerifyLeafCertificate. With allowExpiredCertificate one that is out of date is \
+taken. In place of the Gateway's own tls.frontend. Other modes are refused: they let \
 anybody pass.",
         effect: Effect::DownstreamTls,
     };
@@ -132,6 +135,7 @@ anybody pass.",
             verify_certificate_hash: rules.certificate_hashes.clone(),
             match_typed_subject_alt_names: names,
             only_verify_leaf_cert_crl: only_leaf == Some(true),
+            allow_expired_certificate: rules.allow_expired_certificate == Some(true),
             ..Default::default()
         };
         let combined = CombinedCertificateValidationContext {
@@ -207,9 +211,18 @@ fn names(names: Option<&Names>, at: &FieldPath, cx: &mut Lowering<'_>) -> Option
         ("emailAddresses", SanType::Email, &names.email),
         ("ipAddresses", SanType::IpAddress, &names.ip),
         ("uris", SanType::Uri, &names.uris),
+        ("otherNames", SanType::OtherName, &names.other),
     ] {
         for (index, text) in texts.iter().enumerate() {
             let value = text.value.clone();
+            let oid = text.oid.clone().unwrap_or_default();
+            let dotted = |oid: &str| {
+                oid.split('.').count() > 1 && oid.split('.').all(|part| part.parse::<u64>().is_ok())
+            };
+            if kind == SanType::OtherName && !dotted(&oid) {
+                cx.invalid(at.key(list).index(index).key("oid"), "it is an object identifier, as 1.3.6.1");
+                return None;
+            }
             let pattern = match text.kind.as_deref() {
                 None | Some("Exact") => MatchPattern::Exact(value),
                 Some("Prefix") => MatchPattern::Prefix(value),
@@ -223,6 +236,7 @@ fn names(names: Option<&Names>, at: &FieldPath, cx: &mut Lowering<'_>) -> Option
             let matcher = StringMatcher { match_pattern: Some(pattern), ..Default::default() };
             out.push(SubjectAltNameMatcher {
                 san_type: kind.into(),
+                oid,
                 matcher: Some(matcher),
                 ..Default::default()
             });

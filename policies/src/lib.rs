@@ -30,6 +30,7 @@ mod free;
 mod headers;
 mod input;
 mod kind;
+mod limit;
 mod lowering;
 mod operators;
 mod outcome;
@@ -195,6 +196,7 @@ mod tests {
         "headers",
         "input",
         "kind",
+        "limit",
         "lib",
         "lowering",
         "operators",

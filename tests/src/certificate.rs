@@ -56,6 +56,20 @@ impl Certificate {
 
     /// The same for several names.
     pub fn signed_for(names: &[&str]) -> Result<(Self, Self)> {
+        Self::signed_with(names, |_| ())
+    }
+
+    /// The same with a certificate whose time is over since 2001, and that has this user principal name (an other name).
+    pub fn signed_and_expired(name: &str, user: &str) -> Result<(Self, Self)> {
+        Self::signed_with(&[name], |params| {
+            params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+            let principal = vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3];
+            params.subject_alt_names.push(SanType::OtherName((principal, user.into())));
+        })
+    }
+
+    fn signed_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<(Self, Self)> {
         let (own, key) = (KeyPair::generate()?, KeyPair::generate()?);
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -68,6 +82,7 @@ impl Certificate {
         for uri in uris {
             leaf.subject_alt_names.push(SanType::URI(Ia5String::try_from(uri)?));
         }
+        change(&mut leaf);
         let leaf = leaf.signed_by(&key, &Issuer::from_params(&params, &own))?;
         let of = |certificate: &rcgen::Certificate, key: &KeyPair| Self {
             certificate: certificate.pem(),

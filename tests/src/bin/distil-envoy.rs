@@ -38,6 +38,7 @@ const INCLUDES: &[&str] = &[
 const ROOTS: &[&str] = &[
     "envoy.config.bootstrap.v3.Bootstrap",
     "envoy.config.listener.v3.Listener",
+    "envoy.config.route.v3.FilterConfig",
     "envoy.config.route.v3.RouteConfiguration",
     "envoy.config.route.v3.FilterConfig",
     "envoy.config.route.v3.ScopedRouteConfiguration",

@@ -31,7 +31,7 @@ pub(crate) fn policy(name: &str, kind: &str, target: &str, of: &str, spec: &str)
 }
 
 /// A token signed with a shared key (RFC 7515, HS256).
-fn token(claims: &str) -> String {
+pub(crate) fn token(claims: &str) -> String {
     let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT","kid":"k"}"#);
     let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims));
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET);
@@ -39,7 +39,7 @@ fn token(claims: &str) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
 }
 
-fn keys() -> String {
+pub(crate) fn keys() -> String {
     let key = URL_SAFE_NO_PAD.encode(SECRET);
     format!(r#"{{"keys":[{{"kty":"oct","alg":"HS256","kid":"k","k":"{key}"}}]}}"#)
 }

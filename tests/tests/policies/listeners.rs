@@ -131,7 +131,10 @@ fn headers(plain: &Target, own: &Target) {
         |target: &Target| send(target, &web).unwrap().echo().map(|echo| echo.header("content-type").concat());
     assert_eq!(kind(plain).unwrap(), "application/grpc-web");
     let answer = send(own, &web).unwrap();
-    assert!(String::from_utf8_lossy(&answer.body).contains("application/grpc\""), "{answer:?}");
+    assert!(
+        answer.header("grpc-message").is_some_and(|seen| seen.contains("application/grpc\"")),
+        "{answer:?}"
+    );
 }
 
 fn first_version(plain: u16, own: u16) {
@@ -171,4 +174,53 @@ fn encrypted(usual: &Target, secure: &Target, ports: [u16; 2]) {
     };
     assert!(tickets(usual, ports[0]) > 0);
     assert_eq!(tickets(secure, ports[1]), 0);
+}
+
+/// A client whose certificate is out of date, and who has another kind of name.
+#[test]
+fn certificates_may_be_old_and_have_other_names() {
+    let mut stack = Stack::new("edge/public").unwrap();
+    let web = Backend::start("web").unwrap();
+    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
+    let server = Certificate::for_names(&[HOST]).unwrap();
+    stack.set_secret("edge", "cert", &server).unwrap();
+    let (authority, device) =
+        Certificate::signed_and_expired("a.devices.example.com", "ann@corp.example").unwrap();
+    let bundle = stack.folder().join("secrets/edge/devices");
+    std::fs::create_dir_all(&bundle).unwrap();
+    std::fs::write(bundle.join("ca.crt"), &authority.certificate).unwrap();
+    let ports: [u16; 3] = std::array::from_fn(|_| ports::free().unwrap());
+    let names = ["old", "new", "other"];
+    let of = |name: &str, more: &str| {
+        let spec = format!(
+            "  tls:\n    clientValidation:\n      {more}\n      caCertificateRefs: [{{ group: '', kind: ConfigMap, name: devices }}]\n"
+        );
+        policy(name, "ClientTrafficPolicy", "Gateway", &format!("public, sectionName: {name}"), &spec)
+    };
+    let named = |user: &str| {
+        format!(
+            "allowExpiredCertificate: true\n      subjectAltNames: {{ otherNames: [{{ oid: 1.3.6.1.4.1.311.20.2.3, value: {user} }}] }}"
+        )
+    };
+    let listeners: Vec<Listener> =
+        names.iter().zip(ports).map(|(name, port)| Listener::https(name, port, "cert")).collect();
+    let documents = [
+        manifest::gateway_class(),
+        manifest::service("edge", "web"),
+        manifest::gateway("edge", "public", &listeners),
+        manifest::http_route("edge", "web", "edge/public", &[], &manifest::rule("/", "web")),
+        of("old", &named("ann@corp.example")),
+        of("new", "mode: RequireAndVerify"),
+        of("other", &named("bob@corp.example")),
+    ];
+    stack.publish_documents(&documents).unwrap().ended_with(&[0]).unwrap();
+    stack.start_relay().unwrap();
+    stack.start_envoy(&ports).unwrap();
+    let request = Request::get(HOST, "/");
+    let target = |port| Target::mutual(port, HOST, &server.der, Some(&device)).unwrap();
+    send_until(&target(ports[0]), &request, "an old device", |answer| answer.status == 200).unwrap();
+    for port in [ports[1], ports[2]] {
+        let answer = send(&target(port), &request);
+        assert!(answer.is_err(), "{answer:?}");
+    }
 }
