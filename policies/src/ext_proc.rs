@@ -1,6 +1,6 @@
 //! Services that see and change requests and responses (EnvoyExtensionPolicy `extProc`).
 
-use crate::lowering::{milliseconds, time};
+use crate::lowering::{Asked, milliseconds, time};
 use crate::{About, BackendRef, Capability, Effect, Kind, Lowering, place};
 use envoy_types::pb::envoy::config::core::v3::GrpcService;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
@@ -81,13 +81,13 @@ impl Capability for ExtProc {
         file: "ext_proc",
         kind: Kind::Extension,
         fields: &["extProc"],
-        except: &["extProc.backendRefs.fallback", "extProc.backendRefs.weight", "extProc.backendSettings"],
+        except: &[],
         since: "0.2.0",
         docs: "\
 Services see requests and responses and may change or answer them (envoy.service.ext_proc.v3, over gRPC), in their order. processingMode says \
 what they see: headers of a side that is named, and its body (Streamed, Buffered, BufferedPartial, FullDuplexStreamed with trailers), with \
 attributes. messageTimeout (200ms), metadata that they are told and may write, shadowMode (they are told, and not waited for). A service that fails answers \
-500, or statusOnError; with failOpen requests pass.",
+500, or statusOnError; with failOpen requests pass. How it is reached stands in backendSettings, in the words of BackendTrafficPolicy.",
         effect: Effect::Filter {
             name: NAME,
             place: place::EXTERNAL_PROCESSING,
@@ -99,7 +99,7 @@ attributes. messageTimeout (200ms), metadata that they are told and may write, s
         let at = FieldPath::parse("spec.extProc");
         for (index, processor) in spec.ext_proc.iter().enumerate() {
             let at = at.index(index);
-            let Some(filter) = lower(processor, &at, cx) else { return };
+            let Some(filter) = lower(processor, &at, index, cx) else { return };
             // The filter has settings of routes for a part of this only, so it stands on listeners whole, under a name of its
             // own, which stays when its settings change.
             let on = FilterConfig { config: Some(Any::default()), ..Default::default() };
@@ -110,7 +110,19 @@ attributes. messageTimeout (200ms), metadata that they are told and may write, s
     }
 }
 
-fn lower(processor: &Processor, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<ExternalProcessor> {
+fn lower(
+    processor: &Processor,
+    at: &FieldPath,
+    index: usize,
+    cx: &mut Lowering<'_>,
+) -> Option<ExternalProcessor> {
+    let asked = Asked {
+        one: processor.backend_ref.as_ref(),
+        several: &processor.backend_refs,
+        outside: None,
+        named_by: "backendRefs",
+        http2: true,
+    };
     let open = processor.fail_open == Some(true);
     let mode = processor.processing_mode.as_ref();
     let sides = [
@@ -139,7 +151,7 @@ fn lower(processor: &Processor, at: &FieldPath, cx: &mut Lowering<'_>) -> Option
         found => found.map(|code| HttpStatus { code }),
     };
     let wait = time(cx, &at.key("messageTimeout"), processor.message_timeout.as_deref());
-    let cluster_name = backend(processor, at, cx)?;
+    let provider = cx.provider(at, asked, &format!("ext_proc{index}"))?;
     let headers =
         |side: Option<&Side>| if side.is_some() { HeaderSendMode::Send } else { HeaderSendMode::Skip }.into();
     let trailers = |body: BodySendMode| {
@@ -152,10 +164,12 @@ fn lower(processor: &Processor, at: &FieldPath, cx: &mut Lowering<'_>) -> Option
     Some(ExternalProcessor {
         grpc_service: Some(GrpcService {
             target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-                cluster_name,
+                cluster_name: provider.cluster,
                 authority: HOST.into(),
                 ..Default::default()
             })),
+            timeout: provider.timeout.map(milliseconds),
+            retry_policy: provider.retry,
             ..Default::default()
         }),
         failure_mode_allow: open,
@@ -176,22 +190,6 @@ fn lower(processor: &Processor, at: &FieldPath, cx: &mut Lowering<'_>) -> Option
         status_on_error,
         ..Default::default()
     })
-}
-
-/// The one service.
-fn backend(processor: &Processor, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
-    match (&processor.backend_ref, processor.backend_refs.as_slice()) {
-        (Some(one), []) => cx.backend(&at.key("backendRef"), one, true),
-        (None, [one]) => cx.backend(&at.key("backendRefs").index(0), one, true),
-        (_, [_, _, ..]) => {
-            cx.invalid(at.key("backendRefs").index(1), "one service is asked");
-            None
-        }
-        _ => {
-            cx.invalid(at.clone(), "there is no service to ask");
-            None
-        }
-    }
 }
 
 fn body_mode(side: &Side, at: &FieldPath, open: bool, cx: &mut Lowering<'_>) -> Option<BodySendMode> {

@@ -72,6 +72,7 @@ mod client_validation;
 mod compression;
 mod cookie_match;
 mod cors;
+mod credential_injection;
 mod csrf;
 mod direct_response;
 mod dns;
@@ -152,6 +153,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<compression::Compression>::NEW,
     &Part::<cookie_match::CookieMatch>::NEW,
     &Part::<cors::Cors>::NEW,
+    &Part::<credential_injection::CredentialInjection>::NEW,
     &Part::<csrf::Csrf>::NEW,
     &Part::<direct_response::DirectResponse>::NEW,
     &Part::<dns::Dns>::NEW,
@@ -297,6 +299,7 @@ mod tests {
                 "envoy.filters.http.bandwidth_limit",
                 "envoy.filters.http.dynamic_forward_proxy",
                 "envoy.filters.http.rbac.resolved",
+                "envoy.filters.http.credential_injector",
                 "envoy.filters.http.custom_response",
                 "envoy.filters.http.compressor",
             ]

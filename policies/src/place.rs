@@ -53,6 +53,8 @@ pub const RESOLVE: u16 = 980;
 pub const RESOLVED: u16 = 990;
 /// Responses pass backwards: those of backends and of Envoy itself are replaced before filters in front see them.
 pub const CUSTOM_RESPONSE: u16 = 1000;
+/// A credential is put in when nobody but the backend sees it any more.
+pub const CREDENTIAL: u16 = 1050;
 /// Responses are compressed when nobody changes their bodies any more: responses pass backwards, so this is the first
 /// to see one, but for what replaces it whole.
 pub const COMPRESSION: u16 = 1100;

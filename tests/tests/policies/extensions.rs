@@ -537,6 +537,15 @@ fn services_see_and_change_requests_and_without_them_nothing_passes() {
         ("alone", asked("dead", headers)),
         ("said", asked("dead", &format!("{headers}      statusOnError: 503\n"))),
         ("open", asked("dead", &format!("{headers}      failOpen: true\n"))),
+        (
+            "settings",
+            asked(
+                "processor",
+                &format!(
+                    "{headers}      backendSettings: {{ circuitBreaker: {{ maxParallelRequests: 0 }} }}\n"
+                ),
+            ),
+        ),
     ] {
         documents.push(manifest::http_route(
             "edge",
@@ -561,5 +570,41 @@ fn services_see_and_change_requests_and_without_them_nothing_passes() {
     assert_eq!((whole.status, whole.header("x-answered")), (200, None));
     // A service that is not there.
     assert_eq!(["/alone", "/said", "/open"].map(|path| ask(&get(path)).status), [500, 503, 200]);
+    // One that may not be asked at all.
+    assert_eq!(ask(&get("/settings")).status, 500);
     task.abort();
+}
+
+#[test]
+fn credentials_are_put_in_and_lie_nowhere_else() {
+    let mut stack = Stack::new("edge/public").unwrap();
+    let web = Backend::start("web").unwrap();
+    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
+    let folder = stack.folder().join("secrets/edge/keys");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("credential"), "Bearer only-the-backend-knows").unwrap();
+    let credential = |name: &str, more: &str| {
+        format!("  credentialInjection: {{ credential: {{ valueRef: {{ name: {name} }} }}{more} }}\n")
+    };
+    let rules =
+        [manifest::rule("/free", "web"), filtered("kept", Some("web")), filtered("forced", Some("web"))];
+    let documents = vec![
+        manifest::service("edge", "web"),
+        manifest::http_route("edge", "all", "edge/public", &[], &rules.concat()),
+        object("HTTPRouteFilter", "kept", &credential("keys", "")),
+        object("HTTPRouteFilter", "forced", &credential("keys", ", overwrite: true, header: x-key")),
+    ];
+    let target = serving(&mut stack, &[Listener::http("http", ports::free().unwrap())], documents, &[]);
+    let seen = |path: &str, header: &str| {
+        let answer = send(&target, &get(path).header(header, "mine")).unwrap();
+        answer.echo().unwrap().header(header).join(",")
+    };
+    let whole = |answer: &Answer| {
+        answer.echo().is_ok_and(|echo| echo.header("authorization") == ["Bearer only-the-backend-knows"])
+    };
+    send_until(&target, &get("/kept"), "the credential", |answer| answer.status == 200 && whole(answer))
+        .unwrap();
+    assert_eq!(seen("/kept", "authorization"), "mine");
+    assert_eq!(seen("/forced", "x-key"), "Bearer only-the-backend-knows");
+    assert_eq!(seen("/free", "authorization"), "mine");
 }
