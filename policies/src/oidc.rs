@@ -5,7 +5,7 @@ mod session;
 use crate::jwt::address;
 use crate::lowering::late::{self, SecretRef};
 use crate::lowering::{Asked, Provider, milliseconds, time};
-use crate::{About, BackendRef, Capability, Effect, Kind, Lowering, place};
+use crate::{About, BackendRef, Capability, Effect, InputKind, Kind, Lowering, place};
 use envoy_types::pb::envoy::config::core::v3::{HttpUri, http_uri::HttpUpstreamType};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::extensions::filters::http::oauth2::v3::{
@@ -222,7 +222,7 @@ forwardIDToken needs Envoy 1.39.",
     }
 }
 
-/// Where the provider is asked: as it is written. Nothing is fetched here.
+/// Where the provider is asked: as it is written or declared. Nothing is fetched here.
 fn endpoints(spec: &Identity, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Endpoints> {
     let found = match (&spec.authorization_endpoint, &spec.token_endpoint) {
         (Some(authorization), Some(token)) => Endpoints {
@@ -247,13 +247,28 @@ fn endpoints(spec: &Identity, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<E
     Some(found)
 }
 
-/// What the provider says of itself.
+/// What the provider said of itself when that was declared (OpenID Connect Discovery 1.0, section 4.2); what the policy writes
+/// comes first.
 fn discovered(spec: &Identity, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Endpoints> {
-    let missing = if spec.token_endpoint.is_some() { "authorizationEndpoint" } else { "tokenEndpoint" };
-    let message =
-        format!("nothing says where {} is asked: write authorizationEndpoint and tokenEndpoint", spec.issuer);
-    cx.invalid(at.key(missing), &message);
-    None
+    let at = at.key("issuer");
+    let url = format!("{}/.well-known/openid-configuration", spec.issuer.trim_end_matches('/'));
+    let declared = cx.input(&at, InputKind::Discovery, &url)?;
+    let said = cx.json(declared.text());
+    let text = |name: &str| said.as_ref()?.get(name)?.as_str().map(str::to_owned);
+    let written = |own: &Option<String>, name: &str| own.clone().or_else(|| text(name));
+    if text("issuer").as_deref() != Some(spec.issuer.as_str()) {
+        // Section 4.3: another one speaks there.
+        cx.invalid(at, "its description is that of another issuer");
+        return None;
+    }
+    let authorization = written(&spec.authorization_endpoint, "authorization_endpoint");
+    let token = written(&spec.token_endpoint, "token_endpoint");
+    let (Some(authorization), Some(token)) = (authorization, token) else {
+        cx.invalid(at, "its description does not say where it is asked");
+        return None;
+    };
+    let end_session = written(&spec.end_session_endpoint, "end_session_endpoint");
+    Some(Endpoints { authorization, token, end_session })
 }
 
 fn provider(

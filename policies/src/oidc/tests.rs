@@ -51,6 +51,23 @@ type SdsWait = envoy_types::pb::envoy::config::core::v3::ConfigSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 
 #[test]
+fn what_is_not_written_is_declared() {
+    let written = r#", "authorizationEndpoint": "https://idp.example/authorize",
+            "tokenEndpoint": "https://idp.example/token""#;
+    let declared = spec("").replace(written, "");
+    assert_eq!(config(&declared).0, config(&spec("")).0, "the same as written");
+    let own = spec("").replace(r#""authorizationEndpoint": "https://idp.example/authorize","#, "");
+    let own = own.replace("https://idp.example/token", "https://idp.example/other");
+    assert_eq!(config(&own).0.token_endpoint.unwrap().uri, "https://idp.example/other");
+    for (issuer, said) in [("https://gone.example", "MG4030"), ("https://other.example", "MG4002")] {
+        let text = declared.replace("https://idp.example", issuer);
+        let compiled = testing::compile(Kind::Security, &text);
+        let said = vec![format!("{said} spec.oidc.provider.issuer")];
+        assert_eq!((testing::said(&compiled), compiled.closed), (said, true));
+    }
+}
+
+#[test]
 fn defaults_are_those_of_the_api() {
     let (found, _) = config(&spec(""));
     assert_eq!(found.redirect_uri, REDIRECT);
