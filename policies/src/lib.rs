@@ -299,8 +299,8 @@ mod tests {
                 "envoy.filters.http.bandwidth_limit",
                 "envoy.filters.http.dynamic_forward_proxy",
                 "envoy.filters.http.rbac.resolved",
-                "envoy.filters.http.credential_injector",
                 "envoy.filters.http.custom_response",
+                "envoy.filters.http.credential_injector",
                 "envoy.filters.http.compressor",
             ]
         );
