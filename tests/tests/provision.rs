@@ -4,7 +4,10 @@
 mod bench;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bench::{AUDIENCE, Bench, condition};
+use moorgate_tests::certificate::Certificate;
 use moorgate_tests::cluster::balancer::{UNUSABLE, USABLE};
 use moorgate_tests::wait;
 use serde_json::json;
@@ -211,4 +214,58 @@ fn an_address_that_cannot_be_had_is_said_and_one_that_can_is_given() -> Result<(
         Ok(())
     })?;
     Ok(())
+}
+
+/// Relays of nodes and of classes are made by `watch`, let the fleet's Envoys in, report for it, and go with the last Gateway
+/// or when the model changes.
+#[test]
+fn relays_of_nodes_and_classes_are_made_for_fleets_and_go_with_them() -> Result<()> {
+    let bench = Bench::new("relays")?;
+    let name = bench.name.clone();
+    let (authority, own) = Certificate::signed(&format!("*.{name}.svc"))?;
+    let ca = bench.file("ca.crt", &authority.certificate)?;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": "relays-tls", "namespace": name},
+        "data": {"tls.crt": STANDARD.encode(own.certificate), "tls.key": STANDARD.encode(own.key)},
+    });
+    bench.apply(&secret.to_string())?;
+    let issuer = "https://kubernetes.default.svc";
+    let workloads = |plural: &str| -> Result<Vec<String>> {
+        let listed = bench.read(&format!("/apis/apps/v1/namespaces/{name}/{plural}"))?;
+        let names = listed["items"].as_array().context("items")?.iter();
+        let mut names: Vec<String> =
+            names.filter_map(|one| Some(one["metadata"]["name"].as_str()?.to_owned())).collect();
+        names.sort();
+        Ok(names)
+    };
+    let mut ports = vec![80];
+    let mut start = |model: &str| -> Result<_> {
+        let flags = ["--model", model, "--relay-namespace", &name, "--relay-tls", "relays-tls"];
+        let more = [&flags[..], &["--relay-ca", &ca, "--token-issuer", issuer]].concat();
+        let watch = bench.watch_with(model, &more)?;
+        // Another generation each time, which the Envoys of this model have to take.
+        bench.apply(&bench.gateway("edge", &ports))?;
+        ports.push(8080);
+        bench.until_programmed("edge").with_context(|| watch.tail())?;
+        Ok(watch)
+    };
+    let mut watch = start("node")?;
+    assert_eq!(workloads("daemonsets")?, ["moorgate-node"]);
+    assert_eq!(workloads("deployments")?, [bench.object_name("edge")]);
+    watch.terminate(Duration::from_secs(20))?;
+    let watch = start("pool")?;
+    wait::until("the end of the relays of nodes", || {
+        ensure!(workloads("daemonsets")?.is_empty(), "{}", watch.tail());
+        let deployments = workloads("deployments")?;
+        let own = bench.object_name("edge");
+        ensure!(deployments.len() == 2 && deployments.contains(&own), "{deployments:?}");
+        Ok(())
+    })?;
+    bench.delete("gateways", "edge")?;
+    wait::until("the end of the relays of the class", || {
+        let left = workloads("deployments")?;
+        ensure!(left.is_empty(), "{left:?}\n{}", watch.tail());
+        Ok(())
+    })
 }

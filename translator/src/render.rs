@@ -26,6 +26,7 @@ mod pod;
 mod pool;
 mod port;
 mod relay;
+mod relays;
 mod scale;
 mod service;
 mod shape;
@@ -36,13 +37,14 @@ pub use address::{Address, AddressKind, Addresses, Routability, addresses};
 pub use gateway::Infrastructure;
 pub use metadata::{
     CLASS_NAME_LABEL, CONTROLLER_ANNOTATION, FLEET_ANNOTATION, FLEET_LABEL, GATEWAY_NAME_LABEL,
-    MANAGED_BY_LABEL,
+    MANAGED_BY_LABEL, POOL_LABEL,
 };
 pub use needs::Needs;
 pub use node::{Node, manifests as node_manifests};
 pub use pool::{Pool, manifests as pool_manifests};
 pub use port::{Port, of as ports};
 pub use relay::REPORT_KEY;
+pub use relays::Relays;
 pub use shape::Shape;
 pub use yaml::documents;
 

@@ -29,13 +29,14 @@ use time::OffsetDateTime;
 pub(crate) const AUDIENCE: &str = "moorgate-store";
 const SYSTEM: &str = "moorgate-system";
 /// Names of the tests, each with a port for its store.
-const TESTS: [(&str, u16); 6] = [
+const TESTS: [(&str, u16); 7] = [
     ("tokens", 9441),
     ("disks", 9442),
     ("ports", 9443),
     ("anew", 9444),
     ("addresses", 9445),
     ("merged", 9446),
+    ("relays", 9447),
 ];
 
 /// A namespace of this name in the shared cluster, and what lies around it.
@@ -165,6 +166,13 @@ impl Bench {
     /// The name of what is made for a Gateway.
     pub(crate) fn object_name(&self, gateway: &str) -> String {
         format!("{gateway}-{}", self.name)
+    }
+
+    /// A file of this test, and its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> Result<String> {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.display().to_string())
     }
 
     fn path(&self, kind: &str, name: &str) -> String {

@@ -53,9 +53,9 @@ pub(super) struct RenderArgs {
     pool: PoolArgs,
 }
 
-/// The relays of a class.
+/// Relays in pods of their own: the same for `render` and `watch --provision`.
 #[derive(Debug, Clone, Args)]
-struct PoolArgs {
+pub(super) struct PoolArgs {
     /// How Envoys reach a relay
     #[arg(long, value_enum, default_value_t = ModelArg::Sidecar)]
     model: ModelArg,
@@ -119,7 +119,8 @@ enum ModelArg {
 }
 
 impl PoolArgs {
-    fn model(&self) -> Result<Model, Failure> {
+    /// The model that these ask for.
+    pub(super) fn model(&self) -> Result<Model, Failure> {
         let (Some(secret), Some(path), Some(issuer)) = (&self.pool_tls, &self.pool_ca, &self.token_issuer)
         else {
             return Ok(Model::Sidecar);

@@ -2,7 +2,7 @@
 
 use super::access::{KeySource, StoreArgs, duration, nonce, now};
 use super::input::{self, ClusterArgs, Crds, Reading};
-use super::render::FleetArgs;
+use super::render::{FleetArgs, PoolArgs};
 use super::serve_store::{Beside, ServeStoreArgs, Served};
 use super::{Exit, Failure, provenance};
 use crate::publish::Allow;
@@ -144,6 +144,8 @@ struct ProvisionArgs {
     relay_store: Vec<String>,
     #[command(flatten)]
     fleets: FleetArgs,
+    #[command(flatten)]
+    relays: PoolArgs,
 }
 
 /// Which replica writes.
@@ -244,6 +246,7 @@ impl WatchArgs {
         };
         let common = args.fleets.settings(Applier::Watch, &self.controller_name, trust)?;
         let settings = Settings {
+            model: args.relays.model()?,
             stores,
             store_tokens: common.store_tokens || served.is_some(),
             channel: self.channel.clone(),

@@ -12,7 +12,7 @@ pub const CLASS_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name
 /// A digest of the fleet's name: what pods are selected by.
 pub const FLEET_LABEL: &str = "moorgate.dev/fleet";
 /// What relays in pods of their own are selected by: a digest of their class's name, or `node`.
-const POOL_LABEL: &str = "moorgate.dev/pool";
+pub const POOL_LABEL: &str = "moorgate.dev/pool";
 /// Who applies, and so who removes.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// The fleet's name in full.

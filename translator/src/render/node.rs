@@ -18,14 +18,14 @@ use super::metadata::Metadata;
 use super::pod;
 use super::pool;
 use super::relay::{self, Relay};
-use super::{Fleet, RenderError, Settings};
+use super::{Fleet, Relays, RenderError, Settings};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
 /// The name of the relays, and of their Service.
-const NAME: &str = "moorgate-node";
+pub(super) const NAME: &str = "moorgate-node";
 /// What selects them, where a pool has its class.
-const SELECTOR: &str = "node";
+pub(super) const SELECTOR: &str = "node";
 
 /// What the relays of nodes are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Node {
 /// All manifests of the relays, each before those that need it, for all these fleets: those of
 /// [`manifests`](super::manifests) refer to them.
 pub fn manifests(fleets: &[Fleet], settings: &Settings, node: &Node) -> Result<Vec<Value>, RenderError> {
-    let metadata = Metadata::of_relays(NAME, SELECTOR, &node.namespace, settings);
+    let metadata = Relays::OfNodes(node).metadata(settings);
     let mut config = config::of_relay(settings);
     config.insert(MEMBERS, members(fleets));
     let mut service = pool::service(&metadata);

@@ -16,7 +16,7 @@ use super::network;
 use super::pod;
 use super::relay::{self, Relay};
 use super::scale;
-use super::{Fleet, Needs, RenderError, Settings, name};
+use super::{Fleet, Needs, Relays, RenderError, Settings, name};
 use serde_json::{Map, Value, json};
 
 /// The port on which the relays answer Envoys.
@@ -92,9 +92,7 @@ pub fn manifests(
     settings: &Settings,
     pool: &Pool,
 ) -> Result<Vec<Value>, RenderError> {
-    let metadata =
-        Metadata::of_relays(&name::pool(class), &name::digest(&[class]), &pool.namespace, settings)
-            .of_class(class);
+    let metadata = Relays::OfClass(class, pool).metadata(settings);
     let config = config::of_relay(settings);
     let needs = Needs::of_all(fleets.iter().map(|fleet| &fleet.needs));
     let mut out = vec![access::service_account(&metadata)];

@@ -29,6 +29,8 @@ pub struct Relay {
     pub name: String,
     /// The snapshot in force, if at least one Envoy is there and all have acknowledged it.
     pub acked: Option<Digest>,
+    /// No Envoy is there: of several relays for the same Envoys, or on a node that they left.
+    pub idle: bool,
     /// The newest release that it has verified.
     pub sequence: u64,
     /// Snapshots that Envoys refused, and their words.
@@ -50,7 +52,8 @@ pub enum Standing {
 }
 
 /// How far the relays of a fleet are with the snapshots that an object has had since it was changed, oldest first. A relay
-/// that has not seen the release yet, or is gone, holds nothing up: it has not said anything about it.
+/// that has not seen the release yet, or is gone, holds nothing up: it has not said anything about it. Nor does one without
+/// Envoys, if another one has some.
 pub(super) fn standing(relays: &[Relay], awaited: &[Digest], sequences: &BTreeMap<Digest, u64>) -> Standing {
     let since = awaited.iter().filter_map(|snapshot| sequences.get(snapshot)).min().copied();
     let is_live = |relay: &&Relay| relay.acked.is_some_and(|acked| awaited.contains(&acked));
@@ -62,7 +65,7 @@ pub(super) fn standing(relays: &[Relay], awaited: &[Digest], sequences: &BTreeMa
     }
     let behind: BTreeSet<&str> = relays
         .iter()
-        .filter(|relay| !is_live(relay) && since.is_some_and(|since| relay.sequence >= since))
+        .filter(|relay| !is_live(relay) && !relay.idle && since.is_some_and(|since| relay.sequence >= since))
         .map(|relay| relay.name.as_str())
         .collect();
     match (live, behind.len()) {
@@ -191,6 +194,7 @@ async fn relays(reader: &Reader, now: OffsetDateTime) -> Option<Vec<Relay>> {
         Relay {
             name: report.relay.to_string(),
             acked: report.snapshot.filter(|_| whole),
+            idle: report.envoys_connected == 0,
             sequence: report.sequence,
             refused: report.refused.clone().into_iter().chain(nacks).collect(),
         }
@@ -204,7 +208,7 @@ mod tests {
 
     fn relay(name: &str, acked: Option<u8>, sequence: u64) -> Relay {
         let acked = acked.map(|n| Digest::of(&[n]));
-        Relay { name: name.to_owned(), acked, sequence, refused: BTreeMap::new() }
+        Relay { name: name.to_owned(), acked, idle: acked.is_none(), sequence, refused: BTreeMap::new() }
     }
 
     #[test]
@@ -240,9 +244,13 @@ mod tests {
         for n in [1, 2] {
             assert_eq!(standing(&[relay("a", Some(n), 6)], &awaited, &sequences), Standing::Acked);
         }
-        // One that is gone or has not looked yet holds nothing up; one that knows of it does.
-        let mut relays = vec![relay("a", Some(2), 6), relay("gone", Some(0), 4)];
+        // One that is gone or has not looked yet holds nothing up, nor one without Envoys; one that knows of it and has some
+        // does.
+        let mut relays = vec![relay("a", Some(2), 6), relay("gone", Some(0), 4), relay("idle", None, 6)];
         assert_eq!(standing(&relays, &awaited, &sequences), Standing::Acked);
+        relays[2].idle = false;
+        assert!(pending(&relays), "its Envoys have not acknowledged all of it");
+        relays.truncate(2);
         relays.push(relay("b", Some(0), 5));
         assert!(pending(&relays));
         // Only the newest can be refused.

@@ -14,12 +14,13 @@
 mod api;
 mod drive;
 mod inventory;
+mod relays;
 mod report;
 mod services;
 
 pub use api::ApiError;
 
-use crate::render::{self, Addresses, Fleet, RenderError, ReportSecret, Settings};
+use crate::render::{self, Addresses, Fleet, Model, RenderError, ReportSecret, Settings};
 use crate::serve_store::Accounts;
 use api::Cluster;
 use futures::future::join_all;
@@ -44,6 +45,10 @@ pub struct Provisioner {
     inventory: Mutex<Inventory>,
     /// Whom a fleet's relays trust, with the key of their own reports, once that is known.
     trust: Mutex<BTreeMap<FleetName, Trusted>>,
+    /// Keys that sign the reports of relays in pods of their own, by owner.
+    keys: Mutex<BTreeMap<String, PublicKey>>,
+    /// Which of these relays there are to be.
+    owners: Mutex<BTreeSet<String>>,
     front: Option<Front>,
 }
 
@@ -110,7 +115,9 @@ impl Provisioner {
     /// A provisioner for fleets that all have these settings.
     pub fn new(client: Client, settings: Settings) -> Self {
         let cluster = Cluster::new(client);
-        Self { cluster, settings, inventory: Mutex::default(), trust: Mutex::default(), front: None }
+        let (inventory, trust) = (Mutex::default(), Mutex::default());
+        let (keys, owners) = (Mutex::default(), Mutex::default());
+        Self { cluster, settings, inventory, trust, keys, owners, front: None }
     }
 
     /// The same for fleets that read a store which is served here: their ServiceAccounts are known there as soon as their
@@ -141,7 +148,8 @@ impl Provisioner {
     /// belong among them.
     pub async fn prune(&self, live: &BTreeSet<FleetName>) -> Result<BTreeSet<String>, ProvisionError> {
         self.take_inventory().await?;
-        let names: BTreeSet<String> = live.iter().map(ToString::to_string).collect();
+        let owners = self.owners().clone();
+        let names: BTreeSet<String> = live.iter().map(ToString::to_string).chain(owners).collect();
         let gone = self.inventory().of_others(&names);
         let fleets = gone.iter().map(|(_, fleet)| fleet.clone()).collect();
         self.remove(gone.into_iter().map(|(key, _)| key)).await?;
@@ -153,6 +161,7 @@ impl Provisioner {
     pub fn forget(&self) {
         *self.inventory() = Inventory::default();
         self.trust().clear();
+        self.keys().clear();
     }
 
     async fn apply(
@@ -177,15 +186,9 @@ impl Provisioner {
             shape(service, live.get(&name));
             waiting |= service["spec"]["ports"] != all;
         }
-        // Pods last: what they mount and who they are is there by then.
-        let (pods, others): (Vec<Value>, Vec<Value>) = manifests
-            .into_iter()
-            .partition(|manifest| matches!(manifest["kind"].as_str(), Some("Deployment" | "DaemonSet")));
-        for group in [others, pods] {
-            for service in self.apply_all(&fleet.name, group).await? {
-                let name = service["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-                live.insert(name, service);
-            }
+        for service in self.apply_in_order(&fleet.name.to_string(), manifests).await? {
+            let name = service["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            live.insert(name, service);
         }
         let unneeded = self.inventory().unneeded(&fleet.name.to_string(), &wanted);
         for key in &unneeded {
@@ -196,8 +199,19 @@ impl Provisioner {
         Ok(Provisioned { addresses, reporter, waiting })
     }
 
+    /// Applies what has changed, pods last: what they mount and who they are is there by then. Gives the Services as they are
+    /// now.
+    async fn apply_in_order(&self, owner: &str, manifests: Vec<Value>) -> Result<Vec<Value>, ApiError> {
+        let (pods, others): (Vec<Value>, Vec<Value>) = manifests
+            .into_iter()
+            .partition(|manifest| matches!(manifest["kind"].as_str(), Some("Deployment" | "DaemonSet")));
+        let mut services = self.apply_all(owner, others).await?;
+        services.extend(self.apply_all(owner, pods).await?);
+        Ok(services)
+    }
+
     /// Applies what has changed since it was applied last; gives the Services as they are now.
-    async fn apply_all(&self, fleet: &FleetName, manifests: Vec<Value>) -> Result<Vec<Value>, ApiError> {
+    async fn apply_all(&self, owner: &str, manifests: Vec<Value>) -> Result<Vec<Value>, ApiError> {
         let changed: Vec<Value> =
             manifests.into_iter().filter(|manifest| !self.inventory().has(manifest)).collect();
         let applied = changed.iter().map(|manifest| self.cluster.apply(manifest));
@@ -207,7 +221,7 @@ impl Provisioner {
         for (manifest, answer) in changed.iter().zip(join_all(applied).await) {
             match answer {
                 Ok(object) => {
-                    self.inventory().applied(&fleet.to_string(), manifest);
+                    self.inventory().applied(owner, manifest);
                     services.extend((manifest["kind"] == "Service").then_some(object));
                 }
                 Err(error) => failed = failed.or(Some(error)),
@@ -241,6 +255,10 @@ impl Provisioner {
 
     /// Whom the fleet's relays trust.
     async fn trust_of(&self, fleet: &Fleet) -> Result<Trusted, ProvisionError> {
+        if self.settings.model != Model::Sidecar {
+            let reporter = self.reporter_of(fleet);
+            return Ok(Trusted { uid: None, file: self.settings.trust.clone(), reporter });
+        }
         if self.settings.report_secret != Some(ReportSecret::PerFleet) {
             return Ok(Trusted { uid: None, file: self.settings.trust.clone(), reporter: None });
         }
@@ -248,8 +266,15 @@ impl Provisioner {
         if let Some(known) = self.trust().get(&fleet.name).filter(|known| known.uid == uid) {
             return Ok(known.clone());
         }
-        let key = report::key(&self.cluster, fleet, &self.settings).await?;
-        let file = report::trust(&self.settings.trust, &fleet.name, &key)?;
+        let place = report::Place {
+            namespace: &fleet.infrastructure.namespace,
+            name: fleet.report_secret_name(),
+            uid: uid.as_deref(),
+        };
+        let make = |private: &str| render::report_secret(fleet, &self.settings, private);
+        let key = report::key(&self.cluster, place, make).await?;
+        let (name, fleets) = (format!("reports of {}", fleet.name), vec![fleet.name.to_string()]);
+        let file = report::trust(&self.settings.trust, name, fleets, &key)?;
         let trusted = Trusted { uid, file, reporter: Some(key) };
         self.trust().insert(fleet.name.clone(), trusted.clone());
         Ok(trusted)
@@ -263,6 +288,14 @@ impl Provisioner {
 
     fn inventory(&self) -> MutexGuard<'_, Inventory> {
         self.inventory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keys(&self) -> MutexGuard<'_, BTreeMap<String, PublicKey>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owners(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trust(&self) -> MutexGuard<'_, BTreeMap<FleetName, Trusted>> {

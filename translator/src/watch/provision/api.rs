@@ -1,7 +1,7 @@
 //! Requests to the API server.
 
-use super::FIELD_MANAGER;
 use super::inventory::Key;
+use super::{FIELD_MANAGER, relays};
 use crate::render::{Applier, CONTROLLER_ANNOTATION, FLEET_ANNOTATION, MANAGED_BY_LABEL, fleet_selector};
 use futures::future::try_join_all;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -161,7 +161,7 @@ impl Cluster {
             .collect())
     }
 
-    /// Everything of ours with this controller's name: object and fleet.
+    /// Everything of ours with this controller's name: object and fleet, or which relays it is of.
     pub(super) async fn ours(&self, controller: &str) -> Result<Vec<(Key, String)>, ApiError> {
         let params = ListParams::default().labels(&selector(""));
         let lists = KINDS.iter().map(async |kind| {
@@ -173,7 +173,8 @@ impl Cluster {
                 // Items of a list may come without their kind.
                 manifest["kind"] = kind.name.into();
                 let annotations = &manifest["metadata"]["annotations"];
-                let fleet = annotations[FLEET_ANNOTATION].as_str()?.to_owned();
+                let fleet = annotations[FLEET_ANNOTATION].as_str().map(str::to_owned);
+                let fleet = fleet.or_else(|| relays::owner_of(&manifest["metadata"]["labels"]))?;
                 (annotations[CONTROLLER_ANNOTATION] == controller).then_some((Key::of(&manifest)?, fleet))
             });
             Ok(own.collect::<Vec<_>>())

@@ -1,9 +1,10 @@
 //! Provisioning in the loop: each fleet of the newest compile, and the end of fleets whose Gateway is gone.
 
+use super::relays::{self, Members};
 use super::{Front, Provisioner};
 use crate::attach::GATEWAY_GROUP;
 use crate::compile::CompiledFleet;
-use crate::render::Fleet;
+use crate::render::{Fleet, Settings};
 use crate::serve_store::Account;
 use crate::watch::acks::{Standing, standing};
 use crate::watch::{Turn, View, fleet_of};
@@ -28,6 +29,8 @@ type Applied = BTreeMap<FleetName, (Fleet, bool)>;
 #[derive(Debug, Default)]
 struct Progress {
     applied: Applied,
+    /// Relays in pods of their own.
+    members: Members,
     /// Fleets whose Gateways were there when the others were removed last.
     pruned: Option<BTreeSet<FleetName>>,
 }
@@ -47,7 +50,7 @@ impl Provisioner {
             let turn = view.turns.borrow_and_update().clone();
             if let Some(front) = &self.front {
                 match &turn {
-                    Some(turn) if leads => front.tell(&view, turn, self.home(), &mut known),
+                    Some(turn) if leads => front.tell(&view, turn, &self.settings, &mut known),
                     _ => {
                         known = Known::default();
                         front.accounts.forget();
@@ -97,12 +100,15 @@ impl Provisioner {
 
     /// Brings everything to where the newest compile wants it; `false` if something has to be tried again.
     async fn pass(&self, view: &View, turn: &Turn, progress: &mut Progress) -> bool {
-        let compilation = &turn.compilation;
-        let due = compilation.fleets.iter().filter_map(|(name, compiled)| {
-            let fleet = Fleet::of(name, compiled, &compilation.objects, self.home())?;
-            let acked = acknowledged(view, name, compiled);
-            let same =
-                progress.applied.get(name).is_some_and(|(known, open)| *known == fleet && *open == acked);
+        let live = gateways(view, turn);
+        let fleets = self.fleets(turn);
+        progress.members.see(fleets.iter().map(|(fleet, _)| fleet.clone()), &live);
+        // Relays first: Envoys are ready when theirs answers.
+        let mut fine = self.make_relays(&mut progress.members).await;
+        let due = fleets.into_iter().filter_map(|(fleet, compiled)| {
+            let acked = acknowledged(view, &fleet.name, compiled);
+            let known = progress.applied.get(&fleet.name);
+            let same = known.is_some_and(|(known, open)| *known == fleet && *open == acked);
             (!same).then_some((fleet, acked))
         });
         let due: Vec<(Fleet, bool)> = due.collect();
@@ -114,7 +120,6 @@ impl Provisioner {
             .buffer_unordered(PARALLEL)
             .collect()
             .await;
-        let mut fine = true;
         for (fleet, acked, applied) in applied {
             fine &= applied;
             if applied {
@@ -123,7 +128,6 @@ impl Provisioner {
                 progress.applied.remove(&fleet.name);
             }
         }
-        let live = gateways(view, turn);
         if progress.pruned.as_ref() != Some(&live) {
             match self.prune(&live).await {
                 Ok(gone) => {
@@ -138,6 +142,15 @@ impl Provisioner {
             }
         }
         fine
+    }
+
+    /// The fleets that were compiled.
+    fn fleets<'t>(&self, turn: &'t Turn) -> Vec<(Fleet, &'t CompiledFleet)> {
+        let compilation = &turn.compilation;
+        let of = |(name, compiled): (&FleetName, &'t CompiledFleet)| {
+            Some((Fleet::of(name, compiled, &compilation.objects, self.home())?, compiled))
+        };
+        compilation.fleets.iter().filter_map(of).collect()
     }
 
     async fn one(&self, view: &View, fleet: &Fleet, acked: bool) -> bool {
@@ -177,26 +190,28 @@ impl Front {
 
     /// Says which account belongs to which fleet, before its pods are there. One that cannot be compiled for a while keeps
     /// its account as long as its Gateway is there: its Envoys go on, and so do its relays.
-    fn tell(&self, view: &View, turn: &Arc<Turn>, home: &str, known: &mut Known) {
+    fn tell(&self, view: &View, turn: &Arc<Turn>, settings: &Settings, known: &mut Known) {
         if known.turn.as_ref().is_some_and(|of| Arc::ptr_eq(of, turn)) {
             return;
         }
         known.turn = Some(Arc::clone(turn));
         let compilation = &turn.compilation;
         let fleets = compilation.fleets.iter();
-        let compiled =
-            fleets.filter_map(|(name, compiled)| Fleet::of(name, compiled, &compilation.objects, home));
+        let compiled = fleets.filter_map(|(name, compiled)| {
+            Fleet::of(name, compiled, &compilation.objects, &settings.merged_namespace)
+        });
         let accounts = &mut known.accounts;
-        accounts.extend(compiled.map(|fleet| (fleet.name.clone(), account(&fleet))));
+        accounts.extend(compiled.map(|fleet| (fleet.name.clone(), account(&fleet, settings))));
         let there = gateways(view, turn);
         accounts.retain(|fleet, _| there.contains(fleet));
         self.accounts.make(accounts.iter().map(|(fleet, account)| (account.clone(), fleet.clone())));
     }
 }
 
-/// The ServiceAccount of a fleet's pods.
-fn account(fleet: &Fleet) -> Account {
-    Account { namespace: fleet.infrastructure.namespace.clone(), name: fleet.object_name() }
+/// The ServiceAccount of a fleet's relays.
+fn account(fleet: &Fleet, settings: &Settings) -> Account {
+    let (namespace, name) = relays::account(fleet, settings);
+    Account { namespace, name }
 }
 
 /// Whether the fleet's Envoys have acknowledged this very snapshot.
@@ -213,7 +228,7 @@ fn gateways(view: &View, turn: &Turn) -> BTreeSet<FleetName> {
 }
 
 /// An error with its causes.
-fn error_text(error: &dyn std::error::Error) -> String {
+pub(super) fn error_text(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| {
         let cause = cause.to_string();

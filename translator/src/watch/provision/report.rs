@@ -3,26 +3,36 @@
 
 use super::ProvisionError;
 use super::api::{Cluster, SECRET};
-use crate::render::{self, Fleet, Settings};
+use crate::render;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use moorgate_snapshot::trust::TrustFileError;
 use moorgate_snapshot::trust::document::{Document, FIXED, KeyEntry};
-use moorgate_snapshot::{FleetName, KeyError, KeyPair, PublicKey, Role, Signer as _, Trust};
+use moorgate_snapshot::{KeyError, KeyPair, PublicKey, Role, Signer as _, Trust};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The public key of a fleet's reports. A Secret that is there stays: pods read their key at their start only.
+/// Which Secret holds a key of reports.
+pub(super) struct Place<'p> {
+    /// Its namespace.
+    pub(super) namespace: &'p str,
+    /// Its name.
+    pub(super) name: String,
+    /// The identity of its Gateway, if one owns it.
+    pub(super) uid: Option<&'p str>,
+}
+
+/// The public key of the reports of some relays; `make` makes their Secret of the private one. A Secret that is there stays:
+/// pods read their key at their start only.
 pub(super) async fn key(
     cluster: &Cluster,
-    fleet: &Fleet,
-    settings: &Settings,
+    place: Place<'_>,
+    make: impl Fn(&str) -> Value,
 ) -> Result<PublicKey, ProvisionError> {
-    let namespace = &fleet.infrastructure.namespace;
-    let name = fleet.report_secret_name();
+    let Place { namespace, name, uid } = place;
     if let Some(found) = cluster.get(&SECRET, namespace, &name).await? {
-        if is_former(&found, fleet.infrastructure.uid.as_deref()) {
+        if is_former(&found, uid) {
             return Err(ProvisionError::Former(name));
         }
         return read(&found).map_err(|source| ProvisionError::ReportKey { name, source });
@@ -31,7 +41,7 @@ pub(super) async fn key(
     SystemRandom::new().fill(&mut seed).map_err(|_| ProvisionError::Random)?;
     let (pair, private) = KeyPair::generate(&seed)
         .map_err(|source| ProvisionError::ReportKey { name: name.clone(), source })?;
-    if cluster.create(&SECRET, &render::report_secret(fleet, settings, &private)).await? {
+    if cluster.create(&SECRET, &make(&private)).await? {
         return Ok(pair.public().clone());
     }
     // Another replica was faster.
@@ -53,8 +63,13 @@ fn read(secret: &Value) -> Result<PublicKey, KeyError> {
     Ok(KeyPair::from_pem(&pem)?.public().clone())
 }
 
-/// A trust file with this key in it, for reports of this fleet. A file of PEM keys becomes a document that says the same.
-pub(super) fn trust(base: &str, fleet: &FleetName, key: &PublicKey) -> Result<String, TrustFileError> {
+/// A trust file with this key in it, for reports of these fleets. A file of PEM keys becomes a document that says the same.
+pub(super) fn trust(
+    base: &str,
+    name: String,
+    fleets: Vec<String>,
+    key: &PublicKey,
+) -> Result<String, TrustFileError> {
     let mut document = if base.trim_start().starts_with('{') {
         Document::parse(base.as_bytes())?
     } else {
@@ -82,10 +97,10 @@ pub(super) fn trust(base: &str, fleet: &FleetName, key: &PublicKey) -> Result<St
         return Err(TrustFileError::Chain);
     }
     document.keys.push(KeyEntry {
-        name: format!("reports of {fleet}"),
+        name,
         public: key.to_pem(),
         roles: BTreeSet::from([Role::Report]),
-        fleets: vec![fleet.to_string()],
+        fleets,
         channels: vec!["*".to_owned()],
         revoked: None,
     });

@@ -1,6 +1,7 @@
+use super::relays::Members;
 use super::*;
 use crate::compile::{Options, compile};
-use crate::render::{Applier, Model, StoreVolume};
+use crate::render::{Applier, Model, Node, Pool, StoreVolume};
 use crate::source::File;
 use http_body_util::BodyExt as _;
 use kube::client::Body;
@@ -346,10 +347,125 @@ fn a_chain_of_trust_is_not_changed() {
         "format": 2, "number": 1, "root": {"threshold": 1, "keys": [root.public().to_pem()]},
         "keys": [{"public": acts.public().to_pem(), "roles": ["publish"]}],
     });
-    let fleet = FleetName::gateway("a", "b");
-    let found = report::trust(&chained.to_string(), &fleet, acts.public());
+    let (name, fleets) = (|| "reports".to_owned(), || vec!["a/b".to_owned()]);
+    let found = report::trust(&chained.to_string(), name(), fleets(), acts.public());
     assert!(matches!(found, Err(TrustFileError::Chain)), "{found:?}");
     let plain = json!({"format": 1, "keys": [{"public": acts.public().to_pem(), "roles": ["publish"]}]});
-    assert!(report::trust(&plain.to_string(), &fleet, root.public()).is_ok());
-    assert!(report::trust(&plain.to_string(), &fleet, acts.public()).is_err(), "a key is there twice");
+    assert!(report::trust(&plain.to_string(), name(), fleets(), root.public()).is_ok());
+    assert!(
+        report::trust(&plain.to_string(), name(), fleets(), acts.public()).is_err(),
+        "a key is there twice"
+    );
+}
+
+/// Relays in pods of their own, in the namespace `relays`.
+fn with(model: Model) -> Settings {
+    Settings { model, ..settings() }
+}
+
+fn pool() -> Model {
+    Model::Pool(Pool {
+        namespace: "relays".into(),
+        tls_secret: "tls".into(),
+        ca: "CA".into(),
+        token_issuer: "https://issuer".into(),
+        replicas: 2,
+    })
+}
+
+fn node() -> Model {
+    Model::Node(Node {
+        namespace: "relays".into(),
+        tls_secret: "tls".into(),
+        ca: "CA".into(),
+        token_issuer: "https://issuer".into(),
+    })
+}
+
+fn names(fleets: &[Fleet]) -> BTreeSet<FleetName> {
+    fleets.iter().map(|fleet| fleet.name.clone()).collect()
+}
+
+/// What is applied is what is rendered; the last fleet takes the relays of its class along.
+#[tokio::test]
+async fn relays_of_a_class_come_with_its_first_fleet_and_go_with_its_last() {
+    let server = Shared::default();
+    let provisioner = Provisioner::new(client(&server), with(pool()));
+    let fleets = [fleet("edge", &[80], ""), fleet("other", &[80], "")];
+    let mut members = Members::default();
+    members.see(fleets.clone(), &names(&fleets));
+    assert!(provisioner.make_relays(&mut members).await);
+    let provisioned = provisioner.prepare(&fleets[0]).await.unwrap();
+    let made = writes(&server);
+    let deployment = made.iter().position(|write| write.contains("/namespaces/relays/deployments/")).unwrap();
+    let envoys =
+        made.iter().position(|write| write.ends_with("/namespaces/infra/deployments/edge-c")).unwrap();
+    assert!(deployment < envoys, "{made:#?}");
+    assert!(!made.iter().any(|write| write.contains("/infra/secrets")), "Envoys have no key: {made:#?}");
+    {
+        let server = server.lock().unwrap();
+        let of = |part: &str| {
+            let mut found = server.objects.iter().filter(|(path, _)| path.contains(part));
+            found.next().map(|(_, object)| object.clone()).unwrap()
+        };
+        let args = of("/namespaces/relays/deployments/")["spec"]["template"]["spec"]["containers"][0]["args"]
+            .to_string();
+        assert!(args.contains("--fleet=infra/edge") && args.contains("--fleet=infra/other"), "{args}");
+        // Reports of the relays count for these fleets, and the fleet is told so.
+        let trust = of("/namespaces/relays/configmaps/")["data"]["trust"].as_str().unwrap().to_owned();
+        let trust = Trust::parse(trust.as_bytes()).unwrap();
+        let reporter = provisioned.reporter.unwrap();
+        let key = trust.keys().find(|key| key.key.id() == reporter.id()).unwrap();
+        assert!(key.roles.contains(&Role::Report) && key.roles.len() == 1);
+    }
+    // Nothing has changed: nothing is written. Nor when a fleet cannot be compiled for a while.
+    assert!(provisioner.make_relays(&mut members).await);
+    members.see([fleets[0].clone()], &names(&fleets));
+    assert!(provisioner.make_relays(&mut members).await);
+    assert_eq!(writes(&server), [""; 0]);
+    // Another replica finds all of it, and removes what no Gateway is left for.
+    let next = Provisioner::new(client(&server), with(pool()));
+    let mut members = Members::default();
+    members.see([], &BTreeSet::new());
+    assert!(next.make_relays(&mut members).await);
+    next.prune(&BTreeSet::new()).await.unwrap();
+    let server = server.lock().unwrap();
+    let left: Vec<&String> = server.objects.keys().filter(|path| !path.contains("/secrets/")).collect();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+/// A new fleet is let in by relays that go on; each fleet's own account has its rights.
+#[tokio::test]
+async fn a_new_fleet_restarts_no_relay_of_a_node() {
+    let server = Shared::default();
+    let provisioner = Provisioner::new(client(&server), with(node()));
+    let fleets = [fleet("edge", &[80], ""), fleet("other", &[80], "")];
+    let mut members = Members::default();
+    members.see([fleets[0].clone()], &names(&fleets[..1]));
+    assert!(provisioner.make_relays(&mut members).await);
+    provisioner.prepare(&fleets[0]).await.unwrap();
+    let made = writes(&server);
+    assert!(made.iter().any(|write| write.ends_with("/namespaces/infra/rolebindings/edge-c")), "{made:#?}");
+    assert!(!made.iter().any(|write| write.contains("/namespaces/relays/role")), "{made:#?}");
+    members.see(fleets.clone(), &names(&fleets));
+    assert!(provisioner.make_relays(&mut members).await);
+    let changed = writes(&server);
+    let plural = |write: &String| write.rsplit('/').nth(1).unwrap_or_default().to_owned();
+    let changed: BTreeSet<String> = changed.iter().map(plural).collect();
+    assert_eq!(changed, ["configmaps".to_owned(), "networkpolicies".to_owned()].into());
+    // From one model to another: what the old one had goes, and what Envoys need meanwhile is there first.
+    let pooled = Provisioner::new(client(&server), with(pool()));
+    assert!(pooled.make_relays(&mut Members::default()).await);
+    let mut members = Members::default();
+    members.see(fleets.clone(), &names(&fleets));
+    assert!(pooled.make_relays(&mut members).await);
+    for fleet in &fleets {
+        pooled.prepare(fleet).await.unwrap();
+    }
+    pooled.prune(&names(&fleets)).await.unwrap();
+    let server = server.lock().unwrap();
+    let has = |part: &str| server.objects.keys().any(|path| path.contains(part));
+    assert!(!has("/daemonsets/") && has("/namespaces/relays/deployments/"));
+    // The rights are those of the pool now, and the Envoys' accounts have none.
+    assert!(has("/namespaces/infra/roles/") && !has("/namespaces/infra/roles/edge-c"));
 }

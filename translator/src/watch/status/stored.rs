@@ -194,6 +194,7 @@ mod tests {
         let relay = Relay {
             name: "a".to_owned(),
             acked: Some(Digest::of(b"1")),
+            idle: false,
             sequence: 1,
             refused: BTreeMap::new(),
         };
