@@ -50,8 +50,8 @@ pub struct Costs {
 /// Counts while a model runs.
 pub(super) struct Gauge {
     costs: Costs,
-    /// Where the audit log ended when it began.
-    audited: usize,
+    /// Questions of the audit log that were there before: those of a watch have a line when it ends, too.
+    before: BTreeSet<String>,
 }
 
 /// A line of the audit log.
@@ -67,7 +67,7 @@ impl Gauge {
     /// From now on.
     pub(super) fn begin(stage: &Stage) -> Self {
         stage.tap.forget();
-        Self { costs: Costs::default(), audited: audit(stage).len() }
+        Self { costs: Costs::default(), before: asked(&audit(stage)).into_keys().collect() }
     }
 
     /// Counts what was rendered.
@@ -87,7 +87,9 @@ impl Gauge {
 
     /// Who asked the API server for what: nobody for another tenant's objects. Counts what everything took until now.
     pub(super) fn readers(&mut self, stage: &Stage, model: Model) -> Result<()> {
-        let asked = asked(&audit(stage)[self.audited..])?;
+        let mut asked = asked(&audit(stage));
+        asked.retain(|id, _| !self.before.contains(id));
+        let asked: Vec<Asked> = asked.into_values().collect();
         let mut read = BTreeSet::new();
         for one in &asked {
             if !["secrets", "endpointslices", "configmaps"].contains(&one.resource.as_str()) {
@@ -151,11 +153,11 @@ fn audit(stage: &Stage) -> Vec<String> {
     whole.lines().map(str::to_owned).collect()
 }
 
-/// Questions, each once: a watch has a line when it begins and one when it ends.
-fn asked(lines: &[String]) -> Result<Vec<Asked>> {
+/// Questions by their ids: a watch has a line when it begins and one when it ends.
+fn asked(lines: &[String]) -> BTreeMap<String, Asked> {
     let mut all = BTreeMap::new();
     for line in lines {
-        let line: Value = serde_json::from_str(line).context("a line of the audit log")?;
+        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let user = text(&line["user"]["username"]);
         if !user.starts_with("system:serviceaccount:models-") {
@@ -171,7 +173,7 @@ fn asked(lines: &[String]) -> Result<Vec<Asked>> {
         };
         all.insert(text(&line["auditID"]), one);
     }
-    Ok(all.into_values().collect())
+    all
 }
 
 /// What a row is called, and its cell for a model.
