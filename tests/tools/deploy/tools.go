@@ -4,7 +4,7 @@
 package tools
 
 import (
-	_ "github.com/hashicorp/hcl/v2/cmd/hclfmt"
+	_ "github.com/hashicorp/hcl/v2/cmd/hcldec"
 	_ "github.com/prometheus/prometheus/cmd/promtool"
 	_ "github.com/yuin/gopher-lua/cmd/glua"
 	_ "helm.sh/helm/v3/cmd/helm"
