@@ -3,6 +3,8 @@
 
 #[path = "deploy/charts.rs"]
 mod charts;
+#[path = "deploy/ci.rs"]
+mod ci;
 
 use anyhow::Result;
 use moorgate_tests::program::root;
