@@ -5,6 +5,10 @@
 mod charts;
 #[path = "deploy/ci.rs"]
 mod ci;
+#[path = "deploy/gitops.rs"]
+mod gitops;
+#[path = "deploy/machines.rs"]
+mod machines;
 
 use anyhow::Result;
 use moorgate_tests::program::root;
