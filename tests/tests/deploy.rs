@@ -7,6 +7,8 @@ mod charts;
 mod ci;
 #[path = "deploy/gitops.rs"]
 mod gitops;
+#[path = "deploy/iam.rs"]
+mod iam;
 #[path = "deploy/machines.rs"]
 mod machines;
 
