@@ -21,7 +21,9 @@ PARALLEL ?= 4
 MUSL ?= $(shell uname -m)-unknown-linux-musl
 FEATURES ?= kubernetes sealed
 
-.PHONY: help build relay-static tools conformance cluster simulate soak flips weaken demo test test-deploy test-radosgw lint generated bench bench-watch bench-relay release-notes clean
+MACHINE ?= $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
+
+.PHONY: help build reproducible test-images relay-static tools conformance cluster simulate soak flips weaken demo test test-deploy test-radosgw lint generated bench bench-watch bench-relay release-notes clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +72,13 @@ relay-static: ## The relay as one static program (musl), with FEATURES: needs mu
 	rustup target add $(MUSL)
 	CC_$(subst -,_,$(MUSL))=musl-gcc $(CARGO) build --locked --release --target $(MUSL) -p moorgate-relay --features "$(FEATURES)"
 	@tests/tools/relay-size $(TARGET)/$(MUSL)/release/moorgate-relay $(FEATURES)
+
+reproducible: ## The static programs of a release, built in two folders, with one digest: needs musl-gcc
+	deploy/release/reproducible $(MACHINE) $(TARGET)/release-dist
+
+test-images: ## The images of a release, built and started: needs musl-gcc and Debian's buildah, and to be root
+	[ -d $(TARGET)/release-dist/$(MACHINE) ] || deploy/release/build $(MACHINE) $(TARGET)/release-dist
+	tests/tools/images $(TARGET)/release-dist
 
 lint: tools ## Format, clippy, dependencies
 	@tests/tools/suites lint
