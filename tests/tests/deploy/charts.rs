@@ -6,7 +6,7 @@ use moorgate_tests::cluster::Cluster;
 use moorgate_tests::program::{self, Outcome, moorgate, root, run, switched_on};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const STORE: &str = "store.urls[0]=s3://bucket/prefix";
@@ -69,7 +69,7 @@ fn objects(values: &[&str]) -> Result<Vec<Value>> {
     documents(&chart(values)?.ended_with(&[0])?.stdout)
 }
 
-fn kustomize(folder: &PathBuf) -> Result<Vec<Value>> {
+fn kustomize(folder: &Path) -> Result<Vec<Value>> {
     let mut command = Command::new(program::go("kustomize")?);
     documents(&run(command.arg("build").arg(folder))?.ended_with(&[0])?.stdout)
 }

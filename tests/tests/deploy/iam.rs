@@ -284,6 +284,7 @@ fn aws(role: &str) -> Result<Vec<Grant>> {
 }
 
 /// `extract` of Google's conditions: what stands at `{…}` of a template, wherever its beginning is found.
+#[allow(clippy::needless_pass_by_value, reason = "the interpreter hands over what is its own")]
 fn extract(
     cel::extractors::This(this): cel::extractors::This<std::sync::Arc<String>>,
     template: std::sync::Arc<String>,

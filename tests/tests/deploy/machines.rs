@@ -15,7 +15,7 @@ fn machine(folder: &Path, change: impl Fn(&str) -> String) -> Result<Vec<String>
     let mut names = Vec::new();
     for file in files(&root().join("deploy/systemd"))? {
         let name = file.file_name().context("a name")?.to_string_lossy().into_owned();
-        if name.ends_with(".service") || name.ends_with(".socket") {
+        if file.extension().is_some_and(|end| end == "service" || end == "socket") {
             std::fs::write(units.join(&name), change(&std::fs::read_to_string(&file)?))?;
             names.push(name.replace("@.", "@shop.edge."));
         }
@@ -79,7 +79,9 @@ fn job(text: &str) -> Result<Outcome> {
     let own = ["NOMAD_ALLOC_ID", "NOMAD_TASK_DIR", "NOMAD_ALLOC_DIR", "NOMAD_SECRETS_DIR"];
     // `type = string` is a word of the language.
     let mut variables = json!({ "string": "string", "NOMAD_PORT_health": "19001", "var": { "version": "v1", "store": "file:///s" } });
-    own.iter().for_each(|name| variables[name] = format!("/{name}").into());
+    for name in own {
+        variables[name] = format!("/{name}").into();
+    }
     let mut command = Command::new(program::go("hcldec")?);
     command.arg("--spec").arg(root().join("tests/tests/deploy/nomad.hcldec"));
     run(command.args(["--vars", &variables.to_string()]).arg(file))
