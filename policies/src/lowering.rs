@@ -10,6 +10,7 @@ mod rule;
 pub(crate) mod testing;
 mod value;
 
+pub(crate) use ask::extension;
 pub use backend::OfBackend;
 pub use late::SecretRef;
 pub(crate) use provider::{Asked, Provider, SETTINGS};

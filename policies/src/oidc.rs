@@ -3,8 +3,8 @@
 mod session;
 
 use crate::jwt::address;
-use crate::lowering::late::{self, SecretRef};
 use crate::lowering::{Asked, Provider, milliseconds, time};
+use crate::lowering::{SecretRef, extension, late};
 use crate::{About, BackendRef, Capability, Effect, InputKind, Kind, Lowering, place};
 use envoy_types::pb::envoy::config::core::v3::{HttpUri, http_uri::HttpUpstreamType};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
@@ -199,7 +199,7 @@ forwardIDToken needs Envoy 1.39.",
                 config.credentials = Some(credentials);
                 let base = OAuth2 { config: Some(config) };
                 let name = cx.filter_name(NAME, late::bytes(&base).as_slice());
-                cx.whole_filter((&name, place::OIDC), late::extension(&base));
+                cx.whole_filter((&name, place::OIDC), extension(&base));
             }
             (None, Some(reference)) => {
                 let Some(named) = cx.secret(&at.key("clientIDRef"), reference, &[CLIENT_ID]) else { return };

@@ -18,7 +18,8 @@ fn patch<M: Message>(message: &M, clear: &[&[u32]]) -> Patch {
     Patch { message: message.encode_to_vec(), clear, first: false }
 }
 
-fn extension<M: Message + Name>(message: &M) -> Extension {
+/// A message as an extension.
+pub(crate) fn extension<M: Message + Name>(message: &M) -> Extension {
     Extension { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 

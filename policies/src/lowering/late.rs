@@ -1,6 +1,6 @@
 //! Secrets: they are named, and whoever serves Envoy puts them in. Nothing here ever sees a value.
 
-use super::{Lowering, milliseconds};
+use super::{Lowering, extension, milliseconds};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, ExtensionConfigSource, TypedExtensionConfig,
@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{SdsSecretCo
 use envoy_types::pb::google::protobuf::Any;
 use moorgate_model::FieldPath;
 use moorgate_model::ir::{Extension, LateForm, LatePart, LateService, LateValue, RouteFilter};
-use prost::{Message, Name};
+use prost::Message;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -140,10 +140,6 @@ impl Lowering<'_> {
 pub(crate) fn bytes<M: Message>(message: &M) -> Option<LatePart> {
     let bytes = message.encode_to_vec();
     (!bytes.is_empty()).then_some(LatePart::Bytes(bytes))
-}
-
-pub(crate) fn extension<M: Message + Name>(message: &M) -> Extension {
-    Extension { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
 /// The stream that the listener itself came from.
