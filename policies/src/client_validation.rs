@@ -234,12 +234,7 @@ fn names(names: Option<&Names>, at: &FieldPath, cx: &mut Lowering<'_>) -> Option
                 }
             };
             let matcher = StringMatcher { match_pattern: Some(pattern), ..Default::default() };
-            out.push(SubjectAltNameMatcher {
-                san_type: kind.into(),
-                oid,
-                matcher: Some(matcher),
-                ..Default::default()
-            });
+            out.push(SubjectAltNameMatcher { san_type: kind.into(), oid, matcher: Some(matcher) });
         }
     }
     Some(out)

@@ -263,16 +263,12 @@ impl Teller<'_> {
                 return None;
             }
             let (key, name) = (self.next(), wanted.name.to_ascii_lowercase());
-            match value(wanted, &at, cx)? {
-                Some(text) => self.add(header(&key, &name, text, wanted.invert), key.clone(), Some(key)),
-                None => {
-                    let each = RequestHeaders {
-                        header_name: name,
-                        descriptor_key: key.clone(),
-                        ..Default::default()
-                    };
-                    self.add(action(ActionSpecifier::RequestHeaders(each)), key, None);
-                }
+            if let Some(text) = value(wanted, &at, cx)? {
+                self.add(header(&key, &name, text, wanted.invert), key.clone(), Some(key));
+            } else {
+                let each =
+                    RequestHeaders { header_name: name, descriptor_key: key.clone(), ..Default::default() };
+                self.add(action(ActionSpecifier::RequestHeaders(each)), key, None);
             }
         }
         for (index, wanted) in query_params.iter().enumerate() {
@@ -282,16 +278,15 @@ impl Teller<'_> {
                 return None;
             }
             let key = self.next();
-            match value(wanted, &at, cx)? {
-                Some(text) => self.add(parameter(&key, wanted, text), key.clone(), Some(key)),
-                None => {
-                    let each = QueryParameters {
-                        query_parameter_name: wanted.name.clone(),
-                        descriptor_key: key.clone(),
-                        ..Default::default()
-                    };
-                    self.add(action(ActionSpecifier::QueryParameters(each)), key, None);
-                }
+            if let Some(text) = value(wanted, &at, cx)? {
+                self.add(parameter(&key, wanted, text), key.clone(), Some(key));
+            } else {
+                let each = QueryParameters {
+                    query_parameter_name: wanted.name.clone(),
+                    descriptor_key: key.clone(),
+                    ..Default::default()
+                };
+                self.add(action(ActionSpecifier::QueryParameters(each)), key, None);
             }
         }
         if let Some(wanted) = path {

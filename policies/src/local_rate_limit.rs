@@ -118,7 +118,6 @@ fn add(filter: &mut Filter, told: Told, bucket: TokenBucket, shadow_mode: bool) 
         entries: entries.into_iter().map(entry).collect(),
         token_bucket: Some(bucket),
         shadow_mode,
-        ..Default::default()
     });
 }
 

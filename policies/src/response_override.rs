@@ -257,7 +257,7 @@ mod tests {
     fn what_envoy_does_not_take_is_said() {
         let code = r#""match": {"statusCodes": [{"value": 404}]}"#;
         for (rule, said) in [
-            (format!(r#"{{{code}}}"#), "MG4002 spec.responseOverride[0]"),
+            (format!("{{{code}}}"), "MG4002 spec.responseOverride[0]"),
             (
                 format!(r#"{{{code}, "response": {{"statusCode": 99}}}}"#),
                 "MG4002 spec.responseOverride[0].response.statusCode",

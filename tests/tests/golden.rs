@@ -267,7 +267,7 @@ fn no_file_is_forgotten() {
         let mut expected = BTreeSet::from([INPUT.to_owned(), OUTPUT.to_owned()]);
         // The suite `render` has its output beside it.
         if case.parent().is_some_and(|area| area.ends_with("render")) {
-            expected.extend(["manifests.yaml".to_owned(), "pool.yaml".to_owned()]);
+            expected.extend(["manifests.yaml", "pool.yaml", "node.yaml"].map(str::to_owned));
         }
         if files != expected {
             wrong.push(case);

@@ -94,7 +94,7 @@ impl World for Shop {
     }
 
     fn regex(&self, text: &str) -> Result<(), String> {
-        if text.matches('(').count() != text.matches(')').count() { Err("not closed".into()) } else { Ok(()) }
+        if text.matches('(').count() == text.matches(')').count() { Ok(()) } else { Err("not closed".into()) }
     }
 
     fn json(&self, text: &str) -> Option<Node> {

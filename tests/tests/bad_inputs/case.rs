@@ -399,6 +399,7 @@ fn condition<'c>(compilation: &'c Compilation, place: &str) -> Option<&'c Condit
         }
         (
             Status::Class { conditions }
+            | Status::Object { conditions }
             | Status::Gateway { conditions, .. }
             | Status::ListenerSet { conditions, .. },
             _,

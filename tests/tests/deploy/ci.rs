@@ -210,7 +210,7 @@ fn parts(body: &str) -> (Vec<String>, Vec<&str>) {
             None => outside.push(line),
             // CommonMark: a closing fence has at least as many, and nothing behind.
             Some(open) if ticks.len() >= open.len() && line.trim_start_matches('`').trim().is_empty() => {
-                fence = None
+                fence = None;
             }
             Some(_) => inside.push(line.to_owned()),
         }

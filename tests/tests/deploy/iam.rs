@@ -251,10 +251,13 @@ fn words(value: &Value) -> Vec<&str> {
     )
 }
 
+/// Whether an act on an object is allowed.
+type Allows = Box<dyn Fn(Act, &str) -> bool>;
+
 /// One thing that a policy grants.
 struct Grant {
     name: String,
-    allows: Box<dyn Fn(Act, &str) -> bool>,
+    allows: Allows,
 }
 
 /// Policies of IAM. Both ways to write need the same right.

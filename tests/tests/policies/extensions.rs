@@ -170,7 +170,7 @@ fn filters_of_rules_answer_rewrite_and_match() {
     assert_eq!((ask(&get("/wrong")).status, ask(&get("/gone")).status), (500, 500));
     let explain = |path: &str, cookie: &str| {
         let mut command = moorgate_tests::program::moorgate().unwrap();
-        let url = format!("http://{HOST}:{}{path}", port);
+        let url = format!("http://{HOST}:{port}{path}");
         command.args(["explain", "-H", cookie]).arg(stack.folder().join("source.yaml")).args(["GET", &url]);
         run(&mut command).unwrap().ended_with(&[0, 1]).unwrap().stdout
     };
