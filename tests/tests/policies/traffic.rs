@@ -424,7 +424,10 @@ fn looked_for(target: &Target, admin: &Target, questions: &[Vec<u8>], log: &std:
         answer.status == 503
     })
     .unwrap();
-    assert_eq!(ask(target, "/well").status, 200);
+    send_until(target, &Request::get(HOST, "/well"), "the endpoint to be found well", |answer| {
+        answer.status == 200
+    })
+    .unwrap();
     let clusters = text(&ask(admin, "/clusters"));
     assert!(clusters.contains("failed_active_hc"), "{clusters}");
     moorgate_tests::wait::until("health events in the file", || {

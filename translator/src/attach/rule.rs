@@ -95,9 +95,9 @@ fn lower<M>(
         forward(cx, at, (position, rule), &mut filters)
     };
     let Filters { request_headers, response_headers, mirrors, cors, auth, extensions, sources, .. } = filters;
-    let Lowered { mut filters, route, forward, clusters, rule, .. } = extensions;
+    let Lowered { mut filters, route, forward, clusters, rule, late, .. } = extensions;
     filters.sort();
-    let mut added = RoutePolicies { sources, filters, route, forward, ..RoutePolicies::default() };
+    let mut added = RoutePolicies { sources, filters, route, forward, late, ..RoutePolicies::default() };
     added.clusters = clusters;
     let policies = (added != RoutePolicies::default()).then(|| Arc::new(added));
     Target { request_headers, response_headers, mirrors, cors, auth, policies, cookies: rule.cookies, action }

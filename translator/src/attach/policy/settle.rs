@@ -346,6 +346,8 @@ fn joined(own: &RoutePolicies, added: &RoutePolicies) -> RoutePolicies {
     front(&mut both.route, &own.route);
     front(&mut both.forward, &own.forward);
     front(&mut both.clusters, &own.clusters);
+    front(&mut both.late, &own.late);
+    both.described |= own.described;
     both.filters.sort();
     both
 }
