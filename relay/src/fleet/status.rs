@@ -46,7 +46,7 @@ pub struct Status {
     pub resources: BTreeMap<&'static str, usize>,
     /// The store.
     pub store: Store,
-    /// Whether the disk cache takes writes.
+    /// Whether the disk cache takes writes: `ok`, `writing` while what is served is not there yet, `degraded`, `none`.
     pub cache: &'static str,
     /// Endpoints and secrets, without content.
     pub bindings: Arc<Report>,

@@ -146,6 +146,9 @@ impl Task {
     }
 
     pub(super) fn keep(&mut self, snapshot: &Arc<Snapshot>) {
+        if self.cache.is_some() && self.failing.is_empty() {
+            self.next.cache = "writing";
+        }
         self.owed.snapshots.push(Arc::clone(snapshot));
     }
 
