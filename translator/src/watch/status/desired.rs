@@ -226,12 +226,15 @@ pub(super) fn settle(wanted: &mut Value, live: &Live, standing: &Standing, addre
         addresses.judge(wanted);
     }
     let old = live.status["listeners"].as_array();
-    for listener in wanted["listeners"].as_array_mut().into_iter().flatten() {
+    // An index that is written through would make a field that this kind does not have.
+    let listeners = wanted.get_mut("listeners").and_then(Value::as_array_mut);
+    for listener in listeners.into_iter().flatten() {
         let before = old.and_then(|old| old.iter().find(|old| old["name"] == listener["name"]));
         decide(listener, before.unwrap_or(&Value::Null), live.generation, standing);
     }
     let old = live.status["ancestors"].as_array();
-    for ancestor in wanted["ancestors"].as_array_mut().into_iter().flatten() {
+    let ancestors = wanted.get_mut("ancestors").and_then(Value::as_array_mut);
+    for ancestor in ancestors.into_iter().flatten() {
         let same =
             |old: &&Value| ["ancestorRef", "controllerName"].iter().all(|key| old[*key] == ancestor[*key]);
         let before = old.and_then(|old| old.iter().find(same)).cloned();
@@ -259,7 +262,8 @@ fn decide(place: &mut Value, before: &Value, generation: Option<i64>, standing: 
     let old = old.and_then(|old| old.iter().find(|old| old["type"] == "Programmed"));
     let was_true =
         old.is_some_and(|old| old["status"] == "True" && old["observedGeneration"].as_i64() == generation);
-    for condition in place["conditions"].as_array_mut().into_iter().flatten() {
+    let conditions = place.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
         if !is_pending(condition) {
             continue;
         }
@@ -330,6 +334,16 @@ mod tests {
             );
             assert_eq!(wanted["conditions"][0], json!({"type": "Accepted", "status": "True"}));
             assert_eq!(waits(&wanted), matches!(standing, Standing::Pending(_)) && status != "True");
+        }
+        let thing = crate::source::cluster::Kind::new("example.com", "v1", "Thing", "things", true);
+        let object = json!({"metadata": {"name": "edge", "namespace": "shop", "uid": "u1"}, "status": {}});
+        let live = Live::of(serde_json::from_value(object).unwrap(), &thing).unwrap();
+        // No kind gets a field of another one: it would be written again and again.
+        for kind in ["listeners", "ancestors"] {
+            let mut status = json!({ kind: [place("Unknown", "Pending")] });
+            settle(&mut status, &live, &Standing::Acked, None);
+            let fields: Vec<&str> = status.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!((fields, waits(&status)), (vec![kind], false));
         }
         // Of a policy each of its ancestors.
         let mut policy = json!({"ancestors": [place("Unknown", "Pending")]});
