@@ -199,7 +199,9 @@ impl Hub {
     /// Values that clients refused before, such as those of the disk cache's record.
     pub fn mark_refused(&self, values: impl DoubleEndedIterator<Item = RefusedValue>) {
         let mut state = self.lock();
-        values.rev().for_each(|value| state.refusals.note(&value.client, &value.node, value.refusal));
+        for value in values.rev() {
+            state.refusals.note(&value.client, &value.node, value.refusal);
+        }
     }
 
     /// Values that clients refused, the newest first, to be remembered over a restart: some only, if they are many.
@@ -338,8 +340,7 @@ impl Session {
         let mut state = self.hub.lock();
         let Some(node) = state.clients.get(&self.id).map(|client| client.node.clone()) else { return };
         let bound = types::kind(&refusal.type_url).bound;
-        state.refusals.note(client, &node, refusal);
-        if bound {
+        if state.refusals.note(client, &node, refusal) && bound {
             let _ = self.hub.notices.send(Notice::RefusedValue);
         }
     }

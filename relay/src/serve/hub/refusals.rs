@@ -53,17 +53,17 @@ struct Entry {
 }
 
 impl Refusals {
-    /// Takes note. What alone would take more room than a client has is not kept.
-    pub(super) fn note(&mut self, client: &Arc<str>, node: &str, refusal: Refusal) {
+    /// Takes note; whether that is new. What alone would take more room than a client has is not kept.
+    pub(super) fn note(&mut self, client: &Arc<str>, node: &str, refusal: Refusal) -> bool {
         let bytes = size(&refusal.contents) + node.len();
         if refusal.contents.is_empty() || bytes > MAX_OF_CLIENT {
-            return;
+            return false;
         }
         let known = self.clients.get(client).is_some_and(|own| {
             own.entries.values().any(|entry| entry.node == node && entry.refusal == refusal)
         });
         if known {
-            return;
+            return false;
         }
         while self.bytes + bytes > MAX_BYTES {
             let Some(oldest) = self.order.keys().next().copied() else { break };
@@ -80,6 +80,7 @@ impl Refusals {
         own.entries.insert(number, Entry { node: node.to_owned(), refusal, bytes });
         own.bytes += bytes;
         self.bytes += bytes;
+        true
     }
 
     /// What a client refused under this node id.
@@ -192,8 +193,8 @@ mod tests {
         let mut refusals = Refusals::default();
         let (one, two): (Arc<str>, Arc<str>) = ("one".into(), "two".into());
         let bad = refusal(types::ENDPOINT, "e", Some("bad"));
-        refusals.note(&one, "node", bad.clone());
-        refusals.note(&one, "node", bad.clone());
+        assert!(refusals.note(&one, "node", bad.clone()));
+        assert!(!refusals.note(&one, "node", bad.clone()), "told once");
         refusals.note(&two, "node", refusal(types::ENDPOINT, "other", Some("bad")));
         assert_eq!(refusals.of("one", "node"), [bad]);
         assert_eq!(refusals.of("one", "another node"), []);
