@@ -99,8 +99,11 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         return (out, Vec::new());
     }
     let mut refs = Vec::new();
-    if let Some(dns) = by_dns(cluster) {
-        out.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(names(dns)));
+    let looked_for = by_dns(cluster).map(names).map(ClusterDiscoveryType::ClusterType);
+    if direct::is(cluster) {
+        direct::apply(name, cluster, looked_for, &mut out);
+    } else if looked_for.is_some() {
+        out.cluster_discovery_type = looked_for;
         out.load_assignment = Some(assignment(name, cluster));
     } else {
         out.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
@@ -110,7 +113,6 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         });
         refs.push(Reference { kind: BindingKind::Endpoints, name: cluster.eds_name.as_str().into() });
     }
-    direct::apply(name, cluster, &mut out, &mut refs);
     if let Some(tls) = &cluster.tls {
         out.transport_socket = Some(tls::upstream(tls, cluster, &proxy.backend_tls));
         refs.extend(tls::upstream_references(tls));

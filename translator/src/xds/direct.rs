@@ -21,7 +21,6 @@ use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::{
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use moorgate_model::ir::{Cluster, Direct, DirectAddress, DirectEndpoint, ServerName};
-use moorgate_snapshot::record::{BindingKind, Reference};
 use prost::{Message, Name};
 use std::collections::BTreeMap;
 
@@ -33,13 +32,13 @@ pub(super) fn is(cluster: &Cluster) -> bool {
     !cluster.sources.is_empty() && cluster.sources.iter().all(|source| source.direct.is_some())
 }
 
-/// Puts the endpoints into the cluster, in place of their name.
-pub(super) fn apply(name: &str, cluster: &Cluster, out: &mut pb::Cluster, refs: &mut Vec<Reference>) {
-    if !is(cluster) {
-        return;
-    }
-    out.eds_cluster_config = None;
-    refs.retain(|reference| reference.kind != BindingKind::Endpoints);
+/// Puts the endpoints into such a cluster; a policy may have said how names are looked for.
+pub(super) fn apply(
+    name: &str,
+    cluster: &Cluster,
+    looked_for: Option<ClusterDiscoveryType>,
+    out: &mut pb::Cluster,
+) {
     let members: Vec<String> = cluster.members().map(str::to_owned).collect();
     if !members.is_empty() {
         out.cluster_discovery_type =
@@ -59,12 +58,10 @@ pub(super) fn apply(name: &str, cluster: &Cluster, out: &mut pb::Cluster, refs: 
         out.set_lb_policy(LbPolicy::ClusterProvided);
         return;
     }
-    // A policy about names has said already how they are looked for.
-    let by_policy = matches!(out.cluster_discovery_type, Some(ClusterDiscoveryType::ClusterType(_)));
-    if !by_policy {
+    out.cluster_discovery_type = looked_for.or_else(|| {
         let names =
             endpoints(cluster).any(|(_, endpoint)| matches!(endpoint.address, DirectAddress::Host(..)));
-        out.cluster_discovery_type = Some(if names {
+        Some(if names {
             custom(
                 "envoy.cluster.dns",
                 &DnsCluster {
@@ -76,8 +73,8 @@ pub(super) fn apply(name: &str, cluster: &Cluster, out: &mut pb::Cluster, refs: 
             )
         } else {
             ClusterDiscoveryType::Type(DiscoveryType::Static.into())
-        });
-    }
+        })
+    });
     out.load_assignment = Some(assignment(name, cluster));
 }
 
