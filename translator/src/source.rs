@@ -26,6 +26,7 @@ mod tree;
 
 pub use error::SourceError;
 pub use limits::Limits;
+pub(crate) use remote::chain;
 pub use spec::{GitSpec, SourceSpec, Token};
 
 use gather::Gather;

@@ -5,6 +5,7 @@
 
 use super::content;
 use super::oci;
+use crate::source::chain;
 use moorgate_policies::InputKind;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, Url};
@@ -141,7 +142,7 @@ impl Fetcher {
             .redirect(redirects)
             .tls_backend_preconfigured(tls(&options.authorities)?)
             .build()
-            .map_err(|error| FetchError::Tls(causes(&error)))?;
+            .map_err(|error| FetchError::Tls(chain(&error)))?;
         let time = options.time.unwrap_or(WHOLE_TIME);
         Ok(Self { client, time, plain_http, registries: options.registries })
     }
@@ -186,7 +187,7 @@ impl Fetcher {
     pub(super) async fn send(&self, name: &str, request: RequestBuilder) -> Result<Response, FetchError> {
         let failed = |error: reqwest::Error| FetchError::Unreachable {
             url: name.to_owned(),
-            message: causes(&error.without_url()),
+            message: chain(&error.without_url()),
         };
         request.send().await.map_err(failed)
     }
@@ -221,7 +222,7 @@ pub(super) async fn read(name: &str, mut response: Response, most: usize) -> Res
     let mut bytes = Vec::new();
     let failed = |error: reqwest::Error| FetchError::Unreachable {
         url: name.to_owned(),
-        message: causes(&error.without_url()),
+        message: chain(&error.without_url()),
     };
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if bytes.len().saturating_add(chunk.len()) > most {
@@ -248,18 +249,6 @@ fn tls(authorities: &[u8]) -> Result<ClientConfig, FetchError> {
         .map_err(|error| failed(&error))?;
     // The verifier is the platform's own; this is how rustls takes one.
     Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
-}
-
-/// An error with its causes.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        cause = error.source();
-    }
-    message
 }
 
 /// What a server says, fit for a terminal.

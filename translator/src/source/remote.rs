@@ -95,8 +95,8 @@ fn no_tls(url: &str) -> Result<ClientConfig, SourceError> {
 
 const AGENT: &str = concat!("moorgate/", env!("CARGO_PKG_VERSION"));
 
-/// An error with its causes, and without the URL that the caller names.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+/// An error of a request with its causes. The caller names the URL, without which the error should come.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
