@@ -30,10 +30,19 @@ impl<'a> Excerpts<'a> {
         let index = usize::try_from(line - 1).ok()?;
         let text = bytes.split(|byte| *byte == b'\n').nth(index)?;
         let text = String::from_utf8_lossy(text);
-        // Long lines are cut, and control characters cannot play with the terminal.
-        let clean = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
-        Some(text.trim_end_matches('\r').chars().take(200).map(clean).collect())
+        // Long lines are cut.
+        Some(text.trim_end_matches('\r').chars().take(200).map(plain).collect())
     }
+}
+
+/// What is printed of a character: with control characters a text of somebody's could play with the terminal, or begin a line
+/// that a CI takes for a command.
+fn plain(c: char) -> char {
+    if c.is_control() && c != '\t' { '\u{fffd}' } else { c }
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().map(plain).collect()
 }
 
 /// All findings, one after the other, with a blank line between.
@@ -56,24 +65,25 @@ fn one(diagnostic: &Diagnostic, excerpts: &Excerpts<'_>, renderer: &Renderer) ->
         Some(object) => format!("{object}: {}", diagnostic.message),
         None => diagnostic.message.clone(),
     };
-    let mut group = Group::with_title(level.primary_title(title).id(diagnostic.code.id));
+    let mut group = Group::with_title(level.primary_title(one_line(&title)).id(diagnostic.code.id));
     let quotes = quotes(diagnostic, excerpts);
     for (file, line, start, end, text, label) in &quotes {
         let span = columns(text, *start, *end);
         let kind = if label.is_some() { AnnotationKind::Context } else { AnnotationKind::Primary };
-        let label = label.clone().unwrap_or_else(|| diagnostic.field.to_string());
-        let snippet =
-            Snippet::source(text.as_str()).path(*file).line_start(usize::try_from(*line).unwrap_or(1));
+        let label = one_line(&label.clone().unwrap_or_else(|| diagnostic.field.to_string()));
+        let snippet = Snippet::source(text.as_str())
+            .path(one_line(file))
+            .line_start(usize::try_from(*line).unwrap_or(1));
         group = group.element(snippet.annotation(kind.span(span).label(label)));
     }
     if quotes.is_empty()
         && let Some(file) = &diagnostic.file
     {
         let place = format!("{file}:{}:{}", diagnostic.span.start.line, diagnostic.span.start.column);
-        group = group.element(Level::NOTE.message(format!("at {place}")));
+        group = group.element(Level::NOTE.message(one_line(&format!("at {place}"))));
     }
     if let Some(help) = &diagnostic.help {
-        group = group.element(Level::HELP.message(help.as_str()));
+        group = group.element(Level::HELP.message(one_line(help)));
     }
     renderer.render(&[group])
 }
@@ -113,4 +123,28 @@ fn columns(text: &str, start: u32, end: u32) -> std::ops::Range<usize> {
     };
     let start = offset(start);
     start..offset(end).max(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorgate_model::diagnostic::semantic::BACKEND_NOT_FOUND;
+    use moorgate_model::{FieldPath, Position, Span};
+
+    #[test]
+    fn hostile_text_begins_no_line() {
+        let hostile = "a\n::set-env name=x::y\u{1b}[2J";
+        let files = [File { name: "in.yaml".into(), bytes: b"one: two\n".as_slice().into() }];
+        for (file, line) in [("in.yaml", 1), ("a\n::debug::b", 1)] {
+            let place = Position { line, column: 1 };
+            let finding = Diagnostic::new(&BACKEND_NOT_FOUND, hostile);
+            let mut finding = finding.at(file.into(), Span { start: place, end: place }).help(hostile);
+            finding.field = FieldPath::root().key(hostile);
+            let mut diagnostics = Diagnostics::default();
+            diagnostics.push(finding);
+            let out = text(&diagnostics, &Excerpts::new(&files, BTreeMap::new()));
+            assert!(!out.lines().any(|line| line.starts_with("::")), "{out}");
+            assert!(out.contains("set-env") && !out.contains("\u{1b}[2J"), "{out}");
+        }
+    }
 }
