@@ -1,6 +1,6 @@
 //! What is told of requests to backends (BackendTrafficPolicy `telemetry`).
 
-use crate::{About, Capability, Effect, Kind, Lowering, format};
+use crate::{About, Capability, Effect, Kind, Lowering, operators};
 use envoy_types::pb::envoy::config::route::v3::{Route, Tracing};
 use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
@@ -172,7 +172,7 @@ fn tracing(wanted: &Traces, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Tra
 }
 
 fn formatted(text: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
-    match format::check(text) {
+    match operators::check(text) {
         Ok(()) => Some(text.to_owned()),
         Err(why) => {
             cx.invalid(at.clone(), &why);

@@ -1,6 +1,6 @@
 //! Changes of headers, as policies write them.
 
-use crate::{Lowering, format};
+use crate::{Lowering, operators};
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::HeaderMutation;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::header_mutation::{Action, RemoveOnMatch};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -80,7 +80,7 @@ pub(crate) fn checked(value: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Opt
     let wrong = if value.chars().any(char::is_control) {
         Err("a header has one line".to_owned())
     } else {
-        format::check(value)
+        operators::check(value)
     };
     match wrong {
         Ok(()) => Some(value.to_owned()),

@@ -25,7 +25,6 @@ mod capability;
 mod dynamic;
 mod effects;
 mod entry;
-mod format;
 mod free;
 mod headers;
 mod input;

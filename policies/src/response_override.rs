@@ -4,7 +4,7 @@ mod matched;
 
 use crate::headers::{self, Changes, checked};
 use crate::lowering::any;
-use crate::{About, Capability, Effect, Kind, Lowering, format, place};
+use crate::{About, Capability, Effect, Kind, Lowering, operators, place};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
@@ -165,7 +165,7 @@ fn response(found: &Response, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<A
                 return None;
             }
         };
-        if let Err(why) = format::check(&text) {
+        if let Err(why) = operators::check(&text) {
             cx.invalid(at.key("body"), &why);
             return None;
         }

@@ -4,6 +4,7 @@ use super::log_fields::{CONNECTION, REQUEST, STREAM};
 use super::{Cx, Sink, at, authority, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
+use crate::operators;
 use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLog, AccessLogFilter, AndFilter, ExtensionFilter, OrFilter, ResponseFlagFilter, access_log,
     access_log_filter, extension_filter,
@@ -362,7 +363,7 @@ fn format(setting: &Setting, place: Place, cx: &mut Cx<'_, '_>) -> Option<Substi
     };
     let mut formatters: BTreeMap<&'static str, TypedExtensionConfig> = BTreeMap::new();
     for (kind, text) in &texts {
-        match operators(text) {
+        match operators::logged(text) {
             Ok(names) => formatters.extend(names.iter().filter_map(|name| extension(name))),
             Err(why) => {
                 let field = at("telemetry.accessLog.settings").key("format").key(kind);
@@ -385,94 +386,4 @@ fn extension(name: &str) -> Option<(&'static str, TypedExtensionConfig)> {
         _ => return None,
     };
     Some((name, TypedExtensionConfig { name: name.into(), typed_config: Some(config) }))
-}
-
-/// Beginnings of operators of which there are many.
-const FAMILIES: [&str; 4] = ["DOWNSTREAM_", "UPSTREAM_", "START_TIME", "EMIT_TIME"];
-/// Envoy's operators (access log command operators, 1.38).
-const OPERATORS: [&str; 54] = [
-    "ACCESS_LOG_TYPE",
-    "BYTES_RECEIVED",
-    "BYTES_RETRANSMITTED",
-    "BYTES_SENT",
-    "CEL",
-    "CLUSTER_METADATA",
-    "COMMON_DURATION",
-    "CONNECTION_ID",
-    "CONNECTION_TERMINATION_DETAILS",
-    "CUSTOM_FLAGS",
-    "DURATION",
-    "DYNAMIC_METADATA",
-    "ENVIRONMENT",
-    "FILTER_CHAIN_NAME",
-    "FILTER_STATE",
-    "GRPC_STATUS",
-    "GRPC_STATUS_NUMBER",
-    "HOSTNAME",
-    "LOCAL_REPLY_BODY",
-    "METADATA",
-    "PACKETS_RETRANSMITTED",
-    "PATH",
-    "PROTOCOL",
-    "QUERY_PARAM",
-    "QUERY_PARAMS",
-    "REQ",
-    "REQUESTED_SERVER_NAME",
-    "REQUEST_DURATION",
-    "REQUEST_HEADER",
-    "REQUEST_HEADERS_BYTES",
-    "REQUEST_TX_DURATION",
-    "REQ_WITHOUT_QUERY",
-    "RESP",
-    "RESPONSE_CODE",
-    "RESPONSE_CODE_DETAILS",
-    "RESPONSE_DURATION",
-    "RESPONSE_FLAGS",
-    "RESPONSE_FLAGS_LONG",
-    "RESPONSE_HEADER",
-    "RESPONSE_HEADERS_BYTES",
-    "RESPONSE_TRAILER",
-    "RESPONSE_TRAILERS_BYTES",
-    "RESPONSE_TX_DURATION",
-    "ROUNDTRIP_DURATION",
-    "ROUTE_NAME",
-    "SPAN_ID",
-    "STREAM_ID",
-    "TLS_JA3_FINGERPRINT",
-    "TLS_JA4_FINGERPRINT",
-    "TRACE_ID",
-    "TRAILER",
-    "UNIQUE_ID",
-    "UPSTREAM_REQUEST_ATTEMPT_COUNT",
-    "VIRTUAL_CLUSTER_NAME",
-];
-
-/// The operators of a format. Envoy would refuse a whole listener for one that it does not know.
-pub(super) fn operators(text: &str) -> Result<Vec<&str>, String> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once('%') {
-        if let Some(next) = after.strip_prefix('%') {
-            rest = next;
-            continue;
-        }
-        let end = after
-            .find(|letter: char| !(letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_'));
-        let (name, tail) = after.split_at(end.unwrap_or(after.len()));
-        let known = OPERATORS.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family));
-        if !known {
-            return Err(format!("%{name}% is no operator"));
-        }
-        let tail = match tail.strip_prefix('(') {
-            Some(inside) => inside.split_once(')').ok_or("a parenthesis is not closed")?.1,
-            None => tail,
-        };
-        let tail = match tail.strip_prefix(':') {
-            Some(length) => length.trim_start_matches(|letter: char| letter.is_ascii_digit()),
-            None => tail,
-        };
-        rest = tail.strip_prefix('%').ok_or("an operator is not closed by %")?;
-        found.push(name);
-    }
-    Ok(found)
 }

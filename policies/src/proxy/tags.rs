@@ -1,7 +1,7 @@
 //! Tags of spans (EnvoyProxy `telemetry.tracing.tags` and `customTags`).
 
-use super::access_log::operators;
 use super::{Cx, at};
+use crate::operators;
 use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub(super) fn lower(
         out.insert(name, found);
     }
     for (name, format) in tags {
-        match operators(format) {
+        match operators::logged(format) {
             Ok(_) => drop(out.insert(name, custom_tag::Type::Value(format.clone()))),
             Err(why) => {
                 let field = at("telemetry.tracing.tags").key(name);

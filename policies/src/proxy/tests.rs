@@ -1,4 +1,3 @@
-use super::access_log::operators;
 use super::*;
 use crate::lowering::testing;
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log, access_log_filter};
@@ -156,12 +155,4 @@ fn the_rest_is_as_it_is_written() {
     assert_eq!(proxy.client_certificate.as_deref(), Some("shop/cert"));
     let away = lowered(r#"{"backendTLS": {"clientCertificateRef": {"name": "cert", "namespace": "other"}}}"#);
     assert_eq!((said(&away).len(), away.proxy.client_certificate), (1, None));
-}
-
-#[test]
-fn operators_of_formats() {
-    assert_eq!(operators("a %% %START_TIME(%s)% %REQ(X)%").unwrap_or_default().len(), 2);
-    for bad in ["%", "%REQ", "%REQ(X", "%req(x)%", "%NO%", "%REQ(X):a%"] {
-        assert!(operators(bad).is_err(), "{bad}");
-    }
 }

@@ -1,10 +1,11 @@
 //! Spans (EnvoyProxy `telemetry.tracing`) and ids of requests.
 
-use super::access_log::{Header, operators};
+use super::access_log::Header;
 use super::tags::{self, Tag};
 use super::{Cx, Sink, at, authority, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
+use crate::operators;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::trace::v3::tracing::{Http, http};
 use envoy_types::pb::envoy::config::trace::v3::{DatadogConfig, OpenTelemetryConfig, ZipkinConfig, zipkin_config};
@@ -173,7 +174,7 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
     if let Some(names) = &spec.span_name {
         for (side, given) in [("server", &names.server), ("client", &names.client)] {
             let Some(format) = given else { continue };
-            if let Err(why) = operators(format) {
+            if let Err(why) = operators::logged(format) {
                 let field = at("telemetry.tracing.spanName").key(side);
                 cx.find(
                     field,
