@@ -15,7 +15,7 @@ pub use backend::OfBackend;
 pub use late::SecretRef;
 pub(crate) use provider::{Asked, Provider, SETTINGS};
 pub use rule::{Cookies, OfRule};
-pub(crate) use value::{any, digest, fingerprint, milliseconds, seconds, time};
+pub(crate) use value::{any, digest, hash, milliseconds, seconds, time};
 
 use crate::capability::{About, AnyCapability};
 use crate::{Input, InputKind, Kind, TrustBundle};

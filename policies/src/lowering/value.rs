@@ -4,6 +4,7 @@ use super::Lowering;
 use envoy_types::pb::google::protobuf::{Any, Duration as PbDuration};
 use moorgate_model::{FieldPath, duration};
 use prost::{Message, Name};
+use serde::Serialize;
 use std::time::Duration;
 
 /// An extension's configuration inside another message.
@@ -42,11 +43,17 @@ pub(crate) fn milliseconds(time: Duration) -> PbDuration {
 /// What tells messages apart that have one name in several merges; it protects nothing (FNV-1a). For messages without maps, whose
 /// order is not fixed.
 pub(crate) fn digest<M: Message>(message: &M) -> String {
-    fingerprint(&message.encode_to_vec())
+    hash(&message.encode_to_vec())
 }
 
-/// The same of any bytes.
-pub(crate) fn fingerprint(bytes: &[u8]) -> String {
+/// The same of plain data, by its JSON.
+pub(crate) fn fingerprint<T: Serialize + ?Sized>(data: &T) -> String {
+    // Only maps with keys of another kind than text have none.
+    hash(&serde_json::to_vec(data).unwrap_or_default())
+}
+
+/// The same of bytes.
+pub(crate) fn hash(bytes: &[u8]) -> String {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

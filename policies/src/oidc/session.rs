@@ -1,6 +1,6 @@
 //! What a browser keeps of a session.
 
-use crate::lowering::fingerprint;
+use crate::lowering::hash;
 use envoy_types::pb::envoy::extensions::filters::http::oauth2::v3::cookie_config::SameSite;
 use envoy_types::pb::envoy::extensions::filters::http::oauth2::v3::{
     CookieConfig as Cookie, CookieConfigs, OAuth2Credentials, o_auth2_credentials,
@@ -29,7 +29,7 @@ pub(super) fn credentials(
     owner: &str,
     names: Option<&CookieNames>,
 ) -> OAuth2Credentials {
-    let digest = fingerprint(owner.as_bytes());
+    let digest = hash(owner.as_bytes());
     let suffix = digest.get(..8).unwrap_or(&digest);
     let name = |name: &str| format!("{name}-{suffix}");
     let own = |found: Option<&String>, usual: &str| found.cloned().unwrap_or_else(|| name(usual));

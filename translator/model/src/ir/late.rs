@@ -1,5 +1,7 @@
 //! Values that a relay makes of Secrets: their bytes never lie in a snapshot.
 
+use serde::Serialize;
+
 /// A value under a name that Envoy asks for. What is around the secrets is written here, the secrets are named.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LateValue {
@@ -23,7 +25,7 @@ pub enum LateService {
 }
 
 /// A piece of a late value.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum LatePart {
     /// These bytes.
     Bytes(Vec<u8>),
@@ -49,7 +51,7 @@ pub enum LatePart {
 }
 
 /// What an entry must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum LateForm {
     /// Anything but nothing.
     Opaque,

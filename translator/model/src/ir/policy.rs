@@ -6,12 +6,13 @@
 use super::LateValue;
 use crate::field::FieldPath;
 use crate::object::ObjectRef;
+use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// An encoded message that is put over another one as protobuf merges: fields that it sets win, messages are merged
 /// field by field, lists grow.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 pub struct Patch {
     /// The message.
     pub message: Vec<u8>,
@@ -23,7 +24,7 @@ pub struct Patch {
 }
 
 /// A message with its type.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Extension {
     /// Such as `type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault`.
     pub type_url: String,
@@ -128,7 +129,7 @@ pub struct ChainPolicies {
 }
 
 /// How Envoy itself looks for the addresses of a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Dns {
     /// How often, where the answer does not say.
     pub refresh: Duration,
@@ -139,7 +140,7 @@ pub struct Dns {
 }
 
 /// Which addresses of a name are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum DnsFamily {
     /// IPv4 only.
     V4,
@@ -154,7 +155,7 @@ pub enum DnsFamily {
 }
 
 /// The version of the PROXY protocol that is written to a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum ProxyHeader {
     /// As text.
     V1,
@@ -163,7 +164,7 @@ pub enum ProxyHeader {
 }
 
 /// What policies add to a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 pub struct ClusterPolicies {
     /// Over Envoy's `Cluster`.
     pub cluster: Vec<Patch>,
