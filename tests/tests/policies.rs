@@ -8,6 +8,8 @@ mod behaviour;
 mod connections;
 #[path = "policies/extensions.rs"]
 mod extensions;
+#[path = "policies/handshakes.rs"]
+mod handshakes;
 #[path = "policies/interplay.rs"]
 mod interplay;
 #[path = "policies/listeners.rs"]
@@ -183,6 +185,19 @@ fn the_projects_own_policies_are_taken_and_nothing_of_them_is_passed_over() {
     assert!(all >= 300, "{all} policies");
     let share = f64::from(u32::try_from(refused.len()).unwrap()) / f64::from(all);
     assert!(share < 0.15, "{} of {all} refused:\n{}", refused.len(), refused.join("\n"));
+}
+
+/// The case `operators`, which all supported Envoys take, holds each operator that texts may have.
+#[test]
+fn each_operator_of_texts_is_shown_to_envoy() {
+    let source = std::fs::read_to_string(program::root().join("policies/src/operators.rs")).unwrap();
+    let case = program::root().join("tests/golden/policies/operators/in.yaml");
+    let case = std::fs::read_to_string(case).unwrap();
+    let lists = source.split_once("/// Operators that stand alone").unwrap().1;
+    let lists = lists.split("/// Whether Envoy takes a text").next().unwrap();
+    let names = lists.split('"').skip(1).step_by(2);
+    let missing: Vec<&str> = names.clone().filter(|name| !case.contains(*name)).collect();
+    assert!(names.count() > 150 && missing.is_empty(), "{missing:?}");
 }
 
 /// Which policies are in force for a request, from which object and line, and which have no effect because of others.
