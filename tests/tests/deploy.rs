@@ -9,6 +9,8 @@ mod ci;
 mod gitops;
 #[path = "deploy/iam.rs"]
 mod iam;
+#[path = "deploy/installed.rs"]
+mod installed;
 #[path = "deploy/machines.rs"]
 mod machines;
 

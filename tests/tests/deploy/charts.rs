@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const STORE: &str = "store.urls[0]=s3://bucket/prefix";
+const TLS: &str = "relay.tlsSecret=relays-tls";
 const NAMESPACE: &str = "moorgate-system";
 
 /// The models whose fleets have an overlay, with the flags of `render` beside `--model`.
 fn models() -> Result<Vec<(String, Vec<&'static str>)>> {
     let relays = [
-        "--pool-tls",
+        "--relay-tls",
         "relays-tls",
-        "--pool-ca",
+        "--relay-ca",
         "relay-ca.pem",
         "--token-issuer",
         "https://kubernetes.default.svc.cluster.local",
@@ -30,7 +31,8 @@ fn models() -> Result<Vec<(String, Vec<&'static str>)>> {
             found.push((name, flags));
         }
     }
-    ensure!(found.len() >= 2, "{found:?}");
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(names == ["node", "pool", "sidecar"], "{names:?}");
     Ok(found)
 }
 
@@ -53,13 +55,14 @@ fn helm(words: &[&str]) -> Result<Outcome> {
 }
 
 /// What the chart gives for these values.
-fn chart(values: &[&str]) -> Result<Outcome> {
+pub(super) fn chart(values: &[&str]) -> Result<Outcome> {
     let folder = root().join("deploy/helm/moorgate");
     let folder = folder.to_str().context("a path")?;
     let mut words =
         vec!["template", "moorgate", folder, "--namespace", NAMESPACE, "--kube-version", "1.35.0"];
     words.extend(values.iter().flat_map(|value| {
-        let flag = if value.starts_with("fleets.") { "--set-file" } else { "--set" };
+        let is_file = value.starts_with("fleets.") || value.starts_with("relay.ca=/");
+        let flag = if is_file { "--set-file" } else { "--set" };
         [flag, value]
     }));
     helm(&words)
@@ -105,6 +108,16 @@ fn the_chart_passes_its_linter_and_refuses_wrong_values() -> Result<()> {
         (&[STORE, "store.serve=true", "watch.provision=true"], "/store/urls"),
         (&["store.serve=true"], "/watch/provision"),
         (&[STORE, "monitoring.rules=yes please"], "/monitoring/rules"),
+        (&[STORE, "watch.provision=true", "fleets.shop=/dev/null"], "/fleets"),
+        // Relays in pods of their own need a certificate, and an issuer of tokens.
+        (&[STORE, "watch.provision=true", "model=node"], "/relay/tlsSecret"),
+        (&[STORE, "watch.provision=true", "model=pool"], "/relay/tlsSecret"),
+        (
+            &[STORE, "watch.provision=true", "model=node", "relay.tlsSecret=tls", "relay.tokenIssuer="],
+            "/relay/tokenIssuer",
+        ),
+        (&[STORE, "relay.ca=nothing"], "/relay/ca"),
+        (&[STORE, "relay.poolReplicas=0"], "/relay/poolReplicas"),
     ] {
         let refused = chart(values)?.ended_with(&[1])?;
         ensure!(refused.stderr.contains(place), "{values:?}: {}", refused.stderr);
@@ -141,6 +154,12 @@ fn stripped(mut object: Value) -> (Value, Vec<String>) {
         container.remove("args");
         container.remove("imagePullPolicy");
     }
+    // The CA of relays in pods of their own is there with their model alone.
+    for place in ["/spec/template/spec/volumes", "/spec/template/spec/containers/0/volumeMounts"] {
+        if let Some(list) = object.pointer_mut(place).and_then(Value::as_array_mut) {
+            list.retain(|one| one["name"] != "relays");
+        }
+    }
     (object, words)
 }
 
@@ -149,6 +168,8 @@ fn chart_and_plain_manifests_of_watch_are_one() -> Result<()> {
     for (values, names) in [
         (&[STORE][..], &["watch"][..]),
         (&[STORE, "watch.provision=true"], &["watch", "watch-provision"]),
+        (&[STORE, "watch.provision=true", "model=pool", TLS], &["watch", "watch-provision"]),
+        (&[STORE, "watch.provision=true", "model=node", TLS], &["watch", "watch-provision"]),
         (&["store.serve=true", "watch.provision=true"], &["watch", "watch-provision", "watch-serve-store"]),
     ] {
         let (chart, plain) = (by_key(objects(values)?), plain(names)?);
@@ -220,6 +241,61 @@ fn values_reach_the_program() -> Result<()> {
     let deployment = &quiet[&("Deployment".to_owned(), NAMESPACE.to_owned(), "moorgate-watch".to_owned())];
     let words = deployment.pointer("/spec/template/spec/containers/0/args").context("args")?.to_string();
     ensure!(words.contains("--status-only") && !words.contains("--key"), "{words}");
+    Ok(())
+}
+
+/// Relays in pods of their own: what `watch` is told of them, and that it sees the CA of their certificate and not its key.
+#[test]
+fn values_of_relays_reach_the_program() -> Result<()> {
+    let help = run(moorgate()?.args(["watch", "--help"]))?.ended_with(&[0])?.stdout;
+    let file = root().join("deploy/kustomize/relay-ca.pem");
+    let ca = format!("relay.ca={}", file.display());
+    for model in ["pool", "node"] {
+        let chosen = format!("model={model}");
+        let values = [STORE, "watch.provision=true", &chosen, TLS, "relay.poolReplicas=3", &ca];
+        let wanted = [
+            format!("--model={model}"),
+            format!("--relay-namespace={NAMESPACE}"),
+            "--relay-tls=relays-tls".to_owned(),
+            "--token-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
+        ];
+        let mut seen = Vec::new();
+        for values in [&values[..], &values[..5]] {
+            let objects = by_key(objects(values)?);
+            let of = |kind: &str, name: &str| {
+                objects.get(&(kind.to_owned(), NAMESPACE.to_owned(), name.to_owned()))
+            };
+            let template = &of("Deployment", "moorgate-watch").context("watch")?["spec"]["template"];
+            let container = &template["spec"]["containers"][0];
+            let words: Vec<&str> =
+                container["args"].as_array().context("args")?.iter().filter_map(Value::as_str).collect();
+            for word in &words[1..] {
+                let flag = word.split('=').next().unwrap_or_default();
+                let known = [" <", "\n", "]"].map(|end| help.contains(&format!("{flag}{end}")));
+                ensure!(known.contains(&true), "{flag} is no flag");
+            }
+            ensure!(wanted.iter().all(|word| words.contains(&word.as_str())), "{words:?}");
+            assert_eq!(words.contains(&"--pool-replicas=3"), model == "pool", "{words:?}");
+            // The file that it is told of is where the volume is seen.
+            let path = words.iter().find_map(|word| word.strip_prefix("--relay-ca=")).context("a CA")?;
+            let mounts = container["volumeMounts"].as_array().context("mounts")?;
+            let mount = mounts.iter().find(|mount| mount["name"] == "relays").context("a mount")?;
+            assert_eq!(path, format!("{}/ca.crt", mount["mountPath"].as_str().context("a path")?));
+            let volumes = template["spec"]["volumes"].as_array().context("volumes")?;
+            let volume = volumes.iter().find(|volume| volume["name"] == "relays").context("a volume")?;
+            let map = of("ConfigMap", "moorgate-relay-ca");
+            seen.push((volume.clone(), template["metadata"]["annotations"].clone(), map.cloned()));
+        }
+        let [(given, noted, map), (own, unnoted, none)] = &seen[..] else { panic!("{seen:?}") };
+        assert_eq!(given["configMap"]["name"], "moorgate-relay-ca");
+        assert_eq!(map.as_ref().context("a map")?["data"]["ca.crt"], std::fs::read_to_string(&file)?);
+        ensure!(
+            noted["moorgate.dev/relay-ca"].is_string() && unnoted.is_null() && none.is_none(),
+            "{seen:?}"
+        );
+        // Of a Secret with a private key only the authority.
+        assert_eq!(own["secret"]["items"], json!([{"key": "ca.crt", "path": "ca.crt"}]));
+    }
     Ok(())
 }
 
@@ -329,6 +405,10 @@ fn a_real_api_server_takes_all_of_it_and_pods_fit_the_level_restricted() -> Resu
         ("provision".to_owned(), objects(&[STORE, "watch.provision=true", "monitoring.dashboard=true"])?),
         ("serve-store".to_owned(), objects(&["store.serve=true", "watch.provision=true"])?),
     ];
+    for model in ["model=pool", "model=node"] {
+        let ca = format!("relay.ca={}", root().join("deploy/kustomize/relay-ca.pem").display());
+        all.push((model.to_owned(), objects(&[STORE, "watch.provision=true", model, TLS, &ca])?));
+    }
     for (model, _) in models()? {
         all.push((format!("overlay {model}"), kustomize(&overlay(&model))?));
         let fleets = format!("fleets.shop={}", overlay(&model).join("fleets.yaml").display());

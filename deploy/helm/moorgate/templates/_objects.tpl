@@ -43,7 +43,14 @@
 {{- if not (and (eq $watch.mode "status-only") (hasPrefix "--key=" .)) -}}{{- $args = append $args . -}}{{- end -}}
 {{- end -}}
 {{- if eq $watch.mode "status-only" -}}{{- $args = append $args "--status-only" -}}{{- end -}}
-{{- if $watch.provision -}}{{- $args = append $args "--provision" -}}{{- end -}}
+{{- if $watch.provision -}}
+{{- $args = concat $args (list "--provision" (printf "--merged-namespace=%s" .root.Release.Namespace)) -}}
+{{- if ne $values.model "sidecar" -}}
+{{- include "moorgate.relays" . -}}
+{{- $args = concat $args (list (printf "--model=%s" $values.model) (printf "--relay-namespace=%s" .root.Release.Namespace) (printf "--relay-tls=%s" $values.relay.tlsSecret) "--relay-ca=/etc/moorgate-relays/ca.crt" (printf "--token-issuer=%s" $values.relay.tokenIssuer)) -}}
+{{- if eq $values.model "pool" -}}{{- $args = append $args (printf "--pool-replicas=%d" (int $values.relay.poolReplicas)) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $args = append $args (printf "--channel=%s" $watch.channel) -}}
 {{- $args = append $args (printf "--controller-name=%s" $watch.controllerName) -}}
 {{- range $watch.mergeClasses -}}{{- $args = append $args (printf "--merge-class=%s" .) -}}{{- end -}}
@@ -59,4 +66,21 @@
 {{- range $volume := $pod.spec.volumes -}}
 {{- if eq $volume.name "keys" -}}{{- $_ := set $volume.secret "secretName" $watch.keysSecret -}}{{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Shows `moorgate watch` the CA of relays in pods of their own, and nothing else of their Secret; writes nothing. */}}
+{{- define "moorgate.relays" -}}
+{{- $relay := .root.Values.relay -}}
+{{- $pod := .object.spec.template -}}
+{{- $container := index $pod.spec.containers 0 -}}
+{{- $item := list (dict "key" "ca.crt" "path" "ca.crt") -}}
+{{- $volume := dict "name" "relays" "secret" (dict "secretName" $relay.tlsSecret "items" $item) -}}
+{{- if $relay.ca -}}
+{{- $volume = dict "name" "relays" "configMap" (dict "name" "moorgate-relay-ca") -}}
+{{- /* It is read once: another one wants other pods. */ -}}
+{{- $annotations := merge (dict "moorgate.dev/relay-ca" (sha256sum $relay.ca)) (default dict $pod.metadata.annotations) -}}
+{{- $_ := set $pod.metadata "annotations" $annotations -}}
+{{- end -}}
+{{- $_ := set $pod.spec "volumes" (append $pod.spec.volumes $volume) -}}
+{{- $_ := set $container "volumeMounts" (append $container.volumeMounts (dict "name" "relays" "mountPath" "/etc/moorgate-relays" "readOnly" true)) -}}
 {{- end -}}
