@@ -17,6 +17,8 @@ SUITE ?= 1.7.0
 STORE ?= shared
 RUN ?=
 MODEL ?=
+RELAY ?=
+NEXT ?=
 PARALLEL ?= 4
 MUSL ?= $(shell uname -m)-unknown-linux-musl
 FEATURES ?= kubernetes sealed
@@ -39,8 +41,8 @@ tools: ## Envoy (three minors), cargo-deny, moto and azurite, pinned by digest, 
 conformance: build tools ## The Gateway API's own suite on a real API server and real Envoys: SUITE=1.6.3 RUN=TestName STORE=served PARALLEL=4
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/conformance --suite=$(SUITE) --run=$(RUN) --store=$(STORE) --parallel=$(PARALLEL)
 
-test-deploy: build tools ## The three deployment models with all that operators do, requests counted, and README's table: MODEL=node
-	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/models $(addprefix --model=,$(MODEL))
+test-deploy: build tools ## The three deployment models with all that operators do, requests counted, and README's table: MODEL=node RELAY=PROGRAM NEXT=PROGRAM
+	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/models $(addprefix --model=,$(MODEL)) $(addprefix --relay=,$(RELAY)) $(addprefix --next-relay=,$(NEXT))
 
 cluster: build tools ## A Kubernetes cluster on this machine, without containers, until standard input ends
 	@MOORGATE_BIN_DIR=$(abspath $(TARGET)/debug) $(TARGET)/debug/cluster up

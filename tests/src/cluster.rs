@@ -211,6 +211,16 @@ impl Cluster {
         crate::meter::parse(&text)
     }
 
+    /// Has an image of this `name:tag` stand for a program, which containers see as `/usr/local/bin/name`.
+    pub fn load_image(&self, reference: &str, program: &Path) -> Result<()> {
+        let name = reference.split(':').next().unwrap_or(reference);
+        let folder = image::loaded(self.folder()).join(reference);
+        std::fs::create_dir_all(&folder)?;
+        // There at once, and whole.
+        std::fs::copy(program, folder.join("new")).with_context(|| program.display().to_string())?;
+        Ok(std::fs::rename(folder.join("new"), folder.join(name))?)
+    }
+
     /// A command that will run in the cluster's network, outside of its pods.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");

@@ -1,5 +1,6 @@
-//! Deployment models on a real API server, from what `moorgate render` prints: what is published is answered, what one
-//! fleet has is nothing to the other, and what is replaced loses no request. `make test-deploy` does more of it.
+//! Deployment models on a real API server, from what `moorgate render` prints and the chart and kustomize hand on: what is
+//! published is answered, what one fleet has is nothing to the other, and what is replaced loses no request.
+//! `make test-deploy` does more of it.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
 use anyhow::{Context as _, Result, ensure};

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use moorgate_tests::models::{Act, MOVES, Model, Played, Stage, WHOLE, markdown, play};
+use moorgate_tests::models::{Act, MOVES, Model, Played, Program, Stage, WHOLE, markdown, play};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Deploys the three models on a test cluster, does what operators do while requests flow, and prints what each costs
@@ -15,12 +16,21 @@ struct Arguments {
     /// Leave out the moves from each model to each other one
     #[arg(long)]
     stay: bool,
+    /// The program of relays, if not that of this build
+    #[arg(long, value_name = "PROGRAM")]
+    relay: Option<PathBuf>,
+    /// What relays are upgraded to, such as another release's program; if not given, the same with another version
+    #[arg(long, value_name = "PROGRAM")]
+    next_relay: Option<PathBuf>,
 }
 
 #[allow(clippy::print_stdout, reason = "a command's own output")]
 fn main() -> Result<()> {
-    let Arguments { model, stay } = Arguments::parse();
-    let (stage, started) = (Stage::new()?, Instant::now());
+    let Arguments { model, stay, relay, next_relay } = Arguments::parse();
+    let (stage, started) = (Stage::with(relay, next_relay)?, Instant::now());
+    for (what, Program { version, size, .. }) in [("relays", &stage.first), ("upgraded to", &stage.next)] {
+        println!("{what}: {version}, {} MiB", size >> 20);
+    }
     let mut lost = Vec::new();
     let mut run = |model: Model, acts: &[Act]| -> Result<Played> {
         let name = model.name();

@@ -3,7 +3,7 @@
 use crate::program;
 use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a container of an image has and does.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +25,13 @@ pub(super) struct Images {
     relay: PathBuf,
     /// This very program.
     own: PathBuf,
+    /// What was loaded: a folder for each `name:tag`, with the program `name` in it.
+    loaded: PathBuf,
+}
+
+/// Where a cluster of this folder has images that were loaded.
+pub(super) fn loaded(cluster: &Path) -> PathBuf {
+    cluster.join("images")
 }
 
 /// The user of images without a shell.
@@ -38,8 +45,9 @@ fn image(programs: &[(&str, &PathBuf)], user: u32) -> Image {
 
 impl Images {
     /// Finds all programs.
-    pub(super) fn find() -> Result<Self> {
+    pub(super) fn find(cluster: &Path) -> Result<Self> {
         Ok(Self {
+            loaded: loaded(cluster),
             envoys: program::envoys()?,
             echo: super::programs::echo()?,
             moorgate: program::binary("moorgate")?,
@@ -53,6 +61,10 @@ impl Images {
         let reference = reference.split('@').next().unwrap_or_default();
         let last = reference.rsplit('/').next().unwrap_or_default();
         let (name, tag) = last.split_once(':').unwrap_or((last, ""));
+        let program = self.loaded.join(last).join(name);
+        if program.is_file() {
+            return Some(image(&[(&format!("/usr/local/bin/{name}"), &program)], NONROOT));
+        }
         match name {
             "echo-basic" => Some(image(&[("/echo-basic", &self.echo)], 0)),
             "coredns" => {
@@ -92,13 +104,19 @@ mod tests {
         let envoys =
             ["1.40.0", "1.39.3"].map(|version| (version.to_owned(), PathBuf::from(version))).to_vec();
         let path = PathBuf::from;
+        let folder = tempfile::tempdir().unwrap();
         let images = Images {
             envoys,
             echo: path("echo"),
             moorgate: path("moorgate"),
             relay: path("relay"),
             own: path("own"),
+            loaded: folder.path().to_owned(),
         };
+        let other = folder.path().join("moorgate-relay:v9");
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(other.join("moorgate-relay"), "").unwrap();
+        let other = other.join("moorgate-relay").display().to_string();
         let program = |name| images.get(name).and_then(|image| image.files.into_values().next_back());
         for (reference, found) in [
             ("registry.k8s.io/gateway-api/conformance/echo-basic:v0.1.0", Some("echo")),
@@ -107,6 +125,7 @@ mod tests {
             ("envoyproxy/envoy:v1.40.7", Some("1.40.0")),
             ("envoyproxy/envoy", Some("1.40.0")),
             ("ghcr.io/moorgate/moorgate-relay:0.1.0", Some("relay")),
+            ("ghcr.io/moorgate/moorgate-relay:v9", Some(other.as_str())),
             ("localhost:5000/moorgate", Some("relay")),
             ("registry.k8s.io/coredns/coredns:v1.12.2", Some("own")),
             ("nginx:1", None),

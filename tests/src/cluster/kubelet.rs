@@ -62,7 +62,7 @@ impl Kubelet {
         let names =
             (0..nodes).map(|index| Place { name: format!("node-{index}"), address: node_address(index) });
         let kubelet = Arc::new(Self {
-            images: Images::find()?,
+            images: Images::find(&folder.0)?,
             program: std::env::current_exe().context("this program")?,
             places: names.collect(),
             pods: Table::watch(&client),

@@ -1,10 +1,10 @@
 //! What operators do, each act while requests flow.
 
-use super::Model;
 use super::load::{Load, Report};
 use super::source::{EXTRA_PORT, FIRST, RELAYS, SECOND, Source, Tenant};
 use super::stage::{Plan, Stage};
 use super::table::{Costs, Gauge};
+use super::{Model, Through};
 use crate::program;
 use anyhow::{Context as _, Result, ensure};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub enum Act {
     Certificate,
     /// What the first fleet has is nothing to the second: what relays hold, ask the store for and read.
     Apart,
-    /// Relays are replaced, with another configuration.
+    /// Relays are replaced by those of another version.
     Relay,
     /// Envoy's next minor.
     Envoy,
@@ -34,8 +34,8 @@ pub enum Act {
     Port,
     /// The second Gateway goes.
     Delete,
-    /// To another model, and what the old one had is removed.
-    Move(Model),
+    /// To another model, by this way, and what the old one had is removed.
+    Move(Model, Through),
 }
 
 /// What every run of all suites does.
@@ -54,14 +54,14 @@ pub const WHOLE: &[Act] = &[
     Act::Port,
     Act::Delete,
 ];
-/// From each model to each other one, from the sidecar on.
+/// From each model to each other one, from the sidecar on, and to each by the chart and by kustomize.
 pub const MOVES: &[Act] = &[
-    Act::Move(Model::Pool),
-    Act::Move(Model::Node),
-    Act::Move(Model::Sidecar),
-    Act::Move(Model::Node),
-    Act::Move(Model::Pool),
-    Act::Move(Model::Sidecar),
+    Act::Move(Model::Pool, Through::Chart),
+    Act::Move(Model::Node, Through::Overlay),
+    Act::Move(Model::Sidecar, Through::Overlay),
+    Act::Move(Model::Node, Through::Chart),
+    Act::Move(Model::Pool, Through::Overlay),
+    Act::Move(Model::Sidecar, Through::Chart),
 ];
 
 impl Act {
@@ -79,9 +79,9 @@ impl Act {
             Self::ApiServerGone => "API server gone",
             Self::Port => "listener port added",
             Self::Delete => "Gateway deleted",
-            Self::Move(Model::Sidecar) => "moved to sidecar",
-            Self::Move(Model::Pool) => "moved to pool",
-            Self::Move(Model::Node) => "moved to node",
+            Self::Move(Model::Sidecar, _) => "moved to sidecar",
+            Self::Move(Model::Pool, _) => "moved to pool",
+            Self::Move(Model::Node, _) => "moved to node",
         }
     }
 }
@@ -110,12 +110,13 @@ struct Play<'s> {
 pub fn play(stage: &Stage, model: Model, acts: &[Act], say: impl Fn(&str) + Sync) -> Result<Played> {
     let envoys = program::envoys()?;
     let older = envoys.get(1).or(envoys.first()).context("an Envoy")?.0.clone();
-    let plan = Plan { model, envoy: older, second_key: false };
+    let plan = Plan { model, through: model.through(), envoy: older, upgraded: false };
     let gauge = Gauge::begin(stage);
     let source = Source::first();
     stage.publish(&source)?;
     stage.certify(&plan)?;
     let rendered = stage.render(&plan)?;
+    say(&format!("deployed by {}", plan.through.name()));
     stage.cluster.apply(&rendered)?;
     stage.settled().context("the first roll-out")?;
     stage.until(&[FIRST, SECOND], "blue")?;
@@ -167,10 +168,7 @@ impl Play<'_> {
             Act::Pod => self.pod(),
             Act::Certificate => self.certificate(),
             Act::Apart => self.apart(),
-            Act::Relay => {
-                self.plan.second_key = !self.plan.second_key;
-                self.roll_out()
-            }
+            Act::Relay => self.relay(),
             Act::Envoy => {
                 let newest = program::envoys()?.first().context("an Envoy")?.0.clone();
                 ensure!(newest != self.plan.envoy, "there is one minor only");
@@ -182,7 +180,7 @@ impl Play<'_> {
             Act::ApiServerGone => self.api_server_gone(),
             Act::Port => self.port(),
             Act::Delete => self.delete(),
-            Act::Move(model) => self.move_to(model),
+            Act::Move(model, through) => self.move_to(model, through),
         }
     }
 
@@ -266,10 +264,32 @@ impl Play<'_> {
         self.gauge.readers(self.stage, model)
     }
 
+    /// All relays are another program afterwards, in pods that are new.
+    fn relay(&mut self) -> Result<()> {
+        let before = self.stage.containers("relay")?;
+        self.plan.upgraded = !self.plan.upgraded;
+        self.roll_out()?;
+        let wanted = self.stage.program(&self.plan);
+        let version = format!("version=\"{}\"", wanted.version);
+        let after = self.stage.containers("relay")?;
+        ensure!(!after.is_empty(), "no relays");
+        for relay in &after {
+            ensure!(before.iter().all(|one| one.uid != relay.uid), "{} was not replaced", relay.pod);
+            ensure!(relay.image.ends_with(&format!(":{}", wanted.tag)), "{} runs {}", relay.pod, relay.image);
+            let metrics = self.stage.metrics(relay.address.context("an address")?)?;
+            let info = metrics.lines().find(|line| line.starts_with("moorgate_relay_info"));
+            let said = info.is_some_and(|line| line.contains(&version));
+            ensure!(said, "{}: {info:?}, and not {version}", relay.pod);
+        }
+        Ok(())
+    }
+
     fn rollback(&mut self) -> Result<()> {
         let good = self.source.backend;
         self.turn()?;
         self.stage.until(&self.tenants(), self.source.backend)?;
+        // There is nothing that could be compiled, and nobody who would.
+        self.stage.lose_repository()?;
         for tenant in self.tenants() {
             self.stage.act(&["rollback", &tenant.fleet(), "--reason", "it answers wrong"])?;
         }
@@ -353,8 +373,8 @@ impl Play<'_> {
     }
 
     /// Both models' relays run for a while; what the old one had goes last.
-    fn move_to(&mut self, model: Model) -> Result<()> {
-        self.plan.model = model;
+    fn move_to(&mut self, model: Model, through: Through) -> Result<()> {
+        (self.plan.model, self.plan.through) = (model, through);
         self.roll_out()?;
         self.stage.prune(&self.plan)?;
         self.stage.settled()?;

@@ -1,13 +1,14 @@
 //! What an operator has: a cluster, a store with a mirror, keys, a repository, and what was rendered of it.
 
-use super::Model;
 use super::load::{self, Lane};
+use super::program::Program;
 use super::source::{CONTROLLER, FIRST, RELAYS, SECOND, Source, Tenant, backends, namespaces};
 use super::tap::Tap;
+use super::{Model, Through, wrap};
 use crate::certificate::{Authority, Certificate};
 use crate::cluster::{Cluster, OUTSIDE, definitions};
 use crate::http::Target;
-use crate::program::{moorgate, run};
+use crate::program::{binary, moorgate, run};
 use crate::storage::moto::{self, Moto};
 use crate::wait;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +19,7 @@ use moorgate_snapshot::{KeyPair, Signer as _};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +29,9 @@ use tempfile::TempDir;
 const STORE_PORT: u16 = 9000;
 /// The port at which relays show their metrics.
 const HEALTH_PORT: u16 = 19_001;
+/// The tags of relays: in the beginning, and upgraded.
+const FIRST_TAG: &str = "first";
+const NEXT_TAG: &str = "next";
 /// The issuer of the test cluster's tokens.
 const ISSUER: &str = "https://kubernetes.default.svc";
 
@@ -35,10 +40,12 @@ const ISSUER: &str = "https://kubernetes.default.svc";
 pub struct Plan {
     /// The model.
     pub model: Model,
+    /// How it comes to the API server.
+    pub through: Through,
     /// Envoy's version.
     pub envoy: String,
-    /// Another key is trusted too, so that relays are replaced.
-    pub second_key: bool,
+    /// Relays are those of [`Stage::next`].
+    pub upgraded: bool,
 }
 
 /// The stage of one model after the other.
@@ -47,6 +54,10 @@ pub struct Stage {
     pub cluster: Arc<Cluster>,
     /// Between pods and the store.
     pub tap: Tap,
+    /// What relays are in the beginning.
+    pub first: Program,
+    /// What they are upgraded to.
+    pub next: Program,
     /// Of all certificates of Gateways.
     authority: Authority,
     /// Those that they have now.
@@ -58,25 +69,36 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Everything but what is rendered.
+    /// Everything but what is rendered, with relays that are the program of this build and are upgraded to the same with
+    /// another version.
     pub fn new() -> Result<Self> {
+        Self::with(None, None)
+    }
+
+    /// The same with relays that are this program, and are upgraded to that one.
+    pub fn with(first: Option<PathBuf>, next: Option<PathBuf>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("moorgate-models-").tempdir()?;
         let cluster = Cluster::shared()?;
         let moto = Moto::start()?;
         let listener = cluster.enter(|| Ok(TcpListener::bind((OUTSIDE, STORE_PORT))?))?;
         let tap = Tap::start(listener, moto.port(), "main");
         let (authority, certificates) = (Authority::new()?, Mutex::default());
-        let stage = Self { cluster, tap, authority, certificates, folder, moto, turns: AtomicU32::default() };
+        let first = Program::of(first.map_or_else(|| binary("moorgate-relay"), Ok)?, FIRST_TAG)?;
+        let next = match next {
+            Some(path) => Program::of(path, NEXT_TAG)?,
+            None => first.with_another_version(&folder.path().join("next"), NEXT_TAG)?,
+        };
+        for program in [&first, &next] {
+            cluster.load_image(&format!("moorgate-relay:{}", program.tag), &program.path)?;
+        }
+        let turns = AtomicU32::default();
+        let stage = Self { cluster, tap, first, next, authority, certificates, folder, moto, turns };
         for bucket in ["main", "mirror"] {
             stage.moto.bucket(bucket)?;
         }
-        let [first, second] = [5, 6].map(|seed| KeyPair::generate(&[seed; 32]));
-        let ((first, pem), (second, _)) = (first?, second?);
+        let (key, pem) = KeyPair::generate(&[5; 32])?;
         std::fs::write(stage.path("key"), &*pem)?;
-        let (one, both) =
-            (first.public().to_pem(), format!("{}{}", first.public().to_pem(), second.public().to_pem()));
-        std::fs::write(stage.path("trust.pem"), one)?;
-        std::fs::write(stage.path("trust-2.pem"), both)?;
+        std::fs::write(stage.path("trust.pem"), key.public().to_pem())?;
         stage.cluster.apply(&namespaces())?;
         for tenant in [FIRST, SECOND] {
             stage.cluster.apply(&backends(tenant))?;
@@ -121,14 +143,38 @@ impl Stage {
         self.act(&["publish", &path, "--controller-name", CONTROLLER])
     }
 
-    /// The manifests of the repository that was published last.
+    /// The repository is gone.
+    pub fn lose_repository(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.path("source.yaml"))?)
+    }
+
+    /// What relays of a plan run.
+    pub fn program(&self, plan: &Plan) -> &Program {
+        if plan.upgraded { &self.next } else { &self.first }
+    }
+
+    /// The manifests of the repository that was published last, as the chart or the overlay hands them on.
     pub fn render(&self, plan: &Plan) -> Result<String> {
-        let (path, image) = (self.path("source.yaml"), format!("docker.io/envoyproxy/envoy:v{}", plan.envoy));
+        let (printed, relay) = (self.printed(plan)?, &self.program(plan).tag);
+        let tags = wrap::Tags { relay, envoy: &format!("v{}", plan.envoy) };
+        match plan.through {
+            Through::Chart => wrap::chart(self.folder.path(), plan.model, &printed),
+            Through::Overlay => wrap::overlay(self.folder.path(), plan.model, &printed, &tags),
+        }
+    }
+
+    /// What `render` prints.
+    fn printed(&self, plan: &Plan) -> Result<String> {
         let mut command = moorgate()?;
-        command.args(["render", &path, "--controller-name", CONTROLLER, "--envoy-image", &image]);
+        command.args(["render", &self.path("source.yaml"), "--controller-name", CONTROLLER]);
         command.args(["--store", "s3://main/x", "--store", "s3://mirror/x", "--store-secret", "store"]);
-        let trust = if plan.second_key { "trust-2.pem" } else { "trust.pem" };
-        command.args(["--trust", &self.path(trust), "--model", plan.model.name()]);
+        command.args(["--trust", &self.path("trust.pem"), "--model", plan.model.name()]);
+        // Overlays say by themselves which images run.
+        if plan.through == Through::Chart {
+            let relay = format!("ghcr.io/moorgate/moorgate-relay:{}", self.program(plan).tag);
+            let envoy = format!("docker.io/envoyproxy/envoy:v{}", plan.envoy);
+            command.args(["--relay-image", &relay, "--envoy-image", &envoy]);
+        }
         if plan.model != Model::Sidecar {
             command.args([
                 "--relay-namespace",
@@ -148,7 +194,7 @@ impl Stage {
         std::fs::write(self.path("ca.crt"), Certificate::signed("nobody")?.0.certificate)?;
         let mut names = Vec::new();
         for model in [Model::Pool, Model::Node] {
-            for object in definitions::parse(&self.render(&Plan { model, ..plan.clone() })?)? {
+            for object in definitions::parse(&self.printed(&Plan { model, ..plan.clone() })?)? {
                 let is_service = object.types.as_ref().is_some_and(|types| types.kind == "Service");
                 if is_service && object.metadata.namespace.as_deref() == Some(RELAYS) {
                     names.push(format!("{}.{RELAYS}.svc", object.metadata.name.context("a name")?));
@@ -284,7 +330,7 @@ impl Stage {
             let spec = &pod["spec"];
             let containers = [&spec["containers"], &spec["initContainers"]];
             let mut containers = containers.iter().filter_map(|all| all.as_array()).flatten();
-            if containers.any(|container| container["name"] == name) {
+            if let Some(container) = containers.find(|container| container["name"] == name) {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 found.push(Container {
                     namespace: text(&pod["metadata"]["namespace"]),
@@ -293,6 +339,7 @@ impl Stage {
                     node: text(&spec["nodeName"]),
                     address: text(&pod["status"]["podIP"]).parse().ok(),
                     name: name.to_owned(),
+                    image: text(&container["image"]),
                 });
             }
         }
@@ -405,4 +452,6 @@ pub struct Container {
     pub address: Option<IpAddr>,
     /// Its own name.
     pub name: String,
+    /// What it runs.
+    pub image: String,
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What one kind of process took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Taken {
 /// What a model costs for two fleets with two Envoys each, on two nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Costs {
+    /// How long all of this was counted.
+    pub period: Duration,
     /// Relays.
     pub relays: Taken,
     /// Envoys.
@@ -50,6 +52,7 @@ pub struct Costs {
 /// Counts while a model runs.
 pub(super) struct Gauge {
     costs: Costs,
+    begin: Instant,
     /// Questions of the audit log that were there before: those of a watch have a line when it ends, too.
     before: BTreeSet<String>,
 }
@@ -67,12 +70,18 @@ impl Gauge {
     /// From now on.
     pub(super) fn begin(stage: &Stage) -> Self {
         stage.tap.forget();
-        Self { costs: Costs::default(), before: asked(&audit(stage)).into_keys().collect() }
+        let before = asked(&audit(stage)).into_keys().collect();
+        Self { costs: Costs::default(), begin: Instant::now(), before }
     }
 
     /// Counts what was rendered.
     pub(super) fn objects(&mut self, rendered: &str) -> Result<()> {
-        let objects = definitions::parse(rendered)?;
+        let mut objects = definitions::parse(rendered)?;
+        // An overlay has namespaces too.
+        objects.retain(|object| {
+            let labels = object.metadata.labels.as_ref();
+            labels.is_some_and(|labels| labels.contains_key("app.kubernetes.io/managed-by"))
+        });
         let is_workload = |kind: &str| ["Deployment", "DaemonSet"].contains(&kind);
         let kinds = objects.iter().filter_map(|object| object.types.as_ref());
         self.costs.workloads = kinds.filter(|types| is_workload(&types.kind)).count();
@@ -87,6 +96,7 @@ impl Gauge {
 
     /// Who asked the API server for what: nobody for another tenant's objects. Counts what everything took until now.
     pub(super) fn readers(&mut self, stage: &Stage, model: Model) -> Result<()> {
+        self.costs.period = self.begin.elapsed();
         let mut asked = asked(&audit(stage));
         asked.retain(|id, _| !self.before.contains(id));
         let asked: Vec<Asked> = asked.into_values().collect();
@@ -182,8 +192,9 @@ type Row<'r> = (&'r str, &'r dyn Fn(&Played) -> String);
 /// The table of README.
 pub fn markdown(played: &BTreeMap<Model, Played>) -> String {
     let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
-    let rows: [Row<'_>; 10] = [
+    let rows: [Row<'_>; 11] = [
         ("relays, Envoys", &|one| format!("{}, {}", one.costs.relays.count, one.costs.envoys.count)),
+        ("counted over", &|one| format!("{:.0} s", one.costs.period.as_secs_f64())),
         ("objects to operate, of these workloads", &|one| {
             format!("{}, {}", one.costs.objects, one.costs.workloads)
         }),
