@@ -266,6 +266,11 @@ fn relays_of_nodes_and_classes_are_made_for_fleets_and_go_with_them() -> Result<
     wait::until("the end of the relays of the class", || {
         let left = workloads("deployments")?;
         ensure!(left.is_empty(), "{left:?}\n{}", watch.tail());
+        // With the keys that signed their reports, of both models.
+        let listed = bench.read(&format!("/api/v1/namespaces/{name}/secrets"))?;
+        let names = listed["items"].as_array().context("items")?.iter();
+        let names: Vec<_> = names.filter_map(|one| one["metadata"]["name"].as_str()).collect();
+        ensure!(names == ["relays-tls"], "{names:?}");
         Ok(())
     })
 }

@@ -1,7 +1,7 @@
 //! Relays in pods of their own: which there are for a fleet, and what they are called.
 
 use super::metadata::Metadata;
-use super::{Fleet, Model, Node, Pool, REPORT_KEY, RenderError, Settings, name, node, pool};
+use super::{Fleet, Model, Node, Pool, REPORT_KEY, RenderError, Settings, access, name, node, pool};
 use serde_json::{Value, json};
 
 /// Relays that serve several fleets.
@@ -60,13 +60,26 @@ impl<'s> Relays<'s> {
         name::suffixed(&self.object_name(), "report")
     }
 
-    /// That Secret; never printed.
-    pub fn report_secret(self, settings: &Settings, private_key: &str) -> Value {
-        let metadata = self.metadata(settings);
+    /// Their ServiceAccount, the first of their manifests: the same whichever fleets there are.
+    pub fn service_account(self, settings: &Settings) -> Value {
+        access::service_account(&self.metadata(settings))
+    }
+
+    /// That Secret; never printed. It goes with their ServiceAccount, which has this UID: nobody has to have the right to
+    /// delete Secrets.
+    pub fn report_secret(self, settings: &Settings, private_key: &str, account: &str) -> Value {
+        let mut metadata = self.metadata(settings).named(&self.report_secret_name());
+        metadata["ownerReferences"] = json!([{
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "name": self.object_name(),
+            "uid": account,
+            "blockOwnerDeletion": false,
+        }]);
         json!({
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": metadata.named(&self.report_secret_name()),
+            "metadata": metadata,
             "stringData": {REPORT_KEY: private_key},
         })
     }

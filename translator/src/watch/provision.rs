@@ -101,7 +101,7 @@ pub enum ProvisionError {
         source: KeyError,
     },
     /// A Gateway of this name was deleted, and its Secret is not gone yet.
-    #[error("Secret {0} belongs to a Gateway that is gone: waits until it is gone, too")]
+    #[error("Secret {0} belongs to a Gateway or account that is gone: waits until it is gone, too")]
     Former(String),
     /// The trust file.
     #[error(transparent)]
@@ -149,11 +149,13 @@ impl Provisioner {
     pub async fn prune(&self, live: &BTreeSet<FleetName>) -> Result<BTreeSet<String>, ProvisionError> {
         self.take_inventory().await?;
         let owners = self.owners().clone();
-        let names: BTreeSet<String> = live.iter().map(ToString::to_string).chain(owners).collect();
+        let names: BTreeSet<String> = live.iter().map(ToString::to_string).chain(owners.clone()).collect();
         let gone = self.inventory().of_others(&names);
         let fleets = gone.iter().map(|(_, fleet)| fleet.clone()).collect();
         self.remove(gone.into_iter().map(|(key, _)| key)).await?;
         self.trust().retain(|fleet, _| live.contains(fleet));
+        // Secrets of relays go with their accounts.
+        self.keys().retain(|owner, _| owners.contains(owner));
         Ok(fleets)
     }
 

@@ -109,9 +109,14 @@ impl Provisioner {
         if let Some(known) = known {
             return Ok(known);
         }
-        let place =
-            report::Place { namespace: relays.namespace(), name: relays.report_secret_name(), uid: None };
-        let make = |private: &str| relays.report_secret(&self.settings, private);
+        // Their Secret goes with their account, so that has to be there.
+        let account = relays.service_account(&self.settings);
+        let applied = self.cluster.apply(&account).await?;
+        self.inventory().applied(&owner, &account);
+        let uid = applied["metadata"]["uid"].as_str().unwrap_or_default();
+        let (namespace, name) = (relays.namespace(), relays.report_secret_name());
+        let place = report::Place { namespace, name, uid: Some(uid) };
+        let make = |private: &str| relays.report_secret(&self.settings, private, uid);
         let key = report::key(&self.cluster, place, make).await?;
         self.keys().insert(owner, key.clone());
         Ok(key)

@@ -19,7 +19,7 @@ pub(super) struct Place<'p> {
     pub(super) namespace: &'p str,
     /// Its name.
     pub(super) name: String,
-    /// The identity of its Gateway, if one owns it.
+    /// The identity of the Gateway, class or ServiceAccount that owns it.
     pub(super) uid: Option<&'p str>,
 }
 
@@ -49,12 +49,14 @@ pub(super) async fn key(
     read(&found).map_err(|source| ProvisionError::ReportKey { name, source })
 }
 
-/// Whether an object belongs to a Gateway that had the same name before: it is about to go with that one.
+/// Whether an object belongs to an owner that had the same name before: it is about to go with that one.
 fn is_former(object: &Value, uid: Option<&str>) -> bool {
-    let is_gateway = |owner: &&Value| owner["kind"] == "Gateway" || owner["kind"] == "GatewayClass";
+    let is_ours = |owner: &&Value| {
+        ["Gateway", "GatewayClass", "ServiceAccount"].iter().any(|kind| owner["kind"] == *kind)
+    };
     let owners = object["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let gateways: Vec<&Value> = owners.iter().filter(is_gateway).collect();
-    uid.is_some_and(|uid| !gateways.is_empty() && gateways.iter().all(|owner| owner["uid"] != uid))
+    let owners: Vec<&Value> = owners.iter().filter(is_ours).collect();
+    uid.is_some_and(|uid| !owners.is_empty() && owners.iter().all(|owner| owner["uid"] != uid))
 }
 
 fn read(secret: &Value) -> Result<PublicKey, KeyError> {

@@ -14,6 +14,8 @@ use std::sync::Arc;
 struct Server {
     objects: BTreeMap<String, Value>,
     writes: Vec<String>,
+    /// How many objects were made.
+    made: u32,
     /// Paths whose writes are refused.
     refused: Vec<String>,
 }
@@ -61,8 +63,11 @@ impl Server {
                     "{query}"
                 );
                 let kept = self.objects.get(path).map(|old| old["status"].clone()).unwrap_or_default();
+                let known = self.objects.get(path).map(|old| old["metadata"]["uid"].clone());
                 let mut object = body;
                 object["status"] = kept;
+                self.made += 1;
+                object["metadata"]["uid"] = known.unwrap_or_else(|| self.made.to_string().into());
                 self.objects.insert(path.to_owned(), object.clone());
                 (200, object)
             }
@@ -418,6 +423,12 @@ async fn relays_of_a_class_come_with_its_first_fleet_and_go_with_its_last() {
         let key = trust.keys().find(|key| key.key.id() == reporter.id()).unwrap();
         assert!(key.roles.contains(&Role::Report) && key.roles.len() == 1);
     }
+    let account = {
+        let server = server.lock().unwrap();
+        let mut all = server.objects.iter();
+        let found = all.find(|(path, _)| path.contains("/namespaces/relays/serviceaccounts/"));
+        found.map(|(_, object)| object["metadata"]["uid"].clone())
+    };
     // Nothing has changed: nothing is written. Nor when a fleet cannot be compiled for a while.
     assert!(provisioner.make_relays(&mut members).await);
     members.see([fleets[0].clone()], &names(&fleets));
@@ -429,9 +440,34 @@ async fn relays_of_a_class_come_with_its_first_fleet_and_go_with_its_last() {
     members.see([], &BTreeSet::new());
     assert!(next.make_relays(&mut members).await);
     next.prune(&BTreeSet::new()).await.unwrap();
+    let account = account.unwrap();
     let server = server.lock().unwrap();
-    let left: Vec<&String> = server.objects.keys().filter(|path| !path.contains("/secrets/")).collect();
-    assert!(left.is_empty(), "{left:#?}");
+    // Their key's Secret goes with their account, by the garbage collector: nobody here may delete Secrets.
+    let left: Vec<(&String, &Value)> = server.objects.iter().collect();
+    let [(path, secret)] = left.as_slice() else { panic!("{left:#?}") };
+    assert!(path.contains("/namespaces/relays/secrets/"), "{path}");
+    assert_eq!(secret["metadata"]["ownerReferences"][0]["uid"], account);
+}
+
+/// Relays that come back wait for the end of what the former ones had, and have a key of their own.
+#[tokio::test]
+async fn relays_that_come_back_have_another_key() {
+    let server = Shared::default();
+    let provisioner = Provisioner::new(client(&server), with(node()));
+    let fleets = [fleet("edge", &[80], "")];
+    let mut members = Members::default();
+    members.see(fleets.clone(), &names(&fleets));
+    assert!(provisioner.make_relays(&mut members).await);
+    let first = provisioner.reporter_of(&fleets[0]).unwrap();
+    members.see([], &BTreeSet::new());
+    assert!(provisioner.make_relays(&mut members).await);
+    provisioner.prune(&BTreeSet::new()).await.unwrap();
+    members.see(fleets.clone(), &names(&fleets));
+    assert!(!provisioner.make_relays(&mut members).await, "the former key is about to go");
+    // The garbage collector comes.
+    server.lock().unwrap().objects.retain(|path, _| !path.contains("/secrets/"));
+    assert!(provisioner.make_relays(&mut members).await);
+    assert_ne!(provisioner.reporter_of(&fleets[0]).unwrap().id(), first.id());
 }
 
 /// A new fleet is let in by relays that go on; each fleet's own account has its rights.
