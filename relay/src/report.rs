@@ -1,7 +1,8 @@
 //! Reports: tells the store what this relay runs, below its own name, so that nobody has to ask it.
 //!
 //! A change is told at once, further ones at most once a second in the long run with the newest state, and the same again
-//! every few minutes. Whatever goes wrong here costs a report and nothing else: this task only looks at what the fleet shows.
+//! every few minutes. The last one says that none follows, so that nobody waits for a relay that has left. Whatever goes wrong
+//! here costs a report and nothing else: this task only looks at what the fleet shows.
 
 mod compose;
 
@@ -28,6 +29,8 @@ const SPACING: Duration = Duration::from_secs(1);
 const BURST: u32 = 3;
 /// A report must be written within this time.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The last report, while somebody waits for this relay to end.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// The longest wait after a failure.
 const BACK_OFF: Duration = Duration::from_mins(1);
 /// With credentials that may not write, it is tried again after this time, give or take a fifth.
@@ -80,10 +83,29 @@ struct Progress {
 }
 
 impl Reporter {
-    /// Reports until it is told to stop.
+    /// Reports until it is told to stop, and that it was.
     pub async fn run(mut self, stop: CancellationToken) {
         let now = Instant::now();
         let mut progress = Progress { told: None, taken: now, not_before: now, due: now, failures: 0 };
+        self.keep_telling(&mut progress, &stop).await;
+        // Nobody waits for whom nobody has heard of.
+        if progress.told.is_some() && progress.failures == 0 {
+            self.take_leave().await;
+        }
+    }
+
+    /// Whoever waits for all relays does not wait for this one any more. A store that does not answer keeps nobody: the
+    /// report before runs out by itself.
+    async fn take_leave(&self) {
+        let (status, key) = (Arc::clone(&self.status.borrow()), Arc::clone(&self.key.borrow()));
+        let report = compose(&self.identity, &status, &[], self.clock.unix_now());
+        let last = Report { left: true, ..report };
+        if !matches!(tokio::time::timeout(FAREWELL, self.write(&last, &key)).await, Ok(Ok(()))) {
+            tracing::debug!(fleet = %status.fleet, "no report says that this relay has left");
+        }
+    }
+
+    async fn keep_telling(&mut self, progress: &mut Progress, stop: &CancellationToken) {
         let mut clients = self.hub.changes();
         loop {
             tokio::select! {
@@ -115,7 +137,7 @@ impl Reporter {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                result = self.write(&report, &key) => self.note(&mut progress, report, result),
+                result = self.write(&report, &key) => self.note(progress, report, result),
             }
         }
     }

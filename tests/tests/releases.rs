@@ -99,6 +99,7 @@ impl Bench {
             because: "target".into(),
             since: None,
             retired: false,
+            left: false,
             refused: BTreeMap::new(),
             envoys_connected: 1,
             envoys_acked: 1,

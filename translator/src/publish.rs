@@ -29,7 +29,7 @@ pub use plan::{MAGIC, PLAN_BYTES, PlanError, PlanFile, PlannedFleet};
 pub use preview::{Preview, preview};
 pub use release::{Offer, Parent};
 pub use renew::{Renewed, renew};
-pub use reports::{Progress, Reports, Standing, Verdict, judge, standing};
+pub use reports::{Progress, Reports, Standing, Verdict, has_left, judge, standing};
 pub use rollout::{End, Rollout};
 
 use moorgate_snapshot::channel::{ChannelState, Release};

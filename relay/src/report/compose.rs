@@ -36,6 +36,7 @@ pub(super) fn compose(
         because: status.because.map(|because| because.as_str().to_owned()).unwrap_or_default(),
         since: status.since.map(moment),
         retired: status.retired,
+        left: false,
         refused: status.quarantined.clone(),
         envoys_connected: clients.len() as u64,
         envoys_acked: acked.count() as u64,

@@ -19,6 +19,8 @@ pub(crate) enum Mood {
     Fine,
     Down,
     ReadOnly,
+    /// No write is answered.
+    Stalled,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -68,6 +70,9 @@ impl fmt::Display for Bucket {
 impl ObjectStore for Bucket {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.puts.fetch_add(1, Ordering::SeqCst);
+        if self.mood.load(Ordering::SeqCst) == Mood::Stalled as u8 {
+            std::future::pending::<()>().await;
+        }
         self.check(path, true)?;
         self.inner.put_opts(path, payload, options).await
     }

@@ -10,7 +10,7 @@ use moorgate_relay::serve::tls::Files;
 use moorgate_relay::serve::token::HANDED_OVER;
 use moorgate_relay::serve::types::CLUSTER;
 use moorgate_relay::{Options, Relay};
-use moorgate_snapshot::FleetName;
+use moorgate_snapshot::{FleetName, KeyPair, Report, Signer as _, Trust, layout, limits};
 use serde_json::json;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -40,6 +40,7 @@ impl Scene {
         std::fs::write(place.path("tls.key"), key).unwrap();
         std::fs::write(place.path("jwks.json"), key_set(&[&issuer])).unwrap();
         std::fs::write(place.path("members"), format!("{SHOP}{PAY}")).unwrap();
+        std::fs::write(place.path("report.key"), &*KeyPair::generate(&[8; 32]).unwrap().1).unwrap();
         Self { place, authority, issuer }
     }
 
@@ -59,6 +60,7 @@ impl Scene {
             tls: Some(files),
             tokens: Some(tokens),
             member_file: Some(self.member_file()),
+            report_key: Some(self.place.path("report.key")),
             ..self.place.config()
         }
     }
@@ -94,6 +96,17 @@ impl Scene {
 
     async fn with(&self, relay: &Relay, tokens: &[(&'static str, &str)]) -> Result<Delta, Status> {
         stream(&self.authority, relay.tcp()[0], None, ("node", tokens)).await
+    }
+
+    /// What the relay says of a fleet in the store.
+    async fn report(&self, fleet: &str) -> Report {
+        let (fleet, relay) = (fleet.parse().unwrap(), "relay-1".parse().unwrap());
+        let part = self.place.publisher.store.fleet(&fleet);
+        let stored = part.get(&layout::report(&relay), limits::REPORT_BYTES).await.unwrap().unwrap();
+        let trust = Trust::of([KeyPair::generate(&[8; 32]).unwrap().0.public().clone()]);
+        let reported = Report::read(&stored, &trust, &fleet, &relay).unwrap();
+        assert_eq!(reported.untrusted, None);
+        reported.report
     }
 
     fn on_disk(&self) -> Vec<String> {
@@ -140,16 +153,19 @@ async fn a_fleet_is_here_as_long_as_its_envoys_are() {
     assert_eq!(refused(scene.envoy(&relay, "shop:other").await).await, Code::PermissionDenied);
     // The last Envoy of one leaves: it is forgotten, and the other one does not notice.
     drop(other);
-    eventually("it is forgotten", || open(&relay) == ["shop/edge"]).await;
+    let count = || relay.metrics().get("moorgate_relay_fleets", &[]);
+    eventually("it is forgotten", || open(&relay) == ["shop/edge"] && count() == Some(1.0)).await;
     assert_eq!(scene.on_disk(), ["shop.edge"]);
     assert!(!relay.metrics().render().contains("pay/edge"), "{}", relay.metrics().render());
-    assert_eq!(relay.metrics().get("moorgate_relay_fleets", &[]), Some(1.0));
     let streams = relay.metrics().get("moorgate_relay_streams", &[("fleet", "shop/edge")]);
     assert_eq!(streams, Some(1.0));
+    // Who waits for all relays of that fleet is told not to wait for this one.
+    assert!(scene.report("pay/edge").await.left && !scene.report("shop/edge").await.left);
     // It comes back, and so does its fleet.
     let mut back = scene.envoy(&relay, "pay:envoy").await.unwrap();
     assert_eq!(cluster(&mut back).await, "of-pay");
     relay.stop().await;
+    assert!(scene.report("shop/edge").await.left);
 }
 
 /// One fleet with nothing published keeps no others away, and what is published later reaches its Envoys.

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 struct Stage {
@@ -26,6 +27,7 @@ struct Stage {
     status: watch::Sender<Arc<FleetStatus>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
+    running: JoinHandle<()>,
 }
 
 fn fleet() -> FleetName {
@@ -54,8 +56,8 @@ impl Stage {
             jitter: Jitter::seeded(1),
             metrics: Arc::clone(&metrics),
         };
-        tokio::spawn(reporter.run(stop.clone()));
-        Self { bucket, key, keys, hub, status, metrics, stop }
+        let running = tokio::spawn(reporter.run(stop.clone()));
+        Self { bucket, key, keys, hub, status, metrics, stop, running }
     }
 
     fn sequence(&self, sequence: u64) {
@@ -172,4 +174,41 @@ async fn another_key_signs_the_same_report_again() {
     assert_eq!(stage.read().await.unwrap().sequence, 0);
     assert!((stage.count("ok") - 2.0).abs() < 0.1);
     stage.stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_report_says_that_none_follows() {
+    let mut stage = Stage::start(Bucket::default());
+    let session = stage.hub.connect("test".into(), Protocol::Delta);
+    session.meet(&Node { id: "envoy-1".into(), ..Node::default() });
+    settle().await;
+    let first = stage.read().await.unwrap();
+    assert!(!first.left && first.envoys_connected == 1);
+    stage.stop.cancel();
+    (&mut stage.running).await.unwrap();
+    let last = stage.read().await.unwrap();
+    assert!(last.left && last.envoys_connected == 0 && last.envoys.is_empty(), "{last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stalls_keeps_no_relay_from_ending() {
+    let stage = Stage::start(Bucket::default());
+    settle().await;
+    assert!(stage.read().await.is_some());
+    stage.bucket.be(Mood::Stalled);
+    stage.stop.cancel();
+    let begin = tokio::time::Instant::now();
+    stage.running.await.unwrap();
+    assert!(begin.elapsed() <= Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_reported_takes_no_leave() {
+    let stage = Stage::start(Bucket::default());
+    stage.bucket.be(Mood::ReadOnly);
+    settle().await;
+    let before = stage.bucket.puts();
+    stage.stop.cancel();
+    stage.running.await.unwrap();
+    assert_eq!(stage.bucket.puts(), before);
 }

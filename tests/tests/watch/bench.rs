@@ -319,6 +319,7 @@ spec:
             because: "target".to_owned(),
             since: None,
             retired: false,
+            left: false,
             refused: BTreeMap::new(),
             envoys_connected: 1,
             envoys_acked: 1,

@@ -72,6 +72,10 @@ pub struct Report {
     /// The fleet is retired, and nothing is served.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
+    /// The relay serves this fleet no more, and nothing follows: it has been told to stop, or no Envoy of the fleet is with it
+    /// any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
     /// Snapshots that Envoys refused here or that failed their health bound, with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<Digest, String>,
@@ -283,6 +287,7 @@ mod tests {
             because: "target".into(),
             since: None,
             retired: false,
+            left: false,
             refused: BTreeMap::new(),
             envoys_connected: 1,
             envoys_acked: 0,

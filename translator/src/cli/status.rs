@@ -4,7 +4,7 @@ use super::access::{Format, StoreArgs, now, read_failure, store_failure, timesta
 use super::output::{json as pretty, print};
 use super::table::columns;
 use super::{Exit, Failure};
-use crate::publish::{Reports, Standing, standing};
+use crate::publish::{Reports, Standing, has_left, standing};
 use crate::report::FORMAT_VERSION;
 use clap::Args;
 use moorgate_snapshot::reader::Reader;
@@ -140,6 +140,10 @@ fn relays(reports: &Reports, channel: &Channel, tail: Option<&Tail>, time: Offse
     let mut relays = Relays::default();
     for reported in reports.following(channel, time, GONE_AFTER) {
         let report = &reported.report;
+        // What it refused is worth to be known all the same.
+        if has_left(reported) && report.refused.is_empty() {
+            continue;
+        }
         relays.total += 1;
         relays.connected += report.envoys_connected;
         relays.stale += usize::from(report.is_stale(time));
@@ -315,6 +319,7 @@ fn report_value(reported: &Reported, time: OffsetDateTime) -> Value {
         "trusted": reported.untrusted.is_none(),
         "untrusted": reported.untrusted.as_ref().map(ToString::to_string),
         "silent": reported.report.is_stale(time),
+        "left": has_left(reported),
         "report": reported.report,
     })
 }

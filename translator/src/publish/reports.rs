@@ -180,7 +180,8 @@ impl Reports {
         relays: Option<usize>,
     ) -> Progress {
         let mut progress = Progress::default();
-        for reported in self.following(channel, now, gone_after) {
+        let all = self.following(channel, now, gone_after);
+        for reported in all.filter(|reported| counts(reported, snapshot)) {
             progress.expected += 1;
             progress.add(reported, standing(reported, snapshot, now));
         }
@@ -193,7 +194,8 @@ impl Reports {
         let trusted = self
             .relays
             .iter()
-            .filter(|reported| reported.untrusted.is_none() && now - reported.report.time <= GONE_AFTER);
+            .filter(|reported| reported.untrusted.is_none() && now - reported.report.time <= GONE_AFTER)
+            .filter(|reported| !has_left(reported));
         let (mut relays, mut features) = (Vec::new(), BTreeSet::new());
         for reported in trusted {
             let lacks = needed.iter().filter(|feature| !reported.report.features.contains(feature));
@@ -211,6 +213,18 @@ impl Reports {
         let features = features.into_iter().cloned().collect::<Vec<_>>().join(", ");
         (!relays.is_empty()).then(|| (relays.join(", "), features))
     }
+}
+
+/// Whether a relay counts among those that are to serve a snapshot. One that has left does not, but that it has refused the
+/// snapshot stays true.
+fn counts(reported: &Reported, snapshot: &Digest) -> bool {
+    !has_left(reported) || refusal(&reported.report, snapshot).is_some()
+}
+
+/// Whether a relay serves the fleet no more, by its own word: believed like anything else that makes a wave go on, only if it
+/// is signed.
+pub fn has_left(reported: &Reported) -> bool {
+    reported.report.left && reported.untrusted.is_none()
 }
 
 /// How a relay stands to a snapshot.
@@ -265,13 +279,16 @@ fn nack(report: &Report, snapshot: &Digest) -> Option<String> {
 ///
 /// It halts at any refusal by an Envoy, at any relay above its bound of errors, and if the relays that refuse are all that
 /// report or more than one and [`TOLERATED_PERCENT`]. It is ready when every relay that the steps so far select is live;
-/// a step by labels that selects nobody is not, and neither is the last one before an Envoy has acknowledged the candidate.
+/// a step by labels that selects nobody is not, and neither is the last one, or one with a bound of errors, before an Envoy
+/// has acknowledged the candidate.
 pub fn judge(candidate: &Candidate, channel: &Channel, reports: &Reports, now: OffsetDateTime) -> Verdict {
     let snapshot = &candidate.release.snapshot;
     let bounded = candidate.baking().is_some_and(|step| step.max_error_percent.is_some());
+    let is_last = usize::try_from(candidate.step).is_ok_and(|n| n >= candidate.steps.len());
     let mut progress = Progress::default();
     let mut reporting = 0;
-    for reported in reports.following(channel, now, GONE_AFTER) {
+    let all = reports.following(channel, now, GONE_AFTER);
+    for reported in all.filter(|reported| counts(reported, snapshot)) {
         reporting += 1;
         let report = &reported.report;
         let name = &report.relay;
@@ -288,8 +305,9 @@ pub fn judge(candidate: &Candidate, channel: &Channel, reports: &Reports, now: O
         }
         progress.expected += 1;
         let standing = match standing(reported, snapshot, now) {
-            // Unknown is not healthy: too few answers, or a relay that was not told where its Envoys count them.
-            Standing::Live if bounded && report.healthy.is_none() => {
+            // Unknown is not healthy: too few answers, or a relay that was not told where its Envoys count them. One without
+            // Envoys has nothing to tell, as on a node that they left, or of several for the same Envoys.
+            Standing::Live if bounded && report.healthy.is_none() && report.envoys_connected > 0 => {
                 Standing::Behind("it is not known how its Envoys answer".to_owned())
             }
             standing => standing,
@@ -307,8 +325,7 @@ pub fn judge(candidate: &Candidate, channel: &Channel, reports: &Reports, now: O
         progress
             .laggards
             .push(("no relay that reports".to_owned(), "has the labels of this step".to_owned()));
-    } else if progress.acked == 0 && usize::try_from(candidate.step).is_ok_and(|n| n >= candidate.steps.len())
-    {
+    } else if progress.acked == 0 && (is_last || bounded && progress.live > 0) {
         progress.laggards.push(("no Envoy".to_owned(), "has acknowledged the candidate".to_owned()));
     }
     if progress.live == progress.expected && progress.laggards.is_empty() {

@@ -30,6 +30,7 @@ fn relay(name: &str) -> Reported {
         because: "wave".into(),
         since: None,
         retired: false,
+        left: false,
         refused: BTreeMap::new(),
         envoys_connected: 2,
         envoys_acked: 2,
@@ -135,6 +136,63 @@ fn unknown_health_is_not_health_where_a_step_has_a_bound() {
     let found = word(&wave, vec![unknown()]);
     assert!(found.starts_with("pending: u: it is not known how its Envoys answer"), "{found}");
     assert_eq!(word(&wave, vec![relay("a")]), "ready 1");
+}
+
+#[test]
+fn a_relay_without_envoys_keeps_no_bounded_step_back() {
+    let idle = |name: &str| {
+        change(name, |relay| {
+            (relay.report.envoys_connected, relay.report.envoys_acked) = (0, 0);
+            relay.report.healthy = None;
+        })
+    };
+    let mut wave = candidate(&["zone=eu-1"], 1);
+    wave.steps[0].max_error_percent = Some(2);
+    assert_eq!(word(&wave, vec![relay("a"), idle("i")]), "ready 2");
+    // Alone they show nothing.
+    let found = word(&wave, vec![idle("i"), idle("j")]);
+    assert!(found.starts_with("pending: no Envoy: has acknowledged"), "{found}");
+}
+
+#[test]
+fn who_has_left_is_not_waited_for() {
+    let left = |name: &str| {
+        change(name, |relay| {
+            relay.report.left = true;
+            relay.report.snapshot = Some(Digest::of(b"old"));
+            (relay.report.envoys_connected, relay.report.envoys_acked) = (0, 0);
+        })
+    };
+    let wave = candidate(&["zone=eu-1"], 1);
+    let progress = |relays: Vec<Reported>| {
+        let reports = Reports { relays, unreadable: Vec::new() };
+        reports.progress(&new(), &Channel::stable(), now(), GONE_AFTER, None)
+    };
+    assert_eq!(word(&wave, vec![relay("a"), left("b")]), "ready 1");
+    let found = progress(vec![relay("a"), left("b")]);
+    assert_eq!((found.live, found.expected), (1, 1));
+    assert!(found.reached(100));
+    // Of nobody no share is live.
+    assert_eq!(word(&wave, vec![left("b")]), "pending: no relay: reports");
+    assert!(!progress(vec![left("b")]).reached(1));
+    // Nobody signed it: that would move a wave on.
+    let forged = || {
+        let mut forged = left("b");
+        forged.untrusted = Some(TrustError::UnknownKey("x".into()));
+        forged
+    };
+    assert!(word(&wave, vec![relay("a"), forged()]).starts_with("pending: b: "));
+    assert!(!progress(vec![relay("a"), forged()]).reached(100));
+    // What it refused stays refused.
+    let mut refused = left("b");
+    refused.report.refused.insert(new(), "too many 5xx".into());
+    let mut more = refused.clone();
+    more.report.relay = "c".parse().unwrap();
+    assert!(word(&wave, vec![relay("a"), refused.clone(), more]).starts_with("halt: b: too many"));
+    assert_eq!(progress(vec![relay("a"), refused]).refused.len(), 1);
+    // Nor is a feature missing that it lacked.
+    let reports = Reports { relays: vec![left("b")], unreadable: Vec::new() };
+    assert_eq!(reports.lacking(&["new".into()], now()), None);
 }
 
 #[test]

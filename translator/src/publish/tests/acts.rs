@@ -59,6 +59,7 @@ impl Bench {
             because: "wave".into(),
             since: None,
             retired: false,
+            left: false,
             refused: BTreeMap::new(),
             envoys_connected: 1,
             envoys_acked: 1,

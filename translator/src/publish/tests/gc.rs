@@ -315,6 +315,7 @@ async fn strangers_may_make_it_keep_more() {
         because: String::new(),
         since: None,
         retired: false,
+        left: false,
         refused: BTreeMap::new(),
         envoys_connected: 0,
         envoys_acked: 0,
