@@ -17,7 +17,8 @@ pub(super) fn compose(
     now: i64,
 ) -> Report {
     let envoys = clients.iter().map(|client| envoy(client, status)).collect();
-    let acked = clients.iter().filter(|client| client.synced.is_some() && client.synced == status.snapshot);
+    let took = |client: &Client| client.synced.or(client.limits);
+    let acked = clients.iter().filter(|client| took(client).is_some() && took(client) == status.snapshot);
     let mut labels = identity.labels().clone();
     labels.remove(moorgate_snapshot::wave::RELAY_LABEL);
     Report {
@@ -48,7 +49,11 @@ pub(super) fn compose(
 }
 
 fn envoy(client: &Client, status: &FleetStatus) -> EnvoyReport {
-    EnvoyReport { node: client.node.clone(), acked: client.synced, nack: nack(client, status) }
+    EnvoyReport {
+        node: client.node.clone(),
+        acked: client.synced.or(client.limits),
+        nack: nack(client, status),
+    }
 }
 
 /// What an Envoy refuses still: a value, or a part of a snapshot that is in force or is bad here.
@@ -100,6 +105,7 @@ mod tests {
             peer: String::new(),
             protocol: "delta",
             synced,
+            limits: None,
             types: held.iter().cloned().collect(),
         }
     }

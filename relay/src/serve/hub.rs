@@ -75,6 +75,9 @@ pub struct Client {
     pub protocol: &'static str,
     /// The snapshot that it holds whole.
     pub synced: Option<Digest>,
+    /// The snapshot of which it holds all limits, if it is a rate limit service: that says nothing of Envoys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Digest>,
     /// By type, short.
     pub types: BTreeMap<&'static str, Held>,
 }
@@ -232,8 +235,8 @@ impl Hub {
     /// Connected clients, and those of them that hold this snapshot whole.
     pub fn envoys(&self, snapshot: Option<&Digest>) -> (usize, usize) {
         let state = self.lock();
-        let holds = |client: &&Client| client.synced.is_some() && client.synced.as_ref() == snapshot;
-        (state.clients.len(), state.clients.values().filter(holds).count())
+        let held = state.clients.values().filter_map(|client| client.synced.or(client.limits));
+        (state.clients.len(), held.filter(|held| Some(held) == snapshot).count())
     }
 
     /// The oldest Envoy that understands each of these snapshots, such as `1.38`; all others are forgotten.
@@ -274,6 +277,7 @@ impl Hub {
             peer,
             protocol,
             synced: None,
+            limits: None,
             types: BTreeMap::new(),
         };
         state.clients.insert(id, client);
@@ -401,6 +405,7 @@ impl Session {
                 held.refuses = held.refuses.filter(|refused| !kind.bound && *refused != snapshot);
                 self.hub.count("moorgate_relay_acks", kind.short);
             }
+            Event::Limits { snapshot } => client.limits = Some(snapshot),
             Event::Synced { snapshot } => {
                 client.synced = Some(snapshot);
                 if state.good.insert(snapshot) {
@@ -425,7 +430,7 @@ impl Session {
         }
     }
 
-    /// Whose fault a refusal is: the configuration's, unless another Envoy took it.
+    /// Whose fault a refusal is: the configuration's, unless another Envoy took it; of limits they take none.
     fn judge(&self, state: &mut State, kind: &types::Kind, snapshot: Digest, text: String) {
         let node = state.clients.get(&self.id).map(|client| client.node.clone()).unwrap_or_default();
         let (fleet, short) = (&self.hub.label, snapshot.short());
@@ -437,7 +442,7 @@ impl Session {
             |client: &Client| client.types.get(kind.short).is_some_and(|held| held.acked == Some(snapshot));
         let others =
             state.clients.iter().any(|(id, client)| *id != self.id && client.node != node && took(client));
-        if others || state.good.contains(&snapshot) {
+        if others || (kind.type_url != types::RATE_LIMIT && state.good.contains(&snapshot)) {
             tracing::warn!(
                 fleet,
                 node,

@@ -133,6 +133,11 @@ pub enum Event {
         /// The snapshot.
         snapshot: Digest,
     },
+    /// A rate limit service, which asks for nothing else, took the limits of a snapshot.
+    Limits {
+        /// The snapshot.
+        snapshot: Digest,
+    },
 }
 
 /// The contents of a response that a client refused.
@@ -464,6 +469,11 @@ impl Stream {
                 && !self.subscriptions.get(&key).is_some_and(Subscription::is_clean)
         };
         let unclean = self.subscriptions.values().any(|s| !s.kind().bound && !s.is_clean());
+        if !unclean && self.subscriptions.values().map(|s| s.kind().type_url).eq([types::RATE_LIMIT]) {
+            self.synced = Some(config.id);
+            self.events.push(Event::Limits { snapshot: config.id });
+            return;
+        }
         if unclean || [types::CLUSTER, types::LISTENER, types::ROUTE].iter().any(missing) {
             return;
         }

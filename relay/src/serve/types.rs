@@ -18,6 +18,8 @@ pub const VIRTUAL_HOST: &str = "type.googleapis.com/envoy.config.route.v3.Virtua
 pub const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 /// `RTDS`.
 pub const RUNTIME: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
+/// What a rate limit service counts by (envoyproxy/ratelimit). No Envoy asks for it.
+pub const RATE_LIMIT: &str = "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig";
 
 /// In the features of a client that drops a resource when its time to live is over (protocol page, TTL).
 pub const TTL_FEATURE: &str = "xds.config.supports-resource-ttl";
@@ -87,8 +89,17 @@ const CONFIGURATION: Kind = Kind {
     bound: false,
 };
 
-static KINDS: [Kind; 9] = [
+static KINDS: [Kind; 10] = [
     Kind { type_url: RUNTIME, short: "RTDS", phase: 0, ..CONFIGURATION },
+    // The service names nothing, and takes each response for all that there is.
+    Kind {
+        type_url: RATE_LIMIT,
+        short: "RLS",
+        phase: 0,
+        legacy_wildcard: true,
+        full_state: true,
+        ..CONFIGURATION
+    },
     Kind {
         type_url: CLUSTER,
         short: "CDS",

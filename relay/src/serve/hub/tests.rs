@@ -110,3 +110,22 @@ fn that_a_snapshot_is_taken_is_told_once() {
     assert_eq!(told(one), notice(one));
     assert!(hub.is_synced(&one));
 }
+
+/// What a rate limit service takes or refuses: its own word about limits, and none about what Envoys take.
+#[test]
+fn a_rate_limit_service_speaks_of_limits_only() {
+    let (hub, mut notices) = hub();
+    let (first, second) = (Digest::of(b"first"), Digest::of(b"second"));
+    let (service, proxy) = (envoy(&hub, "limits"), envoy(&hub, "proxy"));
+    service.report(Event::Limits { snapshot: first });
+    assert_eq!((hub.envoys(Some(&first)), hub.is_synced(&first)), ((2, 1), false));
+    assert!(notices.try_recv().is_err());
+    proxy.report(Event::Synced { snapshot: first });
+    assert_eq!((hub.envoys(Some(&first)), hub.is_synced(&first)), ((2, 2), true));
+    assert_eq!(notices.try_recv().unwrap(), Notice::Synced { snapshot: first });
+    // An Envoy took all that Envoys are sent; the limits are as bad as before.
+    proxy.report(Event::Synced { snapshot: second });
+    let _ = notices.try_recv();
+    service.report(refused(second, types::RATE_LIMIT));
+    assert!(matches!(notices.try_recv(), Ok(Notice::Refused { snapshot, .. }) if snapshot == second));
+}

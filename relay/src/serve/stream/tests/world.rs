@@ -1,8 +1,9 @@
 //! State of the world: subscriptions, answers, resumption.
 
-use super::super::super::proto::{DiscoveryRequest, Node};
-use super::super::Protocol;
+use super::super::super::proto::{DiscoveryRequest, Node, Status};
+use super::super::super::types;
 use super::super::model::*;
+use super::super::{Event, Protocol};
 
 const TWO: &[Entry<'_>] = &[(CDS, "a", "1"), (CDS, "b", "1"), (RDS, "r", "1"), (RDS, "s", "1")];
 
@@ -172,4 +173,41 @@ fn versions_are_equal_on_every_replica() {
     };
     assert_eq!(versions(), versions());
     assert_eq!(versions().len(), 16);
+}
+
+/// What a rate limit service asks (envoyproxy/ratelimit): everything of one type, by no name.
+#[test]
+fn a_rate_limit_service_holds_all_limits_and_goes_back_after_a_refusal() {
+    const RLS: &str = types::RATE_LIMIT;
+    let mut bench = Bench::new(Protocol::StateOfTheWorld);
+    bench.serve(view(&[(CDS, "a", "1")]));
+    bench.stream.state_of_the_world(request(RLS, &[], "", ""), bench.now).unwrap();
+    let none = bench.poll();
+    // Without limits it is told so, or it would wait for ever.
+    assert_eq!((none.len(), none[0].resources.len()), (1, 0));
+    let answer = |bench: &mut Bench, error: Option<&str>| {
+        let response = bench.open.remove(RLS).unwrap();
+        let mut request = request(RLS, &[], &response.nonce, &response.version);
+        request.error_detail = error.map(|text| Status { message: text.to_owned(), ..Default::default() });
+        bench.stream.state_of_the_world(request, bench.now).unwrap();
+        bench.poll()
+    };
+    answer(&mut bench, None);
+    let two = [(CDS, "a", "1"), (RLS, "edge/public/shop/a", "1"), (RLS, "edge/public/shop/b", "1")];
+    assert_eq!(shown(&bench.serve(view(&two))).concat(), "RLS +edge/public/shop/a +edge/public/shop/b");
+    answer(&mut bench, None);
+    let took =
+        |bench: &Bench| bench.events.iter().filter(|event| matches!(event, Event::Limits { .. })).count();
+    assert_eq!(took(&bench), 2);
+    // All of them again if one changes: what is not there is gone.
+    let good = config(&two);
+    let bad = [(CDS, "a", "1"), (RLS, "edge/public/shop/a", "2")];
+    let changed = bench.serve(view_with(&bad, Some(good), &[]));
+    assert_eq!(shown(&changed).concat(), "RLS +edge/public/shop/a");
+    let back = answer(&mut bench, Some("duplicate domain"));
+    assert_eq!(shown(&back).concat(), "RLS +edge/public/shop/a +edge/public/shop/b");
+    let refused = |event: &Event| matches!(event, Event::Refused { text, .. } if text == "duplicate domain");
+    assert!(bench.events.iter().any(refused));
+    let synced = |event: &Event| matches!(event, Event::Synced { .. });
+    assert!(!bench.events.iter().any(synced), "what it takes is no word for Envoys");
 }
