@@ -120,6 +120,8 @@ disableRateLimitHeaders leaves out those of global limits, unless a rule asks fo
         }
         if headers.envoys_own == Some(false) {
             cx.change_filter(ROUTER, &Router { suppress_envoy_headers: true, ..Default::default() }, &[]);
+            let silent = RateLimit { disable_x_envoy_ratelimited_header: true, ..Default::default() };
+            cx.change_filter(RATE_LIMIT, &silent, &[]);
         }
         if headers.without_limits == Some(true) {
             cx.change_filter(RATE_LIMIT, &RateLimit::default(), &[LIMIT_HEADERS]);
@@ -176,6 +178,7 @@ fn forward(
 mod tests {
     use super::*;
     use crate::lowering::testing::{self, patched};
+    use prost::Message as _;
 
     fn manager(headers: &str) -> Option<HttpConnectionManager> {
         let compiled = testing::compile(Kind::ClientTraffic, &format!(r#"{{"headers": {headers}}}"#));
@@ -246,8 +249,11 @@ mod tests {
             r#"{"headers": {"enableEnvoyHeaders": false, "disableRateLimitHeaders": true}}"#,
         );
         let changes = &compiled.parts["client_headers"].changes;
-        assert_eq!((changes[0].0.as_str(), changes[1].0.as_str()), (ROUTER, RATE_LIMIT));
-        assert_eq!(changes[1].1.clear, [vec![8]]);
+        let names: Vec<&str> = changes.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, [ROUTER, RATE_LIMIT, RATE_LIMIT]);
+        let silent = RateLimit::decode(changes[1].1.message.as_slice()).unwrap();
+        assert!(silent.disable_x_envoy_ratelimited_header);
+        assert_eq!(changes[2].1.clear, [vec![8]]);
         // That is what Envoy does without being asked.
         let nothing = testing::compile(Kind::ClientTraffic, r#"{"headers": {"enableEnvoyHeaders": true}}"#);
         assert!(nothing.parts.is_empty() && nothing.findings.is_empty());

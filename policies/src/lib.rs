@@ -78,6 +78,7 @@ mod dns;
 mod ext_auth;
 mod ext_proc;
 mod fault;
+mod global_rate_limit;
 mod health_check;
 mod jwt;
 mod load_balancer;
@@ -100,6 +101,7 @@ pub use capability::{About, AnyCapability, Capability, Coverage, Covered, Effect
 pub use dynamic::{dns_cache, dynamic_filters};
 pub use effects::Effects;
 pub use entry::AnyPolicy;
+pub use global_rate_limit::{LimitService, limited};
 pub use input::{Input, InputKind};
 pub use kind::{GROUP, Kind, VERSION};
 pub use lowering::{
@@ -159,6 +161,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<ext_auth::ExtAuth>::NEW,
     &Part::<ext_proc::ExtProc>::NEW,
     &Part::<fault::Fault>::NEW,
+    &Part::<global_rate_limit::GlobalRateLimit>::NEW,
     &Part::<health_check::HealthCheck>::NEW,
     &Part::<jwt::Jwt>::NEW,
     &Part::<load_balancer::LoadBalancer>::NEW,
@@ -295,6 +298,7 @@ mod tests {
                 "envoy.filters.http.wasm",
                 "envoy.filters.http.rbac",
                 "envoy.filters.http.local_ratelimit",
+                "envoy.filters.http.ratelimit",
                 "envoy.filters.http.bandwidth_limit",
                 "envoy.filters.http.dynamic_forward_proxy",
                 "envoy.filters.http.rbac.resolved",

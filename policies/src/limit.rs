@@ -12,10 +12,13 @@ use envoy_types::pb::envoy::config::route::v3::rate_limit::action::{
     ActionSpecifier, GenericKey, HeaderValueMatch, MaskedRemoteAddress, QueryParameterValueMatch,
     QueryParameters, RemoteAddress, RemoteAddressMatch, RequestHeaders,
 };
-use envoy_types::pb::envoy::config::route::v3::rate_limit::{Action, HitsAddend, XRateLimitOption};
+use envoy_types::pb::envoy::config::route::v3::rate_limit::r#override::{DynamicMetadata, OverrideSpecifier};
+use envoy_types::pb::envoy::config::route::v3::rate_limit::{Action, HitsAddend, Override, XRateLimitOption};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, QueryParameterMatcher, RateLimit};
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{AddressMatcher, RegexMatcher, StringMatcher};
+use envoy_types::pb::envoy::r#type::metadata::v3::MetadataKey;
+use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment};
 use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value, UInt64Value};
 use envoy_types::pb::xds::core::v3::CidrRange;
 use moorgate_model::FieldPath;
@@ -37,9 +40,12 @@ pub(crate) struct Rule {
 
 /// How many in which time.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Value {
     pub(crate) requests: u32,
     pub(crate) unit: String,
+    /// Where a filter before may have noted another limit.
+    from_metadata: Option<Metadata>,
 }
 
 /// What a filter before has noted of a request.
@@ -53,6 +59,7 @@ struct Metadata {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Cost {
     request: Option<Price>,
+    response: Option<Price>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,6 +106,11 @@ impl Rule {
         self.client_selectors.is_empty()
     }
 
+    /// Whether it takes the limit from what a filter before has noted.
+    pub(crate) fn is_told_its_limit(&self) -> bool {
+        self.limit.from_metadata.is_some()
+    }
+
     /// Whether it only says how many.
     pub(crate) fn is_plain(&self) -> bool {
         let unset = |flag: Option<bool>| flag != Some(true);
@@ -112,7 +124,7 @@ impl Rule {
 /// How a rule is told.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    /// One row of actions for each way to meet the rule.
+    /// One row of actions for each way to meet the rule, and for each again if responses count too.
     pub(crate) rows: Vec<RateLimit>,
     /// The entries that each row gives; none for any value.
     pub(crate) entries: Vec<(String, Option<String>)>,
@@ -167,18 +179,38 @@ pub(crate) fn told(rule: &Rule, key: &str, at: &FieldPath, cx: &mut Lowering<'_>
             return None;
         }
     };
-    let price = rule.cost.as_ref().and_then(|cost| cost.request.as_ref());
-    let hits_addend = match price {
-        Some(price) => Some(addend(price, &at.key("cost").key("request"), cx)?),
-        None => None,
-    };
-    let row = |actions| RateLimit {
-        actions,
-        hits_addend: hits_addend.clone(),
-        x_ratelimit_option: option.into(),
-        ..Default::default()
-    };
-    Some(Told { rows: rows.into_iter().map(row).collect(), entries })
+    let limit = rule.limit.from_metadata.as_ref().map(noted_limit);
+    let cost = rule.cost.as_ref();
+    let mut prices = vec![(cost.and_then(|cost| cost.request.as_ref()), "request")];
+    if let Some(price) = cost.and_then(|cost| cost.response.as_ref()) {
+        prices.push((Some(price), "response"));
+    }
+    let mut out = Vec::with_capacity(rows.len() * prices.len());
+    for (price, name) in prices {
+        let hits_addend = match price {
+            Some(price) => Some(addend(price, &at.key("cost").key(name), cx)?),
+            None => None,
+        };
+        // What a response counts for is known at its end; it bounds the requests that come after it.
+        out.extend(rows.iter().map(|actions| RateLimit {
+            actions: actions.clone(),
+            limit: limit.clone(),
+            hits_addend: hits_addend.clone(),
+            apply_on_stream_done: name == "response",
+            x_ratelimit_option: option.into(),
+            ..Default::default()
+        }));
+    }
+    Some(Told { rows: out, entries })
+}
+
+/// A limit that a filter before has noted: a struct with `requests_per_unit` and `unit`.
+fn noted_limit(noted: &Metadata) -> Override {
+    let step = PathSegment { segment: Some(path_segment::Segment::Key(noted.key.clone())) };
+    let metadata_key = Some(MetadataKey { key: noted.namespace.clone(), path: vec![step] });
+    Override {
+        override_specifier: Some(OverrideSpecifier::DynamicMetadata(DynamicMetadata { metadata_key })),
+    }
 }
 
 /// What a request counts for, as Envoy has it.

@@ -277,10 +277,6 @@ mod tests {
                 format!("MG4105 {at}.cost.response"),
             ),
             (rule(r#"{"limit": {"requests": 1, "unit": "Age"}}"#), format!("MG4002 {at}.limit.unit")),
-            (
-                r#"{"rateLimit": {"type": "Global", "global": {"rules": []}}}"#.into(),
-                "MG4105 spec.rateLimit.global".into(),
-            ),
             (r#"{"rateLimit": {}}"#.into(), "MG4002 spec.rateLimit".into()),
         ] {
             let compiled = testing::compile(Kind::BackendTraffic, &spec);

@@ -24,7 +24,9 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
     POLICY_APPROXIMATE, POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
-use moorgate_model::ir::{ClientValidation, ClusterPolicies, LateValue, ListenerFilter, Patch, RouteFilter};
+use moorgate_model::ir::{
+    ClientValidation, ClusterPolicies, LateValue, ListenerFilter, Patch, RouteFilter, SharedLimits,
+};
 use moorgate_model::{Code, Diagnostic, FieldPath, Node, Object, ObjectRef};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -177,6 +179,8 @@ pub struct Lowered {
     pub describes: bool,
     /// Values that relays make of Secrets.
     pub late: Vec<LateValue>,
+    /// What a service counts for the whole fleet.
+    pub limits: Vec<SharedLimits>,
     /// What makes a backend.
     pub backend: OfBackend,
     /// Filters of all requests of a listener.
@@ -209,6 +213,7 @@ impl Lowered {
         self.rule.add(&other.rule);
         self.describes |= other.describes;
         self.late.extend(other.late.iter().cloned());
+        self.limits.extend(other.limits.iter().cloned());
         self.backend.add(&other.backend);
         self.on_listener.extend(other.on_listener.iter().cloned());
         self.changes.extend(other.changes.iter().cloned());
@@ -223,6 +228,8 @@ impl Lowered {
 pub struct Lowering<'a> {
     kind: Kind,
     object: &'a Object,
+    /// The policy of a wider scope that it is merged with.
+    wide: Option<&'a ObjectRef>,
     world: &'a mut dyn World,
     /// What the capability that is being lowered asks.
     out: Lowered,
@@ -291,6 +298,7 @@ pub fn compile_merged(
     world: &mut dyn World,
 ) -> Compiled {
     let mut cx = Lowering::new(kind, merged, world);
+    cx.wide = Some(&wide.reference);
     let mut parts = BTreeMap::new();
     for capability in of_kind(kind) {
         let file = capability.about().file;
@@ -328,6 +336,7 @@ impl<'a> Lowering<'a> {
         Self {
             kind,
             object,
+            wide: None,
             world,
             out: Lowered::default(),
             closed: false,
@@ -356,6 +365,14 @@ impl Lowering<'_> {
     /// The namespace of the policy.
     pub fn namespace(&self) -> &str {
         &self.object.reference.namespace
+    }
+
+    /// Whose counts a policy's are: its own, or those of it and the one that it is merged with.
+    pub(crate) fn counts_of(&self) -> String {
+        let name = |reference: &ObjectRef| format!("{}/{}", reference.namespace, reference.name);
+        // No name of an object has a plus sign.
+        let wide = self.wide.map(|wide| format!("+{}", name(wide)));
+        name(&self.object.reference) + &wide.unwrap_or_default()
     }
 
     /// A name that no other policy's part has: `kind/namespace/name/part` without the kind's common end.

@@ -12,6 +12,8 @@ mod extensions;
 mod handshakes;
 #[path = "policies/interplay.rs"]
 mod interplay;
+#[path = "policies/limits.rs"]
+mod limits;
 #[path = "policies/listeners.rs"]
 mod listeners;
 #[path = "policies/patches.rs"]

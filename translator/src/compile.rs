@@ -110,7 +110,8 @@ pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
     let mut fleets = BTreeMap::new();
     for (name, fleet) in attachment.fleets {
         let records = patched.records.get(&name).cloned().unwrap_or_else(|| xds::records(&fleet));
-        match Snapshot::build(records) {
+        let oldest = fleet.oldest_envoy.map(|(major, minor)| format!("{major}.{minor}"));
+        match Snapshot::build_for(records, oldest.as_deref()) {
             Ok(snapshot) => {
                 diagnostics.extend(limits::near(&name, &snapshot, &fleet, &objects));
                 let counts = Counts::of(&fleet);

@@ -44,7 +44,7 @@ pub enum Kind {
 pub struct Change {
     /// What happened.
     pub kind: Kind,
-    /// `grant`, `listener`, `host`, `route`, `cluster`, `endpoints`, `secret`, `trust-bundle` or `resource`.
+    /// `grant`, `listener`, `host`, `route`, `cluster`, `endpoints`, `secret`, `trust-bundle`, `rate-limit` or `resource`.
     pub what: &'static str,
     /// Its name; a route's is `table host match`, a grant's who may not use what.
     pub name: String,
@@ -144,6 +144,7 @@ fn resource(
     let what = match type_url.rsplit('.').next().unwrap_or_default() {
         "Listener" => "listener",
         "Cluster" => "cluster",
+        "RateLimitConfig" => "rate-limit",
         "RouteConfiguration" => return Ok(routes::compare(resource_name, before.as_ref(), after.as_ref())),
         _ => "resource",
     };

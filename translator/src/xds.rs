@@ -4,7 +4,7 @@
 //! ir::Fleet ──▶ envoy-types ──▶ canonical bytes ──▶ Record
 //!   listener, tls, access_log    sorted maps         cluster, listener, route table in parts, binding
 //!   route, header, rewrite, cors, auth, session, stream
-//!   cluster, tracing
+//!   cluster, tracing, limit
 //! ```
 //! [`records()`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
 //! [`bootstrap()`] makes the file that an Envoy of a fleet starts with.
@@ -26,6 +26,7 @@ mod cors;
 mod direct;
 mod header;
 pub mod json;
+mod limit;
 mod listener;
 mod patch;
 mod read;
@@ -66,6 +67,9 @@ pub const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Clus
 pub const LISTENER_TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 /// The type URL of route tables.
 pub const ROUTE_TYPE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+
+/// The type URL of what a rate limit service counts (envoyproxy/ratelimit); no Envoy asks for it.
+pub const RATE_LIMIT_TYPE: &str = "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig";
 
 /// The minors of Envoy that read what is written here, oldest first.
 pub const ENVOY_MINORS: [&str; 3] = ["1.38", "1.39", "1.40"];
@@ -129,6 +133,10 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
             let bytes = canonical::encode_field(route::VIRTUAL_HOSTS, &message);
             resources.push(part(&types.route, &name, &host.name, bytes));
         }
+    }
+    for (domain, config) in &fleet.limits {
+        let type_url = RATE_LIMIT_TYPE.into();
+        resources.push(resource(&type_url, domain, "", limit::lower(domain, config), Vec::new()));
     }
     resources.sort_by(|a, b| (&a.type_url, &a.name, &a.part).cmp(&(&b.type_url, &b.name, &b.part)));
     resources.into_iter().map(Record::Resource).chain(bindings.finish()).collect()

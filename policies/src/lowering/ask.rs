@@ -10,7 +10,9 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
-use moorgate_model::ir::{ClientValidation, Dns, Extension, ListenerFilter, Patch, ProxyHeader, RouteFilter};
+use moorgate_model::ir::{
+    ClientValidation, Dns, Extension, ListenerFilter, Patch, ProxyHeader, RouteFilter, SharedLimits,
+};
 use prost::{Message, Name};
 
 fn patch<M: Message>(message: &M, clear: &[&[u32]]) -> Patch {
@@ -46,6 +48,11 @@ impl Lowering<'_> {
         let off = Some(extension(off));
         let (base, own) = (extension(base), extension(own));
         self.out.filters.push(RouteFilter { place, name: name.to_owned(), base, own, off });
+    }
+
+    /// Something that a service counts for the whole fleet.
+    pub fn shared_limits(&mut self, limits: SharedLimits) {
+        self.out.limits.push(limits);
     }
 
     /// Something of the routes.

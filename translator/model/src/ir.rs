@@ -28,7 +28,7 @@ pub use listener::{
 };
 pub use policy::{
     Added, ChainPolicies, ClusterPolicies, Dns, DnsFamily, Extension, ListenerFilter, Patch, PolicySource,
-    ProxyHeader, RouteFilter, RoutePolicies,
+    ProxyHeader, RouteFilter, RoutePolicies, SharedLimits,
 };
 pub use proxy::{BindFamily, Move, Proxy};
 pub use route::{
@@ -39,6 +39,7 @@ pub use route::{
 pub use tracing::{SpanAttribute, SpanProtocol, SpanValue, Tracing};
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// All that one fleet serves.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -49,6 +50,10 @@ pub struct Fleet {
     pub clusters: BTreeMap<String, Cluster>,
     /// What holds for all of its Envoys.
     pub proxy: Proxy,
+    /// The oldest Envoy that reads all of this, major and minor, if some that are supported do not.
+    pub oldest_envoy: Option<(u32, u32)>,
+    /// What its rate limit service counts: by domain an encoded `RateLimitConfig` without a name.
+    pub limits: BTreeMap<Arc<str>, Arc<[u8]>>,
 }
 
 impl Fleet {

@@ -14,7 +14,7 @@ use prost::Message as _;
 
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
-/// The oldest Envoy, `major.minor`, that understands everything this version can put into a snapshot.
+/// The oldest Envoy, `major.minor`, that understands what this version puts into a snapshot, unless that says otherwise.
 pub const OLDEST_ENVOY: &str = "1.38";
 /// A binding of this snapshot takes its value from several objects.
 const JOINED_BUNDLES: &str = "joined-bundles";
@@ -66,7 +66,7 @@ impl PageRef {
 
 impl Manifest {
     /// The manifest of these pages, which must be sorted.
-    pub(crate) fn of(pages: &[Page]) -> Result<Self, SnapshotError> {
+    pub(crate) fn of(pages: &[Page], oldest_envoy: &str) -> Result<Self, SnapshotError> {
         let inline = pages.iter().map(|page| page.raw().len()).sum::<usize>() < limits::INLINE_BYTES;
         let refs = pages.iter().map(|page| {
             let first = page.records().first().map(|record| {
@@ -86,7 +86,7 @@ impl Manifest {
             raw: Bytes::new(),
             required: required(pages),
             optional: Vec::new(),
-            oldest_envoy: OLDEST_ENVOY.to_owned(),
+            oldest_envoy: oldest_envoy.to_owned(),
             pages: refs.collect(),
         };
         manifest.raw = manifest.wire().encode_to_vec().into();

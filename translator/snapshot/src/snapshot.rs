@@ -2,7 +2,7 @@
 
 use crate::digest::Digest;
 use crate::limits::{self, Usage};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, OLDEST_ENVOY};
 use crate::page::{self, Page};
 use crate::record::{Key, Record};
 use crate::shape::same_resource;
@@ -91,7 +91,15 @@ impl SnapshotError {
 impl Snapshot {
     /// Sorts the records, checks them and the limits, and cuts them into pages. The result depends on the set of
     /// records only.
-    pub fn build(mut records: Vec<Record>) -> Result<Self, SnapshotError> {
+    pub fn build(records: Vec<Record>) -> Result<Self, SnapshotError> {
+        Self::build_for(records, None)
+    }
+
+    /// The same with the oldest Envoy that understands the records, `major.minor`, if some that this version supports do not.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_for(mut records: Vec<Record>, oldest_envoy: Option<&str>) -> Result<Self, SnapshotError> {
         if records.len() as u64 > limits::SNAPSHOT_RECORDS {
             return Err(SnapshotError::Limit { what: "records", limit: limits::SNAPSHOT_RECORDS });
         }
@@ -101,7 +109,7 @@ impl Snapshot {
             return Err(SnapshotError::Duplicate(pair[0].key().to_string()));
         }
         let pages = page::cut(records);
-        let manifest = Manifest::of(&pages)?;
+        let manifest = Manifest::of(&pages, oldest_envoy.unwrap_or(OLDEST_ENVOY))?;
         Self::checked(manifest, pages)
     }
 

@@ -55,6 +55,7 @@ pub(super) fn assemble(
             }
         }
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
+        ask(&mut fleet);
         // Those that share a fleet agree on it.
         let own = served.first().and_then(|(_, gateway)| gateway.client_certificate.as_ref());
         if let Some(certificate) = own.or(fleet.proxy.client_certificate.as_ref()) {
@@ -245,6 +246,16 @@ impl Closed<'_> {
 
 fn refuses(cluster: &ir::Cluster) -> bool {
     cluster.tls.as_ref().is_some_and(|tls| tls.refuse)
+}
+
+/// What policies of its routes ask of the fleet as a whole: what its rate limit service has to know, and how new Envoys are.
+fn ask(fleet: &mut Fleet) {
+    let tables = fleet.tables();
+    let routes = tables.values().flat_map(|table| &table.hosts).flat_map(|host| &host.routes);
+    let policies: Vec<_> = routes.filter_map(|route| route.policies.as_ref()).collect();
+    let oldest = policies.iter().filter_map(|added| added.oldest_envoy).max();
+    let limits = policies.iter().flat_map(|added| added.counted.iter().cloned()).collect();
+    (fleet.limits, fleet.oldest_envoy) = (limits, oldest);
 }
 
 /// The clusters that a fleet's routes name: nothing that is not needed goes to its Envoys.

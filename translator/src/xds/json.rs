@@ -1,7 +1,7 @@
 //! Records as Envoy's own JSON: `Any` opened, keys sorted.
 
 use super::bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
-use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError};
+use super::{CLUSTER_TYPE, LISTENER_TYPE, RATE_LIMIT_TYPE, ROUTE_TYPE, XdsError};
 use moorgate_snapshot::record::{Record, Resource};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
@@ -17,19 +17,24 @@ pub(crate) const DESCRIPTORS: &[u8] = include_bytes!("../../data/envoy-descripto
 static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
 
 /// Every resource as it is served: `{"clusters": […], "listeners": […], "routes": […]}`, each sorted by name, with
-/// proto field names.
+/// proto field names; and `"rate_limits"`, if there are any, which a rate limit service reads and no Envoy does.
 pub fn resources<'r>(records: impl IntoIterator<Item = &'r Record>) -> Result<Value, XdsError> {
-    let [mut clusters, mut listeners, mut routes] = [const { Vec::new() }; 3];
+    let [mut clusters, mut listeners, mut routes, mut limits] = [const { Vec::new() }; 4];
     for ((type_url, _), bytes) in whole(records) {
         let resource = print(type_url, &bytes, true)?;
         match type_url {
             CLUSTER_TYPE => clusters.push(resource),
             LISTENER_TYPE => listeners.push(resource),
             ROUTE_TYPE => routes.push(resource),
+            RATE_LIMIT_TYPE => limits.push(resource),
             other => return Err(XdsError::Descriptor(other.to_owned())),
         }
     }
-    Ok(json!({"clusters": clusters, "listeners": listeners, "routes": routes}))
+    let mut lists = json!({"clusters": clusters, "listeners": listeners, "routes": routes});
+    if let Some(lists) = lists.as_object_mut().filter(|_| !limits.is_empty()) {
+        lists.insert("rate_limits".into(), limits.into());
+    }
+    Ok(lists)
 }
 
 /// A complete bootstrap that holds the configuration itself: what `compile -o envoy` prints, and what

@@ -1,7 +1,7 @@
 //! Reads back what [`super::records()`] wrote, as far as requests are decided by it: so that a snapshot explains itself
 //! without the sources. What only shapes a request on its way (time limits, header changes) is left out.
 
-use super::{CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, XdsError, canonical, route, stream};
+use super::{CLUSTER_TYPE, LISTENER_TYPE, RATE_LIMIT_TYPE, ROUTE_TYPE, XdsError, canonical, route, stream};
 use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
 use envoy_types::pb::envoy::config::listener::v3 as listener_pb;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
@@ -62,7 +62,7 @@ pub fn fleet<'r>(
                 let hosts = table.virtual_hosts.iter().map(|found| host(found, origins));
                 tables.entry(&resource.name).or_default().extend(hosts);
             }
-            CLUSTER_TYPE => {}
+            CLUSTER_TYPE | RATE_LIMIT_TYPE => {}
             other => return Err(XdsError::Descriptor(other.to_owned())),
         }
     }

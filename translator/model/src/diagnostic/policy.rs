@@ -72,6 +72,11 @@ crate::codes! { Semantic;
     PATCH_REFUSED = "MG4046", Error, "a patch asks for what no patch may do",
         "A snapshot holds no secrets and no endpoints, resources keep their names, and what is closed because another policy cannot be \
          carried out stays closed. Nothing of the policy is in force; if it may restrict access, what it targets answers 500.";
+    RATE_LIMIT_SERVICE = "MG4050", Error, "a global rate limit has no service that counts",
+        "Envoys do not count a global limit themselves: each asks a service (envoyproxy/ratelimit). Which one is said by the annotation \
+         moorgate.dev/rate-limit-service of the Gateway, or of its GatewayClass for all Gateways of the class: namespace/name:port \
+         of a Service, or namespace/name of a Backend. Without one that can be used, what the policy targets at this Gateway \
+         answers 500, since nothing would bound it.";
     POLICY_UNSUPPORTED = "MG4101", Warning, "a policy of this kind is not supported yet",
         "The kind is known, but this version does not compile it, and it restricts nothing. It has no effect.";
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",

@@ -88,6 +88,27 @@ pub struct RoutePolicies {
     pub described: bool,
     /// Values that filters need and relays make of Secrets.
     pub late: Vec<LateValue>,
+    /// What the fleet's rate limit service has to know for it: by the domain of the counts an encoded `RateLimitConfig`
+    /// without a name.
+    pub counted: Vec<(Arc<str>, Arc<[u8]>)>,
+    /// The oldest Envoy that reads all of this, major and minor, if some that are supported do not.
+    pub oldest_envoy: Option<(u32, u32)>,
+}
+
+/// What a service counts for all Envoys of a fleet together, as messages that only the policy's own file opens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SharedLimits {
+    /// Whose they are, in the name of their counts: `namespace/name` of the policy, and behind a plus sign of the one that
+    /// it is merged with.
+    pub of: String,
+    /// What each rule of a route has a count of its own for: an encoded `RateLimitPerRoute`.
+    pub apart: Vec<u8>,
+    /// What all routes of the policy have one count for: another one.
+    pub together: Vec<u8>,
+    /// The limits, as the service reads them: an encoded `RateLimitConfig` without a name.
+    pub config: Arc<[u8]>,
+    /// The oldest Envoy that reads them, major and minor, if some that are supported do not.
+    pub oldest_envoy: Option<(u32, u32)>,
 }
 
 /// A filter of requests that stands on a listener and runs for all of them.

@@ -338,3 +338,14 @@ proptest! {
         prop_assert!(snapshot.records().eq(records.iter()));
     }
 }
+
+#[test]
+fn the_oldest_envoy_is_part_of_what_a_snapshot_is() {
+    let records = || vec![resource(CLUSTER, "a", "", b"x")];
+    let usual = Snapshot::build(records()).unwrap();
+    let newer = Snapshot::build_for(records(), Some("1.39")).unwrap();
+    assert_eq!(Snapshot::build_for(records(), None).unwrap().id(), usual.id());
+    assert_ne!(newer.id(), usual.id());
+    let read = Manifest::decode(newer.manifest().raw().clone()).unwrap();
+    assert_eq!((usual.manifest().oldest_envoy(), read.oldest_envoy()), (OLDEST_ENVOY, "1.39"));
+}

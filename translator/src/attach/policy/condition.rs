@@ -77,7 +77,8 @@ fn serving(routes: &Routes<'_>) -> BTreeMap<ObjectRef, BTreeSet<Name>> {
 
 fn conditions(one: &One, targets: &[&Target], settled: &Settled, key: &(usize, Name)) -> Vec<Condition> {
     let generation = one.generation;
-    let mut out = vec![accepted(one, targets)];
+    let uncounted = settled.uncounted.get(key).map(String::as_str);
+    let mut out = vec![accepted(one, targets, uncounted)];
     let list = |objects: &BTreeSet<ObjectRef>| {
         objects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
@@ -98,7 +99,7 @@ fn conditions(one: &One, targets: &[&Target], settled: &Settled, key: &(usize, N
     out
 }
 
-fn accepted(one: &One, targets: &[&Target]) -> Condition {
+fn accepted(one: &One, targets: &[&Target], uncounted: Option<&str>) -> Condition {
     let generation = one.generation;
     let fails = |reason, message: &str| status::fails("Accepted", reason, message, generation);
     let reasons = targets.iter().filter_map(|target| match &target.state {
@@ -115,6 +116,9 @@ fn accepted(one: &One, targets: &[&Target]) -> Condition {
         return fails(reason, message);
     }
     if let Some(message) = &one.compiled.invalid {
+        return fails("Invalid", message);
+    }
+    if let Some(message) = uncounted {
         return fails("Invalid", message);
     }
     if one.compiled.closed {

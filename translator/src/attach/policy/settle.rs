@@ -1,5 +1,7 @@
 //! What policies make of the routes at each listener.
 
+mod limits;
+
 use super::held::{Chosen, Held};
 use super::merge::merged_object;
 use super::world::Sources;
@@ -12,10 +14,10 @@ use crate::attach::parent::{Placement, Routes};
 use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID};
 use moorgate_model::ir::{
     Action, Added, Cluster, ClusterPolicies, EndpointSource, PolicySource, Route, RouteOrigin, RoutePolicies,
-    Stream,
+    SharedLimits, Stream,
 };
 use moorgate_model::{Diagnostics, FieldPath, ObjectRef};
-use moorgate_policies::{Compiled, Kind, Lowered, compile_merged};
+use moorgate_policies::{Compiled, Kind, LimitService, Lowered, compile_merged};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -34,12 +36,16 @@ pub(in crate::attach) struct Settled {
     pub(super) overridden: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
     /// What was merged with it.
     pub(super) merged: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
+    /// Why nobody counts its global limits there.
+    pub(super) uncounted: BTreeMap<(usize, (String, String)), String>,
 }
 
 /// What policies of all kinds together make of a rule.
 struct Together {
     added: Added<RoutePolicies>,
     cluster: ClusterPolicies,
+    /// What the service of a fleet counts.
+    limits: Vec<SharedLimits>,
     /// Behind the names of clusters that they change: the policies that do.
     suffix: String,
     closed: bool,
@@ -66,6 +72,8 @@ pub(in crate::attach) fn settle<'a>(
     let mut settling = Settling {
         index,
         policies,
+        gateways,
+        services: BTreeMap::new(),
         clusters: std::mem::take(&mut routes.clusters),
         merged: BTreeMap::new(),
         together: BTreeMap::new(),
@@ -88,6 +96,9 @@ pub(in crate::attach) fn settle<'a>(
 struct Settling<'s, 'a> {
     index: &'s Index<'a>,
     policies: &'s Policies,
+    gateways: &'s BTreeMap<Key<'a>, Gateway<'a>>,
+    /// The service that counts for each Gateway, or why there is none.
+    services: BTreeMap<(String, String), Rc<Result<LimitService, String>>>,
     clusters: BTreeMap<String, Cluster>,
     /// Policies that were merged: the narrow one, then the wide one.
     merged: BTreeMap<(usize, usize), Rc<Compiled>>,
@@ -152,8 +163,11 @@ impl Settling<'_, '_> {
         let apply = |(route, chosen): (&Route, Vec<(Kind, Chosen)>)| {
             let mut route = route.clone();
             if !chosen.is_empty() {
-                let together = self.together(chosen, &route.origin.object);
+                let together = self.together(&chosen, &route.origin.object);
                 self.apply(&mut route, &together);
+                if !together.limits.is_empty() && !together.closed {
+                    self.limit(&mut route, &together, &chosen, gateway);
+                }
             }
             route
         };
@@ -187,14 +201,14 @@ impl Settling<'_, '_> {
     }
 
     /// What the chosen policies of all kinds together make of a rule.
-    fn together(&mut self, chosen: Vec<(Kind, Chosen)>, route: &ObjectRef) -> Rc<Together> {
-        if let Some(known) = self.together.get(&chosen) {
+    fn together(&mut self, chosen: &Vec<(Kind, Chosen)>, route: &ObjectRef) -> Rc<Together> {
+        if let Some(known) = self.together.get(chosen) {
             return Rc::clone(known);
         }
         let mut all = Lowered::default();
         let (mut sources, mut suffix) = (Vec::new(), String::new());
         let (mut closed, mut closed_streams) = (false, false);
-        for (kind, chosen) in &chosen {
+        for (kind, chosen) in chosen {
             let compiled = self.compiled(chosen);
             closed |= compiled.closed;
             closed_streams |= match kind {
@@ -226,11 +240,18 @@ impl Settling<'_, '_> {
             clusters: all.clusters,
             described: all.describes,
             late: all.late,
+            counted: Vec::new(),
+            oldest_envoy: None,
         };
-        let together =
-            Together { added: Some(Arc::new(added)), cluster: all.cluster, suffix, closed, closed_streams };
-        let together = Rc::new(together);
-        self.together.insert(chosen, Rc::clone(&together));
+        let together = Rc::new(Together {
+            added: Some(Arc::new(added)),
+            cluster: all.cluster,
+            limits: all.limits,
+            suffix,
+            closed,
+            closed_streams,
+        });
+        self.together.insert(chosen.clone(), Rc::clone(&together));
         together
     }
 
@@ -323,7 +344,7 @@ impl Settling<'_, '_> {
         if chosen.is_empty() {
             return None;
         }
-        let together = self.together(chosen, &stream.origin.object);
+        let together = self.together(&chosen, &stream.origin.object);
         let mut stream = stream.clone();
         if together.closed_streams && connections {
             stream.backends.clear();
@@ -347,7 +368,9 @@ fn joined(own: &RoutePolicies, added: &RoutePolicies) -> RoutePolicies {
     front(&mut both.forward, &own.forward);
     front(&mut both.clusters, &own.clusters);
     front(&mut both.late, &own.late);
+    front(&mut both.counted, &own.counted);
     both.described |= own.described;
+    both.oldest_envoy = both.oldest_envoy.max(own.oldest_envoy);
     both.filters.sort();
     both
 }
