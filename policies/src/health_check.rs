@@ -9,7 +9,8 @@ use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::{HealthCheck as Check, RequestMethod, health_check};
 use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value};
-use extra::{Log, Payload, logged, payload};
+pub(crate) use extra::{Log, logged};
+use extra::{Payload, payload};
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 use std::time::Duration;
@@ -177,7 +178,13 @@ fn active(found: &Active, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Check
         }
     };
     let (sinks, failures, successes) = match &found.health_check_log {
-        Some(log) => logged(log, &at.key("healthCheckLog"), cx)?,
+        Some(log) => match logged(log) {
+            Ok(logged) => logged,
+            Err(index) => {
+                cx.invalid(at.key("healthCheckLog").key("sinks").index(index), "a file needs a path");
+                return None;
+            }
+        },
         None => Default::default(),
     };
     Some(Check {

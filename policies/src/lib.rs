@@ -105,13 +105,13 @@ pub use global_rate_limit::{LimitService, limited};
 pub use input::{Input, InputKind};
 pub use kind::{GROUP, Kind, VERSION};
 pub use lowering::{
-    BackendRef, Compiled, Cookies, Lowered, Lowering, OfBackend, OfRule, SecretRef, World, compile,
-    compile_merged,
+    BackendRef, Compiled, Cookies, Lowered, Lowering, OfBackend, OfRule, ScriptCheck, SecretRef, World,
+    compile, compile_merged,
 };
 pub use oidc::SESSION_KEY;
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
-pub use reason::{Class, class, reason};
+pub use reason::{Class, Settled, class, reason, settled};
 pub use session::{SessionPersistence, session};
 pub use telemetry::{Telemetry, XTelemetry};
 

@@ -8,6 +8,7 @@ mod reference;
 mod rule;
 #[cfg(test)]
 pub(crate) mod testing;
+mod text;
 mod value;
 
 pub(crate) use ask::extension;
@@ -15,10 +16,11 @@ pub use backend::OfBackend;
 pub use late::SecretRef;
 pub(crate) use provider::{Asked, Provider, SETTINGS};
 pub use rule::{Cookies, OfRule};
+pub use text::ScriptCheck;
 pub(crate) use value::{any, digest, hash, milliseconds, seconds, time};
 
 use crate::capability::{About, AnyCapability};
-use crate::{Input, InputKind, Kind, TrustBundle};
+use crate::{Input, InputKind, Kind, Settled, TrustBundle};
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
@@ -144,6 +146,9 @@ pub trait World {
 
     /// A text of JSON, read; none if it is none.
     fn json(&self, text: &str) -> Option<Node>;
+
+    /// How strictly the scripts of a policy are looked at where it is attached.
+    fn script_check(&self, policy: &Object) -> ScriptCheck;
 
     /// Whether a field of a policy has the value that its schema gives to those who say nothing: an API server writes it
     /// into every object.
@@ -271,8 +276,10 @@ impl Compiled {
 pub fn compile(kind: Kind, object: &Object, world: &mut dyn World) -> Compiled {
     let mut cx = Lowering::new(kind, object, world);
     for field in crate::uncovered(kind, object) {
-        if !cx.world.is_default(object, &field) {
-            cx.unsupported(field, "this field is not supported by this version");
+        match crate::settled(kind.name(), &crate::kind::keys(&field).skip(1).collect::<Vec<_>>().join(".")) {
+            Some(Settled::Unused(why)) => cx.unused(field, why),
+            _ if cx.world.is_default(object, &field) => {}
+            _ => cx.unsupported(field, "this field is not supported by this version"),
         }
     }
     let mut parts = BTreeMap::new();
@@ -388,6 +395,13 @@ impl Lowering<'_> {
         self.ignored.push(field);
     }
 
+    /// A field that speaks of something that is not there: whatever it restricts, there is nothing to restrict.
+    fn unused(&mut self, field: FieldPath, why: &str) {
+        let finding = self.object.diagnostic(&POLICY_FIELD_UNSUPPORTED, field.clone(), why);
+        self.findings.push(finding.help("the field has no effect"));
+        self.ignored.push(field);
+    }
+
     /// A field that is wrong. Where it restricts access, what the policy targets is closed; elsewhere its capability has
     /// no effect.
     pub fn invalid(&mut self, field: FieldPath, message: &str) {
@@ -459,20 +473,6 @@ impl Lowering<'_> {
         }
     }
 
-    /// A text of a ConfigMap in the policy's namespace, under the first of these keys that it has, or else its only one.
-    pub fn config_map(&mut self, at: &FieldPath, name: &str, keys: &[&str]) -> Option<String> {
-        let found = self.world.config_map(self.namespace(), name);
-        let found = found.and_then(|texts| {
-            let named = keys.iter().find_map(|key| texts.get(*key));
-            let only = || texts.values().next().filter(|_| texts.len() == 1);
-            named
-                .or_else(only)
-                .cloned()
-                .ok_or_else(|| format!("ConfigMap {name} has no key {}", keys.join(" or ")))
-        });
-        found.map_err(|message| self.invalid(at.clone(), &message)).ok()
-    }
-
     /// Whether a name can be that of a header: Envoy would refuse a whole table of routes for another one, and take a
     /// percent sign or parenthesis for its own.
     pub fn header_name(&mut self, at: FieldPath, name: &str) -> bool {
@@ -491,11 +491,6 @@ impl Lowering<'_> {
             return None;
         }
         Some(MatchPattern::SafeRegex(RegexMatcher { regex: text.to_owned(), engine_type: None }))
-    }
-
-    /// A text of JSON, read.
-    pub fn json(&self, text: &str) -> Option<Node> {
-        self.world.json(text)
     }
 
     /// Whether an object can serve as a bundle of CA certificates.

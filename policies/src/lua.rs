@@ -3,7 +3,7 @@
 mod syntax;
 
 use crate::free::Free;
-use crate::{About, Capability, Effect, Kind, Lowering, place};
+use crate::{About, Capability, Effect, Kind, Lowering, ScriptCheck, place};
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::{Lua as Filter, LuaPerRoute, lua_per_route};
 use moorgate_model::FieldPath;
@@ -53,7 +53,10 @@ impl Capability for Lua {
         since: "0.2.0",
         docs: "\
 Scripts run on requests and responses (envoy_on_request, envoy_on_response), in their order; inline or from a ConfigMap (key lua, or its only one). \
-filterContext is what a script gets of handle:filterContext(). The syntax is checked while compiling. A script that cannot be loaded, or whose \
+filterContext is what a script gets of handle:filterContext(). Scripts are checked while compiling, as luaValidation of the EnvoyProxy says: \
+their syntax (InsecureSyntax), and by default (Strict) also that they define what Envoy calls, and that no name in them stands for what reaches \
+beyond requests (io, require, load, debug, os but for its clock and getenv, and the like); they are never run. Disabled checks nothing. Of several \
+Gateways that a policy is attached to the strictest says it. A script that cannot be loaded, or whose \
 envoy_on_request fails, answers 500: it may be what decides who passes. What Envoy does when envoy_on_response fails is left: the response goes on.",
         effect: Effect::Filter {
             name: NAME,
@@ -70,7 +73,7 @@ envoy_on_request fails, answers 500: it may be what decides who passes. What Env
             if text.len() > LONGEST {
                 return cx.invalid(at_text, &format!("a script has at most {LONGEST} bytes"));
             }
-            if let Err((line, why)) = syntax::check(&text) {
+            if let Err((line, why)) = checked(&text, cx.script_check()) {
                 return cx.invalid(at_text, &format!("line {line} of the script: {why}"));
             }
             let context = script.filter_context.as_ref();
@@ -92,6 +95,20 @@ envoy_on_request fails, answers 500: it may be what decides who passes. What Env
             cx.filter((&name, place::LUA), &Filter::default(), &own);
         }
     }
+}
+
+fn checked(text: &str, how: ScriptCheck) -> Result<(), syntax::Mistake> {
+    if how == ScriptCheck::Disabled {
+        return Ok(());
+    }
+    syntax::check(text)?;
+    if how == ScriptCheck::InsecureSyntax {
+        return Ok(());
+    }
+    let laxer = |why: String| {
+        format!("{why} (luaValidation of an EnvoyProxy says how strictly scripts are looked at)")
+    };
+    syntax::reach::check(text).map_err(|(line, why)| (line, laxer(why)))
 }
 
 /// The text of a script, and where it is named.
@@ -155,14 +172,14 @@ mod tests {
     #[test]
     fn scripts_in_their_order_with_what_they_are_told() {
         let spec = r#"{"lua": [{"type": "Inline", "inline": "function envoy_on_request(h) end", "filterContext": {"a": 1}},
-            {"type": "Inline", "inline": "x = a[b[1]]"}]}"#;
+            {"type": "Inline", "inline": "envoy_on_response = a[b[1]]"}]}"#;
         let (first, own) = script(spec, NAME);
         assert!(
             first.contains("[\nfunction envoy_on_request(h) end]]") && first.contains("=shop/guard/lua[0]")
         );
         assert_eq!(own.filter_context.unwrap().fields.len(), 1);
         let (second, _) = script(spec, "envoy.filters.http.lua.2");
-        assert!(second.contains("[=[\nx = a[b[1]]]=]"), "{second}");
+        assert!(second.contains("[=[\nenvoy_on_response = a[b[1]]]=]"), "{second}");
         assert!(
             syntax::check(&first).is_ok() && syntax::check(&second).is_ok(),
             "what is around is sound too"
@@ -170,11 +187,34 @@ mod tests {
     }
 
     #[test]
+    fn how_strictly_scripts_are_looked_at() {
+        let (broken, reaching) = ("function f(", "function envoy_on_request(h) os.exit() end");
+        assert!(
+            checked(broken, ScriptCheck::Disabled).is_ok()
+                && checked(reaching, ScriptCheck::Disabled).is_ok()
+        );
+        let syntax = ScriptCheck::InsecureSyntax;
+        assert!(checked(broken, syntax).is_err() && checked(reaching, syntax).is_ok());
+        assert!(checked("x = 1", syntax).is_ok() && checked("x = 1", ScriptCheck::Strict).is_err());
+        assert!(checked(reaching, ScriptCheck::Strict).is_err());
+        // What Envoy gets of a script that nobody looked at can be loaded all the same: it answers 500 by itself.
+        assert!(syntax::check(&wrapped(broken, "a")).is_ok());
+    }
+
+    #[test]
     fn what_is_no_script_closes() {
         for (script, said) in [
             (r#""type": "Inline""#, ""),
             (r#""type": "Inline", "inline": "function f()""#, ".inline"),
-            (r#""type": "Inline", "inline": "x = 1", "filterContext": [1]"#, ".filterContext"),
+            (r#""type": "Inline", "inline": "x = 1""#, ".inline"),
+            (
+                r#""type": "Inline", "inline": "function envoy_on_request(h) io.open('/etc/passwd') end""#,
+                ".inline",
+            ),
+            (
+                r#""type": "Inline", "inline": "function envoy_on_request(h) end", "filterContext": [1]"#,
+                ".filterContext",
+            ),
             (r#""type": "ValueRef", "valueRef": {"kind": "ConfigMap", "name": "gone"}"#, ".valueRef"),
             (r#""type": "ValueRef", "valueRef": {"kind": "Secret", "name": "here"}"#, ".valueRef.kind"),
         ] {

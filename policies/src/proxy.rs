@@ -8,6 +8,7 @@
 
 mod access_log;
 mod backend_tls;
+mod health_log;
 pub mod log_fields;
 mod order;
 mod tags;
@@ -25,6 +26,7 @@ use serde::Deserialize;
 
 /// The fields below `spec` that are carried out here, with everything below them.
 pub const FIELDS: &[&str] = &[
+    "backendTLS.alpnProtocols",
     "backendTLS.ciphers",
     "backendTLS.clientCertificateRef",
     "backendTLS.ecdhCurves",
@@ -33,6 +35,9 @@ pub const FIELDS: &[&str] = &[
     "backendTLS.signatureAlgorithms",
     "filterOrder",
     "ipFamily",
+    "luaValidation",
+    "mergeBackends",
+    "mergeGateways",
     "mergeType",
     "preserveRouteOrder",
     "telemetry.accessLog.disable",
@@ -51,6 +56,7 @@ pub const FIELDS: &[&str] = &[
     "telemetry.accessLog.settings.sinks.openTelemetry.resources",
     "telemetry.accessLog.settings.sinks.type",
     "telemetry.accessLog.settings.type",
+    "telemetry.healthCheckLog",
     "telemetry.requestID",
     "telemetry.tracing.clientSamplingFraction",
     "telemetry.tracing.customTags",
@@ -73,8 +79,12 @@ What holds for all Envoys of a fleet. accessLog: each setting says in which form
 (expressions of CEL, of which one has to be true) and to which sinks (files, a gRPC access log service, OpenTelemetry) lines go; without \
 settings they go to standard output as JSON, and disable stops them. tracing sends spans to OpenTelemetry, Zipkin or Datadog, with \
 sampling, tags and names; an XTelemetryPolicy on the Gateway comes first. filterOrder moves filters of requests before or behind others. \
-backendTLS bounds TLS to backends that have it, and names the certificate that is shown to them. ipFamily says which addresses listeners \
-bind, preserveRouteOrder that rules are tried as they are written. mergeType puts the parameters of a Gateway over those of its class. \
+healthCheckLog has what \
+active health checks find written to files beside Envoy, where a BackendTrafficPolicy does not say it otherwise. \
+backendTLS bounds TLS to backends that have it, says which protocols are offered (alpnProtocols) and which certificate is shown to them. ipFamily says which addresses listeners \
+bind, preserveRouteOrder that rules are tried as they are written. luaValidation says how strictly scripts are looked at (see lua). \
+mergeGateways, in the parameters of a class, has one fleet serve all of its Gateways, as --merge-class does. A backend has one cluster, however \
+many rules name it; with mergeBackends.selector that holds for chosen backends only, and each rule has a cluster of its own for all others. mergeType puts the parameters of a Gateway over those of its class. \
 What cannot be carried out costs itself (MG4106). The rest shapes pods and Service: see moorgate render.";
 
 /// What the rest of the source knows.
@@ -114,6 +124,7 @@ struct Spec {
 #[serde(rename_all = "camelCase")]
 struct Telemetry {
     access_log: Option<access_log::Spec>,
+    health_check_log: Option<crate::health_check::Log>,
     tracing: Option<tracing::Spec>,
     #[serde(rename = "requestID")]
     request_id: Option<tracing::RequestId>,
@@ -151,6 +162,9 @@ pub fn lower(object: &Object, around: Around<'_>) -> Lowered {
     if let Some(request_id) = &spec.telemetry.request_id {
         let manager = tracing::request_id(request_id);
         cx.out.proxy.manager.push(patch(&manager, &[]));
+    }
+    if let Some(log) = &spec.telemetry.health_check_log {
+        health_log::lower(log, &mut cx);
     }
     if let Some(tls) = &spec.backend_tls {
         backend_tls::lower(tls, &mut cx);

@@ -93,7 +93,6 @@ const REASONS: &[(&str, &str, &str)] = &[
         "telemetry",
         "spans and statistics are named by Gateway or EnvoyProxy, and not yet by route",
     ),
-    ("ClientTrafficPolicy", "tls.fingerprints", "fingerprints of clients are not asked for yet"),
     ("EnvoyExtensionPolicy", "dynamicModule", MODULE),
     ("EnvoyExtensionPolicy", "extProc.backendSettings", SERVICE),
     ("EnvoyProxy", "geoIP", GEO),
@@ -114,6 +113,60 @@ const REASONS: &[(&str, &str, &str)] = &[
     ("SecurityPolicy", "jwt.providers.remoteJWKS.backendRef", "write backendRefs, which took its place"),
     ("SecurityPolicy", "oidc.provider.backendSettings", SERVICE),
 ];
+
+/// A field that no policy can make use of, whoever carries it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The published schema takes no value of it; the message of its rule.
+    Refused(&'static str),
+    /// By its own description it speaks of something that is not there; what.
+    Unused(&'static str),
+}
+
+impl Settled {
+    /// What is said of it, in one line.
+    pub fn describe(self) -> String {
+        match self {
+            Self::Refused(message) => format!("refused by the schema of the kind: {message}"),
+            Self::Unused(why) => format!("not used by definition: {why}"),
+        }
+    }
+}
+
+const OF_CLIENTS: Settled = Settled::Unused(
+    "fingerprints are derived from the handshake of a client, and to a backend the proxy itself is the client",
+);
+
+/// Such fields, with everything below them.
+const SETTLED: &[(&str, &str, Settled)] = &[
+    ("Backend", "tls.fingerprints", OF_CLIENTS),
+    (
+        "BackendTrafficPolicy",
+        "rateLimit.local.rules.cost.response",
+        Settled::Refused("response cost is not supported for Local Rate Limits"),
+    ),
+    (
+        "BackendTrafficPolicy",
+        "rateLimit.local.rules.limit.fromMetadata",
+        Settled::Refused("limit fromMetadata is not supported for Local Rate Limits"),
+    ),
+    (
+        "BackendTrafficPolicy",
+        "responseOverride.response.header.remove",
+        Settled::Refused("Remove is not supported for header in CustomResponse"),
+    ),
+    ("EnvoyProxy", "backendTLS.fingerprints", OF_CLIENTS),
+    (
+        "HTTPRouteFilter",
+        "directResponse.header.remove",
+        Settled::Refused("header.remove is not supported for DirectResponse"),
+    ),
+];
+
+/// Whether a field below `spec` is of no use to anybody.
+pub fn settled(kind: &str, field: &str) -> Option<Settled> {
+    longest(SETTLED, kind, field).copied()
+}
 
 /// What is said where nothing better is known.
 const LATER: &str = "this version does not carry it out; it is a diagnostic, and where it restricts access its target is closed";
@@ -147,5 +200,10 @@ mod tests {
         assert_eq!(class("SecurityPolicy", "oidcx"), Class::Pure);
         assert_eq!(reason("BackendTrafficPolicy", "routingType"), REASONS[2].2);
         assert_eq!(reason("Backend", "type"), LATER);
+        assert_eq!(settled("HTTPRouteFilter", "directResponse.header.set"), None);
+        assert!(matches!(
+            settled("HTTPRouteFilter", "directResponse.header.remove"),
+            Some(Settled::Refused(_))
+        ));
     }
 }

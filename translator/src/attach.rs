@@ -7,6 +7,7 @@
 //! All references across namespaces go through [`grant`]. What cannot be resolved becomes a value that answers 500,
 //! so that the rest keeps working (Gateway API: HTTPRoute `backendRefs`).
 
+mod apart;
 mod backend;
 mod filter;
 mod fleet;
@@ -124,6 +125,7 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     listener::filters(&index, &policies, &mut gateways, &mut routes, &mut diagnostics);
     policy::telemetry(&index, &mut policies, &mut gateways, &mut routes, &mut diagnostics);
     let proxies = proxy::resolve(&index, &policies, &gateways, &mut routes, &mut diagnostics);
+    apart::take(&index, &mut routes);
     listener::report(&index, &gateways, &mut statuses);
     parameters::report(&index, &mut diagnostics);
     unsupported::report(&index, &gateways, &mut diagnostics, &mut statuses);

@@ -89,10 +89,13 @@ pub fn compile(files: &[File], options: &Options) -> Compilation {
 /// Compiles objects that were loaded.
 pub fn compile_objects(loaded: Loaded, options: &Options) -> Compilation {
     let Loaded { objects, mut diagnostics, redacted } = loaded;
-    let served_by = Fleets::new(&objects, options.validate.namespace.as_deref(), &options.attach);
+    let namespace = options.validate.namespace.as_deref();
+    let merged = fleets::merged(&objects, namespace, &options.attach);
+    let asked = attach::Options { merged, ..options.attach.clone() };
+    let served_by = Fleets::new(&objects, namespace, &asked);
     let named = blame::Named::new(&objects, options).served(&served_by);
     let (objects, found) = validate::validate(objects, &options.validate);
-    let attaching = attach::Options { refused: validate::refused(&found), ..options.attach.clone() };
+    let attaching = attach::Options { refused: validate::refused(&found), ..asked };
     diagnostics.append(found);
     let owned = options.ownership.as_ref();
     let (objects, left_out) = match owned {

@@ -18,7 +18,7 @@ pub(super) struct Payload {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Log {
+pub(crate) struct Log {
     #[serde(default)]
     sinks: Vec<Sink>,
     #[serde(default)]
@@ -64,20 +64,22 @@ pub(super) fn payload(
     Some(Some(health_check::Payload { payload: bytes }))
 }
 
-/// The sinks, and whether each failure and each success is told, or only the first of a row; none if a sink is wrong.
-pub(super) fn logged(
-    log: &Log,
-    at: &FieldPath,
-    cx: &mut Lowering<'_>,
-) -> Option<(Vec<TypedExtensionConfig>, bool, bool)> {
+/// Where is written without a choice.
+const OUTPUT: &str = "/dev/stdout";
+
+/// The sinks, and whether each failure and each success is told, or only the first of a row.
+///
+/// # Errors
+/// The position of a sink without a path.
+pub(crate) fn logged(log: &Log) -> Result<(Vec<TypedExtensionConfig>, bool, bool), usize> {
     let mut sinks = Vec::new();
-    for (index, sink) in log.sinks.iter().enumerate() {
-        let path = sink.file.as_ref().map(|file| file.path.as_str()).unwrap_or_default();
+    let written = log.sinks.iter().map(|sink| sink.file.as_ref().map(|file| file.path.as_str()));
+    let written: Vec<&str> = written.map(Option::unwrap_or_default).collect();
+    for (index, path) in if written.is_empty() { &[OUTPUT][..] } else { &written }.iter().enumerate() {
         if path.is_empty() || path.chars().any(char::is_control) {
-            cx.invalid(at.key("sinks").index(index), "a file needs a path");
-            return None;
+            return Err(index);
         }
-        let config = HealthCheckEventFileSink { event_log_path: path.to_owned() };
+        let config = HealthCheckEventFileSink { event_log_path: (*path).to_owned() };
         sinks.push(TypedExtensionConfig {
             name: "envoy.health_check.event_sinks.file".into(),
             typed_config: Some(any(&config)),
@@ -85,5 +87,5 @@ pub(super) fn logged(
     }
     // Without a choice everything is told.
     let each = |name: &str| log.matches.is_empty() || log.matches.iter().any(|found| found == name);
-    Some((sinks, each("Failure"), each("Success")))
+    Ok((sinks, each("Failure"), each("Success")))
 }

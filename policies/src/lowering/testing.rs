@@ -101,6 +101,10 @@ impl World for Shop {
         serde_json::from_str(text).ok().map(|value: serde_json::Value| node(&value))
     }
 
+    fn script_check(&self, _: &Object) -> ScriptCheck {
+        ScriptCheck::default()
+    }
+
     fn is_default(&self, _: &Object, field: &FieldPath) -> bool {
         field.to_string() == "spec.connection.maxAcceptPerSocketEvent"
     }

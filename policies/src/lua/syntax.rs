@@ -1,6 +1,7 @@
 //! Whether a text is a script: the grammar of Lua 5.1 with what LuaJIT adds to it (goto, labels, 64-bit numbers, more
 //! escapes). What a script does is for nobody to know before it runs.
 
+pub(super) mod reach;
 mod token;
 
 use token::{Lexer, Token};

@@ -19,6 +19,8 @@ pub(super) struct Spec {
     #[serde(default)]
     signature_algorithms: Vec<String>,
     client_certificate_ref: Option<SecretRef>,
+    /// None at all if the list is empty.
+    alpn_protocols: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -29,6 +31,8 @@ struct SecretRef {
 
 /// `common_tls_context.tls_params`, and four fields of it: lists do not grow.
 const PARAMETERS: [&[u32]; 3] = [&[1, 1, 3], &[1, 1, 4], &[1, 1, 5]];
+/// `common_tls_context.alpn_protocols`.
+const PROTOCOLS: &[u32] = &[1, 4];
 
 pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) {
     let version = |text: Option<&str>| match text {
@@ -59,6 +63,11 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) {
             ..Default::default()
         };
         cx.out.proxy.backend_tls.push(patch(&context, &clear));
+    }
+    if let Some(protocols) = &spec.alpn_protocols {
+        let common = CommonTlsContext { alpn_protocols: protocols.clone(), ..Default::default() };
+        let context = UpstreamTlsContext { common_tls_context: Some(common), ..Default::default() };
+        cx.out.proxy.backend_tls.push(patch(&context, &[PROTOCOLS]));
     }
     if let Some(secret) = &spec.client_certificate_ref {
         let own = &*cx.object.reference.namespace;

@@ -156,3 +156,35 @@ fn the_rest_is_as_it_is_written() {
     let away = lowered(r#"{"backendTLS": {"clientCertificateRef": {"name": "cert", "namespace": "other"}}}"#);
     assert_eq!((said(&away).len(), away.proxy.client_certificate), (1, None));
 }
+
+#[test]
+fn protocols_for_backends_take_the_place_of_what_is_offered() {
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+    for (list, expected) in [(r#"["h2", "http/1.1"]"#, vec!["h2", "http/1.1"]), ("[]", vec![])] {
+        let found = lowered(&format!(r#"{{"backendTLS": {{"alpnProtocols": {list}}}}}"#)).proxy.backend_tls;
+        assert_eq!(found[0].clear, [[1, 4]]);
+        let context: UpstreamTlsContext = testing::patched(&found);
+        assert_eq!(context.common_tls_context.unwrap_or_default().alpn_protocols, expected);
+    }
+}
+
+#[test]
+fn what_health_checks_find_is_written_down() {
+    use envoy_types::pb::envoy::config::core::v3::HealthCheck;
+    use envoy_types::pb::envoy::extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink;
+    let check = |log: &str| {
+        let found = lowered(&format!(r#"{{"telemetry": {{"healthCheckLog": {log}}}}}"#));
+        assert_eq!(said(&found), [""; 0]);
+        let check = HealthCheck::decode(found.proxy.health_log.unwrap().as_slice()).unwrap();
+        let sink = check.event_logger[0].typed_config.as_ref().unwrap();
+        let sink = HealthCheckEventFileSink::decode(sink.value.as_slice()).unwrap();
+        (sink.event_log_path, check.always_log_health_check_failures, check.always_log_health_check_success)
+    };
+    assert_eq!(check("{}"), ("/dev/stdout".into(), true, true));
+    let file = r#""sinks": [{"type": "File", "file": {"path": "/var/log/checks"}}]"#;
+    let chosen = check(&format!(r#"{{{file}, "matches": ["FailureSeriesStart", "Success"]}}"#));
+    assert_eq!(chosen, ("/var/log/checks".into(), false, true));
+    let wrong = lowered(r#"{"telemetry": {"healthCheckLog": {"sinks": [{"type": "File"}]}}}"#);
+    assert_eq!(said(&wrong), ["MG4106 spec.telemetry.healthCheckLog.sinks[0]"]);
+    assert_eq!(wrong.proxy.health_log, None);
+}

@@ -8,6 +8,7 @@ mod condition;
 mod held;
 mod host;
 mod merge;
+mod reach;
 mod settle;
 mod target;
 mod telemetry;

@@ -10,7 +10,7 @@ use super::policy::{Policies, Sources};
 use super::spec::{GatewayClass, ParametersRef};
 use crate::parameters;
 use moorgate_model::diagnostic::policy::{PARAMETER_IGNORED, PARAMETER_UNUSABLE};
-use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef, ir};
+use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Node, Object, ObjectRef, ir};
 use moorgate_policies::proxy::{self, Around};
 use moorgate_snapshot::FleetName;
 use std::collections::BTreeMap;
@@ -31,11 +31,7 @@ pub(super) fn resolve<'a>(
     for (key, gateway) in gateways.iter().filter(|(_, gateway)| gateway.is_served()) {
         let fleet = index.options.fleet(gateway.class, key.0, key.1);
         let merged = index.options.merged.contains(gateway.class);
-        let own = index
-            .gateways
-            .get(key)
-            .and_then(|found| found.value.spec.infrastructure.as_ref()?.parameters_ref.as_ref());
-        if let (Some(_), true) = (own, merged) {
+        if merged && own_parameters(index, *key).is_some() {
             said.push(gateway.object.diagnostic(
                 &PARAMETER_IGNORED,
                 FieldPath::parse("spec.infrastructure.parametersRef"),
@@ -45,15 +41,14 @@ pub(super) fn resolve<'a>(
                 ),
             ));
         }
+        if !merged {
+            said.extend(only_of_class(index, *key));
+        }
         if out.contains_key(&fleet) && merged {
             out.get(&fleet).iter().flat_map(|found| &found.clusters).for_each(|name| routes.note(name, *key));
             continue;
         }
-        let class = index.classes.get(gateway.class).and_then(|class| of_class(index, class));
-        let own = own
-            .filter(|_| !merged)
-            .and_then(|named| object(index, named, Some(&gateway.object.reference.namespace)));
-        let Some(object) = parameters::effective(own, class) else { continue };
+        let Some(object) = parameters_of(index, *key) else { continue };
         let mut found = lower(index, policies, routes, &object, service(index.options, gateway));
         found.proxy.clusters.sort();
         found.proxy.clusters.dedup();
@@ -66,6 +61,30 @@ pub(super) fn resolve<'a>(
     said.dedup();
     diagnostics.extend(said);
     out
+}
+
+/// What the parameters of a Gateway say that only those of a class can.
+fn only_of_class(index: &Index<'_>, key: Key<'_>) -> Option<Diagnostic> {
+    let object = object(index, own_parameters(index, key)?, Some(key.0))?;
+    let spec = parameters::read(object).ok()?;
+    let asked = spec.spec.get("mergeGateways").and_then(Node::as_bool) == Some(true);
+    let inside = &*object.reference.kind != parameters::KIND;
+    let field = if inside { spec.at } else { spec.at.key("mergeGateways") };
+    let message = "mergeGateways has no effect in the parameters of a Gateway: its class has to say it";
+    asked.then(|| object.diagnostic(&PARAMETER_IGNORED, field, message))
+}
+
+/// The parameters that a Gateway itself names.
+fn own_parameters<'i>(index: &'i Index<'_>, key: Key<'i>) -> Option<&'i ParametersRef> {
+    index.gateways.get(&key)?.value.spec.infrastructure.as_ref()?.parameters_ref.as_ref()
+}
+
+/// What holds for a Gateway: its own parameters, those of its class, or both together.
+pub(super) fn parameters_of(index: &Index<'_>, key: Key<'_>) -> Option<Object> {
+    let class = index.gateways.get(&key)?.value.spec.gateway_class_name.as_str();
+    let own = own_parameters(index, key).filter(|_| !index.options.merged.contains(class));
+    let own = own.and_then(|named| object(index, named, Some(key.0)));
+    parameters::effective(own, index.classes.get(class).and_then(|class| of_class(index, class)))
 }
 
 fn lower(

@@ -5,7 +5,9 @@ use super::{Exit, Failure, table};
 use crate::report::FORMAT_VERSION;
 use crate::{parameters, patches, validate};
 use clap::{Args, ValueEnum};
-use moorgate_policies::{About, CAPABILITIES, Class, Coverage, Covered, Effect, Kind, POLICIES, proxy};
+use moorgate_policies::{
+    About, CAPABILITIES, Class, Coverage, Covered, Effect, Kind, POLICIES, Settled, proxy, settled,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -127,53 +129,119 @@ fn reason(kind: &str, field: &str) -> &'static str {
         .unwrap_or_else(|| moorgate_policies::reason(kind, field))
 }
 
-/// A field's state: `yes` and the capability, or `no`.
-fn state(kind: &str, field: &str) -> (bool, &'static str) {
+/// A field's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is carried out, by this capability.
+    Carried(&'static str),
+    /// Nobody can make use of it.
+    Settled(Settled),
+    /// It is not carried out.
+    Left,
+}
+
+impl State {
+    /// Its name, for scripts.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Carried(_) => "carried out",
+            Self::Settled(Settled::Refused(_)) => "refused by the schema",
+            Self::Settled(Settled::Unused(_)) => "not used by definition",
+            Self::Left => "not carried out",
+        }
+    }
+}
+
+fn state(kind: &str, field: &str) -> State {
+    carried(kind, field)
+        .map(State::Carried)
+        .or_else(|| settled(kind, field).map(State::Settled))
+        .unwrap_or(State::Left)
+}
+
+/// The capability that carries a field out, if one does.
+fn carried(kind: &str, field: &str) -> Option<&'static str> {
     if kind == patches::KIND && patches::FIELDS.iter().any(|known| field.split('.').next() == Some(known)) {
-        return (true, "patches");
+        return Some("patches");
     }
     if kind == parameters::KIND {
         let above = |known: &&&str| {
             field.strip_prefix(**known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         if proxy::FIELDS.iter().any(|known| above(&known)) {
-            return (true, "proxy");
+            return Some("proxy");
         }
         let own = parameters::fields();
         let carried = own.iter().any(|(known, why)| known == field && why.is_none());
-        return (carried, if carried { "render" } else { "" });
+        return carried.then_some("render");
     }
-    let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else { return (false, "") };
+    let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
     let keys: Vec<&str> = field.split('.').collect();
     match Covered::of(kind).state(&keys) {
-        Coverage::Full(file) => (true, file.unwrap_or("attachment")),
+        Coverage::Full(file) => Some(file.unwrap_or("attachment")),
         // A field without fields of its own has nothing below it.
-        Coverage::Partial | Coverage::None => (false, ""),
+        Coverage::Partial | Coverage::None => None,
+    }
+}
+
+/// How many fields there are, and what of them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    carried: usize,
+    refused: usize,
+    unused: usize,
+    all: usize,
+}
+
+impl Sum {
+    fn add(&mut self, state: State) {
+        self.all += 1;
+        match state {
+            State::Carried(_) => self.carried += 1,
+            State::Settled(Settled::Refused(_)) => self.refused += 1,
+            State::Settled(Settled::Unused(_)) => self.unused += 1,
+            State::Left => {}
+        }
+    }
+
+    /// What nobody can make use of is not missing.
+    fn show(self) -> String {
+        let mut out = format!("{} of {} fields", self.carried + self.refused + self.unused, self.all);
+        for (count, what) in
+            [(self.refused, "refused by the schema of the kind"), (self.unused, "not used by definition")]
+        {
+            if count > 0 {
+                let _ = write!(out, ", {count} {what}");
+            }
+        }
+        out
     }
 }
 
 fn fields_text() -> String {
     let mut out = format!("Envoy Gateway {}\n", validate::envoy_gateway_version());
-    let mut classes: BTreeMap<Class, (usize, usize)> = BTreeMap::new();
+    let mut classes: BTreeMap<Class, Sum> = BTreeMap::new();
     for (kind, fields) in all_fields() {
         let rows: Vec<_> = fields.iter().map(|field| (field, state(kind, field))).collect();
-        let supported = rows.iter().filter(|(_, (supported, _))| *supported).count();
-        let _ = writeln!(out, "\n{kind}: {supported} of {} fields", rows.len());
-        for (field, (supported, capability)) in rows {
+        let mut sum = Sum::default();
+        rows.iter().for_each(|(_, state)| sum.add(*state));
+        let _ = writeln!(out, "\n{kind}: {}", sum.show());
+        for (field, state) in rows {
             let class = moorgate_policies::class(kind, field);
-            let (carried, all) = classes.entry(class).or_default();
-            (*carried, *all) = (*carried + usize::from(supported), *all + 1);
-            let _ = if supported {
-                writeln!(out, "  yes {field}  {capability}")
-            } else {
-                writeln!(out, "  no  {field}  {}: {}", class.name(), reason(kind, field))
+            classes.entry(class).or_default().add(state);
+            let _ = match state {
+                State::Carried(capability) => writeln!(out, "  yes {field}  {capability}"),
+                State::Settled(settled) => {
+                    writeln!(out, "  -   {field}  {}: {}", class.name(), settled.describe())
+                }
+                State::Left => writeln!(out, "  no  {field}  {}: {}", class.name(), reason(kind, field)),
             };
         }
     }
     out.push('\n');
     for class in Class::ALL {
-        let (carried, all) = classes.get(&class).copied().unwrap_or_default();
-        let _ = writeln!(out, "{}: {carried} of {all} fields", class.name());
+        let sum = classes.get(&class).copied().unwrap_or_default();
+        let _ = writeln!(out, "{}: {}", class.name(), sum.show());
     }
     out
 }
@@ -183,11 +251,16 @@ fn fields_json() -> Vec<Value> {
     fields
         .flat_map(|(kind, fields)| {
             fields.into_iter().map(move |field| {
-                let (supported, capability) = state(kind, &field);
-                let capability = Some(capability).filter(|name| !name.is_empty());
-                let why = Some(reason(kind, &field)).filter(|_| !supported);
+                let state = state(kind, &field);
+                let capability = if let State::Carried(name) = state { Some(name) } else { None };
+                let why = match state {
+                    State::Carried(_) => None,
+                    State::Settled(settled) => Some(settled.describe()),
+                    State::Left => Some(reason(kind, &field).to_owned()),
+                };
                 json!({
-                    "kind": kind, "field": format!("spec.{field}"), "supported": supported, "capability": capability,
+                    "kind": kind, "field": format!("spec.{field}"), "supported": state != State::Left,
+                    "state": state.name(), "capability": capability,
                     "class": moorgate_policies::class(kind, &field).name(), "reason": why,
                 })
             })

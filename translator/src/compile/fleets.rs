@@ -1,9 +1,40 @@
 //! Which fleet serves a Gateway.
 
 use crate::attach::{self, GATEWAY_GROUP};
-use moorgate_model::Object;
+use crate::parameters;
+use moorgate_model::{Node, Object};
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The classes whose Gateways one fleet serves: those that the caller names, and those whose parameters ask for it (EnvoyProxy
+/// `mergeGateways`).
+pub(super) fn merged(
+    objects: &[Object],
+    namespace: Option<&str>,
+    options: &attach::Options,
+) -> BTreeSet<String> {
+    let text = |object: &Object, path: &str| object.at(path).and_then(Node::as_str).map(str::to_owned);
+    let classes = objects.iter().filter(|object| {
+        (&*object.reference.group, &*object.reference.kind) == (GATEWAY_GROUP, "GatewayClass")
+            && text(object, "spec.controllerName").is_some_and(|name| name == options.controller_name)
+    });
+    let asks = |class: &&Object| -> Option<bool> {
+        let part = |name: &str| text(class, &format!("spec.parametersRef.{name}"));
+        let (group, kind, name) = (part("group")?, part("kind")?, part("name")?);
+        let wanted = parameters::reference(&group, &kind, part("namespace").as_deref(), &name).ok()?;
+        let is_wanted = |object: &&Object| {
+            let found = &object.reference;
+            let own = Some(&*found.namespace).filter(|own| !own.is_empty()).or(namespace);
+            (&found.group, &found.kind, &found.name) == (&wanted.group, &wanted.kind, &wanted.name)
+                && own == Some(&*wanted.namespace)
+        };
+        let object = objects.iter().find(is_wanted)?;
+        parameters::read(object).ok()?.spec.get("mergeGateways")?.as_bool()
+    };
+    let asking = classes.filter(|class| asks(class) == Some(true));
+    let asking = asking.map(|class| class.reference.name.to_string());
+    options.merged.iter().cloned().chain(asking).collect()
+}
 
 /// The fleets of Gateways: each its own, but for those of merged classes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -100,6 +100,11 @@ fn unknown(at: &FieldPath, name: &str, known: &[(&'static str, Field)]) -> Fault
 
 /// Fields that do not go together.
 fn together(spec: &Node, faults: &mut Vec<Fault>) {
+    let merges_backends = spec.get("mergeBackends").is_some_and(|found| found.value != Value::Null);
+    if merges_backends && spec.get("mergeGateways").and_then(Node::as_bool) == Some(true) {
+        let message = "mergeGateways and mergeBackends cannot both be enabled".to_owned();
+        faults.push(Fault { field: FieldPath::parse("mergeGateways"), message, fatal: true });
+    }
     let at = FieldPath::parse("provider.kubernetes");
     let Some(kubernetes) = spec.at(&at) else { return };
     let has =

@@ -70,9 +70,9 @@ pub(super) const SPEC: Field = Part(&[
     ("geoIP", Ignored(LATER)),
     ("ipFamily", Text(&["DualStack", "IPv4", "IPv6"])),
     ("logging", Part(&[("level", Part(LEVELS))])),
-    ("luaValidation", Ignored("no Lua is compiled")),
-    ("mergeBackends", IgnoredFlag("each backend has a cluster of its own")),
-    ("mergeGateways", IgnoredFlag("each Gateway has a fleet of its own")),
+    ("luaValidation", Text(&["Disabled", "InsecureSyntax", "Strict"])),
+    ("mergeBackends", Part(&[("selector", Object)])),
+    ("mergeGateways", Flag),
     ("mergeType", Text(&["JSONMerge", "Replace", "StrategicMerge"])),
     ("preserveRouteOrder", Flag),
     ("provider", Part(PROVIDER)),
@@ -84,7 +84,7 @@ pub(super) const SPEC: Field = Part(&[
 const VERSIONS: &[&str] = &["1.0", "1.1", "1.2", "1.3", "Auto"];
 
 const BACKEND_TLS: &[(&str, Field)] = &[
-    ("alpnProtocols", Ignored("the protocol of a backend decides what is negotiated")),
+    ("alpnProtocols", List),
     ("ciphers", List),
     ("clientCertificateRef", Object),
     ("ecdhCurves", List),
@@ -111,7 +111,7 @@ pub(super) const LEVELS: &[(&str, Field)] = &[
 
 const TELEMETRY: &[(&str, Field)] = &[
     ("accessLog", Part(ACCESS_LOG)),
-    ("healthCheckLog", Ignored(LATER)),
+    ("healthCheckLog", Object),
     ("metrics", Ignored("Envoy's own metrics are at its admin interface")),
     ("requestID", Object),
     ("tracing", Part(TRACING)),

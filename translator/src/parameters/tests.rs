@@ -161,7 +161,7 @@ fn fields_without_effect_are_named_and_those_that_make_no_sense_refuse() {
     let kubernetes = |fields: &str| format!("{{ provider: {{ kubernetes: {{ {fields} }} }} }}");
     let cases = [
         ("{ extraArgs: [a] }".to_owned(), "extraArgs", false),
-        ("{ mergeGateways: true }".into(), "mergeGateways", false),
+        ("{ mergeGateways: true, mergeBackends: {} }".into(), "mergeGateways", true),
         ("{ mergeGateways: 3 }".into(), "mergeGateways", true),
         ("{ preserveRouteOrder: 1 }".into(), "preserveRouteOrder", true),
         ("{ backendTLS: { minVersion: '1.4' } }".into(), "backendTLS.minVersion", true),
@@ -204,9 +204,11 @@ fn fields_without_effect_are_named_and_those_that_make_no_sense_refuse() {
     for (spec, field, fatal) in cases {
         assert_eq!(said(&spec), [(field.to_owned(), fatal)], "{spec}");
     }
-    for spec in
-        ["{ mergeGateways: false, preserveRouteOrder: false }", "{ logging: { level: { upstream: debug } } }"]
-    {
+    for spec in [
+        "{ mergeGateways: true, preserveRouteOrder: false }",
+        "{ mergeBackends: {} }",
+        "{ logging: { level: { upstream: debug } } }",
+    ] {
         assert_eq!(said(spec), [], "{spec}");
     }
 }

@@ -31,7 +31,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use moorgate_model::ir::{
-    AppProtocol, Cluster, Direct, DirectAddress, Dns, DnsFamily, EndpointSource, Proxy, ProxyHeader,
+    AppProtocol, Cluster, Direct, DirectAddress, Dns, DnsFamily, EndpointSource, Patch, Proxy, ProxyHeader,
     ServerName,
 };
 use moorgate_snapshot::record::{BindingKind, Reference};
@@ -121,7 +121,16 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         out.transport_socket = Some(proxy_header(version, out.transport_socket));
     }
     patch::apply(&mut out, &cluster.policies.cluster);
+    log_checks(&mut out, proxy);
     (out, refs)
+}
+
+/// Where findings of health checks are written, if only the fleet says it.
+fn log_checks(cluster: &mut pb::Cluster, proxy: &Proxy) {
+    let Some(log) = &proxy.health_log else { return };
+    let over = [Patch { message: log.clone(), ..Patch::default() }];
+    let silent = cluster.health_checks.iter_mut().filter(|check| check.event_logger.is_empty());
+    silent.for_each(|check| patch::apply(check, &over));
 }
 
 /// How Envoy looks for the addresses itself, if a policy says how and there are only names: then there is no binding.

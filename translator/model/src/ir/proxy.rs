@@ -19,6 +19,8 @@ pub struct Proxy {
     pub manager: Vec<Patch>,
     /// Over Envoy's `UpstreamTlsContext`, where a backend has TLS.
     pub backend_tls: Vec<Patch>,
+    /// An encoded `HealthCheck` that says where findings are written, over checks of which nothing says it.
+    pub health_log: Option<Vec<u8>>,
     /// The Secret that is shown to backends, `namespace/name`, where neither Gateway nor backend has one.
     pub client_certificate: Option<String>,
     /// Filters of requests that stand elsewhere than usual, each moved in turn.

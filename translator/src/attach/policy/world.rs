@@ -1,6 +1,6 @@
 //! What policies may ask of the rest of the source.
 
-use super::Policies;
+use super::{Policies, reach};
 use crate::attach::backend::{self, Use, external};
 use crate::attach::grant::{From, To, permit};
 use crate::attach::index::Index;
@@ -14,7 +14,7 @@ use moorgate_model::diagnostic::semantic::{BACKEND_UNUSABLE, INVALID_CERTIFICATE
 use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
 use moorgate_model::node::decode;
 use moorgate_model::{Diagnostic, FieldPath, Mapping, Node, Object, ObjectRef};
-use moorgate_policies::{BackendRef, Input, InputKind, SecretRef, TrustBundle, World};
+use moorgate_policies::{BackendRef, Input, InputKind, ScriptCheck, SecretRef, TrustBundle, World};
 use std::collections::BTreeMap;
 
 /// The objects, and the clusters that policies need.
@@ -196,6 +196,10 @@ impl World for Sources<'_, '_> {
 
     fn json(&self, text: &str) -> Option<Node> {
         crate::load::document(text.as_bytes()).ok()
+    }
+
+    fn script_check(&self, policy: &Object) -> ScriptCheck {
+        reach::script_check(self.index, policy)
     }
 
     fn is_default(&self, policy: &Object, field: &FieldPath) -> bool {

@@ -236,3 +236,46 @@ fn listeners_of_gateways_that_share_a_fleet_overlap_too() {
         assert!(overlaps(&apart, gateway).iter().all(String::is_empty), "{gateway}");
     }
 }
+
+/// The parameters of the class say it too; those of a Gateway cannot.
+#[test]
+fn a_class_is_merged_by_its_parameters() {
+    let named =
+        "parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: all, namespace: infra}";
+    let class = CLASS.replace("spec: {", &format!("spec: {{{named}, "));
+    assert_ne!(class, CLASS);
+    let proxy = |name: &str, merge: bool| {
+        format!(
+            "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyProxy\nmetadata: {{name: {name}, namespace: infra}}\n\
+             spec: {{mergeGateways: {merge}}}\n---\n"
+        )
+    };
+    let own =
+        "  infrastructure: {parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: own}}\n";
+    let compiled = |class: &str, merge: bool| {
+        let objects = [
+            class.to_owned(),
+            proxy("all", merge),
+            proxy("own", true),
+            made("one", 2, &http("http", 80, "one.example.com"), ""),
+            made("two", 1, &http("http", 80, "two.example.com"), own),
+        ];
+        let files = [File { name: "in.yaml".into(), bytes: objects.concat().into_bytes().into() }];
+        compile(&files, &Options::default())
+    };
+    let names = |found: &Compilation| found.fleets.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let merged = compiled(&class, true);
+    assert_eq!(names(&merged), ["class/moorgate"]);
+    assert_eq!(merged.served_by.of("infra", "one"), self::class());
+    assert_eq!(merged.fleets[&self::class()].ir.tables().len(), 1);
+    for apart in [compiled(&class, false), compiled(CLASS, true)] {
+        assert_eq!(names(&apart), ["infra/one", "infra/two"]);
+        let said: Vec<_> =
+            apart.diagnostics.iter().map(|found| (found.code.id, found.field.to_string())).collect();
+        assert_eq!(said, [("MG4103", "spec.mergeGateways".to_owned())]);
+    }
+    // Of another controller nothing is compiled, whatever its class says.
+    let foreign =
+        compiled(&class.replace("moorgate.dev/gateway-controller", "other.example/controller"), true);
+    assert!(foreign.fleets.is_empty(), "{:?}", names(&foreign));
+}
