@@ -26,8 +26,8 @@ const SHORT: usize = 8;
   moorgate wait shop/edge --relays 12                     what the channel released last, on twelve relays
 
 A relay is live when it serves the snapshot and every Envoy connected to it has acknowledged it. One whose report is
-missing, too old, or not signed by a trusted key is not. Relays that were silent for longer than --gone-after are taken
-to be gone.
+missing, too old, or not signed by a trusted key is not. Relays whose last report says that they have left do not count,
+nor do those that were silent for longer than --gone-after.
 Exits 1 if so many refuse the snapshot that the share cannot be reached, 7 if the time runs out.")]
 pub(super) struct WaitArgs {
     /// The fleet: namespace/gateway or class/NAME
