@@ -77,7 +77,7 @@ fn compiled(kind: &str, spec: &str) -> Compilation {
 fn refusals(kind: &str, spec: &str) -> Vec<(String, String)> {
     let found = compiled(kind, spec).diagnostics;
     let found = found.iter().filter(|found| found.code.class != Class::Semantic);
-    found.map(|found| (found.field.to_string(), found.message.to_string())).collect()
+    found.map(|found| (found.field.to_string(), found.message.clone())).collect()
 }
 
 fn rows(state: &str) -> Vec<Value> {
