@@ -374,14 +374,6 @@ impl Lowering<'_> {
         &self.object.reference.namespace
     }
 
-    /// Whose counts a policy's are: its own, or those of it and the one that it is merged with.
-    pub(crate) fn counts_of(&self) -> String {
-        let name = |reference: &ObjectRef| format!("{}/{}", reference.namespace, reference.name);
-        // No name of an object has a plus sign.
-        let wide = self.wide.map(|wide| format!("+{}", name(wide)));
-        name(&self.object.reference) + &wide.unwrap_or_default()
-    }
-
     /// A name that no other policy's part has: `kind/namespace/name/part` without the kind's common end.
     pub fn own_name(&self, part: &str) -> String {
         let reference = &self.object.reference;

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use moorgate_model::ObjectRef;
 use moorgate_model::ir::{
     ClientValidation, Dns, Extension, ListenerFilter, Patch, ProxyHeader, RouteFilter, SharedLimits,
 };
@@ -48,6 +49,14 @@ impl Lowering<'_> {
         let off = Some(extension(off));
         let (base, own) = (extension(base), extension(own));
         self.out.filters.push(RouteFilter { place, name: name.to_owned(), base, own, off });
+    }
+
+    /// Whose counts a policy's are: its own, or those of it and the one that it is merged with.
+    pub(crate) fn counts_of(&self) -> String {
+        let name = |reference: &ObjectRef| format!("{}/{}", reference.namespace, reference.name);
+        // No name of an object has a plus sign.
+        let wide = self.wide.map(|wide| format!("+{}", name(wide)));
+        name(&self.object.reference) + &wide.unwrap_or_default()
     }
 
     /// Something that a service counts for the whole fleet.
