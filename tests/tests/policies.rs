@@ -6,6 +6,8 @@
 mod behaviour;
 #[path = "policies/connections.rs"]
 mod connections;
+#[path = "policies/edges.rs"]
+mod edges;
 #[path = "policies/extensions.rs"]
 mod extensions;
 #[path = "policies/fleets.rs"]

@@ -58,7 +58,7 @@ pub(crate) fn plain(status: &str, headers: &str, body: &str) -> Vec<u8> {
 }
 
 /// A server of names that answers each question about IPv4 with this machine's own address.
-fn names() -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+pub(crate) fn names() -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let asked: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
@@ -87,7 +87,7 @@ fn names() -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
 }
 
 /// An Envoy that asks this server of names and no other.
-fn resolver(address: SocketAddr) -> String {
+pub(crate) fn resolver(address: SocketAddr) -> String {
     format!(
         r#"{{"typed_dns_resolver_config": {{"name": "envoy.network.dns_resolver.cares", "typed_config": {{
             "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
