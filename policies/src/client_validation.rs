@@ -1,6 +1,6 @@
 //! Certificates of clients (ClientTrafficPolicy `tls.clientValidation`).
 
-use crate::{About, Capability, Effect, Kind, Lowering, SecretRef, TrustBundle};
+use crate::{About, Capability, Effect, Kind, Lowering, SecretRef};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::BoolValue;
+use moorgate_model::FieldPath;
 use moorgate_model::ir::ClientValidation as Validation;
-use moorgate_model::{FieldPath, ObjectRef};
 use serde::Deserialize;
 
 /// The capability.
@@ -85,6 +85,8 @@ struct Text {
     oid: Option<String>,
 }
 
+/// The key of a Secret that holds authorities.
+const AUTHORITY: &str = "ca.crt";
 /// The key of a Secret that holds a list of revoked certificates.
 const LIST: &str = "ca.crl";
 /// `DownstreamTlsContext.require_client_certificate`
@@ -99,36 +101,54 @@ impl Capability for ClientValidation {
         except: &[],
         since: "0.1.0",
         docs: "\
-Clients of HTTPS listeners show a certificate that an authority in caCertificateRefs has signed (ConfigMaps of the policy's namespace, key \
-ca.crt, read by the relay): mode RequireAndVerify, or VerifyIfGiven (as optional) for those that show one. spkiHashes, certificateHashes \
+Clients of HTTPS listeners show a certificate that an authority in caCertificateRefs has signed (ConfigMaps and Secrets, key \
+ca.crt, read by the relay; Secrets of other namespaces by a ReferenceGrant): mode RequireAndVerify, or VerifyIfGiven (as optional) for those that show one. spkiHashes, certificateHashes \
 and subjectAltNames (DNS, e-mail, address, URI, other names by their oid) bound which. crl.refs name Secrets whose key ca.crl lists certificates that do not count any \
 more (PEM); the relay reads them too, and a new list needs no compile. Envoy asks for a list of each authority on the way, or of the \
 client's own with onlyVerifyLeafCertificate. With allowExpiredCertificate one that is out of date is \
-taken. In place of the Gateway's own tls.frontend. Other modes are refused: they let \
-anybody pass.",
+taken. In place of the Gateway's own tls.frontend. By mode Request clients are asked for a certificate, and by RequireAny they must show one, and \
+whatever they show is taken: nothing of it is proven, which is for whoever reads it behind. Only Request needs no authority, as Envoy requires \
+a certificate only where one is named.",
         effect: Effect::DownstreamTls,
     };
 
     fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
         let Some(rules) = spec.tls.as_ref().and_then(|tls| tls.client_validation.as_ref()) else { return };
         let at = FieldPath::parse("spec.tls.clientValidation");
-        let optional = match rules.mode.as_deref() {
-            Some("RequireAndVerify") => false,
-            Some("VerifyIfGiven") => true,
-            None => rules.optional == Some(true),
+        // Whether a certificate is optional, and whether whatever is shown is taken.
+        let (optional, any) = match rules.mode.as_deref() {
+            Some("RequireAndVerify") => (false, false),
+            Some("VerifyIfGiven") => (true, false),
+            Some("Request") => (true, true),
+            Some("RequireAny") => (false, true),
+            None => (rules.optional == Some(true), false),
             Some(other) => {
-                return cx.unsupported(at.key("mode"), &format!("mode {other} lets anybody pass"));
+                return cx.unsupported(at.key("mode"), &format!("mode {other} is not known"));
             }
         };
-        let Some(ca_bundles) = bundles(&rules.ca_certificate_refs, &at.key("caCertificateRefs"), cx) else {
-            return;
+        let named = &rules.ca_certificate_refs;
+        let ca_bundles = if any && named.is_empty() {
+            if !optional {
+                let why =
+                    "Envoy requires a certificate only where an authority is named, whatever it takes then";
+                return cx.invalid(at.key("caCertificateRefs"), why);
+            }
+            Vec::new()
+        } else {
+            let Some(bundles) = bundles(named, &at.key("caCertificateRefs"), cx) else { return };
+            bundles
         };
         let Some(names) = names(rules.subject_alt_names.as_ref(), &at.key("subjectAltNames"), cx) else {
             return;
         };
-        let Some(revoked) = revoked(rules.crl.as_ref(), &at.key("crl").key("refs"), cx) else { return };
-        // Whoever shows a certificate is checked in both modes.
-        cx.clients(Validation { ca_bundles, optional: false, revoked });
+        let Some(mut revoked) = revoked(rules.crl.as_ref(), &at.key("crl").key("refs"), cx) else { return };
+        if ca_bundles.is_empty() && !revoked.is_empty() {
+            cx.approximate(at.key("crl"), "without an authority there is nothing that a list could speak of");
+            revoked.clear();
+        }
+        let alone = ca_bundles.is_empty();
+        // Whoever shows a certificate is checked, whether or not he has to.
+        cx.clients(Validation { ca_bundles, optional: any, revoked });
         let only_leaf = rules.crl.as_ref().and_then(|crl| crl.only_verify_leaf_certificate);
         let context = CertificateValidationContext {
             verify_certificate_spki: rules.spki_hashes.clone(),
@@ -138,14 +158,16 @@ anybody pass.",
             allow_expired_certificate: rules.allow_expired_certificate == Some(true),
             ..Default::default()
         };
-        let combined = CombinedCertificateValidationContext {
-            default_validation_context: Some(context),
-            ..Default::default()
+        // As what it is put over: without an authority nothing comes from elsewhere.
+        let checks = if alone {
+            ValidationContextType::ValidationContext(context)
+        } else {
+            ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+                default_validation_context: Some(context),
+                ..Default::default()
+            })
         };
-        let common = CommonTlsContext {
-            validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
-            ..Default::default()
-        };
+        let common = CommonTlsContext { validation_context_type: Some(checks), ..Default::default() };
         let required = BoolValue { value: !optional };
         let tls = DownstreamTlsContext {
             common_tls_context: Some(common),
@@ -165,29 +187,25 @@ fn bundles(references: &[Reference], at: &FieldPath, cx: &mut Lowering<'_>) -> O
     for (index, reference) in references.iter().enumerate() {
         let at = at.index(index);
         let Reference { group, kind, name, namespace } = reference;
-        if !group.is_empty() || kind != "ConfigMap" {
-            cx.unsupported(at.key("kind"), "authorities are taken from a ConfigMap with key ca.crt");
-            return None;
-        }
-        let own = cx.namespace().to_owned();
-        if namespace.as_ref().is_some_and(|namespace| *namespace != own) {
-            cx.unsupported(at.key("namespace"), "authorities are taken from the policy's namespace");
-            return None;
-        }
-        match cx.trust_bundle(&ObjectRef::new(group, kind, &own, name)) {
-            TrustBundle::Usable => out.push(format!("{kind}/{own}/{name}")),
-            TrustBundle::Missing => {
-                cx.invalid(at.key("name"), &format!("ConfigMap {own}/{name} is not in this source"));
+        let elsewhere = namespace.as_ref().filter(|namespace| *namespace != cx.namespace());
+        let bundle = match elsewhere {
+            None => cx.authority(&at, group, kind, name)?,
+            // A grant of that namespace has to allow it.
+            Some(namespace) if kind == "Secret" => {
+                let secret = SecretRef {
+                    group: group.clone(),
+                    kind: kind.clone(),
+                    name: name.clone(),
+                    namespace: Some(namespace.clone()),
+                };
+                format!("Secret/{}", cx.secret(&at, &secret, &[AUTHORITY])?.path())
+            }
+            Some(_) => {
+                cx.unsupported(at.key("namespace"), "a ConfigMap is taken from the policy's namespace");
                 return None;
             }
-            TrustBundle::Unusable(why) => {
-                cx.invalid(
-                    at.key("name"),
-                    &format!("ConfigMap {own}/{name} holds no usable CA certificate: {why}"),
-                );
-                return None;
-            }
-        }
+        };
+        out.push(bundle);
     }
     Some(out)
 }
@@ -299,19 +317,50 @@ mod tests {
     }
 
     #[test]
+    fn authorities_lie_in_config_maps_and_secrets() {
+        let spec = r#"{"tls": {"clientValidation": {"caCertificateRefs": [{"kind": "ConfigMap", "name": "a"}, {"kind": "Secret", "name": "b"},
+            {"kind": "Secret", "name": "c", "namespace": "vault"}]}}}"#;
+        let compiled = testing::compile(Kind::ClientTraffic, spec);
+        assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+        let clients = compiled.parts["client_validation"].clients.as_ref().unwrap();
+        assert_eq!(clients.ca_bundles, ["ConfigMap/shop/a", "Secret/shop/b", "Secret/vault/c"]);
+    }
+
+    #[test]
+    fn whatever_is_shown_is_taken_if_that_is_asked_for() {
+        let ca = r#", "caCertificateRefs": [{"kind": "ConfigMap", "name": "ca"}]"#;
+        for (mode, authority, required) in
+            [("Request", "", false), ("Request", ca, false), ("RequireAny", ca, true)]
+        {
+            let alone = authority.is_empty();
+            let spec = format!(r#"{{"tls": {{"clientValidation": {{"mode": "{mode}"{authority}}}}}}}"#);
+            let compiled = testing::compile(Kind::ClientTraffic, &spec);
+            assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+            let part = &compiled.parts["client_validation"];
+            let clients = part.clients.as_ref().unwrap();
+            assert_eq!((clients.optional, clients.ca_bundles.is_empty()), (true, alone));
+            let context: DownstreamTlsContext = patched(&part.tls);
+            assert_eq!(context.require_client_certificate, Some(BoolValue { value: required }));
+            let checks = context.common_tls_context.unwrap().validation_context_type.unwrap();
+            assert_eq!(matches!(checks, ValidationContextType::ValidationContext(_)), alone, "{mode}");
+        }
+    }
+
+    #[test]
     fn clients_that_cannot_be_checked_are_refused() {
         let ca = r#""caCertificateRefs": [{"kind": "ConfigMap", "name": "ca"}]"#;
         for (rules, said) in [
             (String::new(), "MG4002 spec.tls.clientValidation.caCertificateRefs"),
-            (format!(r#"{ca}, "mode": "RequireAny""#), "MG4105 spec.tls.clientValidation.mode"),
+            (format!(r#"{ca}, "mode": "Always""#), "MG4105 spec.tls.clientValidation.mode"),
+            (r#""mode": "RequireAny""#.into(), "MG4002 spec.tls.clientValidation.caCertificateRefs"),
             (format!(r#"{ca}, "crl": {{"refs": []}}"#), "MG4002 spec.tls.clientValidation.crl.refs"),
             (
                 format!(r#"{ca}, "crl": {{"refs": [{{"name": "gone"}}]}}"#),
                 "MG4002 spec.tls.clientValidation.crl.refs[0]",
             ),
             (
-                r#""caCertificateRefs": [{"kind": "Secret", "name": "ca"}]"#.into(),
-                "MG4105 spec.tls.clientValidation.caCertificateRefs[0].kind",
+                r#""caCertificateRefs": [{"kind": "Service", "name": "ca"}]"#.into(),
+                "MG4002 spec.tls.clientValidation.caCertificateRefs[0].kind",
             ),
             (
                 r#""caCertificateRefs": [{"kind": "ConfigMap", "name": "gone"}]"#.into(),

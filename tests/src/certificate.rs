@@ -5,7 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, PublicKeyData as _, RevokedCertParams, SanType, SerialNumber,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -67,6 +68,41 @@ impl Certificate {
             let principal = vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3];
             params.subject_alt_names.push(SanType::OtherName((principal, user.into())));
         })
+    }
+
+    /// An authority, two certificates for this name that it signed, and its list (PEM) by which the second of them does not
+    /// count any more.
+    pub fn revoked(name: &str) -> Result<(Self, Self, Self, String)> {
+        let own = KeyPair::generate()?;
+        let mut params = authority(&format!("authority of {name}"))?;
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = params.self_signed(&own)?;
+        let issuer = Issuer::from_params(&params, &own);
+        let leaf = |serial: u64| -> Result<Self> {
+            let key = KeyPair::generate()?;
+            let mut leaf = CertificateParams::new(vec![name.to_owned()])?;
+            leaf.serial_number = Some(SerialNumber::from(serial));
+            let leaf = leaf.signed_by(&key, &issuer)?;
+            Ok(Self { certificate: leaf.pem(), key: key.serialize_pem(), der: leaf.der().to_vec() })
+        };
+        let (good, lost) = (leaf(1)?, leaf(2)?);
+        let entry = RevokedCertParams {
+            serial_number: SerialNumber::from(2_u64),
+            revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(2120, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![entry],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&issuer)?.pem()?;
+        let root = Self { certificate: root.pem(), key: own.serialize_pem(), der: root.der().to_vec() };
+        Ok((root, good, lost, list))
     }
 
     fn signed_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<(Self, Self)> {

@@ -28,6 +28,8 @@ mod proxies;
 mod security;
 #[path = "policies/settled.rs"]
 mod settled;
+#[path = "policies/shown.rs"]
+mod shown;
 #[path = "policies/traffic.rs"]
 mod traffic;
 

@@ -110,12 +110,14 @@ fn clients(clients: &ClientValidation) -> ValidationContextType {
     } else {
         TrustChainVerification::VerifyTrustChain
     };
+    let context =
+        CertificateValidationContext { trust_chain_verification: trust.into(), ..Default::default() };
+    let Some(authority) = trust_of(clients) else {
+        return ValidationContextType::ValidationContext(context);
+    };
     ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
-        default_validation_context: Some(CertificateValidationContext {
-            trust_chain_verification: trust.into(),
-            ..Default::default()
-        }),
-        validation_context_sds_secret_config: trust_of(clients).map(|name| secret(&name)),
+        default_validation_context: Some(context),
+        validation_context_sds_secret_config: Some(secret(&authority)),
         ..Default::default()
     })
 }

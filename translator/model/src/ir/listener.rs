@@ -130,7 +130,7 @@ pub struct DownstreamTls {
 /// Certificates of clients (Gateway `tls.frontend`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientValidation {
-    /// The bundles of which one signs them, `Kind/namespace/name`; never empty.
+    /// The bundles of which one signs them, `Kind/namespace/name`; empty only if they are optional.
     pub ca_bundles: Vec<String>,
     /// Connections without a certificate, or with one that nobody signed, pass too (`AllowInsecureFallback`).
     pub optional: bool,
