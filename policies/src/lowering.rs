@@ -14,7 +14,7 @@ mod value;
 pub(crate) use ask::extension;
 pub use backend::OfBackend;
 pub use late::SecretRef;
-pub(crate) use provider::{Asked, Provider, SETTINGS};
+pub(crate) use provider::{Asked, Provider, SETTINGS, settings_of};
 pub use rule::{Cookies, OfRule};
 pub use text::ScriptCheck;
 pub(crate) use value::{any, digest, hash, milliseconds, seconds, time};

@@ -11,10 +11,11 @@ mod backend_tls;
 mod health_log;
 pub mod log_fields;
 mod order;
+mod sink;
 mod tags;
 mod tracing;
 
-use crate::{BackendRef, World};
+use crate::World;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{GrpcService, HeaderValue};
 use moorgate_model::diagnostic::policy::PARAMETER_UNUSABLE;
@@ -40,18 +41,23 @@ pub const FIELDS: &[&str] = &[
     "mergeGateways",
     "mergeType",
     "preserveRouteOrder",
+    "routingType",
     "telemetry.accessLog.disable",
     "telemetry.accessLog.settings.format",
     "telemetry.accessLog.settings.matches",
     "telemetry.accessLog.settings.sinks.als.backendRef",
     "telemetry.accessLog.settings.sinks.als.backendRefs",
+    "telemetry.accessLog.settings.sinks.als.backendSettings",
     "telemetry.accessLog.settings.sinks.als.http",
     "telemetry.accessLog.settings.sinks.als.logName",
     "telemetry.accessLog.settings.sinks.als.type",
     "telemetry.accessLog.settings.sinks.file",
     "telemetry.accessLog.settings.sinks.openTelemetry.backendRef",
     "telemetry.accessLog.settings.sinks.openTelemetry.backendRefs",
+    "telemetry.accessLog.settings.sinks.openTelemetry.backendSettings",
     "telemetry.accessLog.settings.sinks.openTelemetry.headers",
+    "telemetry.accessLog.settings.sinks.openTelemetry.host",
+    "telemetry.accessLog.settings.sinks.openTelemetry.port",
     "telemetry.accessLog.settings.sinks.openTelemetry.resourceAttributes",
     "telemetry.accessLog.settings.sinks.openTelemetry.resources",
     "telemetry.accessLog.settings.sinks.type",
@@ -63,7 +69,10 @@ pub const FIELDS: &[&str] = &[
     "telemetry.tracing.overallSamplingFraction",
     "telemetry.tracing.provider.backendRef",
     "telemetry.tracing.provider.backendRefs",
+    "telemetry.tracing.provider.backendSettings",
+    "telemetry.tracing.provider.host",
     "telemetry.tracing.provider.openTelemetry",
+    "telemetry.tracing.provider.port",
     "telemetry.tracing.provider.serviceName",
     "telemetry.tracing.provider.type",
     "telemetry.tracing.provider.zipkin",
@@ -77,12 +86,13 @@ pub const FIELDS: &[&str] = &[
 pub const DOCS: &str = "\
 What holds for all Envoys of a fleet. accessLog: each setting says in which format (text or JSON of Envoy's operators), for which requests \
 (expressions of CEL, of which one has to be true) and to which sinks (files, a gRPC access log service, OpenTelemetry) lines go; without \
-settings they go to standard output as JSON, and disable stops them. tracing sends spans to OpenTelemetry, Zipkin or Datadog, with \
+settings they go to standard output as JSON, and disable stops them. A sink is the first of backendRefs, or host and port (plain text), reached as backendSettings say. tracing sends spans to OpenTelemetry, Zipkin or Datadog, with \
 sampling, tags and names; an XTelemetryPolicy on the Gateway comes first. filterOrder moves filters of requests before or behind others. \
 healthCheckLog has what \
 active health checks find written to files beside Envoy, where a BackendTrafficPolicy does not say it otherwise. \
 backendTLS bounds TLS to backends that have it, says which protocols are offered (alpnProtocols) and which certificate is shown to them. ipFamily says which addresses listeners \
-bind, preserveRouteOrder that rules are tried as they are written. luaValidation says how strictly scripts are looked at (see lua). \
+bind, preserveRouteOrder that rules are tried as they are written, routingType whether Services are reached by their own addresses \
+(Service) where no BackendTrafficPolicy says it. luaValidation says how strictly scripts are looked at (see lua). \
 mergeGateways, in the parameters of a class, has one fleet serve all of its Gateways, as --merge-class does. A backend has one cluster, however \
 many rules name it; with mergeBackends.selector that holds for chosen backends only, and each rule has a cluster of its own for all others. mergeType puts the parameters of a Gateway over those of its class. \
 What cannot be carried out costs itself (MG4106). The rest shapes pods and Service: see moorgate render.";
@@ -118,6 +128,7 @@ struct Spec {
     ip_family: Option<String>,
     #[serde(default)]
     preserve_route_order: bool,
+    routing_type: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -128,13 +139,6 @@ struct Telemetry {
     tracing: Option<tracing::Spec>,
     #[serde(rename = "requestID")]
     request_id: Option<tracing::RequestId>,
-}
-
-/// One of several backends of a sink.
-#[derive(Debug, Deserialize)]
-struct Sink {
-    #[serde(flatten)]
-    backend: BackendRef,
 }
 
 /// Lowering of one object.
@@ -171,6 +175,7 @@ pub fn lower(object: &Object, around: Around<'_>) -> Lowered {
     }
     cx.out.proxy.order = spec.filter_order.iter().filter_map(order::Position::lower).collect();
     cx.out.proxy.keeps_order = spec.preserve_route_order;
+    cx.out.proxy.by_service = spec.routing_type.as_deref() == Some("Service");
     cx.out.proxy.family = match spec.ip_family.as_deref() {
         Some("IPv6") => BindFamily::V6,
         Some("DualStack") => BindFamily::Dual,
@@ -194,42 +199,6 @@ impl Cx<'_, '_> {
         let finding = self.object.diagnostic(&PARAMETER_UNUSABLE, field, message);
         self.out.findings.push(finding.help(help));
     }
-
-    /// The cluster of the only backend of a sink.
-    fn sink(
-        &mut self,
-        at: &FieldPath,
-        (one, several): (Option<&BackendRef>, &[Sink]),
-        http2: bool,
-    ) -> Option<String> {
-        let (backend, at) = match (one, several) {
-            (_, [first]) => (&first.backend, at.key("backendRefs").index(0)),
-            (Some(one), []) => (one, at.key("backendRef")),
-            (None, []) => {
-                self.find(
-                    at.clone(),
-                    "no backend is named",
-                    "name one in backendRefs; until then nothing is sent",
-                );
-                return None;
-            }
-            (_, [first, ..]) => {
-                let field = at.key("backendRefs").index(1);
-                self.find(field, "one backend is asked", "the first one is; put several behind one Service");
-                (&first.backend, at.key("backendRefs").index(0))
-            }
-        };
-        match self.around.world.backend(self.object, &at, backend, http2) {
-            Ok(name) => {
-                self.out.proxy.clusters.push(name.clone());
-                Some(name)
-            }
-            Err(finding) => {
-                self.out.findings.push(*finding);
-                None
-            }
-        }
-    }
 }
 
 /// A service that is asked by gRPC. The name of a cluster is none that a server knows.
@@ -243,11 +212,6 @@ fn grpc(cluster: String, authority: &str, headers: Vec<HeaderValue>) -> GrpcServ
         })),
         ..Default::default()
     }
-}
-
-/// The name of a backend as a host.
-fn authority(one: Option<&BackendRef>, several: &[Sink]) -> String {
-    several.first().map(|sink| &sink.backend).or(one).map(|backend| backend.name.clone()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ mod security;
 mod settled;
 #[path = "policies/shown.rs"]
 mod shown;
+#[path = "policies/sinks.rs"]
+mod sinks;
 #[path = "policies/traffic.rs"]
 mod traffic;
 

@@ -1,12 +1,12 @@
 //! Services that Envoy itself asks: who decides, who has the keys, who gives tokens. How they are reached is said in the
 //! words of BackendTrafficPolicy, so it is lowered by that kind's capabilities.
 
-use super::{BackendRef, Lowered, Lowering};
+use super::{BackendRef, Lowered, Lowering, World};
 use crate::Kind;
 use envoy_types::pb::envoy::config::core::v3::{BackoffStrategy, RetryPolicy, retry_policy};
 use envoy_types::pb::envoy::config::route::v3::{self as route, RouteAction};
 use moorgate_model::ir::ClusterPolicies;
-use moorgate_model::{Entry, FieldPath, Mapping, Node, Object, Segment, Value};
+use moorgate_model::{Diagnostic, Entry, FieldPath, Mapping, Node, Object, Segment, Value};
 use prost::Message as _;
 use std::time::Duration;
 
@@ -120,28 +120,9 @@ impl Lowering<'_> {
     /// What `backendSettings` at a field say; nothing if they are wrong.
     fn settings(&mut self, at: &FieldPath) -> Option<Settings> {
         let at = at.key(SETTINGS);
-        let Some(node) = self.object.root.at(&at) else { return Some(Settings::default()) };
-        // A policy of that kind with these fields, and the places that they have here.
-        let mut root = Mapping::default();
-        let _ = root.insert(Entry { key: "spec".into(), key_span: node.span, value: node.clone() });
-        let object = Object {
-            reference: self.object.reference.clone(),
-            version: self.object.version.clone(),
-            origin: self.object.origin.clone(),
-            root: Node::new(Value::Mapping(root), node.span),
-        };
-        let mut inner = Lowering::new(Kind::BackendTraffic, &object, &mut *self.world);
-        let mut all = Lowered::default();
-        for capability in super::of_kind(Kind::BackendTraffic) {
-            if let Some(part) = inner.part(*capability, node) {
-                all.add(&part);
-            }
-        }
-        let Lowering { findings, invalid, .. } = inner;
-        for mut finding in findings {
-            finding.field = moved(&finding.field, &at);
-            self.findings.push(finding);
-        }
+        let Some(read) = read(self.object, &at, &mut *self.world) else { return Some(Settings::default()) };
+        let Read { all, findings, invalid } = read;
+        self.findings.extend(findings);
         if let Some(why) = invalid {
             self.invalid.get_or_insert(why);
             self.failed = true;
@@ -176,6 +157,46 @@ impl Lowering<'_> {
         let policies = all.cluster;
         Settings { policies, retry, timeout: limits.filter(|limit| !limit.is_zero()).min() }
     }
+}
+
+/// What settings came to.
+struct Read {
+    all: Lowered,
+    findings: Vec<Diagnostic>,
+    invalid: Option<String>,
+}
+
+/// Reads the settings at a field, as a policy of that kind with these fields, and the places that they have here.
+fn read(object: &Object, at: &FieldPath, world: &mut dyn World) -> Option<Read> {
+    let node = object.root.at(at)?;
+    let mut root = Mapping::default();
+    let _ = root.insert(Entry { key: "spec".into(), key_span: node.span, value: node.clone() });
+    let inner = Object {
+        reference: object.reference.clone(),
+        version: object.version.clone(),
+        origin: object.origin.clone(),
+        root: Node::new(Value::Mapping(root), node.span),
+    };
+    let mut inner = Lowering::new(Kind::BackendTraffic, &inner, world);
+    let mut all = Lowered::default();
+    for capability in super::of_kind(Kind::BackendTraffic) {
+        if let Some(part) = inner.part(*capability, node) {
+            all.add(&part);
+        }
+    }
+    let Lowering { mut findings, invalid, .. } = inner;
+    findings.iter_mut().for_each(|finding| finding.field = moved(&finding.field, at));
+    Some(Read { all, findings, invalid })
+}
+
+/// What the settings at a field of any object say, and what is wrong with them; nothing of those that are not valid.
+pub(crate) fn settings_of(
+    object: &Object,
+    at: &FieldPath,
+    world: &mut dyn World,
+) -> Option<(Lowered, Vec<Diagnostic>)> {
+    let Read { all, findings, invalid } = read(object, at, world)?;
+    Some((if invalid.is_some() { Lowered::default() } else { all }, findings))
 }
 
 /// A field of the inner policy as a field of this one.

@@ -1,7 +1,8 @@
 //! Access logs (EnvoyProxy `telemetry.accessLog`).
 
 use super::log_fields::{CONNECTION, REQUEST, STREAM};
-use super::{Cx, Sink, at, authority, grpc};
+use super::sink::{Found, Named, Sink};
+use super::{Cx, at, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
 use crate::operators;
@@ -99,7 +100,12 @@ struct OpenTelemetry {
     headers: Vec<Header>,
     resource_attributes: Option<BTreeMap<String, String>>,
     resources: Option<BTreeMap<String, String>>,
+    host: Option<String>,
+    port: Option<u16>,
 }
+
+/// Where a collector of OpenTelemetry listens, if nothing is said.
+pub(super) const COLLECTOR: u16 = 4317;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Header {
@@ -259,11 +265,11 @@ fn sink_log(
                 return None;
             }
             let at = at.key("als");
-            let cluster = cx.sink(&at, (als.backend_ref.as_ref(), &als.backend_refs), true)?;
-            let authority = authority(als.backend_ref.as_ref(), &als.backend_refs);
+            let (one, several) = (als.backend_ref.as_ref(), als.backend_refs.as_slice());
+            let found = cx.sink(&at, &Named { one, several, outside: None, http2: true })?;
             let common = CommonGrpcAccessLogConfig {
                 log_name: als.log_name.clone().unwrap_or_else(|| LOG_NAME.into()),
-                grpc_service: Some(grpc(cluster, &authority, Vec::new())),
+                grpc_service: Some(grpc(found.cluster, &found.authority, Vec::new())),
                 transport_api_version: ApiVersion::V3.into(),
                 ..Default::default()
             };
@@ -297,8 +303,9 @@ fn open_telemetry(
     cx: &mut Cx<'_, '_>,
 ) -> Option<OpenTelemetryAccessLogConfig> {
     let format = format(setting, place, cx)?;
-    let cluster = cx.sink(at, (collector.backend_ref.as_ref(), &collector.backend_refs), true)?;
-    let authority = authority(collector.backend_ref.as_ref(), &collector.backend_refs);
+    let outside = collector.host.as_deref().map(|host| (host, collector.port.unwrap_or(COLLECTOR)));
+    let (one, several) = (collector.backend_ref.as_ref(), collector.backend_refs.as_slice());
+    let Found { cluster, authority } = cx.sink(at, &Named { one, several, outside, http2: true })?;
     let headers = collector.headers.iter().map(Header::lower).collect();
     let text = |text: &str| AnyValue { value: Some(any_value::Value::StringValue(text.to_owned())) };
     let pair = |(key, value): (&String, &String)| KeyValue {

@@ -158,6 +158,12 @@ fn the_rest_is_as_it_is_written() {
 }
 
 #[test]
+fn services_are_reached_as_the_fleet_says() {
+    let by_service = |kind: &str| lowered(&format!(r#"{{"routingType": "{kind}"}}"#)).proxy.by_service;
+    assert!(by_service("Service") && !by_service("Endpoint"));
+}
+
+#[test]
 fn protocols_for_backends_take_the_place_of_what_is_offered() {
     use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
     for (list, expected) in [(r#"["h2", "http/1.1"]"#, vec!["h2", "http/1.1"]), ("[]", vec![])] {
@@ -187,4 +193,28 @@ fn what_health_checks_find_is_written_down() {
     let wrong = lowered(r#"{"telemetry": {"healthCheckLog": {"sinks": [{"type": "File"}]}}}"#);
     assert_eq!(said(&wrong), ["MG4106 spec.telemetry.healthCheckLog.sinks[0]"]);
     assert_eq!(wrong.proxy.health_log, None);
+}
+
+#[test]
+fn sinks_are_reached_as_their_settings_say() {
+    let found = lowered(
+        r#"{"telemetry": {
+            "accessLog": {"settings": [{"type": "Route", "sinks": [
+                {"type": "ALS", "als": {"type": "HTTP", "backendRefs": [{"name": "als", "port": 9000}],
+                    "backendSettings": {"circuitBreaker": {"maxConnections": 7}}}},
+                {"type": "OpenTelemetry", "openTelemetry": {"host": "otel.example.net",
+                    "backendSettings": {"retry": {"numRetries": 2}, "timeout": {"tcp": {"connectTimeout": "x"}}}}}]}]},
+            "tracing": {"provider": {"type": "Zipkin", "host": "zipkin.example.net", "port": 9411}}}}"#,
+    );
+    let clusters = &found.proxy.clusters;
+    assert!(clusters[0].starts_with("shop/als/9000+h2+shop.guard."), "{clusters:?}");
+    assert!(clusters[1].starts_with("otel.example.net:4317:false+h2"), "{clusters:?}");
+    assert!(clusters.contains(&"zipkin.example.net:9411:false".to_owned()), "{clusters:?}");
+    let sink = "spec.telemetry.accessLog.settings[0].sinks[1].openTelemetry.backendSettings";
+    assert_eq!(said(&found), [format!("MG4106 {sink}.timeout.tcp.connectTimeout")]);
+    let inside = lowered(
+        r#"{"telemetry": {"tracing": {"provider": {"type": "OpenTelemetry", "host": "localhost"}}}}"#,
+    );
+    assert_eq!(said(&inside), ["MG4106 spec.telemetry.tracing.provider.host"]);
+    assert_eq!(inside.proxy.tracing, None);
 }

@@ -1,8 +1,9 @@
 //! Spans (EnvoyProxy `telemetry.tracing`) and ids of requests.
 
-use super::access_log::Header;
+use super::access_log::{COLLECTOR, Header};
+use super::sink::{Found, Named, Sink};
 use super::tags::{self, Tag};
-use super::{Cx, Sink, at, authority, grpc};
+use super::{Cx, at, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
 use crate::operators;
@@ -79,6 +80,8 @@ struct Provider {
     #[serde(default)]
     backend_refs: Vec<Sink>,
     service_name: Option<String>,
+    host: Option<String>,
+    port: Option<u16>,
     zipkin: Option<Zipkin>,
     open_telemetry: Option<OpenTelemetry>,
 }
@@ -120,9 +123,13 @@ const ZIPKIN_PATH: &str = "/api/v2/spans";
 pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
     let provider = &spec.provider;
     let field = at("telemetry.tracing.provider");
-    let named = (provider.backend_ref.as_ref(), provider.backend_refs.as_slice());
-    let cluster = cx.sink(&field, named, provider.r#type == "OpenTelemetry")?;
-    let authority = authority(provider.backend_ref.as_ref(), &provider.backend_refs);
+    let named = Named {
+        one: provider.backend_ref.as_ref(),
+        several: &provider.backend_refs,
+        outside: provider.host.as_deref().map(|host| (host, provider.port.unwrap_or(COLLECTOR))),
+        http2: provider.r#type == "OpenTelemetry",
+    };
+    let Found { cluster, authority } = cx.sink(&field, &named)?;
     let service = provider.service_name.clone().unwrap_or_else(|| cx.around.service.clone());
     let (name, config) = match provider.r#type.as_str() {
         "Zipkin" => {

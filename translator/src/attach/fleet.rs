@@ -7,7 +7,7 @@ use super::index::Key;
 use super::kind::Mode;
 use super::listener::{Gateway, Listener};
 use super::parent::{Placement, Routes};
-use super::policy::Policies;
+use super::policy::{Policies, by_service};
 use super::proxy::Proxies;
 use super::table::{self, Filled};
 use super::takes::Takes;
@@ -55,6 +55,11 @@ pub(super) fn assemble(
             }
         }
         fleet.clusters = used_clusters(&fleet, &routes.clusters);
+        if fleet.proxy.by_service {
+            let services = fleet.clusters.values_mut().filter(|cluster| of_service(cluster));
+            // A policy that says either comes first.
+            services.filter(|cluster| cluster.policies.by_service.is_none()).for_each(by_service);
+        }
         ask(&mut fleet);
         // Those that share a fleet agree on it.
         let own = served.first().and_then(|(_, gateway)| gateway.client_certificate.as_ref());
@@ -242,6 +247,10 @@ impl Closed<'_> {
             backend.cluster = backend.cluster.take().filter(|name| !self.clusters.contains(name.as_str()));
         }
     }
+}
+
+fn of_service(cluster: &ir::Cluster) -> bool {
+    cluster.sources.iter().any(|source| !source.service.is_empty())
 }
 
 fn refuses(cluster: &ir::Cluster) -> bool {

@@ -18,7 +18,7 @@ pub(super) use client::listeners;
 pub(crate) use held::Merge;
 pub(super) use host::hosts;
 pub(crate) use merge::merged_object;
-pub(super) use settle::settle;
+pub(super) use settle::{by_service, settle};
 
 use super::index::{Index, Key, metadata};
 use super::listener::Gateway;

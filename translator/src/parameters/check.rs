@@ -81,10 +81,10 @@ fn walk(node: &Node, field: &Field, at: &FieldPath, faults: &mut Vec<Fault>) {
         },
         Field::Object if node.as_mapping().is_none() => wrong("an object"),
         Field::List if node.as_sequence().is_none() => wrong("an array"),
-        Field::Flag | Field::IgnoredFlag(_) if node.as_bool().is_none() => wrong("a boolean"),
+        Field::Flag | Field::Always(_) if node.as_bool().is_none() => wrong("a boolean"),
         Field::Flag | Field::Object | Field::List => {}
-        Field::IgnoredFlag(_) if node.as_bool() == Some(false) => {}
-        Field::Ignored(why) | Field::IgnoredFlag(why) => faults.push(no_effect(at, why)),
+        Field::Always(_) if node.as_bool() == Some(true) => {}
+        Field::Ignored(why) | Field::Always(why) => faults.push(no_effect(at, why)),
     }
 }
 
@@ -109,6 +109,22 @@ fn together(spec: &Node, faults: &mut Vec<Fault>) {
     let Some(kubernetes) = spec.at(&at) else { return };
     let has =
         |path: &str| kubernetes.at(&FieldPath::parse(path)).is_some_and(|node| node.value != Value::Null);
+    for workload in ["envoyDaemonSet", "envoyDeployment"] {
+        let container = at.key(workload).key("container");
+        let both = ["image", "imageRepository"].map(|name| spec.at(&container.key(name)).is_some());
+        if both == [true, true] {
+            let message = "image and imageRepository are both set".to_owned();
+            faults.push(Fault { field: container.key("imageRepository"), message, fatal: true });
+        }
+        let field = container.key("env");
+        let entries = spec.at(&field).and_then(Node::as_sequence).unwrap_or_default();
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.at(&FieldPath::parse("valueFrom.secretKeyRef")).is_some() {
+                // Whoever may write an EnvoyProxy would read any Secret of the namespace.
+                faults.push(no_effect(&field.index(index), "values of Secrets are put into no environment"));
+            }
+        }
+    }
     let daemon_set = has("envoyDaemonSet");
     if daemon_set && has("envoyDeployment") {
         let message = "envoyDaemonSet and envoyDeployment are both set".to_owned();
@@ -124,7 +140,9 @@ fn together(spec: &Node, faults: &mut Vec<Fault>) {
     let service = at.key("envoyService");
     let kind = spec.at(&service.key("type")).and_then(Node::as_str).unwrap_or("LoadBalancer");
     let lacks = format!("a Service of type {kind} has no such field");
-    for name in ["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerSourceRanges"] {
+    for name in
+        ["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerIP", "loadBalancerSourceRanges"]
+    {
         if kind != "LoadBalancer" && has(&format!("envoyService.{name}")) {
             // Without the ranges more could connect than are meant to.
             let fatal = name == "loadBalancerSourceRanges";

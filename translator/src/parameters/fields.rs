@@ -1,6 +1,6 @@
 //! The fields of an EnvoyProxy (Envoy Gateway v1.9), and what becomes of each.
 
-use Field::{Flag, Ignored, IgnoredFlag, Items, Level, List, Number, Object, Part, Scalar, Text, Texts};
+use Field::{Always, Flag, Ignored, Items, Level, List, Number, Object, Part, Scalar, Text, Texts};
 
 /// What a field holds, and what becomes of it.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +27,8 @@ pub(super) enum Field {
     Part(&'static [(&'static str, Field)]),
     /// Has no effect, for this reason.
     Ignored(&'static str),
-    /// A flag that has no effect, for this reason, if it is true.
-    IgnoredFlag(&'static str),
+    /// A flag for what is always so: it has no effect, for this reason, if it is false.
+    Always(&'static str),
 }
 
 /// Every field below `spec` that is told apart, with the reason for which it has no effect, if it has none.
@@ -41,7 +41,7 @@ pub fn all() -> Vec<(String, Option<&'static str>)> {
                     walk(field, &below, out);
                 }
             }
-            Ignored(why) | IgnoredFlag(why) => out.push((at.to_owned(), Some(*why))),
+            Ignored(why) => out.push((at.to_owned(), Some(*why))),
             _ => out.push((at.to_owned(), None)),
         }
     }
@@ -76,7 +76,7 @@ pub(super) const SPEC: Field = Part(&[
     ("mergeType", Text(&["JSONMerge", "Replace", "StrategicMerge"])),
     ("preserveRouteOrder", Flag),
     ("provider", Part(PROVIDER)),
-    ("routingType", Ignored("Envoy always connects to endpoints; a backend of type Service is not known")),
+    ("routingType", Text(&["Endpoint", "Service"])),
     ("shutdown", Ignored("pods drain for 5 seconds and end within 30")),
     ("telemetry", Part(TELEMETRY)),
 ]);
@@ -117,9 +117,6 @@ const TELEMETRY: &[(&str, Field)] = &[
     ("tracing", Part(TRACING)),
 ];
 
-const SETTINGS: &str = "clusters of sinks are those of their backends: target them by a BackendTrafficPolicy";
-const HOST: &str = "name a backend in backendRefs";
-
 const ACCESS_LOG: &[(&str, Field)] = &[("disable", Flag), ("settings", Items(LOG_SETTING))];
 
 const LOG_SETTING: &[(&str, Field)] = &[
@@ -139,7 +136,7 @@ const LOG_SINK: &[(&str, Field)] = &[
 const LOG_SERVICE: &[(&str, Field)] = &[
     ("backendRef", Object),
     ("backendRefs", List),
-    ("backendSettings", Ignored(SETTINGS)),
+    ("backendSettings", Object),
     ("http", Object),
     ("logName", Text(&[])),
     ("type", Text(&["HTTP", "TCP"])),
@@ -148,9 +145,9 @@ const LOG_SERVICE: &[(&str, Field)] = &[
 const LOG_COLLECTOR: &[(&str, Field)] = &[
     ("backendRef", Object),
     ("backendRefs", List),
-    ("backendSettings", Ignored(SETTINGS)),
+    ("backendSettings", Object),
     ("headers", List),
-    ("host", Ignored(HOST)),
+    ("host", Text(&[])),
     // An API server writes one into every object.
     ("port", Scalar),
     ("resourceAttributes", Texts),
@@ -171,8 +168,8 @@ const TRACING: &[(&str, Field)] = &[
 const TRACER: &[(&str, Field)] = &[
     ("backendRef", Object),
     ("backendRefs", List),
-    ("backendSettings", Ignored(SETTINGS)),
-    ("host", Ignored(HOST)),
+    ("backendSettings", Object),
+    ("host", Text(&[])),
     ("openTelemetry", Object),
     ("port", Scalar),
     ("serviceName", Text(&[])),
@@ -193,7 +190,7 @@ const KUBERNETES: &[(&str, Field)] = &[
     ("envoyPDB", Part(BUDGET)),
     ("envoyService", Part(SERVICE)),
     ("envoyServiceAccount", Ignored(NAMED)),
-    ("useListenerPortAsContainerPort", IgnoredFlag("the port of a listener always is that of the container")),
+    ("useListenerPortAsContainerPort", Always("the port of a listener always is that of the container")),
 ];
 
 const WORKLOAD: &[(&str, Field)] = &[
@@ -215,9 +212,9 @@ const DEPLOYMENT: &[(&str, Field)] = &[
 ];
 
 const CONTAINER: &[(&str, Field)] = &[
-    ("env", Ignored(BOOT)),
+    ("env", List),
     ("image", Text(&[])),
-    ("imageRepository", Ignored("write the whole image in image")),
+    ("imageRepository", Text(&[])),
     ("resources", Object),
     ("securityContext", Ignored(RESTRICTED)),
     ("volumeMounts", Ignored(RESTRICTED)),
@@ -258,7 +255,7 @@ const SERVICE: &[(&str, Field)] = &[
     ("externalTrafficPolicy", Text(&["Local", "Cluster"])),
     ("labels", Texts),
     ("loadBalancerClass", Text(&[])),
-    ("loadBalancerIP", Ignored("say it in the Gateway's spec.addresses")),
+    ("loadBalancerIP", Text(&[])),
     ("loadBalancerSourceRanges", List),
     ("name", Ignored(NAMED)),
     ("patch", Ignored(PATCHED)),

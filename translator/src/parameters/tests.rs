@@ -172,6 +172,28 @@ fn fields_without_effect_are_named_and_those_that_make_no_sense_refuse() {
             true,
         ),
         ("{ logging: { level: { default: loud } } }".into(), "logging.level.default", true),
+        (
+            kubernetes("useListenerPortAsContainerPort: false"),
+            "provider.kubernetes.useListenerPortAsContainerPort",
+            false,
+        ),
+        (
+            kubernetes(
+                "envoyDaemonSet: { container: { env: [{ name: a, value: b }, { name: c, valueFrom: { secretKeyRef: { name: d, key: e } } }] } }",
+            ),
+            "provider.kubernetes.envoyDaemonSet.container.env[1]",
+            false,
+        ),
+        (
+            kubernetes("envoyDeployment: { container: { image: a, imageRepository: b } }"),
+            "provider.kubernetes.envoyDeployment.container.imageRepository",
+            true,
+        ),
+        (
+            kubernetes("envoyService: { type: ClusterIP, loadBalancerIP: 192.0.2.1 }"),
+            "provider.kubernetes.envoyService.loadBalancerIP",
+            false,
+        ),
         ("{ concurency: 2 }".into(), "concurency", false),
         ("{ provider: { type: Host } }".into(), "provider.type", true),
         (
@@ -231,7 +253,7 @@ fn every_field_that_is_not_named_shapes_the_fleet() {
             Field::Texts | Field::Object => json!({"a": "b"}),
             Field::List => json!(["a"]),
             // Lists of parts are Envoy's configuration.
-            Field::Ignored(_) | Field::IgnoredFlag(_) | Field::Items(_) => return,
+            Field::Ignored(_) | Field::Always(_) | Field::Items(_) => return,
             Field::Flag => json!(true),
         };
         out.push((at.clone(), value));

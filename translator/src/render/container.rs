@@ -67,12 +67,15 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
     args.extend(["--service-node", "$(POD_NAME)"]);
     let concurrency = shape.concurrency.map(|threads| threads.to_string());
     args.extend(concurrency.iter().flat_map(|threads| ["--concurrency", threads]));
+    let own = pod_name();
+    let more = shape.env.iter().filter(|variable| variable["name"] != own["name"]).cloned();
+    let env: Vec<Value> = std::iter::once(own.clone()).chain(more).collect();
     let mut container = json!({
         "name": "envoy",
-        "image": shape.envoy_image.as_ref().unwrap_or(&settings.envoy_image),
+        "image": image(fleet, settings),
         "command": ["/usr/local/bin/envoy"],
         "args": args,
-        "env": [pod_name()],
+        "env": env,
         "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SECONDS}}},
         "resources": shape.resources.clone().unwrap_or_else(|| {
             json!({"requests": {"cpu": "100m", "memory": "256Mi"}})
@@ -89,6 +92,22 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
         container["readinessProbe"] = probe("/ready", health_port(&fleet.ports), 1, 3);
     }
     container
+}
+
+/// Envoy's image: its own, that of the same tag from elsewhere, or the usual one.
+fn image(fleet: &Fleet, settings: &Settings) -> String {
+    let usual = &settings.envoy_image;
+    if let Some(image) = &fleet.shape.envoy_image {
+        return image.clone();
+    }
+    let Some(repository) = &fleet.shape.image_repository else { return usual.clone() };
+    // A digest is that of one repository's image; a colon before the last slash is that of a port.
+    let tagged = usual.split_once('@').map_or(usual.as_str(), |(tagged, _)| tagged);
+    let last = tagged.rsplit('/').next().unwrap_or_default();
+    match last.split_once(':') {
+        Some((_, tag)) => format!("{repository}:{tag}"),
+        None => repository.clone(),
+    }
 }
 
 /// A probe of an HTTP path: every `period` seconds, until `failures` in a row failed.

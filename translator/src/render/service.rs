@@ -21,7 +21,8 @@ pub(super) fn services(fleet: &Fleet, metadata: &Metadata) -> Vec<Value> {
         let named = |address: &&&Address| address.kind == AddressKind::IpAddress && !address.value.is_empty();
         let mut addresses = other.iter().filter(named).map(|address| &*address.value);
         let kind = fleet.shape.service.kind.as_deref().unwrap_or("LoadBalancer");
-        out.push(service(fleet, metadata, &metadata.name, (kind, addresses.next())));
+        let first = addresses.next().or(fleet.shape.service.address.as_deref());
+        out.push(service(fleet, metadata, &metadata.name, (kind, first)));
         out.extend(addresses.collect::<BTreeSet<_>>().into_iter().map(|address| {
             let name = name::suffixed(&metadata.name, &name::digest(&[address]));
             service(fleet, metadata, &name, (kind, Some(address)))

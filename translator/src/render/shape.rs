@@ -23,6 +23,10 @@ pub struct Shape {
     pub pod_annotations: BTreeMap<String, String>,
     /// Envoy's image.
     pub envoy_image: Option<String>,
+    /// The same without a tag: that of the usual image.
+    pub image_repository: Option<String>,
+    /// More variables of Envoy's environment, none of them from a Secret.
+    pub env: Vec<Value>,
     /// Envoy's resources.
     pub resources: Option<Value>,
     /// Envoy's worker threads.
@@ -48,6 +52,8 @@ pub struct ServiceShape {
     pub annotations: BTreeMap<String, String>,
     /// Its external traffic policy.
     pub external_traffic_policy: Option<String>,
+    /// The address of the load balancer, if the Gateway asks for none.
+    pub address: Option<String>,
     /// Fields of its `spec` that only load balancers have.
     pub balancer: Map<String, Value>,
 }
@@ -103,6 +109,8 @@ impl Shape {
             pod_labels: texts(&pod["labels"]),
             pod_annotations: texts(&pod["annotations"]),
             envoy_image: text(&container["image"]),
+            image_repository: text(&container["imageRepository"]),
+            env: variables(&container["env"]),
             resources: container.get("resources").cloned(),
             concurrency: spec["concurrency"].as_i64(),
             log_levels: texts(&spec["logging"]["level"]),
@@ -111,12 +119,18 @@ impl Shape {
                 labels: texts(&service["labels"]),
                 annotations: texts(&service["annotations"]),
                 external_traffic_policy: text(&service["externalTrafficPolicy"]),
+                address: text(&service["loadBalancerIP"]).filter(|address| !address.is_empty()),
                 balancer: picked(service, &BALANCER),
             },
             autoscaler: object(&kubernetes["envoyHpa"], &AUTOSCALER),
             disruption_budget: object(&kubernetes["envoyPDB"], &BUDGET),
         }
     }
+}
+
+fn variables(value: &Value) -> Vec<Value> {
+    let secret = |entry: &Value| entry["valueFrom"]["secretKeyRef"].is_object();
+    value.as_array().into_iter().flatten().filter(|entry| !secret(entry)).cloned().collect()
 }
 
 fn picked(value: &Value, fields: &[&str]) -> Map<String, Value> {

@@ -549,6 +549,29 @@ fn an_envoy_proxy_shapes_the_fleet() {
 }
 
 #[test]
+fn an_envoy_proxy_names_a_repository_variables_and_an_address() {
+    let spec = json!({"provider": {"kubernetes": {
+        "envoyDeployment": {"container": {
+            "imageRepository": "registry.example:5000/envoy",
+            "env": [
+                {"name": "A", "value": "b"},
+                {"name": "POD_NAME", "value": "mine"},
+                {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+            ],
+        }},
+        "envoyService": {"loadBalancerIP": "192.0.2.7"},
+    }}});
+    let manifests = render(&Fleet { shape: Shape::read(&spec), ..plain() });
+    let envoy = &pod(&manifests)["spec"]["containers"][0];
+    assert_eq!(envoy["image"], "registry.example:5000/envoy:1", "the tag is that of the usual image");
+    let names: Vec<&str> =
+        envoy["env"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["POD_NAME", "A"], "its own name is Moorgate's, and no Secret is read");
+    assert!(envoy["env"][0]["valueFrom"].is_object());
+    assert_eq!(find(&manifests, "Service")["spec"]["loadBalancerIP"], "192.0.2.7");
+}
+
+#[test]
 fn a_scaled_deployment_leaves_its_replicas_to_the_scaler() {
     let spec = json!({"provider": {"kubernetes": {
         "envoyDeployment": {"replicas": 3}, "envoyHpa": {"minReplicas": 2, "maxReplicas": 5},

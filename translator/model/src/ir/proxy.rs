@@ -29,6 +29,8 @@ pub struct Proxy {
     pub family: BindFamily,
     /// The rules of a route are tried in the order in which they are written.
     pub keeps_order: bool,
+    /// Services are reached by their own addresses, where no policy says otherwise.
+    pub by_service: bool,
 }
 
 /// A filter of requests, by the beginning of its name, that is to stand before or behind another one.

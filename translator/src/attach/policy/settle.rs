@@ -376,7 +376,7 @@ fn joined(own: &RoutePolicies, added: &RoutePolicies) -> RoutePolicies {
 }
 
 /// Services are reached by their own names, behind which a cluster has their addresses.
-fn by_service(cluster: &mut Cluster) {
+pub(in crate::attach) fn by_service(cluster: &mut Cluster) {
     for source in cluster.sources.iter_mut().filter(|source| !source.service.is_empty()) {
         let host = format!("{}.{}.svc.{CLUSTER_DOMAIN}", source.service, source.namespace);
         *source = EndpointSource {
