@@ -1,5 +1,8 @@
 //! Who may do what, by address, headers, method, path and claims (SecurityPolicy `authorization`).
 
+mod matcher;
+mod messages;
+
 use crate::{About, Capability, Effect, Kind, Lowering, jwt, place};
 use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use envoy_types::pb::envoy::config::rbac::v3::{
@@ -37,6 +40,7 @@ struct Rule {
     action: String,
     operation: Option<Operation>,
     principal: Option<Who>,
+    cel: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,12 +100,15 @@ impl Capability for Authorization {
         file: "authorization",
         kind: Kind::Security,
         fields: &["authorization"],
-        except: &["authorization.rules.cel", "authorization.rules.principal.clientIPGeoLocations"],
+        except: &["authorization.rules.principal.clientIPGeoLocations"],
         since: "0.1.0",
         docs: "\
 The first rule that fits a request allows or denies it, otherwise defaultAction does (Deny). A rule fits if everything in it does: \
 principal.clientCIDRs, principal.headers, principal.jwt (claims and scopes of a provider of jwt), operation.methods, \
-operation.path. What is denied is answered with 403.",
+operation.path, cel (an expression that must be true). An expression may speak of request, source, destination, connection, metadata, \
+filter_state and xds, as Envoy's attributes are called; one that Envoy could not build, for lack of such a name or function, closes the \
+policy, and one that cannot be evaluated for a request, because what it speaks of is not there, does not fit it. Beside expressions a path of \
+type RegularExpression is refused: write it in the expression, as request.url_path.matches('^/a'). What is denied is answered with 403.",
         effect: Effect::Filter {
             name: NAME,
             place: place::AUTHORIZATION,
@@ -117,13 +124,28 @@ operation.path. What is denied is answered with 403.",
             let at = at.key("rules").index(index);
             let Some(allows) = allows(&rule.action, &at.key("action"), cx) else { return };
             let Some(fits) = fits(rule, &at, cx) else { return };
-            rules.push((allows, fits));
+            let expression = rule.cel.as_ref().map(|text| cx.cel(&at.key("cel"), text));
+            if expression == Some(None) {
+                return;
+            }
+            let fits = (!fits.is_empty()).then(|| all_of(fits));
+            rules.push(matcher::Rule { allows, fits, expression: expression.flatten() });
         }
         let by_default = match &rights.default_action {
             Some(action) => allows(action, &at.key("defaultAction"), cx),
             None => Some(false),
         };
         let Some(by_default) = by_default else { return };
+        if rules.iter().any(|rule| rule.expression.is_some()) {
+            let Some(matcher) = matcher::matcher(rules, by_default) else {
+                let why = "beside expressions a path is matched by Exact or PathPrefix, without a query";
+                return cx.invalid(at.key("rules"), why);
+            };
+            let own = RbacPerRoute { rbac: Some(Rbac { matcher: Some(matcher), ..Default::default() }) };
+            return cx.filter((NAME, place::AUTHORIZATION), &Rbac::default(), &own);
+        }
+        let rules: Vec<(bool, Principal)> =
+            rules.into_iter().filter_map(|rule| Some((rule.allows, rule.fits?))).collect();
         let changes = rules.windows(2).filter(|pair| matches!(pair, [(a, _), (b, _)] if a != b));
         if changes.count() > MOST_CHANGES {
             return cx.unsupported(at.key("rules"), "the rules change too often between Allow and Deny");
@@ -188,8 +210,8 @@ fn all_of(ids: Vec<Principal>) -> Principal {
     id(principal::Identifier::AndIds(principal::Set { ids }))
 }
 
-/// Whom a rule fits; nothing if it cannot be said.
-fn fits(rule: &Rule, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Principal> {
+/// Whom a rule fits, all of it; nothing if it cannot be said.
+fn fits(rule: &Rule, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<Principal>> {
     let mut all = Vec::new();
     if let Some(operation) = &rule.operation {
         if !operation.methods.is_empty() {
@@ -237,12 +259,12 @@ fn fits(rule: &Rule, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Principal>
             self::claims(claims, &mut all);
         }
     }
-    if all.is_empty() {
+    if all.is_empty() && rule.cel.is_none() {
         // It would fit everybody, and nobody writes that on purpose.
         cx.invalid(at.clone(), "the rule has no condition that this version knows");
         return None;
     }
-    Some(all_of(all))
+    Some(all)
 }
 
 fn text(pattern: MatchPattern) -> StringMatcher {
@@ -416,10 +438,6 @@ mod tests {
             (
                 r#"[{"action": "Allow", "principal": {"clientCIDRs": ["10.0.0.0/40"]}}]"#,
                 "MG4002 spec.authorization.rules[0].principal.clientCIDRs[0]",
-            ),
-            (
-                r#"[{"action": "Allow", "cel": "true", "operation": {"methods": ["GET"]}}]"#,
-                "MG4105 spec.authorization.rules[0].cel",
             ),
             (
                 r#"[{"action": "Allow", "operation": {"path": {"type": "RegularExpression", "value": "("}}}]"#,

@@ -44,6 +44,7 @@ struct Provider {
     #[serde(default)]
     claim_to_headers: Vec<ClaimToHeader>,
     extract_from: Option<ExtractFrom>,
+    recompute_route: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,17 +110,16 @@ impl Capability for Jwt {
         file: "jwt",
         kind: Kind::Security,
         fields: &["jwt"],
-        except: &[
-            // The route that is found then has filters of its own, which do not run any more.
-            "jwt.providers.recomputeRoute",
-        ],
+        except: &[],
         since: "0.1.0",
         docs: "\
 Requests need a token of one of the providers: issuer, audiences, and keys from localJWKS (inline, or a ConfigMap's key jwks) or \
 remoteJWKS, which Envoy itself fetches and keeps for cacheDuration; its server is verified by the roots of Envoy's image, or is one \\
 of backendRefs, reached as backendSettings say. With failedRefetchDuration keys are fetched before the first request asks for them, and \\
 so long after a failure again. With the annotation moorgate.dev/pinned-jwks (\"true\") they are those of a declared input instead (moorgate \\
-inputs update). claimToHeaders tells claims to the backend, extractFrom says where tokens are. optional lets requests without a token \\
+inputs update). claimToHeaders tells claims to the backend; with recomputeRoute the route is looked for again by them. What it asks for before tokens are \
+read (csrf, extAuth, apiKeyAuth, basicAuth, oidc, jwt) is not asked any more then, so a route that could be found and asks for more than the \
+first one closes that: attach such policies to the Gateway. extractFrom says where tokens are. optional lets requests without a token \\
 pass, failOpen those with a broken one too. Others are answered with 401.",
         effect: Effect::Filter {
             name: NAME,
@@ -137,6 +137,9 @@ pass, failOpen those with a broken one too. Others are answered with 401.",
         let (mut base, mut any) = (JwtAuthentication::default(), Vec::new());
         for (index, spec) in rules.providers.iter().enumerate() {
             let Some(provider) = provider(spec, &at.key("providers").index(index), cx) else { return };
+            if spec.recompute_route == Some(true) {
+                cx.recomputes(&at.key("providers").index(index).key("recomputeRoute"));
+            }
             // Several policies share the filter, and one may be merged with several others.
             let name = cx.own_name(&format!("{}/{}", spec.name, digest(&provider)));
             any.push(requires(jwt_requirement::RequiresType::ProviderName(name.clone())));
@@ -212,6 +215,7 @@ fn provider(spec: &Provider, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Jw
         }),
         claim_to_headers: claims.collect(),
         jwks_source_specifier: Some(keys),
+        clear_route_cache: spec.recompute_route == Some(true),
         ..Default::default()
     })
 }
@@ -410,6 +414,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_route_that_is_looked_for_again_is_marked() {
+        let of = |recompute: &str| {
+            let spec = format!(
+                r#"{{"jwt": {{"providers": [{{"name": "a", {recompute} "claimToHeaders": [{{"header": "x-a", "claim": "a"}}],
+                "localJWKS": {{"inline": "{{\"keys\": [{{\"kty\": \"oct\", \"k\": \"YQ\"}}]}}"}}}}]}}}}"#
+            );
+            let compiled = testing::compile(Kind::Security, &spec);
+            assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+            let provider = base(&compiled).providers.into_values().next().unwrap();
+            let field = compiled.parts["jwt"].recomputes.as_ref().map(ToString::to_string);
+            (provider.clear_route_cache, field)
+        };
+        assert_eq!(
+            of(r#""recomputeRoute": true,"#),
+            (true, Some("spec.jwt.providers[0].recomputeRoute".to_owned()))
+        );
+        assert_eq!((of(r#""recomputeRoute": false,"#), of("")), ((false, None), (false, None)));
+    }
+
+    #[test]
     fn what_cannot_be_carried_out_closes() {
         let provider = |text: &str| format!(r#"{{"jwt": {{"providers": [{{"name": "a", {text}}}]}}}}"#);
         for (spec, said) in [
@@ -423,12 +447,6 @@ pub(crate) mod tests {
             (
                 provider(r#""localJWKS": {"valueRef": {"kind": "ConfigMap", "name": "gone"}}"#),
                 "MG4002 spec.jwt.providers[0].localJWKS.valueRef.name",
-            ),
-            (
-                provider(
-                    r#""recomputeRoute": true, "localJWKS": {"inline": "{\"keys\": [{\"kty\": \"oct\", \"k\": \"YQ\"}]}"}"#,
-                ),
-                "MG4105 spec.jwt.providers[0].recomputeRoute",
             ),
             (
                 provider(r#""localJWKS": {"inline": "{\"keys\": []}"}"#),

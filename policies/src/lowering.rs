@@ -17,7 +17,7 @@ pub use late::SecretRef;
 pub(crate) use provider::{Asked, Provider, SETTINGS, settings_of};
 pub use rule::{Cookies, OfRule};
 pub use text::ScriptCheck;
-pub(crate) use value::{any, digest, hash, milliseconds, seconds, time};
+pub(crate) use value::{any, digest, fingerprint, hash, milliseconds, seconds, time};
 
 use crate::capability::{About, AnyCapability};
 use crate::{Input, InputKind, Kind, Settled, TrustBundle};
@@ -147,6 +147,12 @@ pub trait World {
     /// A text of JSON, read; none if it is none.
     fn json(&self, text: &str) -> Option<Node>;
 
+    /// An expression of CEL as an encoded `cel.expr.ParsedExpr`.
+    ///
+    /// # Errors
+    /// It is none, or Envoy could not build or evaluate it; says why.
+    fn cel(&self, text: &str) -> Result<Vec<u8>, String>;
+
     /// How strictly the scripts of a policy are looked at where it is attached.
     fn script_check(&self, policy: &Object) -> ScriptCheck;
 
@@ -200,6 +206,8 @@ pub struct Lowered {
     pub http3: bool,
     /// Requests that name no host are for the hostname of their listener.
     pub default_host: bool,
+    /// The route is looked for again once a token was read, as this field says.
+    pub recomputes: Option<FieldPath>,
 }
 
 impl Lowered {
@@ -226,6 +234,7 @@ impl Lowered {
         self.inspector.extend(other.inspector.iter().cloned());
         self.http3 |= other.http3;
         self.default_host |= other.default_host;
+        self.recomputes = self.recomputes.take().or_else(|| other.recomputes.clone());
     }
 }
 

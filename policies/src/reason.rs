@@ -100,11 +100,6 @@ const REASONS: &[(&str, &str, &str)] = &[
     ("SecurityPolicy", "authorization.rules.principal.clientIPGeoLocations", GEO),
     ("SecurityPolicy", "extAuth.grpc.backendSettings", SERVICE),
     ("SecurityPolicy", "extAuth.http.backendSettings", SERVICE),
-    (
-        "SecurityPolicy",
-        "jwt.providers.recomputeRoute",
-        "the route that is found then has filters of its own, which do not run any more",
-    ),
     ("SecurityPolicy", "jwt.providers.remoteJWKS.backendSettings", SERVICE),
     ("SecurityPolicy", "jwt.providers.remoteJWKS.backendRef", "write backendRefs, which took its place"),
     ("SecurityPolicy", "oidc.provider.backendSettings", SERVICE),

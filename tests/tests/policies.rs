@@ -24,6 +24,8 @@ mod listeners;
 mod patches;
 #[path = "policies/proxies.rs"]
 mod proxies;
+#[path = "policies/rules.rs"]
+mod rules;
 #[path = "policies/security.rs"]
 mod security;
 #[path = "policies/settled.rs"]

@@ -21,6 +21,7 @@ mod parent;
 mod policy;
 mod precedence;
 mod proxy;
+mod recomputed;
 mod rule;
 mod spec;
 mod table;

@@ -10,10 +10,10 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
-use moorgate_model::ObjectRef;
 use moorgate_model::ir::{
     ClientValidation, Dns, Extension, ListenerFilter, Patch, ProxyHeader, RouteFilter, SharedLimits,
 };
+use moorgate_model::{FieldPath, ObjectRef};
 use prost::{Message, Name};
 
 fn patch<M: Message>(message: &M, clear: &[&[u32]]) -> Patch {
@@ -173,6 +173,11 @@ impl Lowering<'_> {
     /// Requests that name no host are for the hostname of their listener.
     pub fn default_host(&mut self) {
         self.out.default_host = true;
+    }
+
+    /// The route is looked for again once a token was read, as a field says.
+    pub fn recomputes(&mut self, field: &FieldPath) {
+        self.out.recomputes.get_or_insert_with(|| field.clone());
     }
 
     /// HTTP/3 beside what is spoken.

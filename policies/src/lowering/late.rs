@@ -127,7 +127,7 @@ impl Lowering<'_> {
 
     /// The name of a filter that no other policy has, nor the same one merged with another.
     pub(crate) fn filter_name(&self, filter: &str, parts: &[LatePart]) -> String {
-        let digest = super::value::fingerprint(&parts);
+        let digest = super::fingerprint(&parts);
         format!("{filter}/{}", self.own_name(&digest))
     }
 

@@ -77,7 +77,7 @@ impl Lowering<'_> {
         } else {
             // What the service is asked by another name must not be changed with it.
             self.out.clusters.retain(|name| *name != cluster);
-            let digest = super::value::fingerprint(&settings.policies);
+            let digest = super::fingerprint(&settings.policies);
             let reference = &self.object.reference;
             let name = format!("{cluster}+{}.{}.{part}.{digest}", reference.namespace, reference.name);
             self.world.variant(&cluster, &name, &settings.policies);

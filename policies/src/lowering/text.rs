@@ -1,7 +1,9 @@
 //! Texts that policies bring: of ConfigMaps, of JSON, and scripts.
 
 use super::Lowering;
+use envoy_types::pb::cel::expr::ParsedExpr;
 use moorgate_model::{FieldPath, Node};
+use prost::Message as _;
 
 /// How strictly scripts are looked at before Envoy gets them, the strictest last (EnvoyProxy `luaValidation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -27,6 +29,15 @@ impl ScriptCheck {
 }
 
 impl Lowering<'_> {
+    /// An expression that Envoy can evaluate. Another one makes the policy invalid.
+    pub fn cel(&mut self, at: &FieldPath, text: &str) -> Option<ParsedExpr> {
+        let read = self
+            .world
+            .cel(text)
+            .and_then(|bytes| ParsedExpr::decode(bytes.as_slice()).map_err(|error| error.to_string()));
+        read.map_err(|why| self.invalid(at.clone(), &format!("the expression cannot be used: {why}"))).ok()
+    }
+
     /// A text of a ConfigMap in the policy's namespace, under the first of these keys that it has, or else its only one.
     pub fn config_map(&mut self, at: &FieldPath, name: &str, keys: &[&str]) -> Option<String> {
         let found = self.world.config_map(self.namespace(), name);

@@ -120,7 +120,7 @@ impl Cx<'_, '_> {
         if all.cluster.is_empty() {
             return cluster;
         }
-        let digest = fingerprint(format!("{:?}", all.cluster).as_bytes());
+        let digest = fingerprint(&all.cluster);
         let reference = &self.object.reference;
         let name = format!("{cluster}+{}.{}.{digest}", reference.namespace, reference.name);
         self.around.world.variant(&cluster, &name, &all.cluster);

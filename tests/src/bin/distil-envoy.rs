@@ -4,7 +4,8 @@
 //! distil-envoy           writes the file
 //! distil-envoy --check   compares it with what would be written; exit 1 if they differ
 //! ```
-//! The .proto files are those inside the pinned envoy-types package, so that types and descriptors never disagree.
+//! The .proto files are those inside the pinned envoy-types package, so that types and descriptors never disagree, and the few
+//! messages that it lacks ([`LACKING`]).
 //! Only what is reachable from [`ROOTS`] is kept, without comments and options; equal input gives equal bytes.
 
 use anyhow::{Context as _, Result, bail};
@@ -34,10 +35,26 @@ const INCLUDES: &[&str] = &[
     "cel-spec/proto",
 ];
 
+/// Messages that the package lacks, by their published definitions (github.com/cncf/xds, `xds/type/matcher/v3/cel.proto` and
+/// `http_inputs.proto`); `policies/src/authorization/messages.rs` has their types.
+const LACKING: (&str, &str) = (
+    "xds/type/matcher/v3/cel.proto",
+    r#"syntax = "proto3";
+package xds.type.matcher.v3;
+import "xds/type/v3/cel.proto";
+message CelMatcher {
+  xds.type.v3.CelExpression expr_match = 1;
+  string description = 2;
+}
+message HttpAttributesCelMatchInput {}
+"#,
+);
+
 /// What is kept, with everything that it refers to. `Any` refers to nothing, so each extension stands here.
 const ROOTS: &[&str] = &[
     "envoy.config.bootstrap.v3.Bootstrap",
     "envoy.config.listener.v3.Listener",
+    "envoy.config.rbac.v3.Action",
     "envoy.config.route.v3.FilterConfig",
     "envoy.config.route.v3.RouteConfiguration",
     "envoy.config.route.v3.FilterConfig",
@@ -158,11 +175,14 @@ const ROOTS: &[&str] = &[
     "envoy.extensions.load_balancing_policies.random.v3.Random",
     "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
     "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
+    "envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput",
     "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
     "envoy.extensions.matching.common_inputs.network.v3.ServerNameInput",
     "envoy.extensions.matching.common_inputs.network.v3.SourceIPInput",
     "envoy.extensions.matching.common_inputs.network.v3.SourcePortInput",
     "envoy.extensions.matching.input_matchers.consistent_hashing.v3.ConsistentHashing",
+    "envoy.extensions.matching.input_matchers.ip.v3.Ip",
+    "envoy.extensions.matching.input_matchers.metadata.v3.Metadata",
     "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
     "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig",
     "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
@@ -187,6 +207,8 @@ const ROOTS: &[&str] = &[
     "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput",
     "google.protobuf.StringValue",
     "ratelimit.config.ratelimit.v3.RateLimitConfig",
+    "xds.type.matcher.v3.CelMatcher",
+    "xds.type.matcher.v3.HttpAttributesCelMatchInput",
     "xds.type.matcher.v3.Matcher",
 ];
 
@@ -235,6 +257,10 @@ fn distil(protos: &Path) -> Result<Vec<u8>> {
         let root = protos.join(include);
         read_folder(&root, &root, &mut files)?;
     }
+    let (name, source) = LACKING;
+    let mut lacking = File::from_source(name, source)?.file_descriptor_proto().clone();
+    strip(&mut lacking);
+    files.insert(name.to_owned(), lacking);
     absolute_names(&mut files);
     let names: Vec<String> = files.keys().cloned().collect();
     let mut resolver = ChainFileResolver::new();

@@ -9,6 +9,7 @@ use super::listener::{Gateway, Listener};
 use super::parent::{Placement, Routes};
 use super::policy::{Policies, by_service};
 use super::proxy::Proxies;
+use super::recomputed;
 use super::table::{self, Filled};
 use super::takes::Takes;
 use moorgate_model::ir::{
@@ -40,6 +41,7 @@ pub(super) fn assemble(
                 |(_, gateway): &(Key<'_>, &Gateway<'_>)| policies.denies_gateway(&gateway.object.reference);
             let closed = Closed {
                 keeps_order: fleet.proxy.keeps_order,
+                moved: !fleet.proxy.order.is_empty(),
                 all: served.iter().all(denied),
                 clusters: routes
                     .clusters
@@ -72,6 +74,7 @@ pub(super) fn assemble(
         fleets.insert(name, fleet);
     }
     diagnostics.extend(found.passed.iter().filter_map(table::passed));
+    diagnostics.extend(table::unguarded(objects, &found.unguarded));
     if !found.shadows.is_empty() {
         let by_name = objects.iter().map(|object| (&object.reference, object)).collect();
         diagnostics.extend(found.shadows.iter().filter_map(|shadow| table::describe(shadow, &by_name)));
@@ -143,7 +146,8 @@ fn chains(
             let table =
                 listeners.iter().any(|(listener, _)| listener.mode == Some(Mode::Http) && !listener.refuse);
             let table = table.then(|| {
-                Arc::new(closed.table(table::build(name.clone(), listeners, closed.keeps_order, found)))
+                let table = table::build(name.clone(), listeners, closed.keeps_order, found);
+                Arc::new(closed.table(table, found))
             });
             let mut chains = Vec::new();
             for filled in listeners {
@@ -164,7 +168,8 @@ fn plain_chain(
     closed: &Closed<'_>,
     found: &mut table::Found,
 ) -> FilterChain {
-    let routes = Arc::new(closed.table(table::build(name.clone(), listeners, closed.keeps_order, found)));
+    let table = table::build(name.clone(), listeners, closed.keeps_order, found);
+    let routes = Arc::new(closed.table(table, found));
     FilterChain {
         name,
         server_names: Vec::new(),
@@ -220,6 +225,8 @@ fn origin(listener: &Listener<'_>) -> ListenerOrigin {
 struct Closed<'c> {
     /// The rules of a route are tried as they are written.
     keeps_order: bool,
+    /// Filters stand in another order than usual.
+    moved: bool,
     /// Everything of the Gateway.
     all: bool,
     /// Clusters, neither in plain text nor unverified.
@@ -227,7 +234,10 @@ struct Closed<'c> {
 }
 
 impl Closed<'_> {
-    fn table(&self, mut table: RouteTable) -> RouteTable {
+    fn table(&self, mut table: RouteTable, found: &mut table::Found) -> RouteTable {
+        for host in &mut table.hosts {
+            recomputed::close(&mut host.routes, self.moved, &mut found.unguarded);
+        }
         for route in table.hosts.iter_mut().flat_map(|host| &mut host.routes) {
             if self.all {
                 route.refuse(500);

@@ -3,6 +3,7 @@
 //! What a policy says is its own file's matter (`policies`); here it meets its targets. A policy that restricts
 //! access and cannot be carried out makes its targets answer 500 (DESIGN §8, fail closed).
 
+mod cel;
 mod client;
 mod condition;
 mod held;

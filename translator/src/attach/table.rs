@@ -4,13 +4,14 @@ use super::filter::redirect_port;
 use super::listener::Listener;
 use super::parent::Placement;
 use super::precedence::{rank, written};
+use super::recomputed::Unguarded;
 use super::takes::{self, Takes};
 use moorgate_model::diagnostic::policy::POLICY_FIELD_UNSUPPORTED_RESTRICTS;
 use moorgate_model::diagnostic::semantic::{CROSS_NAMESPACE_MATCH, SHADOWED_MATCH};
 use moorgate_model::ir::{
     Action, PathMatch, Respond, Route, RouteFilter, RouteTable, ValueMatch, VirtualHost,
 };
-use moorgate_model::{Diagnostic, FieldPath};
+use moorgate_model::{Diagnostic, FieldPath, Object, ObjectRef};
 use std::collections::BTreeMap;
 
 /// A listener with what is attached to it.
@@ -30,6 +31,8 @@ pub(super) struct Found {
     pub(super) shadows: Vec<Shadow>,
     /// Matches that take requests from another namespace.
     pub(super) takes: Takes,
+    /// Fields by which a route could be found that is not guarded then.
+    pub(super) unguarded: Unguarded,
     /// Routes that answer 500, because another route's filters may lead to them behind their own.
     pub(super) passed: Vec<Route>,
 }
@@ -137,6 +140,19 @@ pub(super) fn passed(route: &Route) -> Option<Diagnostic> {
     Some(finding.help("the route answers 500: use other filters on the listener, or jwt or extAuth here"))
 }
 
+/// What to say of a field by which a route could be found that is not guarded then.
+pub(super) fn unguarded(objects: &[Object], found: &Unguarded) -> Vec<Diagnostic> {
+    let say = |((policy, field), message): (&(ObjectRef, FieldPath), &String)| {
+        let object = objects.iter().find(|object| object.reference == *policy)?;
+        let finding = object.diagnostic(&POLICY_FIELD_UNSUPPORTED_RESTRICTS, field.clone(), message.as_str());
+        Some(
+            finding
+                .help("the first route answers 500: attach to the Gateway what both of them are to ask for"),
+        )
+    };
+    found.iter().filter_map(say).collect()
+}
+
 /// What depends on the listener is filled in.
 fn finish(route: &Route, listener: &Listener<'_>) -> Route {
     let mut route = route.clone();
@@ -177,10 +193,7 @@ pub(super) fn match_field(route: &Route) -> FieldPath {
 }
 
 /// Says who hides whom, at both places.
-pub(super) fn describe(
-    shadow: &Shadow,
-    objects: &BTreeMap<&moorgate_model::ObjectRef, &moorgate_model::Object>,
-) -> Option<Diagnostic> {
+pub(super) fn describe(shadow: &Shadow, objects: &BTreeMap<&ObjectRef, &Object>) -> Option<Diagnostic> {
     let loser = objects.get(&shadow.loser.origin.object)?;
     let winner = objects.get(&shadow.winner.origin.object)?;
     let across = loser.reference.namespace != winner.reference.namespace;

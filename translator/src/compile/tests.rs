@@ -7,6 +7,7 @@ mod listeners;
 mod merged;
 mod misdirected;
 mod policies;
+mod recomputed;
 mod referred;
 mod telemetry;
 

@@ -88,6 +88,8 @@ pub struct RoutePolicies {
     pub described: bool,
     /// Values that filters need and relays make of Secrets.
     pub late: Vec<LateValue>,
+    /// The route is looked for again once a token was read: the policy and its field that say so.
+    pub recomputes: Option<(ObjectRef, FieldPath)>,
     /// What the fleet's rate limit service has to know for it: by the domain of the counts an encoded `RateLimitConfig`
     /// without a name.
     pub counted: Vec<(Arc<str>, Arc<[u8]>)>,

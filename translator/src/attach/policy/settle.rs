@@ -2,7 +2,7 @@
 
 mod limits;
 
-use super::held::{Chosen, Held};
+use super::held::{Chosen, Held, One};
 use super::merge::merged_object;
 use super::world::Sources;
 use super::{Policies, held};
@@ -207,6 +207,7 @@ impl Settling<'_, '_> {
         }
         let mut all = Lowered::default();
         let (mut sources, mut suffix) = (Vec::new(), String::new());
+        let mut recomputes = None;
         let (mut closed, mut closed_streams) = (false, false);
         for (kind, chosen) in chosen {
             let compiled = self.compiled(chosen);
@@ -228,6 +229,7 @@ impl Settling<'_, '_> {
                     let _ = write!(suffix, "+{}.{}", reference.namespace, reference.name);
                 }
             }
+            recomputes = own.recomputes.clone().map(|field| (self.speaker(chosen), field)).or(recomputes);
             all.add(&own);
             sources.extend(explained(&self.policies.held, chosen, &compiled, route));
         }
@@ -242,6 +244,7 @@ impl Settling<'_, '_> {
             late: all.late,
             counted: Vec::new(),
             oldest_envoy: None,
+            recomputes,
         };
         let together = Rc::new(Together {
             added: Some(Arc::new(added)),
@@ -253,6 +256,15 @@ impl Settling<'_, '_> {
         });
         self.together.insert(chosen.clone(), Rc::clone(&together));
         together
+    }
+
+    /// Which of two merged policies asks for a route to be looked for again.
+    fn speaker(&self, chosen: &Chosen) -> ObjectRef {
+        let all = &self.policies.held.all;
+        let asks = |one: &&One| one.compiled.together().recomputes.is_some();
+        let (narrow, wide) = (all.get(chosen.winner), chosen.merged.and_then(|number| all.get(number)));
+        let speaker = narrow.filter(asks).or(wide.filter(asks)).or(narrow);
+        speaker.map_or_else(|| ObjectRef::new("", "", "", ""), |one| one.object.reference.clone())
     }
 
     /// What the winner says, merged with the wider one if it asks for that.

@@ -1,6 +1,6 @@
 //! What policies may ask of the rest of the source.
 
-use super::{Policies, reach};
+use super::{Policies, cel, reach};
 use crate::attach::backend::{self, Use, external};
 use crate::attach::grant::{From, To, permit};
 use crate::attach::index::Index;
@@ -196,6 +196,10 @@ impl World for Sources<'_, '_> {
 
     fn json(&self, text: &str) -> Option<Node> {
         crate::load::document(text.as_bytes()).ok()
+    }
+
+    fn cel(&self, text: &str) -> Result<Vec<u8>, String> {
+        cel::parsed(text)
     }
 
     fn script_check(&self, policy: &Object) -> ScriptCheck {
