@@ -17,6 +17,15 @@ pub enum InputKind {
     Wasm,
 }
 
+/// How a registry is asked for an image: only who fetches needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Access {
+    /// The Secret with the credentials, as `namespace/name`: never what it holds.
+    pub secret: Option<String>,
+    /// CA certificates of the registry, PEM, if the source has them.
+    pub authority: Option<String>,
+}
+
 impl InputKind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Discovery, Self::Keys, Self::Wasm];

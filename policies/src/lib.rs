@@ -102,7 +102,7 @@ pub use dynamic::{dns_cache, dynamic_filters};
 pub use effects::Effects;
 pub use entry::AnyPolicy;
 pub use global_rate_limit::{LimitService, limited};
-pub use input::{Input, InputKind};
+pub use input::{Access, Input, InputKind};
 pub use kind::{GROUP, Kind, VERSION};
 pub use lowering::{
     BackendRef, Compiled, Cookies, Lowered, Lowering, OfBackend, OfRule, ScriptCheck, SecretRef, World,
@@ -114,6 +114,11 @@ pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
 pub use reason::{Class, Settled, class, reason, settled};
 pub use session::{SessionPersistence, session};
 pub use telemetry::{Telemetry, XTelemetry};
+
+/// The cluster through which Envoy reaches its relay: it stands in every bootstrap.
+pub const RELAY_CLUSTER: &str = "moorgate-relay";
+/// Where that hands out modules of code; the SHA-256 of one follows.
+pub const RELAY_MODULES: &str = "/modules/sha256/";
 
 use capability::Part;
 use entry::Entry;

@@ -3,6 +3,7 @@
 mod ask;
 mod backend;
 pub(crate) mod late;
+mod module;
 mod provider;
 mod reference;
 mod rule;
@@ -20,14 +21,14 @@ pub use text::ScriptCheck;
 pub(crate) use value::{any, digest, fingerprint, hash, milliseconds, seconds, time};
 
 use crate::capability::{About, AnyCapability};
-use crate::{Input, InputKind, Kind, Settled, TrustBundle};
+use crate::{Access, Input, InputKind, Kind, Settled, TrustBundle};
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
     POLICY_APPROXIMATE, POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
 use moorgate_model::ir::{
-    ClientValidation, ClusterPolicies, LateValue, ListenerFilter, Patch, RouteFilter, SharedLimits,
+    ClientValidation, ClusterPolicies, LateValue, ListenerFilter, Module, Patch, RouteFilter, SharedLimits,
 };
 use moorgate_model::{Code, Diagnostic, FieldPath, Node, Object, ObjectRef};
 use serde::Deserialize;
@@ -87,9 +88,12 @@ pub trait World {
         &mut self,
         policy: &Object,
         at: &FieldPath,
-        kind: InputKind,
-        url: &str,
+        wanted: (InputKind, &str),
+        access: &Access,
     ) -> Result<Input, Box<Diagnostic>>;
+
+    /// CA certificates in PEM by their name, `Kind/namespace/name`, if the source has them.
+    fn authority_text(&self, bundle: &str) -> Option<String>;
 
     /// A cluster like another one, under a name of its own, with what policies add to it.
     fn variant(&mut self, cluster: &str, name: &str, policies: &ClusterPolicies);
@@ -192,6 +196,8 @@ pub struct Lowered {
     pub late: Vec<LateValue>,
     /// What a service counts for the whole fleet.
     pub limits: Vec<SharedLimits>,
+    /// Modules that filters load from the relay.
+    pub modules: Vec<Module>,
     /// What makes a backend.
     pub backend: OfBackend,
     /// Filters of all requests of a listener.
@@ -227,6 +233,7 @@ impl Lowered {
         self.describes |= other.describes;
         self.late.extend(other.late.iter().cloned());
         self.limits.extend(other.limits.iter().cloned());
+        self.modules.extend(other.modules.iter().cloned());
         self.backend.add(&other.backend);
         self.on_listener.extend(other.on_listener.iter().cloned());
         self.changes.extend(other.changes.iter().cloned());
@@ -443,7 +450,7 @@ impl Lowering<'_> {
     /// What stands behind a URL that the policy names at a field. It is never fetched here: without a declared input
     /// (`moorgate inputs update`) the policy is not valid.
     pub fn input(&mut self, at: &FieldPath, kind: InputKind, url: &str) -> Option<Input> {
-        let found = self.world.input(self.object, at, kind, url);
+        let found = self.world.input(self.object, at, (kind, url), &Access::default());
         found.map_or_else(|finding| self.failed_at(at, *finding), Some)
     }
 

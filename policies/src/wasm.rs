@@ -1,8 +1,10 @@
 //! Modules of WebAssembly (EnvoyExtensionPolicy `wasm`).
 
 use crate::free::Free;
+use crate::input::Access;
+use crate::lowering::SecretRef;
 use crate::lowering::{any, milliseconds};
-use crate::{About, Capability, Effect, Kind, Lowering, jwt, place};
+use crate::{About, Capability, Effect, Kind, Lowering, RELAY_CLUSTER, RELAY_MODULES, jwt, place};
 use envoy_types::pb::envoy::config::core::v3::{
     AsyncDataSource, BackoffStrategy, HttpUri, RemoteDataSource, RetryPolicy, async_data_source,
     http_uri::HttpUpstreamType,
@@ -43,6 +45,16 @@ struct Code {
     #[serde(rename = "type")]
     kind: String,
     http: Option<Source>,
+    image: Option<Image>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Image {
+    url: String,
+    sha256: Option<String>,
+    pull_secret_ref: Option<SecretRef>,
+    tls: Option<Tls>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,6 +96,8 @@ const NAME: &str = "envoy.filters.http.wasm";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it asks again, and how long it waits before that: a listener is not changed before the last answer.
 const RETRIES: u32 = 5;
+/// The same of a relay, which has what its snapshot names; but of several, Envoy may meet one that is a moment behind.
+const RELAY_RETRIES: u32 = 20;
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 impl Capability for Wasm {
@@ -92,15 +106,16 @@ impl Capability for Wasm {
         file: "wasm",
         kind: Kind::Extension,
         fields: &["wasm"],
-        except: &["wasm.code.image"],
+        except: &[],
         since: "0.2.0",
         docs: "\
-Modules of WebAssembly run on requests and responses, in their order. Envoy itself fetches a module from code.http.url and takes it only with \
-the digest code.http.sha256, which has to be given: nothing is fetched while compiling, and what is not known to be what was meant does not run \
-(pullPolicy therefore decides nothing). Over https the server must be signed by an authority of code.http.tls, or by the roots of Envoy's \
+Modules of WebAssembly run on requests and responses, in their order. The module of an image (code.image) is a declared input: moorgate inputs \
+update pulls it by its tag, or its digest code.image.sha256, with the credentials of code.image.pullSecretRef (--pull-secret) and the \
+authorities of code.image.tls; the module is published with the snapshot, and each fleet's relay hands it out to its Envoys. From code.http.url \
+Envoy itself fetches a module, and takes it only with the digest code.http.sha256, which has to be given: nothing is fetched while compiling, and \
+what is not known to be what was meant does not run (pullPolicy therefore decides nothing). Over https the server must be signed by an authority of code.http.tls, or by the roots of Envoy's \
 image. config is given to the module as JSON, env.hostKeys names variables of the proxy's environment that it sees. \
-While a module cannot be had, or fails, requests are answered with an error; with failOpen they pass. Images (code.image) are refused: serve the \
-module over HTTP.",
+While a module cannot be had, or fails, requests are answered with an error; with failOpen they pass.",
         effect: Effect::Filter {
             name: NAME,
             place: place::WASM,
@@ -148,18 +163,73 @@ module over HTTP.",
 
 /// Where Envoy fetches the code.
 fn code(code: &Code, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<AsyncDataSource> {
-    let at = at.key("http");
-    let Some(source) = code.http.as_ref().filter(|_| code.kind == "HTTP") else {
-        if code.kind == "HTTP" {
-            cx.invalid(at, "exactly the field that the type names must be set");
-        } else {
-            // The image itself was named as not supported: there is nothing to run.
-            cx.invalid(at, "a module is fetched over HTTP: put it on a server, and name its digest");
+    match (code.kind.as_str(), &code.http, &code.image) {
+        ("HTTP", Some(source), _) => server(source, &at.key("http"), cx),
+        ("Image", _, Some(found)) => image(found, &at.key("image"), cx),
+        (kind, ..) => {
+            let field = if kind == "Image" { "image" } else { "http" };
+            cx.invalid(at.key(field), "exactly the field that the type names must be set");
+            None
         }
+    }
+}
+
+/// The module in an image, as it was declared: the relay has it.
+fn image(image: &Image, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<AsyncDataSource> {
+    let Some(url) = reference(image) else {
+        let why = "that is no image: write registry/repository:tag, and as sha256 64 hexadecimal digits";
+        cx.invalid(at.key("url"), why);
         return None;
     };
+    let secret = match &image.pull_secret_ref {
+        Some(secret) => Some(cx.secret(&at.key("pullSecretRef"), secret, &[".dockerconfigjson"])?.path()),
+        None => None,
+    };
+    let authority = match &image.tls {
+        Some(own) => {
+            let at = at.key("tls").key("caCertificateRef");
+            let bundle = authority(&own.ca_certificate_ref, &at, cx)?;
+            cx.authority_text(&bundle)
+        }
+        None => None,
+    };
+    let module = cx.image(&at.key("url"), &url, &Access { secret, authority })?;
+    let uri = format!("http://{RELAY_CLUSTER}{RELAY_MODULES}{}", module.digest);
+    Some(remote(uri, RELAY_CLUSTER.to_owned(), module.digest, RELAY_RETRIES))
+}
+
+/// An image by the name under which it is declared: `oci://registry/repository:tag`, or by its digest, if that is given.
+fn reference(image: &Image) -> Option<String> {
+    let name = image.url.strip_prefix("oci://").unwrap_or(&image.url);
+    let (first, rest) = name.split_once('/').unwrap_or(("", name));
+    // What has neither dot nor port is a folder of Docker's registry.
+    let name = match first {
+        "" => format!("docker.io/library/{rest}"),
+        "localhost" => name.to_owned(),
+        first if first.contains(['.', ':']) => name.to_owned(),
+        _ => format!("docker.io/{name}"),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@[]".contains(&byte);
+    if name.len() > 1024 || !name.bytes().all(plain) || name.ends_with(['/', ':', '@']) {
+        return None;
+    }
+    let Some(digest) = &image.sha256 else { return Some(format!("oci://{name}")) };
+    let digest = digest.strip_prefix("sha256:").unwrap_or(digest).to_ascii_lowercase();
+    let tagged = name.split_once('@').map_or(name.as_str(), |(tagged, _)| tagged);
+    // A colon behind the last slash begins a tag.
+    let (folder, last) = tagged.rsplit_once('/')?;
+    let last = last.split_once(':').map_or(last, |(last, _)| last);
+    is_digest(&digest).then(|| format!("oci://{folder}/{last}@sha256:{digest}"))
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A module on a server, which Envoy asks itself.
+fn server(source: &Source, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<AsyncDataSource> {
     let digest = source.sha256.as_deref().unwrap_or_default().to_ascii_lowercase();
-    if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if !is_digest(&digest) {
         let why =
             "the digest of the module is needed, 64 hexadecimal digits: nothing is fetched while compiling";
         cx.invalid(at.key("sha256"), why);
@@ -183,13 +253,18 @@ fn code(code: &Code, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<AsyncDataS
         Some(bundle) => cx.outside_signed(&at.key("url"), host, port, &bundle)?,
         None => cx.outside(&at.key("url"), host, port, tls)?,
     };
+    Some(remote(source.url.clone(), cluster, digest, RETRIES))
+}
+
+/// Code that Envoy gets over HTTP, and knows by its digest.
+fn remote(uri: String, cluster: String, digest: String, retries: u32) -> AsyncDataSource {
     let uri = HttpUri {
-        uri: source.url.clone(),
+        uri,
         timeout: Some(milliseconds(TIMEOUT)),
         http_upstream_type: Some(HttpUpstreamType::Cluster(cluster)),
     };
     let retry_policy = RetryPolicy {
-        num_retries: Some(UInt32Value { value: RETRIES }),
+        num_retries: Some(UInt32Value { value: retries }),
         retry_back_off: Some(BackoffStrategy {
             base_interval: Some(milliseconds(BACK_OFF.0)),
             max_interval: Some(milliseconds(BACK_OFF.1)),
@@ -197,7 +272,7 @@ fn code(code: &Code, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<AsyncDataS
         ..Default::default()
     };
     let remote = RemoteDataSource { http_uri: Some(uri), sha256: digest, retry_policy: Some(retry_policy) };
-    Some(AsyncDataSource { specifier: Some(async_data_source::Specifier::Remote(remote)) })
+    AsyncDataSource { specifier: Some(async_data_source::Specifier::Remote(remote)) }
 }
 
 /// The bundle that signs the server.
@@ -261,6 +336,52 @@ mod tests {
         assert_eq!(testing::said(&gone), ["MG4002 spec.wasm[0].code.http.tls.caCertificateRef.name"]);
     }
 
+    fn image(image: &str) -> String {
+        format!(r#"{{"wasm": [{{"code": {{"type": "Image", "image": {image}}}}}]}}"#)
+    }
+
+    #[test]
+    fn a_module_of_an_image_comes_from_the_relay() {
+        let ca = r#"{"caCertificateRef": {"group": "", "kind": "ConfigMap", "name": "ca"}}"#;
+        let spec = image(&format!(
+            r#"{{"url": "r.example/a:v1", "pullSecretRef": {{"name": "pull"}}, "tls": {ca}}}"#
+        ));
+        let compiled = testing::compile(Kind::Extension, &spec);
+        assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+        let part = &compiled.parts["wasm"];
+        let [module] = part.modules.as_slice() else { panic!("one module") };
+        assert_eq!(&*module.bytes, b"\0asm");
+        assert!(part.clusters.is_empty() && part.late.is_empty(), "neither a server nor a secret is named");
+        let text = String::from_utf8_lossy(&part.filters[0].base.value).into_owned();
+        assert!(text.contains(&format!("http://moorgate-relay/modules/sha256/{}", module.digest)), "{text}");
+        assert!(!text.contains("pull"), "{text}");
+    }
+
+    #[test]
+    fn images_have_one_name() {
+        let named = |url: &str, sha256: Option<&str>| {
+            reference(&Image {
+                url: url.into(),
+                sha256: sha256.map(Into::into),
+                pull_secret_ref: None,
+                tls: None,
+            })
+        };
+        for (url, name) in [
+            ("oci://ghcr.io/a/b:v1", "oci://ghcr.io/a/b:v1"),
+            ("localhost:5000/b", "oci://localhost:5000/b"),
+            ("a/b:v1", "oci://docker.io/a/b:v1"),
+            ("b", "oci://docker.io/library/b"),
+        ] {
+            assert_eq!(named(url, None).as_deref(), Some(name));
+        }
+        let by_digest = format!("oci://localhost:5000/b@sha256:{DIGEST}");
+        for url in ["localhost:5000/b", "localhost:5000/b:v1", "oci://localhost:5000/b@sha256:00"] {
+            assert_eq!(named(url, Some(&DIGEST.to_uppercase())), Some(by_digest.clone()), "{url}");
+        }
+        assert_eq!(named("r.example/b:", None), None);
+    }
+
     #[test]
     fn what_cannot_be_known_does_not_run() {
         let good = format!(r#"{{"url": "https://a.example/m", "sha256": "{DIGEST}"}}"#);
@@ -271,10 +392,14 @@ mod tests {
                 vec!["MG4002 spec.wasm[0].code.http.url"],
             ),
             (spec("", &good.replace("a.example", "localhost")), vec!["MG4002 spec.wasm[0].code.http.url"]),
+            (image(r#"{"url": "r.example/a b"}"#), vec!["MG4002 spec.wasm[0].code.image.url"]),
+            (image(r#"{"url": "r.example/a", "sha256": "12"}"#), vec!["MG4002 spec.wasm[0].code.image.url"]),
+            (image(r#"{"url": "r.example/gone"}"#), vec!["MG4030 spec.wasm[0].code.image.url"]),
             (
-                r#"{"wasm": [{"code": {"type": "Image", "image": {"url": "a/b:c"}}}]}"#.into(),
-                vec!["MG4105 spec.wasm[0].code.image", "MG4002 spec.wasm[0].code.http"],
+                image(r#"{"url": "r.example/a", "pullSecretRef": {"name": "gone"}}"#),
+                vec!["MG4002 spec.wasm[0].code.image.pullSecretRef"],
             ),
+            (r#"{"wasm": [{"code": {"type": "Image"}}]}"#.into(), vec!["MG4002 spec.wasm[0].code.image"]),
         ] {
             let compiled = testing::compile(Kind::Extension, &spec);
             assert_eq!(

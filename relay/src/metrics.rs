@@ -69,6 +69,7 @@ const FAMILIES: &[(&str, Shape, &str)] = &[
     ("moorgate_relay_streams", Shape::Gauge, "Open xDS streams."),
     ("moorgate_relay_connections", Shape::Counter, "Accepted connections."),
     ("moorgate_relay_connections_refused", Shape::Counter, "Connections turned away, by reason."),
+    ("moorgate_relay_modules", Shape::Counter, "Requests for modules of code, by result."),
     ("moorgate_relay_responses", Shape::Counter, "xDS responses sent, by type."),
     ("moorgate_relay_acks", Shape::Counter, "xDS responses that clients took, by type."),
     ("moorgate_relay_nacks", Shape::Counter, "xDS responses that clients refused, by type."),

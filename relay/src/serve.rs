@@ -6,6 +6,7 @@ pub mod grpc;
 pub mod hub;
 pub mod listen;
 pub mod meter;
+mod modules;
 pub mod proto;
 pub mod share;
 pub mod stream;

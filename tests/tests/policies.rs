@@ -20,6 +20,8 @@ mod interplay;
 mod limits;
 #[path = "policies/listeners.rs"]
 mod listeners;
+#[path = "policies/modules.rs"]
+mod modules;
 #[path = "policies/patches.rs"]
 mod patches;
 #[path = "policies/proxies.rs"]

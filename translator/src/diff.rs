@@ -15,6 +15,7 @@ pub use revoked::{Refusal, mark, refusals};
 pub use text::text;
 
 use crate::xds::{XdsError, json};
+use moorgate_snapshot::record::MODULE_TYPE;
 use moorgate_snapshot::{Binding, BindingSource, Digest, FleetName, ObjectSource, Record, Resource};
 use serde::Serialize;
 use serde_json::Value;
@@ -137,7 +138,13 @@ fn resource(
     before: Option<&Resource>,
     after: Option<&Resource>,
 ) -> Result<Vec<Change>, XdsError> {
-    let (type_url, resource_name, _) = *name;
+    let (type_url, resource_name, part) = *name;
+    if type_url == MODULE_TYPE {
+        // Its name is its digest, so it comes or goes as a whole.
+        let side = |side: Option<&Resource>| side.map(|_| Value::Null);
+        let change = change("module", resource_name.to_owned(), side(before).as_ref(), side(after).as_ref());
+        return Ok(part.is_empty().then_some(change).into_iter().collect());
+    }
     let value =
         |side: Option<&Resource>| side.map(|resource| json::message(type_url, &resource.bytes)).transpose();
     let (before, after) = (value(before)?, value(after)?);

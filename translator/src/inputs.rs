@@ -17,7 +17,7 @@ pub mod write;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use moorgate_model::{FieldPath, Node, Object, ObjectRef};
-use moorgate_policies::{Input, InputKind};
+use moorgate_policies::{Access, Input, InputKind};
 use ring::digest::{SHA256, digest};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -40,8 +40,19 @@ pub struct Wanted {
     pub kind: InputKind,
 }
 
-/// Everything that is asked for, each with the first policy that asks and the field in which it does.
-pub type Wants = BTreeMap<Wanted, (ObjectRef, FieldPath)>;
+/// Who asks for something, and how it is to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The first policy that asks.
+    pub policy: ObjectRef,
+    /// The field in which it does.
+    pub field: FieldPath,
+    /// How a registry is asked.
+    pub access: Access,
+}
+
+/// Everything that is asked for.
+pub type Wants = BTreeMap<Wanted, Asked>;
 
 /// Why an Input cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]

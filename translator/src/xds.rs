@@ -4,7 +4,7 @@
 //! ir::Fleet ──▶ envoy-types ──▶ canonical bytes ──▶ Record
 //!   listener, tls, access_log    sorted maps         cluster, listener, route table in parts, binding
 //!   route, header, rewrite, cors, auth, session, stream
-//!   cluster, tracing, limit
+//!   cluster, tracing, limit, module
 //! ```
 //! [`records()`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
 //! [`bootstrap()`] makes the file that an Envoy of a fleet starts with.
@@ -28,6 +28,7 @@ mod header;
 pub mod json;
 mod limit;
 mod listener;
+mod module;
 mod patch;
 mod read;
 mod reading;
@@ -138,6 +139,7 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
         let type_url = RATE_LIMIT_TYPE.into();
         resources.push(resource(&type_url, domain, "", limit::lower(domain, config), Vec::new()));
     }
+    resources.extend(module::records(fleet));
     resources.sort_by(|a, b| (&a.type_url, &a.name, &a.part).cmp(&(&b.type_url, &b.name, &b.part)));
     resources.into_iter().map(Record::Resource).chain(bindings.finish()).collect()
 }

@@ -50,8 +50,8 @@ impl World for Shop {
         &mut self,
         policy: &Object,
         at: &FieldPath,
-        kind: InputKind,
-        url: &str,
+        (kind, url): (InputKind, &str),
+        _: &Access,
     ) -> Result<Input, Box<Diagnostic>> {
         let text = match kind {
             InputKind::Discovery => DISCOVERY,
@@ -62,6 +62,10 @@ impl World for Shop {
         let declared = || Input { digest: "0".repeat(64), bytes };
         let lacks = || policy.diagnostic(&INPUT_MISSING, at.clone(), format!("{url} is not declared"));
         if url.contains("gone") { Err(Box::new(lacks())) } else { Ok(declared()) }
+    }
+
+    fn authority_text(&self, _: &str) -> Option<String> {
+        None
     }
 
     fn variant(&mut self, _: &str, _: &str, _: &ClusterPolicies) {}

@@ -32,6 +32,14 @@ pub struct Message {
 }
 
 impl Message {
+    /// Bytes that are no gRPC message, as they lie in these pieces.
+    pub(super) fn of_pieces(pieces: &[Bytes]) -> Self {
+        let (head, rest) = pieces
+            .split_first()
+            .map_or((Bytes::new(), Vec::new()), |(head, rest)| (head.clone(), rest.to_vec()));
+        Self { head, rest: rest.into() }
+    }
+
     /// A piece of it, by its place.
     pub fn piece(&self, index: usize) -> Option<&Bytes> {
         if index == 0 { Some(&self.head) } else { self.rest.get(index - 1) }

@@ -5,8 +5,9 @@ mod methods;
 use super::frame::Message;
 use super::hub::{Hub, Session};
 use super::meter::Metered;
+use super::modules;
 use super::proto::{DeltaDiscoveryRequest, DiscoveryRequest};
-use super::share::Shares;
+use super::share::{Share, Shares};
 use super::stream::{Protocol, Stream, Violation};
 use super::{frame, meter};
 use bytes::Bytes;
@@ -15,12 +16,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use hyper::body::Incoming;
 use methods::METHODS;
+use moorgate_snapshot::record::module_of;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder, Streaming};
@@ -89,13 +91,34 @@ pub struct Caller {
     pub identity: Arc<str>,
 }
 
-/// Answers one HTTP/2 request: a stream, or a refusal.
+/// A place among the streams of the relay, of a client and of a fleet.
+pub(super) type Permit = (OwnedSemaphorePermit, Share, Share);
+
+impl Limits {
+    /// A place for one more.
+    fn place(&self, hub: &Hub, caller: &Caller) -> Result<Permit, &'static str> {
+        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| "too many streams")?;
+        let now = Instant::now();
+        let share = self.shares.take(&caller.client, now).ok_or("too many streams of one client")?;
+        let fleet = hub.fleet().to_string().into();
+        let of_fleet = self.fleets.take(&fleet, now).ok_or("too many streams of one fleet")?;
+        Ok((permit, share, of_fleet))
+    }
+}
+
+/// Answers one HTTP/2 request: a stream, a module, or a refusal.
 pub fn answer(
     hub: &Arc<Hub>,
     limits: &Limits,
     caller: &Caller,
     request: Request<Incoming>,
 ) -> Response<Reply> {
+    if let Some(digest) = module_of(request.uri().path()) {
+        return match limits.place(hub, caller) {
+            Ok(permit) => modules::answer(hub, request.method(), digest, permit),
+            Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE),
+        };
+    }
     if request.method() != Method::POST {
         return plain(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -110,17 +133,10 @@ pub fn answer(
             "no such method: streams of the xDS v3 services are served here",
         ));
     };
-    let Ok(permit) = Arc::clone(&limits.streams).try_acquire_owned() else {
-        return refuse(&Status::resource_exhausted("too many streams"));
+    let permit = match limits.place(hub, caller) {
+        Ok(permit) => permit,
+        Err(reason) => return refuse(&Status::resource_exhausted(reason)),
     };
-    let Some(share) = limits.shares.take(&caller.client, Instant::now()) else {
-        return refuse(&Status::resource_exhausted("too many streams of one client"));
-    };
-    let fleet = hub.fleet().to_string().into();
-    let Some(of_fleet) = limits.fleets.take(&fleet, Instant::now()) else {
-        return refuse(&Status::resource_exhausted("too many streams of one fleet"));
-    };
-    let permit = (permit, share, of_fleet);
     let (sender, receiver) = mpsc::channel(WAITING);
     let session = hub.connect(caller.peer.to_string(), *protocol);
     let stream = Stream::new(*protocol, only.map(Into::into), Arc::clone(&hub.settings));
@@ -149,7 +165,7 @@ pub fn answer(
 
 /// An answer whose messages come out of this end, and then the status.
 pub(crate) fn reply(receiver: mpsc::Receiver<Outgoing>) -> Response<Reply> {
-    grpc_response(Reply { receiver: Some(receiver), sending: None })
+    grpc_response(Reply { receiver: Some(receiver), sending: None, _permit: None })
 }
 
 fn grpc_response(body: Reply) -> Response<Reply> {
@@ -158,7 +174,8 @@ fn grpc_response(body: Reply) -> Response<Reply> {
     response
 }
 
-fn plain(status: StatusCode) -> Response<Reply> {
+/// An answer without a body.
+pub(super) fn plain(status: StatusCode) -> Response<Reply> {
     let mut response = Response::new(Reply::empty());
     *response.status_mut() = status;
     response
@@ -191,11 +208,18 @@ pub struct Reply {
     receiver: Option<mpsc::Receiver<Outgoing>>,
     /// A message, and how many of its pieces went out.
     sending: Option<(Box<Message>, usize)>,
+    /// What it takes of the limits, if it is no stream.
+    _permit: Option<Permit>,
 }
 
 impl Reply {
     fn empty() -> Self {
-        Self { receiver: None, sending: None }
+        Self { receiver: None, sending: None, _permit: None }
+    }
+
+    /// One message, and nothing behind it.
+    pub(super) fn of(message: Message, permit: Permit) -> Self {
+        Self { receiver: None, sending: Some((Box::new(message), 0)), _permit: Some(permit) }
     }
 }
 

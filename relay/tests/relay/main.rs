@@ -15,6 +15,7 @@ mod http2;
 mod issuer;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+mod modules;
 mod process;
 mod publisher;
 mod refused;

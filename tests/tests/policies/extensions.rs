@@ -36,7 +36,7 @@ fn body(answer: &Answer) -> String {
 }
 
 /// An object of Envoy Gateway's group in namespace `edge`.
-fn object(kind: &str, name: &str, spec: &str) -> String {
+pub(crate) fn object(kind: &str, name: &str, spec: &str) -> String {
     format!(
         "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: {kind}\nmetadata: {{ name: {name}, namespace: edge }}\nspec:\n{spec}"
     )
@@ -307,8 +307,8 @@ fn backends_lie_where_they_say() {
     assert_ne!(any(&format!("[::ffff:127.0.0.1]:{port}")).status, 200);
 }
 
-/// A module that adds a header to requests (proxy-wasm ABI 0.2.1), byte by byte.
-fn module() -> Vec<u8> {
+/// A module that adds the header `x-wasm` with this value to requests (proxy-wasm ABI 0.2.1), byte by byte.
+pub(crate) fn module(value: [u8; 8]) -> Vec<u8> {
     fn number(mut value: usize, out: &mut Vec<u8>) {
         loop {
             let byte = u8::try_from(value & 0x7f).unwrap();
@@ -373,7 +373,7 @@ fn module() -> Vec<u8> {
         (5, vec![1, 0, 1]),
         (7, counted(&exports)),
         (10, counted(&bodies)),
-        (11, counted(&[data(16, b"x-wasm"), data(32, b"was here")])),
+        (11, counted(&[data(16, b"x-wasm"), data(32, &value)])),
     ];
     let mut out = b"\0asm\x01\0\0\0".to_vec();
     for (number, content) in sections {
@@ -388,7 +388,7 @@ fn scripts_and_modules_run_and_what_fails_lets_nothing_pass() {
     let mut stack = Stack::new("edge/public").unwrap();
     let web = Backend::start("web").unwrap();
     stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
-    let module = module();
+    let module = module(*b"was here");
     let digest = ring::digest::digest(&ring::digest::SHA256, &module);
     let digest = digest.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     let server = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -27,8 +27,8 @@ pub use listener::{
     Transport,
 };
 pub use policy::{
-    Added, ChainPolicies, ClusterPolicies, Dns, DnsFamily, Extension, ListenerFilter, Patch, PolicySource,
-    ProxyHeader, RouteFilter, RoutePolicies, SharedLimits,
+    Added, ChainPolicies, ClusterPolicies, Dns, DnsFamily, Extension, ListenerFilter, Module, Patch,
+    PolicySource, ProxyHeader, RouteFilter, RoutePolicies, SharedLimits,
 };
 pub use proxy::{BindFamily, Move, Proxy};
 pub use route::{

@@ -6,7 +6,7 @@
 use crate::digest::Digest;
 use crate::limits;
 use crate::page::Page;
-use crate::record::{BindingSource, Key, Record};
+use crate::record::{BindingSource, Key, MODULE_TYPE, Record};
 use crate::snapshot::SnapshotError;
 use crate::wire;
 use bytes::Bytes;
@@ -18,10 +18,12 @@ pub const FORMAT: u32 = 1;
 pub const OLDEST_ENVOY: &str = "1.38";
 /// A binding of this snapshot takes its value from several objects.
 const JOINED_BUNDLES: &str = "joined-bundles";
+/// There are modules of code in this snapshot, which the relay hands out over HTTP.
+const MODULES: &str = "modules";
 /// A binding of this snapshot is made of Secrets by a template.
 const SECRET_TEMPLATES: &str = "secret-templates";
 /// Required features that this version understands; those that do not know one refuse the snapshot with a clear word.
-pub(crate) const FEATURES: &[&str] = &[JOINED_BUNDLES, SECRET_TEMPLATES];
+pub(crate) const FEATURES: &[&str] = &[JOINED_BUNDLES, MODULES, SECRET_TEMPLATES];
 
 /// The pages of a snapshot and what a reader must know to use them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,6 +245,9 @@ fn required(pages: &[Page]) -> Vec<String> {
     };
     let joins = bindings().any(|source| matches!(source, BindingSource::Objects(_)));
     let fills = bindings().any(|source| matches!(source, BindingSource::Template(_)));
-    let needed = [joins.then_some(JOINED_BUNDLES), fills.then_some(SECRET_TEMPLATES)];
+    let holds = pages.iter().filter_map(|page| page.records().first());
+    let holds = holds.into_iter().any(|first| first.key().section == MODULE_TYPE);
+    let needed =
+        [joins.then_some(JOINED_BUNDLES), holds.then_some(MODULES), fills.then_some(SECRET_TEMPLATES)];
     needed.into_iter().flatten().map(str::to_owned).collect()
 }

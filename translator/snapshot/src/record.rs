@@ -5,6 +5,26 @@ use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
 
+/// The type of resources that are modules of code: no protobuf, and not sent by xDS. A relay hands them out over HTTP under
+/// [`module_path`]. Their names are the SHA-256 of their bytes, as hexadecimal digits. Needs the feature `modules`.
+pub const MODULE_TYPE: &str = "moorgate.dev/module";
+
+/// Bytes of one part of a module. Two do not fit into a page, so that pages stay small, and hold nothing but modules.
+pub const MODULE_PART_BYTES: usize = 192 << 10;
+
+/// Where a relay hands out the module of this digest.
+pub fn module_path(digest: &str) -> String {
+    format!("{MODULE_FOLDER}{digest}")
+}
+
+/// The digest of the module for which a path stands, if it is that of one.
+pub fn module_of(path: &str) -> Option<&str> {
+    path.strip_prefix(MODULE_FOLDER)
+}
+
+/// The beginning of [`module_path`].
+const MODULE_FOLDER: &str = "/modules/sha256/";
+
 /// One entry of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {

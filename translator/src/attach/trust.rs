@@ -1,7 +1,9 @@
 //! CA certificates: what is known of the object behind a reference. The relay binds them late.
 
 use super::index::Index;
-use moorgate_model::ObjectRef;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use moorgate_model::{Object, ObjectRef};
 use moorgate_policies::TrustBundle;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -39,5 +41,28 @@ pub(super) fn bundle(index: &Index<'_>, reference: &ObjectRef) -> TrustBundle {
     match CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => TrustBundle::Usable,
         _ => TrustBundle::Unusable(format!("{key} holds no PEM certificate")),
+    }
+}
+
+/// The certificates of a bundle by its name, `Kind/namespace/name`, as far as the source has them.
+pub(super) fn text(index: &Index<'_>, bundle: &str) -> Option<String> {
+    let (kind, rest) = bundle.split_once('/')?;
+    let (namespace, name) = rest.split_once('/')?;
+    let key = (namespace, name);
+    let of = |object: &Object, section: &str, key: &str| {
+        object.root.get(section)?.get(key)?.as_str().map(str::to_owned)
+    };
+    match kind {
+        "ConfigMap" => of(index.config_maps.get(&key)?, "data", "ca.crt"),
+        "ClusterTrustBundle" => of(index.trust_bundles.get(name)?, "spec", "trustBundle"),
+        // Of a Secret, certificates of authorities are kept when it is read, and nothing else.
+        "Secret" => {
+            let secret = index.secrets.get(&key)?;
+            of(secret, "stringData", "ca.crt").or_else(|| {
+                let bytes = STANDARD.decode(of(secret, "data", "ca.crt")?).ok()?;
+                String::from_utf8(bytes).ok()
+            })
+        }
+        _ => None,
     }
 }

@@ -13,6 +13,7 @@ use crate::source::{self, File, Limits, SourceSpec};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
 use moorgate_model::{Class, Severity};
+use moorgate_policies::{Access, InputKind};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -39,6 +40,7 @@ enum InputsCommand {
   moorgate inputs update gateways/
   moorgate inputs update gateways/ --check            in a scheduled job: exits 1 if a provider gives something else now
   moorgate inputs update gateways/ --registry-auth ~/.docker/config.json
+  moorgate inputs update gateways/ --pull-secret shop/pull=pull.json      the credentials of a policy's pullSecretRef
 
 Writes moorgate-inputs.yaml (OpenID descriptions, sets of keys) and moorgate-inputs/ (Wasm modules) into FOLDER: objects of kind
 Input with URL, digest and content. Commit them; a change is a change of the source, to be reviewed. What no policy needs any
@@ -58,6 +60,10 @@ struct UpdateArgs {
     /// Docker's config.json, for registries that ask who wants an image
     #[arg(long, value_name = "FILE")]
     registry_auth: Option<PathBuf>,
+    /// What Secret NAMESPACE/NAME holds as .dockerconfigjson, for the images whose policies name it in pullSecretRef; repeats.
+    /// It is read here alone, and written nowhere
+    #[arg(long = "pull-secret", value_name = "NAMESPACE/NAME=FILE", value_parser = pull_secret)]
+    pull_secrets: Vec<(String, PathBuf)>,
     /// Allow http://, which anybody on the way can change
     #[arg(long)]
     plain_http: bool,
@@ -72,12 +78,12 @@ pub(super) async fn run(args: InputsArgs) -> Result<Exit, Failure> {
     if args.reading.live.cluster || args.reading.rev.is_some() || !args.folder.is_dir() {
         return Err(Failure::new(Exit::Usage, anyhow!("inputs are written into a folder: name one")));
     }
-    let fetcher = fetcher(&args)?;
+    let fetchers = Fetchers::new(&args)?;
     let spec = SourceSpec::Path(args.folder.clone());
     let read = source::read(&[spec], &Limits::default()).await?;
     let declared = Declared::of(&read.files);
     let (own, others): (Vec<File>, Vec<File>) = read.files.into_iter().partition(|file| is_own(&file.name));
-    let (inputs, changes) = follow(&fetcher, &others, &declared, &args.reading.options()).await;
+    let (inputs, changes) = follow(fetchers, &others, &declared, &args.reading.options()).await;
     let wanted = files(&inputs);
     let present: BTreeSet<String> = own.iter().map(|file| file.name.to_string()).collect();
     let stale = own.iter().any(|file| wanted.get(&*file.name).map(String::as_bytes) != Some(&*file.bytes))
@@ -95,22 +101,71 @@ pub(super) async fn run(args: InputsArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn fetcher(args: &UpdateArgs) -> Result<Fetcher, Failure> {
-    let read =
-        |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    let authorities = args.ca_file.as_ref().map(read).transpose()?.unwrap_or_default();
-    let registries = match &args.registry_auth {
-        Some(path) => registries(&read(path)?)
-            .ok_or_else(|| anyhow!("{} is no configuration of Docker", path.display()))?,
-        None => BTreeMap::new(),
-    };
-    let options = Options { authorities, plain_http: args.plain_http, registries, time: None };
-    Fetcher::new(options).map_err(|error| Failure::new(Exit::Environment, error))
+fn pull_secret(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("write NAMESPACE/NAME=FILE")?;
+    let named =
+        name.split_once('/').is_some_and(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
+    if named && !file.is_empty() {
+        Ok((name.to_owned(), file.into()))
+    } else {
+        Err("write NAMESPACE/NAME=FILE".into())
+    }
+}
+
+/// How images are fetched: a policy's own credentials and authorities serve that policy's images.
+struct Fetchers {
+    options: Options,
+    secrets: BTreeMap<String, BTreeMap<String, Credential>>,
+    made: BTreeMap<Access, Fetcher>,
+}
+
+impl Fetchers {
+    fn new(args: &UpdateArgs) -> Result<Self, Failure> {
+        let read =
+            |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let credentials = |path: &PathBuf| {
+            let found = registries(&read(path)?);
+            found.ok_or_else(|| anyhow!("{} is no configuration of Docker", path.display()))
+        };
+        let authorities = args.ca_file.as_ref().map(read).transpose()?.unwrap_or_default();
+        let registries = args.registry_auth.as_ref().map(credentials).transpose()?.unwrap_or_default();
+        let secrets = args.pull_secrets.iter().map(|(name, file)| Ok((name.clone(), credentials(file)?)));
+        let secrets = secrets.collect::<Result<_, anyhow::Error>>()?;
+        let options = Options { authorities, plain_http: args.plain_http, registries, time: None };
+        // What this machine cannot do at all is no matter of one input.
+        let plain = Fetcher::new(options.clone()).map_err(|error| Failure::new(Exit::Environment, error))?;
+        Ok(Self { options, secrets, made: BTreeMap::from([(Access::default(), plain)]) })
+    }
+
+    async fn fetch(&mut self, kind: InputKind, url: &str, access: &Access) -> Result<Vec<u8>, String> {
+        if !self.made.contains_key(access) {
+            let mut options = self.options.clone();
+            if let Some(authority) = &access.authority {
+                options.authorities.push(b'\n');
+                options.authorities.extend_from_slice(authority.as_bytes());
+            }
+            if let Some(own) = access.secret.as_ref().and_then(|secret| self.secrets.get(secret)) {
+                options.registries.clone_from(own);
+            }
+            let made = Fetcher::new(options).map_err(|error| error.to_string())?;
+            self.made.insert(access.clone(), made);
+        }
+        let Some(fetcher) = self.made.get(access) else { return Err("nothing fetches it".to_owned()) };
+        let found = fetcher.fetch(kind, url).await;
+        found.map_err(|error| match &access.secret {
+            Some(secret) if !self.secrets.contains_key(secret) => {
+                format!(
+                    "{error}; the policy names Secret {secret}: --pull-secret {secret}=FILE has what it holds"
+                )
+            }
+            _ => error.to_string(),
+        })
+    }
 }
 
 /// Fetches what the policies of a source ask for, and what they ask for when they have that.
 async fn follow(
-    fetcher: &Fetcher,
+    mut fetchers: Fetchers,
     others: &[File],
     declared: &Declared,
     options: &compile::Options,
@@ -129,15 +184,16 @@ async fn follow(
             .diagnostics
             .iter()
             .any(|found| found.severity == Severity::Error && found.code.class != Class::Semantic);
-        let asked: BTreeSet<_> =
-            compiled.wants.keys().map(|wanted| (wanted.kind, wanted.url.clone())).collect();
+        let asked = compiled.wants.iter();
+        let asked = asked.map(|(wanted, asked)| (wanted.kind, wanted.url.clone(), asked.access.clone()));
+        let asked: BTreeSet<_> = asked.collect();
         let new: Vec<_> = asked.into_iter().filter(|key| !fetched.contains_key(key)).collect();
         if new.is_empty() || round > MOST_ROUNDS {
             return settle(declared, &compiled.wants, &fetched, !unseen);
         }
-        for (kind, url) in new {
-            let found = fetcher.fetch(kind, &url).await.map_err(|error| error.to_string());
-            fetched.insert((kind, url), found);
+        for (kind, url, access) in new {
+            let found = fetchers.fetch(kind, &url, &access).await;
+            fetched.insert((kind, url, access), found);
         }
         // What is not asked for in this round may be in the next.
         let (now, _) = settle(declared, &compiled.wants, &fetched, false);

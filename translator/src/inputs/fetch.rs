@@ -81,7 +81,7 @@ pub enum FetchError {
 }
 
 /// How to fetch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// CA certificates in PEM that are trusted beside the platform's.
     pub authorities: Vec<u8>,

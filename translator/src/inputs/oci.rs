@@ -14,8 +14,9 @@ use std::io::Read as _;
 /// A manifest is small; registries take none above 4 MiB.
 const MOST_MANIFEST: usize = 4 << 20;
 const MOST_TOKEN: usize = 64 << 10;
-const MANIFESTS: &str =
-    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json";
 const MODULE: &[&str] = &[
     "application/vnd.module.wasm.content.layer.v1+wasm",
     "application/vnd.wasm.content.layer.v1+wasm",
@@ -70,6 +71,34 @@ impl Image {
 struct Manifest {
     #[serde(default)]
     layers: Vec<Layer>,
+    /// Of an index: the manifests of an image for several platforms.
+    #[serde(default)]
+    manifests: Vec<OfPlatform>,
+}
+
+#[derive(Debug, Deserialize)]
+struct OfPlatform {
+    digest: String,
+    #[serde(default)]
+    platform: Platform,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Platform {
+    #[serde(default)]
+    architecture: String,
+}
+
+impl OfPlatform {
+    /// A module runs everywhere, so any of them will do; some that stand there hold no image at all (`unknown`).
+    fn rank(&self) -> u8 {
+        match self.platform.architecture.as_str() {
+            "wasm" | "wasm32" => 0,
+            "amd64" => 1,
+            "unknown" => 3,
+            _ => 2,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,12 +115,19 @@ pub(super) async fn module(fetcher: &Fetcher, name: &str, image: &str) -> Result
         .ok_or_else(|| wrong(name, "it is no image: write oci://registry/repository:tag"))?;
     let mut registry = Registry { fetcher, name, image: &image, token: None };
     let broken = |message: &str| FetchError::Content { url: name.to_owned(), message: message.to_owned() };
-    let bytes = registry.get("manifests", &image.reference, MANIFESTS, MOST_MANIFEST).await?;
-    if image.reference.strip_prefix("sha256:").is_some_and(|digest| digest != hex(&bytes)) {
-        return Err(broken("has another digest than its name says"));
+    let mut manifest = registry.manifest(&image.reference).await?;
+    if let Some(one) =
+        manifest.manifests.iter().min_by_key(|one| one.rank()).filter(|_| manifest.layers.is_empty())
+    {
+        let digest = one.digest.to_ascii_lowercase();
+        if !digest
+            .strip_prefix("sha256:")
+            .is_some_and(|digits| digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        {
+            return Err(broken("names a manifest by no digest"));
+        }
+        manifest = registry.manifest(&digest).await?;
     }
-    let manifest: Manifest =
-        serde_json::from_slice(&bytes).map_err(|error| broken(&format!("has no manifest: {error}")))?;
     let of = |types: &[&str]| {
         manifest.layers.iter().rev().find(|layer| types.contains(&layer.media_type.as_str()))
     };
@@ -121,6 +157,17 @@ struct Registry<'a> {
 }
 
 impl Registry<'_> {
+    /// A manifest or an index, compared with its digest, if that is its name.
+    async fn manifest(&mut self, reference: &str) -> Result<Manifest, FetchError> {
+        let bytes = self.get("manifests", reference, MANIFESTS, MOST_MANIFEST).await?;
+        let broken = |message: String| FetchError::Content { url: self.name.to_owned(), message };
+        if reference.strip_prefix("sha256:").is_some_and(|digest| !digest.eq_ignore_ascii_case(&hex(&bytes)))
+        {
+            return Err(broken("has another digest than its name says".to_owned()));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| broken(format!("has no manifest: {error}")))
+    }
+
     async fn get(&mut self, what: &str, id: &str, accept: &str, most: usize) -> Result<Vec<u8>, FetchError> {
         let Image { registry, repository, .. } = self.image;
         let scheme = if self.fetcher.plain_http { "http" } else { "https" };

@@ -4,7 +4,7 @@ use super::write::{Key, Stored, is_own};
 use super::{Wants, content, url};
 use crate::load::load;
 use crate::source::File;
-use moorgate_policies::InputKind;
+use moorgate_policies::{Access, InputKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,8 +90,8 @@ impl Declared {
     }
 }
 
-/// What is known so far of what is wanted: content, or why there is none.
-pub type Fetched = BTreeMap<(InputKind, String), Result<Vec<u8>, String>>;
+/// What is known so far of what is wanted, and by whose right: content, or why there is none.
+pub type Fetched = BTreeMap<(InputKind, String, Access), Result<Vec<u8>, String>>;
 
 /// The Inputs of a source after an update, and what changed. `all` is false if the source has errors because of which some
 /// policies may not be seen: then nothing is taken away.
@@ -103,7 +103,7 @@ pub fn settle(
 ) -> (BTreeMap<Key, Stored>, Vec<Change>) {
     let mut inputs = BTreeMap::new();
     let mut changes = Vec::new();
-    for wanted in wants.keys() {
+    for (wanted, asked) in wants {
         let key = (wanted.namespace.clone(), wanted.url.clone());
         let before = declared.own.get(&key);
         let mut change = Change {
@@ -121,7 +121,7 @@ pub fn settle(
         }
         // Bad content may have been declared for another kind.
         let usable = before.filter(|before| content::check(wanted.kind, &before.bytes).is_ok());
-        let found = match fetched.get(&(wanted.kind, key.1.clone())) {
+        let found = match fetched.get(&(wanted.kind, key.1.clone(), asked.access.clone())) {
             Some(Ok(bytes)) => Ok(Stored::new(bytes.clone())),
             Some(Err(message)) => Err(message.clone()),
             None => Err("it was not fetched".to_owned()),

@@ -1,10 +1,9 @@
 //! The file that an Envoy of a fleet starts with: everything else comes from its relay.
 
+use moorgate_policies::RELAY_CLUSTER as RELAY;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
-
-/// The cluster through which Envoy reaches its relay.
-const RELAY: &str = "moorgate-relay";
 
 /// Client connections that Envoy takes at a time, over all listeners: without a bound, a flood ends in lack of memory.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -92,9 +91,11 @@ const HANDED_OVER: &str = "moorgate-kubernetes-token";
 /// As [`bootstrap()`], for a relay at `HOST:PORT` that knows its clients by their tokens. `None` also for a socket.
 ///
 /// Of Envoy's two gRPC clients only Google's reads a credential from a file that is replaced
-/// (`envoy.grpc_credentials.file_based_metadata`); so it is used here, over TLS with the relay's CA.
+/// (`envoy.grpc_credentials.file_based_metadata`); so it is used here, over TLS with the relay's CA. Modules of code come over
+/// HTTP, by a cluster whose requests get the same tokens from a script.
 pub fn bootstrap_with_token(options: &BootstrapOptions, token: &RelayToken) -> Option<Value> {
-    if !matches!(Address::parse(&options.relay)?, Address::Tcp(..)) {
+    let relay = Address::parse(&options.relay)?;
+    if !matches!(relay, Address::Tcp(..)) {
         return None;
     }
     let mut out = bootstrap(options)?;
@@ -126,8 +127,73 @@ pub fn bootstrap_with_token(options: &BootstrapOptions, token: &RelayToken) -> O
         }},
     }});
     *out.pointer_mut("/dynamic_resources/ads_config/grpc_services")? = json!([service]);
-    *out.pointer_mut("/static_resources/clusters")? = json!([]);
+    let further = token.hands_over.as_ref().map(|file| (HANDED_OVER, file.as_str()));
+    let tokens: Vec<(&str, &str)> =
+        [("authorization", token.file.as_str())].into_iter().chain(further).collect();
+    let context = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["h2"],
+            "validation_context": {
+                "trusted_ca": {"filename": token.ca},
+                "match_typed_subject_alt_names": names(&relay),
+            },
+        },
+    });
+    let cluster = out.pointer_mut("/static_resources/clusters/0")?;
+    let http = cluster.pointer_mut(HTTP)?;
+    // Of several relays one may have a module that another has not yet: each try may meet another one.
+    http["common_http_protocol_options"] = json!({"max_requests_per_connection": 1});
+    http["http_filters"] = json!([
+        {"name": "envoy.filters.http.lua", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+            "default_source_code": {"inline_string": bearer_script(&tokens)},
+        }},
+        {"name": "envoy.filters.http.upstream_codec", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
+        }},
+    ]);
+    cluster["transport_socket"] = with_sni(context, &relay);
     Some(out)
+}
+
+/// Where the protocol of the relay's cluster stands in it.
+const HTTP: &str = "/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// A script that reads tokens from files, each time anew, and says them in headers: Envoy's own ways to inject a credential
+/// into a request read a file once.
+fn bearer_script(tokens: &[(&str, &str)]) -> String {
+    let mut script = "local function token(file)\n  local opened = io.open(file, \"r\")\n  if not opened then return \"\" end\n  \
+                      local text = opened:read(\"*a\")\n  opened:close()\n  return \"Bearer \" .. text:gsub(\"%s+$\", \"\")\nend\n\n\
+                      function envoy_on_request(handle)\n"
+        .to_owned();
+    for (header, file) in tokens {
+        // Each byte by its number, so that no path can say anything else than itself.
+        let file: String = file.bytes().fold(String::new(), |text, byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                text + &char::from(byte).to_string()
+            }
+            other => format!("{text}\\{other:03}"),
+        });
+        let _ = writeln!(script, "  handle:headers():replace(\"{header}\", token(\"{file}\"))");
+    }
+    script + "end\n"
+}
+
+/// The name that the relay's certificate must have.
+fn names(relay: &Address<'_>) -> Value {
+    let (Address::Tcp(host, _) | Address::Unix(host)) = relay;
+    json!([{"san_type": if relay.is_name() { "DNS" } else { "IP_ADDRESS" }, "matcher": {"exact": host}}])
+}
+
+/// TLS towards a relay, by its name if it has one.
+fn with_sni(mut context: Value, relay: &Address<'_>) -> Value {
+    if let Address::Tcp(host, _) = relay
+        && relay.is_name()
+    {
+        context["sni"] = json!(host);
+    }
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": context})
 }
 
 /// How an Envoy proves to a relay on TCP who it is, by a certificate: files that it reads.
@@ -151,12 +217,9 @@ const CLIENT_SECRETS: (&str, &str) = ("moorgate-relay-client", "moorgate-relay-c
 /// HOST. `None` also for a socket.
 pub fn bootstrap_with_certificate(options: &BootstrapOptions, tls: &RelayCertificate) -> Option<Value> {
     let relay = Address::parse(&options.relay)?;
-    let Address::Tcp(host, _) = relay else { return None };
+    let Address::Tcp(..) = relay else { return None };
     let mut out = bootstrap(options)?;
-    let name = json!([{
-        "san_type": if relay.is_name() { "DNS" } else { "IP_ADDRESS" },
-        "matcher": {"exact": host},
-    }]);
+    let name = names(&relay);
     let mut common = match &tls.secrets {
         None => json!({
             "tls_certificates": [certificate_of(tls)],
@@ -179,15 +242,11 @@ pub fn bootstrap_with_certificate(options: &BootstrapOptions, tls: &RelayCertifi
         }
     };
     common["alpn_protocols"] = json!(["h2"]);
-    let mut context = json!({
+    let context = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         "common_tls_context": common,
     });
-    if relay.is_name() {
-        context["sni"] = json!(host);
-    }
-    let socket = json!({"name": "envoy.transport_sockets.tls", "typed_config": context});
-    out.pointer_mut("/static_resources/clusters/0")?["transport_socket"] = socket;
+    out.pointer_mut("/static_resources/clusters/0")?["transport_socket"] = with_sni(context, &relay);
     Some(out)
 }
 
@@ -331,7 +390,15 @@ mod tests {
         let headers: Vec<&Value> =
             headers.map(|one| &one["from_plugin"]["typed_config"]["header_key"]).collect();
         assert_eq!(headers, ["authorization", HANDED_OVER]);
-        assert_eq!(made["static_resources"]["clusters"], json!([]));
+        let cluster = &made["static_resources"]["clusters"][0];
+        let tls = &cluster["transport_socket"]["typed_config"];
+        assert_eq!((&cluster["name"], &tls["sni"]), (&json!("moorgate-relay"), &json!("relay.example")));
+        let script =
+            &cluster.pointer(HTTP).unwrap()["http_filters"][0]["typed_config"]["default_source_code"];
+        let script = script["inline_string"].as_str().unwrap();
+        assert!(script.contains("replace(\"authorization\", token(\"/var/run/secrets/token\"))"), "{script}");
+        assert!(script.contains(&format!("replace(\"{HANDED_OVER}\", token(")), "{script}");
+        assert!(bearer_script(&[("a", "/x\")\\\n")]).contains("token(\"/x\\034\\041\\092\\010\")"));
         assert_eq!(bootstrap_with_token(&options("unix:/run/relay.sock"), &token), None);
     }
 

@@ -2,7 +2,7 @@
 
 use super::bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
 use super::{CLUSTER_TYPE, LISTENER_TYPE, RATE_LIMIT_TYPE, ROUTE_TYPE, XdsError};
-use moorgate_snapshot::record::{Record, Resource};
+use moorgate_snapshot::record::{MODULE_TYPE, Record, Resource};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
@@ -20,7 +20,9 @@ static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool:
 /// proto field names; and `"rate_limits"`, if there are any, which a rate limit service reads and no Envoy does.
 pub fn resources<'r>(records: impl IntoIterator<Item = &'r Record>) -> Result<Value, XdsError> {
     let [mut clusters, mut listeners, mut routes, mut limits] = [const { Vec::new() }; 4];
-    for ((type_url, _), bytes) in whole(records) {
+    // What a module does is for nobody to read here; what loads it names its digest.
+    let messages = whole(records).into_iter().filter(|((type_url, _), _)| *type_url != MODULE_TYPE);
+    for ((type_url, _), bytes) in messages {
         let resource = print(type_url, &bytes, true)?;
         match type_url {
             CLUSTER_TYPE => clusters.push(resource),

@@ -25,6 +25,7 @@ use moorgate_model::ir::{
     Redirect, Respond, Route, RouteOrigin, RouteTable, Serves, Stream, StreamBackend, Transport, ValueMatch,
     VirtualHost, WeightedBackend,
 };
+use moorgate_snapshot::record::MODULE_TYPE;
 use moorgate_snapshot::{Record, Resource};
 use prost::Message;
 use std::collections::BTreeMap;
@@ -62,7 +63,7 @@ pub fn fleet<'r>(
                 let hosts = table.virtual_hosts.iter().map(|found| host(found, origins));
                 tables.entry(&resource.name).or_default().extend(hosts);
             }
-            CLUSTER_TYPE | RATE_LIMIT_TYPE => {}
+            CLUSTER_TYPE | MODULE_TYPE | RATE_LIMIT_TYPE => {}
             other => return Err(XdsError::Descriptor(other.to_owned())),
         }
     }

@@ -71,6 +71,15 @@ pub struct PolicySource {
     pub overridden_by: Option<ObjectRef>,
 }
 
+/// A module of code that the relay hands out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Module {
+    /// SHA-256 of its bytes, as 64 hexadecimal digits in lower case.
+    pub digest: String,
+    /// The module.
+    pub bytes: Arc<[u8]>,
+}
+
 /// What policies add to a route.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoutePolicies {
@@ -88,6 +97,8 @@ pub struct RoutePolicies {
     pub described: bool,
     /// Values that filters need and relays make of Secrets.
     pub late: Vec<LateValue>,
+    /// Modules that filters load from the relay.
+    pub modules: Vec<Module>,
     /// The route is looked for again once a token was read: the policy and its field that say so.
     pub recomputes: Option<(ObjectRef, FieldPath)>,
     /// What the fleet's rate limit service has to know for it: by the domain of the counts an encoded `RateLimitConfig`

@@ -245,6 +245,7 @@ impl Settling<'_, '_> {
             counted: Vec::new(),
             oldest_envoy: None,
             recomputes,
+            modules: all.modules,
         };
         let together = Rc::new(Together {
             added: Some(Arc::new(added)),
@@ -381,6 +382,7 @@ fn joined(own: &RoutePolicies, added: &RoutePolicies) -> RoutePolicies {
     front(&mut both.clusters, &own.clusters);
     front(&mut both.late, &own.late);
     front(&mut both.counted, &own.counted);
+    front(&mut both.modules, &own.modules);
     both.described |= own.described;
     both.oldest_envoy = both.oldest_envoy.max(own.oldest_envoy);
     both.filters.sort();

@@ -14,7 +14,7 @@ use moorgate_model::diagnostic::semantic::{BACKEND_UNUSABLE, INVALID_CERTIFICATE
 use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
 use moorgate_model::node::decode;
 use moorgate_model::{Diagnostic, FieldPath, Mapping, Node, Object, ObjectRef};
-use moorgate_policies::{BackendRef, Input, InputKind, ScriptCheck, SecretRef, TrustBundle, World};
+use moorgate_policies::{Access, BackendRef, Input, InputKind, ScriptCheck, SecretRef, TrustBundle, World};
 use std::collections::BTreeMap;
 
 /// The objects, and the clusters that policies need.
@@ -72,13 +72,17 @@ impl World for Sources<'_, '_> {
         &mut self,
         policy: &Object,
         at: &FieldPath,
-        kind: InputKind,
-        url: &str,
+        (kind, url): (InputKind, &str),
+        access: &Access,
     ) -> Result<Input, Box<Diagnostic>> {
         let namespace = &*policy.reference.namespace;
         let wanted = inputs::Wanted { namespace: namespace.to_owned(), url: url.to_owned(), kind };
         let mut wants = self.index.wants.borrow_mut();
-        wants.entry(wanted).or_insert_with(|| (policy.reference.clone(), at.clone()));
+        wants.entry(wanted).or_insert_with(|| inputs::Asked {
+            policy: policy.reference.clone(),
+            field: at.clone(),
+            access: access.clone(),
+        });
         let Some(declared) = self.index.inputs.get(&(namespace, url)) else {
             let message = format!("no Input of namespace {namespace} declares {url}");
             let finding = policy.diagnostic(&INPUT_MISSING, at.clone(), message);
@@ -91,6 +95,10 @@ impl World for Sources<'_, '_> {
             let file = declared.origin.file.clone();
             Box::new(finding.related(file, place, "declared here").help("run moorgate inputs update"))
         })
+    }
+
+    fn authority_text(&self, bundle: &str) -> Option<String> {
+        trust::text(self.index, bundle)
     }
 
     fn variant(&mut self, cluster: &str, name: &str, policies: &ClusterPolicies) {
