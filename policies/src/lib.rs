@@ -61,6 +61,7 @@ mod client_headers;
 mod client_health_check;
 mod client_http1;
 mod client_http2;
+mod client_http3;
 mod client_ip;
 mod client_keepalive;
 mod client_proxy_protocol;
@@ -149,6 +150,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<client_health_check::ClientHealthCheck>::NEW,
     &Part::<client_http1::ClientHttp1>::NEW,
     &Part::<client_http2::ClientHttp2>::NEW,
+    &Part::<client_http3::ClientHttp3>::NEW,
     &Part::<client_ip::ClientIp>::NEW,
     &Part::<client_keepalive::ClientKeepalive>::NEW,
     &Part::<client_proxy_protocol::ClientProxyProtocol>::NEW,

@@ -14,6 +14,8 @@ mod extensions;
 mod fleets;
 #[path = "policies/handshakes.rs"]
 mod handshakes;
+#[path = "policies/http3.rs"]
+mod http3;
 #[path = "policies/interplay.rs"]
 mod interplay;
 #[path = "policies/limits.rs"]

@@ -4,7 +4,7 @@
 //! ir::Fleet ──▶ envoy-types ──▶ canonical bytes ──▶ Record
 //!   listener, tls, access_log    sorted maps         cluster, listener, route table in parts, binding
 //!   route, header, rewrite, cors, auth, session, stream
-//!   cluster, tracing, limit, module
+//!   cluster, tracing, limit, module, quic
 //! ```
 //! [`records()`] is a pure function: equal fleets give equal bytes. [`json`] prints records as Envoy's own JSON,
 //! [`bootstrap()`] makes the file that an Envoy of a fleet starts with.
@@ -30,6 +30,7 @@ mod limit;
 mod listener;
 mod module;
 mod patch;
+mod quic;
 mod read;
 mod reading;
 mod ready;
@@ -120,6 +121,10 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
         bindings.objects(&refs);
         bindings.clients(listener);
         let bytes = canonical::encode(&message);
+        if let Some(beside) = quic::beside(name, listener, &message) {
+            let bytes = canonical::encode(&beside);
+            resources.push(resource(&types.listener, &beside.name, "", bytes, refs.clone()));
+        }
         resources.push(resource(&types.listener, name, "", bytes, refs));
     }
     for (name, table) in fleet.tables() {

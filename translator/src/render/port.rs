@@ -1,6 +1,6 @@
 //! Ports of a fleet.
 
-use moorgate_model::ir::{self, Transport};
+use moorgate_model::ir::{self, FilterChain, Transport};
 use std::collections::BTreeSet;
 
 /// A port on which a fleet's Envoys listen: the listener's own, in the Service and in the pod.
@@ -35,8 +35,11 @@ impl Port {
 
 /// The ports of a fleet's listeners.
 pub fn of(fleet: &ir::Fleet) -> BTreeSet<Port> {
-    let ports = fleet.listeners.values();
-    ports.map(|listener| Port { number: listener.port, transport: listener.transport }).collect()
+    let own = fleet.listeners.values().map(|listener| (listener.port, listener.transport));
+    let quic =
+        fleet.listeners.values().filter(|listener| listener.chains.iter().any(FilterChain::speaks_http3));
+    let quic = quic.map(|listener| (listener.port, Transport::Udp));
+    own.chain(quic).map(|(number, transport)| Port { number, transport }).collect()
 }
 
 /// The first port from `from` on that no listener has over TCP.

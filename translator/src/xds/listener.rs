@@ -1,7 +1,7 @@
 //! Listeners, after Envoy's guide for edge proxies.
 
 use super::cluster::{BUFFER_BYTES, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
-use super::{access_log, auth, cors, header, patch, route, session, stream, tls, tracing, value};
+use super::{access_log, auth, cors, header, patch, quic, route, session, stream, tls, tracing, value};
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
@@ -47,7 +47,7 @@ fn address_of(family: BindFamily) -> &'static str {
 const HANDSHAKE_SECONDS: i64 = 10;
 const HEADERS_SECONDS: i64 = 10;
 const IDLE_SECONDS: i64 = 3600;
-const MAX_STREAMS: u32 = 100;
+pub(super) const MAX_STREAMS: u32 = 100;
 /// The relay sends tables with the listeners that need them: a listener without its table waits instead of
 /// answering 404 to everything.
 const ROUTES_TIMEOUT_SECONDS: i64 = 0;
@@ -72,7 +72,11 @@ pub(super) fn lower(name: &str, listener: &Listener, proxy: &Proxy) -> (pb::List
         config_type: Some(listener_filter::ConfigType::TypedConfig(value::any(&inspector))),
         ..Default::default()
     };
-    let chains = listener.chains.iter().map(|chain| filter_chain(name, chain, &filters, proxy)).collect();
+    let chains = listener
+        .chains
+        .iter()
+        .map(|chain| filter_chain((name, listener.port), chain, &filters, proxy))
+        .collect();
     let usual = inspects || proxy.listener_logs.is_some();
     let mut out = pb::Listener {
         name: name.to_owned(),
@@ -103,7 +107,7 @@ pub(super) fn lower(name: &str, listener: &Listener, proxy: &Proxy) -> (pb::List
 }
 
 fn filter_chain(
-    listener: &str,
+    (listener, port): (&str, u16),
     chain: &FilterChain,
     filters: &BTreeMap<&str, Vec<(u16, HttpFilter)>>,
     proxy: &Proxy,
@@ -119,6 +123,9 @@ fn filter_chain(
             let filters = filters.get(routes.name.as_str()).cloned().unwrap_or_default();
             let mut filters = patch::listener_filters(filters, chain.policies.as_deref());
             proxy.order.iter().for_each(|step| reorder(&mut filters, step));
+            if chain.speaks_http3() {
+                filters.insert(0, quic::advertisement(port));
+            }
             let manager = connection_manager(listener, (chain, routes), filters, proxy);
             (network_filter("envoy.filters.network.http_connection_manager", &manager), socket)
         }
@@ -153,7 +160,7 @@ fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
     Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(value::any(config))) }
 }
 
-fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
+pub(super) fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
     HttpFilter {
         name: name.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(value::any(config))),

@@ -1,7 +1,9 @@
 //! Reads back what [`super::records()`] wrote, as far as requests are decided by it: so that a snapshot explains itself
 //! without the sources. What only shapes a request on its way (time limits, header changes) is left out.
 
-use super::{CLUSTER_TYPE, LISTENER_TYPE, RATE_LIMIT_TYPE, ROUTE_TYPE, XdsError, canonical, route, stream};
+use super::{
+    CLUSTER_TYPE, LISTENER_TYPE, RATE_LIMIT_TYPE, ROUTE_TYPE, XdsError, canonical, quic, route, stream,
+};
 use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
 use envoy_types::pb::envoy::config::listener::v3 as listener_pb;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
@@ -72,7 +74,8 @@ pub fn fleet<'r>(
         .map(|(name, hosts)| (name, Arc::new(RouteTable { name: name.to_owned(), hosts })))
         .collect();
     let mut fleet = Fleet::default();
-    for found in listeners {
+    // What is beside another listener has nothing that this one lacks.
+    for found in listeners.into_iter().filter(|found| !quic::is(found)) {
         let (port, transport) = address(&found);
         let chains = match transport {
             Transport::Udp => vec![datagrams(&found, origins)?],

@@ -62,6 +62,13 @@ impl FilterChain {
         matches!(self.serves, Serves::Refuse)
     }
 
+    /// True if it speaks HTTP/3 too, on the UDP port of the same number.
+    pub fn speaks_http3(&self) -> bool {
+        let wanted = self.policies.as_ref().is_some_and(|added| added.http3);
+        let asks = self.tls.as_ref().is_none_or(|tls| tls.clients.is_some());
+        wanted && !asks && self.routes().is_some()
+    }
+
     /// The routes, if it serves HTTP.
     pub fn routes(&self) -> Option<&RouteTable> {
         match &self.serves {

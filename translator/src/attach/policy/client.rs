@@ -1,14 +1,14 @@
 //! What policies make of listeners (ClientTrafficPolicy).
 
 use super::Policies;
-use super::held::{One, Target};
+use super::held::{Held, One, Target};
 use crate::attach::Options;
 use crate::attach::index::Key;
 use crate::attach::kind::Mode;
-use crate::attach::listener::Gateway;
-use moorgate_model::diagnostic::policy::POLICY_PORT_CONFLICT;
+use crate::attach::listener::{Gateway, Listener};
+use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED, POLICY_PORT_CONFLICT};
 use moorgate_model::ir::{ChainPolicies, Patch, PolicySource};
-use moorgate_model::{Diagnostic, Diagnostics, ObjectRef};
+use moorgate_model::{Diagnostic, Diagnostics, FieldPath, ObjectRef};
 use moorgate_policies::{Kind, Lowered};
 use moorgate_snapshot::FleetName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,16 +40,64 @@ pub(in crate::attach) fn listeners<'a>(
         }
     }
     let mut told = BTreeSet::new();
-    for members in ports.values() {
-        port(policies, gateways, members, (&mut told, diagnostics));
+    let mut quic = Quic::default();
+    for (place, members) in &ports {
+        quic.taken = ports.contains_key(&(place.0.clone(), place.1, true));
+        port(policies, gateways, members, (&mut told, &mut quic, diagnostics));
+    }
+    diagnostics.extend(quic.silent(&policies.held));
+}
+
+/// Who speaks HTTP/3, of those who are asked to.
+#[derive(Default)]
+struct Quic {
+    /// The UDP port of the listeners that are looked at is a listener's own.
+    taken: bool,
+    spoken: BTreeSet<usize>,
+    /// Policies of which a listener does not, and why.
+    silent: BTreeMap<usize, &'static str>,
+}
+
+impl Quic {
+    /// Whether a listener speaks it, as a policy asks.
+    fn may(&mut self, number: usize, listener: &Listener<'_>) -> bool {
+        if listener.spec.protocol != "HTTPS" {
+            // Others of the policy's listeners may.
+            self.silent.entry(number).or_insert(NO_TLS);
+            return false;
+        }
+        let why = if self.taken {
+            "another listener has the UDP port of this number: HTTP/3 is not spoken"
+        } else if listener.clients.is_some() {
+            "not all supported Envoys check certificates of clients over QUIC, so that HTTP/3 is not spoken"
+        } else {
+            self.spoken.insert(number);
+            return true;
+        };
+        self.silent.insert(number, why);
+        false
+    }
+
+    /// What is said of policies that are not carried out, or not everywhere.
+    fn silent(self, held: &Held) -> Vec<Diagnostic> {
+        let Self { spoken, silent, .. } = self;
+        let silent = silent.into_iter().filter(|(number, why)| *why != NO_TLS || !spoken.contains(number));
+        let said = silent.filter_map(|(number, why)| {
+            let field = FieldPath::parse("spec.http3");
+            let finding = held.all.get(number)?.object.diagnostic(&POLICY_FIELD_UNSUPPORTED, field, why);
+            Some(finding.help("requests are answered over TCP"))
+        });
+        said.collect()
     }
 }
+
+const NO_TLS: &str = "no HTTPS listener is in the scope of the policy, and HTTP/3 needs TLS";
 
 fn port<'a>(
     policies: &mut Policies,
     gateways: &mut BTreeMap<Key<'a>, Gateway<'a>>,
     members: &[Member<'a>],
-    (told, diagnostics): (&mut BTreeSet<usize>, &mut Diagnostics),
+    (told, quic, diagnostics): (&mut BTreeSet<usize>, &mut Quic, &mut Diagnostics),
 ) {
     let lowered: Vec<Option<Lowered>> = members
         .iter()
@@ -107,7 +155,7 @@ fn port<'a>(
             changes,
             stream,
             inspector,
-            http3,
+            http3: http3 && quic.may(number, listener),
             default_host: default_host.then(String::new),
         }));
     }
