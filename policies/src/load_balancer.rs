@@ -2,6 +2,7 @@
 
 mod hash;
 mod typed;
+mod zone;
 
 use crate::lowering::{milliseconds, time};
 use crate::{About, Capability, Effect, Kind, Lowering};
@@ -15,6 +16,7 @@ use hash::Hash;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 use typed::{Override, Utilization};
+use zone::ZoneAware;
 
 /// The capability.
 pub(crate) struct LoadBalancer;
@@ -34,6 +36,7 @@ struct Balancer {
     slow_start: Option<SlowStart>,
     backend_utilization: Option<Utilization>,
     endpoint_override: Option<Override>,
+    zone_aware: Option<ZoneAware>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,15 +57,17 @@ impl Capability for LoadBalancer {
         file: "load_balancer",
         kind: Kind::BackendTraffic,
         fields: &["loadBalancer"],
-        except: &["loadBalancer.dynamicModule", "loadBalancer.zoneAware"],
+        except: &["loadBalancer.dynamicModule"],
         since: "0.1.0",
         docs: "\
 type says which endpoint of a backend gets a request: RoundRobin, Random, LeastRequest (as without a policy), ConsistentHash, which \
 sends equal requests to one endpoint (Maglev): by the address of the client, a header or several, a cookie (which Envoy sets if the \
 client has none), or query parameters; or BackendUtilization, by how busy endpoints say that they are (ORCA, in their responses or outOfBand). slowStart.window raises \
 the share of a new endpoint over this time (RoundRobin, LeastRequest, BackendUtilization). endpointOverride takes an endpoint that a header names, if the backend has \
-it: for listeners whose clients are trusted with that. zoneAware is not supported: Envoy would have to know its own zone and how many of its fleet are in which, of which no \
-snapshot speaks. dynamicModule is not: Envoy would run code that no snapshot holds.",
+it: for listeners whose clients are trusted with that. zoneAware.preferLocal keeps requests in the zone of the Envoy that serves them (moorgate \
+bootstrap --zone; in manifests of render and watch the pod's label topology.kubernetes.io/zone) while minEndpointsInZoneThreshold endpoints of it are healthy (1, without force) and minEndpointsThreshold (6, if not given) are in all; \
+percentageEnabled of them. zoneAware.weightedZones shares requests among zones, whatever endpoints each has; one that is not named has the \
+weight 1. Zones are those of EndpointSlices, or of a Backend's endpoints. dynamicModule is not supported: Envoy would run code that no snapshot holds.",
         effect: Effect::Cluster,
     };
 
@@ -75,7 +80,10 @@ snapshot speaks. dynamicModule is not: Envoy would run code that no snapshot hol
             let Some(policies) = hash::hashed(hash, &at.key("consistentHash"), cx) else { return };
             cx.forward(&RouteAction { hash_policy: policies, ..Default::default() }, &[]);
         }
-        if found.backend_utilization.is_some() || found.endpoint_override.is_some() {
+        if found.backend_utilization.is_some()
+            || found.endpoint_override.is_some()
+            || found.zone_aware.is_some()
+        {
             let Some(policy) = typed::policy(found, window, cx) else { return };
             if found.backend_utilization.as_ref().is_some_and(|utilization| !utilization.keeps_headers()) {
                 let response_headers_to_remove = REPORTS.map(String::from).to_vec();
@@ -166,8 +174,28 @@ mod tests {
             (r#"{"loadBalancer": {"type": "DynamicModule"}}"#, "MG4002 spec.loadBalancer.type"),
             (r#"{"loadBalancer": {"type": "ConsistentHash"}}"#, "MG4002 spec.loadBalancer.consistentHash"),
             (
-                r#"{"loadBalancer": {"type": "Random", "zoneAware": {"weightedZones": [{"zone": "a", "weight": 1}]}}}"#,
-                "MG4104 spec.loadBalancer.zoneAware",
+                r#"{"loadBalancer": {"type": "Random", "zoneAware": {"weightedZones": [{"zone": "a", "weight": 0}]}}}"#,
+                "MG4002 spec.loadBalancer.zoneAware.weightedZones[0].weight",
+            ),
+            (
+                r#"{"loadBalancer": {"type": "Random", "zoneAware": {"weightedZones": [{"zone": "a", "weight": 1}, {"zone": "a", "weight": 2}]}}}"#,
+                "MG4002 spec.loadBalancer.zoneAware.weightedZones[1].zone",
+            ),
+            (
+                r#"{"loadBalancer": {"type": "Random", "zoneAware": {}}}"#,
+                "MG4002 spec.loadBalancer.zoneAware",
+            ),
+            (
+                r#"{"loadBalancer": {"type": "Random", "zoneAware": {"preferLocal": {"percentageEnabled": 101}}}}"#,
+                "MG4002 spec.loadBalancer.zoneAware.preferLocal.percentageEnabled",
+            ),
+            (
+                r#"{"loadBalancer": {"type": "Random", "zoneAware": {"preferLocal": {}}}}"#,
+                "MG4011 spec.loadBalancer.zoneAware.preferLocal",
+            ),
+            (
+                r#"{"loadBalancer": {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}, "zoneAware": {"preferLocal": {"force": {}}}}}"#,
+                "MG4002 spec.loadBalancer.zoneAware.preferLocal",
             ),
             (
                 r#"{"loadBalancer": {"type": "Random", "endpointOverride": {"extractFrom": [{"header": "a b"}]}}}"#,
@@ -182,6 +210,34 @@ mod tests {
             let compiled = testing::compile(Kind::BackendTraffic, spec);
             assert_eq!((testing::said(&compiled), compiled.closed), (vec![said.to_owned()], false), "{spec}");
         }
+    }
+
+    #[test]
+    fn zones_have_weights_or_come_first() {
+        let of = |spec: &str| {
+            let compiled = testing::compile(Kind::BackendTraffic, &format!(r#"{{"loadBalancer": {spec}}}"#));
+            assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+            compiled.parts["load_balancer"].cluster.clone()
+        };
+        for kind in ["RoundRobin", "LeastRequest", "Random"] {
+            let zones = r#"{"weightedZones": [{"zone": "a", "weight": 3}, {"zone": "b", "weight": 1}]}"#;
+            let cluster = of(&format!(r#"{{"type": "{kind}", "zoneAware": {zones}}}"#));
+            assert_eq!(
+                cluster.zones.iter().map(|(zone, weight)| (zone.as_str(), *weight)).collect::<Vec<_>>(),
+                [("a", 3), ("b", 1)]
+            );
+            let local = r#"{"preferLocal": {"force": {"minEndpointsInZoneThreshold": 2}, "minEndpointsThreshold": 4, "percentageEnabled": 50}}"#;
+            let cluster = of(&format!(r#"{{"type": "{kind}", "zoneAware": {local}}}"#));
+            assert!(
+                cluster.in_zone
+                    && cluster.zones.is_empty()
+                    && patched::<Cluster>(&cluster.cluster).load_balancing_policy.is_some()
+            );
+        }
+        let hashed = of(
+            r#"{"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}, "zoneAware": {"weightedZones": [{"zone": "a", "weight": 3}]}}"#,
+        );
+        assert_eq!(hashed.zones["a"], 3);
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Stack {
     pub relay_arguments: Vec<String>,
     /// What Envoy is told besides.
     pub envoy_arguments: Vec<String>,
+    /// What `moorgate bootstrap` is told besides.
+    pub bootstrap_arguments: Vec<String>,
     /// What starts the relay, if it is not started by itself: a program that runs the one named after it.
     pub relay_prefix: Vec<String>,
 }
@@ -66,6 +68,7 @@ impl Stack {
             protocol: Protocol::default(),
             relay_arguments: Vec::new(),
             envoy_arguments: Vec::new(),
+            bootstrap_arguments: Vec::new(),
             relay_prefix: Vec::new(),
             folder,
         };
@@ -258,7 +261,7 @@ impl Stack {
     pub fn bootstrap_at(&self, socket: &Path, admin: u16) -> Result<PathBuf> {
         let mut command = self.command("bootstrap")?;
         command.arg(&self.fleet).arg("--relay").arg(format!("unix:{}", socket.display()));
-        command.arg("--admin").arg(format!("127.0.0.1:{admin}"));
+        command.arg("--admin").arg(format!("127.0.0.1:{admin}")).args(&self.bootstrap_arguments);
         if self.protocol == Protocol::StateOfTheWorld {
             command.args(["--protocol", "sotw"]);
         }

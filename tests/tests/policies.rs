@@ -40,6 +40,8 @@ mod shown;
 mod sinks;
 #[path = "policies/traffic.rs"]
 mod traffic;
+#[path = "policies/zones.rs"]
+mod zones;
 
 use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};

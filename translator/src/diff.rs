@@ -16,7 +16,9 @@ pub use text::text;
 
 use crate::xds::{XdsError, json};
 use moorgate_snapshot::record::MODULE_TYPE;
-use moorgate_snapshot::{Binding, BindingSource, Digest, FleetName, ObjectSource, Record, Resource};
+use moorgate_snapshot::{
+    Binding, BindingSource, Digest, EndpointSource, FleetName, ObjectSource, Record, Resource,
+};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,15 +212,18 @@ fn binding_value(binding: &Binding) -> Value {
             "objects": template.objects.iter().map(object_value).collect::<Vec<_>>(),
             "template": Digest::of(format!("{:?}", template.parts).as_bytes()).short(),
         }),
-        BindingSource::Endpoints(sources) => sources
-            .iter()
-            .map(|source| {
-                serde_json::json!({
-                    "namespace": &*source.namespace, "service": &*source.service, "portName": &*source.port_name,
-                    "port": source.port, "weight": source.weight, "hostname": &*source.hostname,
-                    "addresses": source.addresses.iter().map(|address| &**address).collect::<Vec<_>>(),
-                })
-            })
-            .collect(),
+        BindingSource::Zoned(sources, zones) => serde_json::json!({
+            "sources": sources.iter().map(source_value).collect::<Vec<_>>(),
+            "zones": zones.iter().map(|zone| (zone.zone.to_string(), zone.weight)).collect::<BTreeMap<_, _>>(),
+        }),
+        BindingSource::Endpoints(sources) => sources.iter().map(source_value).collect(),
     }
+}
+
+fn source_value(source: &EndpointSource) -> Value {
+    serde_json::json!({
+        "namespace": &*source.namespace, "service": &*source.service, "portName": &*source.port_name,
+        "port": source.port, "weight": source.weight, "hostname": &*source.hostname,
+        "addresses": source.addresses.iter().map(|address| &**address).collect::<Vec<_>>(),
+    })
 }

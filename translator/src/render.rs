@@ -146,6 +146,8 @@ pub struct Fleet {
     pub needs: Needs,
     /// What an EnvoyProxy changes about its pods and Service.
     pub shape: Shape,
+    /// Its Envoys have to know in which zone they run.
+    pub in_zone: bool,
 }
 
 /// Why a fleet has no manifests.
@@ -177,6 +179,7 @@ impl Fleet {
             infrastructure,
             ports: port::of(&compiled.ir),
             needs: Needs::of(&compiled.snapshot),
+            in_zone: compiled.ir.clusters.values().any(|cluster| cluster.policies.in_zone),
         })
     }
 

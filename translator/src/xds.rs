@@ -47,7 +47,7 @@ mod value;
 
 pub use bootstrap::{
     AdsProtocol, BootstrapOptions, RelayCertificate, RelayToken, bootstrap, bootstrap_with_certificate,
-    bootstrap_with_token, client_secret, relay_authority,
+    bootstrap_with_token, client_secret, relay_authority, zone,
 };
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3 as cluster_pb;

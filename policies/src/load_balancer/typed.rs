@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::config::cluster::v3::LoadBalancingPolicy;
 use envoy_types::pb::envoy::config::cluster::v3::load_balancing_policy::Policy;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::extensions::load_balancing_policies::client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin;
+use envoy_types::pb::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::extensions::load_balancing_policies::common::v3::{
     OrcaOobReportingConfig, SlowStartConfig,
 };
@@ -78,17 +79,39 @@ pub(super) fn policy(
     let at = FieldPath::parse("spec.loadBalancer");
     let slow_start_config =
         window.map(|window| SlowStartConfig { slow_start_window: Some(window), ..Default::default() });
+    let locality_lb_config = match &found.zone_aware {
+        Some(zones) => Some(zones.locality(cx)?),
+        None => None,
+    };
     let base = match (found.kind.as_str(), &found.backend_utilization, &found.consistent_hash) {
         ("RoundRobin", None, None) => {
-            named("round_robin", &RoundRobin { slow_start_config, ..Default::default() })
+            named("round_robin", &RoundRobin { slow_start_config, locality_lb_config })
         }
         ("LeastRequest", None, None) => {
-            named("least_request", &LeastRequest { slow_start_config, ..Default::default() })
+            let config = LeastRequest { slow_start_config, locality_lb_config, ..Default::default() };
+            named("least_request", &config)
         }
-        ("Random", None, None) => named("random", &Random::default()),
+        ("Random", None, None) => named("random", &Random { locality_lb_config }),
         ("ConsistentHash", None, Some(hash)) => {
-            let size = UInt64Value { value: hash.table_size.unwrap_or(TABLE) };
-            named("maglev", &Maglev { table_size: Some(size), ..Default::default() })
+            let weighted = locality_lb_config.map(|locality| locality.locality_config_specifier);
+            let locality_weighted_lb_config = match weighted {
+                Some(Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(weighted))) => Some(weighted),
+                Some(_) => {
+                    let at = at.key("zoneAware").key("preferLocal");
+                    cx.invalid(
+                        at,
+                        "equal requests go to one endpoint, wherever that is: weigh zones, or hash nothing",
+                    );
+                    return None;
+                }
+                None => None,
+            };
+            let table_size = Some(UInt64Value { value: hash.table_size.unwrap_or(TABLE) });
+            named("maglev", &Maglev { table_size, locality_weighted_lb_config, ..Default::default() })
+        }
+        ("BackendUtilization", Some(_), None) if locality_lb_config.is_some() => {
+            cx.invalid(at.key("zoneAware"), "endpoints share by how busy they are, whatever their zone");
+            return None;
         }
         ("BackendUtilization", Some(utilization), None) => {
             let config = weighted(utilization, slow_start_config, &at.key("backendUtilization"), cx)?;

@@ -15,6 +15,7 @@ use moorgate_model::ir::{
 };
 use moorgate_model::{FieldPath, ObjectRef};
 use prost::{Message, Name};
+use std::collections::BTreeMap;
 
 fn patch<M: Message>(message: &M, clear: &[&[u32]]) -> Patch {
     let clear = clear.iter().map(|path| path.to_vec()).collect();
@@ -168,6 +169,16 @@ impl Lowering<'_> {
     /// Something of what is found out of a TLS handshake before it.
     pub fn inspector(&mut self, message: &TlsInspector) {
         self.out.inspector.push(patch(message, &[]));
+    }
+
+    /// Weights of the zones of endpoints.
+    pub fn zones(&mut self, zones: BTreeMap<String, u32>) {
+        self.out.cluster.zones = zones;
+    }
+
+    /// Requests stay in Envoy's own zone: it has to know that.
+    pub fn in_zone(&mut self) {
+        self.out.cluster.in_zone = true;
     }
 
     /// Requests that name no host are for the hostname of their listener.

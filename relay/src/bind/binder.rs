@@ -488,6 +488,10 @@ impl Binder {
 
 /// Whether a Service of a binding changed in the cluster after this count.
 fn changed(binding: &Binding, live: Option<&Live>, seen: u64) -> bool {
-    let (Some(live), BindingSource::Endpoints(sources)) = (live, &binding.source) else { return false };
+    let (Some(live), BindingSource::Endpoints(sources) | BindingSource::Zoned(sources, _)) =
+        (live, &binding.source)
+    else {
+        return false;
+    };
     sources.iter().any(|source| live.changed(&source.namespace, &source.service) > seen)
 }

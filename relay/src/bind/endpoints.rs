@@ -8,7 +8,7 @@ use crate::serve::proto::{
     Address, ClusterLoadAssignment, Endpoint as EnvoyEndpoint, HealthStatus, LbEndpoint, Locality,
     LocalityLbEndpoints, SocketAddress, UInt32Value,
 };
-use moorgate_snapshot::{Binding, BindingSource, EndpointSource, Family};
+use moorgate_snapshot::{Binding, BindingSource, EndpointSource, Family, ZoneWeight};
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -42,21 +42,27 @@ pub struct Known<'k> {
 
 /// Resolves one binding from what the sources know now. Equal inputs give equal bytes, on every relay.
 pub fn resolve(binding: &Binding, known: Known<'_>) -> Resolution {
-    let BindingSource::Endpoints(sources) = &binding.source else { return Resolution::Unsynced };
+    let (sources, zones): (_, &[ZoneWeight]) = match &binding.source {
+        BindingSource::Endpoints(sources) => (sources, &[]),
+        BindingSource::Zoned(sources, zones) => (sources, zones.as_slice()),
+        BindingSource::Object { .. } | BindingSource::Objects(_) | BindingSource::Template(_) => {
+            return Resolution::Unsynced;
+        }
+    };
     let mut weighted = Vec::with_capacity(sources.len());
     for source in sources {
         let Some(endpoints) = known.of_source(source) else { return Resolution::Unsynced };
         weighted.push((source.weight.max(1), endpoints));
     }
     let endpoints = weighted.iter().map(|(_, endpoints)| endpoints.len()).sum();
-    Resolution::Ready { bytes: encode(&binding.name, weighted), endpoints }
+    Resolution::Ready { bytes: encode(&binding.name, weighted, zones), endpoints }
 }
 
 /// The DNS names that bindings ask for.
 pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<String> {
     bindings
         .filter_map(|binding| match &binding.source {
-            BindingSource::Endpoints(sources) => Some(sources),
+            BindingSource::Endpoints(sources) | BindingSource::Zoned(sources, _) => Some(sources),
             BindingSource::Object { .. } | BindingSource::Objects(_) | BindingSource::Template(_) => None,
         })
         .flatten()
@@ -112,8 +118,8 @@ impl Known<'_> {
 type Zone = BTreeMap<(SocketAddr, usize), (HealthStatus, u32)>;
 
 /// One locality a zone. A locality's weight is the sum of its endpoints' shares, so that traffic spreads over
-/// endpoints as if zones did not matter until Envoy is told to prefer its own.
-fn encode(name: &str, sources: Vec<(u32, Vec<Endpoint>)>) -> Vec<u8> {
+/// endpoints as if zones did not matter until Envoy is told to prefer its own; or it is that of the zone, if zones have some.
+fn encode(name: &str, sources: Vec<(u32, Vec<Endpoint>)>, weights: &[ZoneWeight]) -> Vec<u8> {
     let several = sources.len() > 1;
     let mut zones: BTreeMap<String, Zone> = BTreeMap::new();
     for (position, (weight, endpoints)) in sources.into_iter().enumerate() {
@@ -129,7 +135,15 @@ fn encode(name: &str, sources: Vec<(u32, Vec<Endpoint>)>) -> Vec<u8> {
             zones.entry(endpoint.zone).or_default().insert((endpoint.address, position), (health, share));
         }
     }
-    let endpoints = zones.into_iter().map(|(zone, endpoints)| locality(zone, endpoints)).collect();
+    let weighed = |(zone, endpoints): (String, Zone)| {
+        let own = weights.iter().find(|one| *one.zone == *zone).map_or(1, |one| one.weight);
+        let mut out = locality(zone, endpoints);
+        if !weights.is_empty() {
+            out.load_balancing_weight = Some(UInt32Value { value: own });
+        }
+        out
+    };
+    let endpoints = zones.into_iter().map(weighed).collect();
     ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints }.encode_to_vec()
 }
 

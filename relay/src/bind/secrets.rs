@@ -93,9 +93,10 @@ impl Secrets {
             }
             let read = match &binding.source {
                 BindingSource::Objects(objects) => self.joined.read(source, binding, objects, &mut out),
-                BindingSource::Object { .. } | BindingSource::Endpoints(_) | BindingSource::Template(_) => {
-                    source.read(binding)
-                }
+                BindingSource::Object { .. }
+                | BindingSource::Endpoints(_)
+                | BindingSource::Zoned(..)
+                | BindingSource::Template(_) => source.read(binding),
             };
             let value = match read {
                 None => {

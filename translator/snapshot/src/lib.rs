@@ -52,7 +52,7 @@ pub use page::Page;
 pub use reader::{Polled, ReadError, Reader, Slot, Tail, Void};
 pub use record::{
     Binding, BindingKind, BindingSource, EndpointSource, Family, Key, ObjectSource, Record, Reference,
-    Resource,
+    Resource, ZoneWeight,
 };
 pub use report::{Report, Reported};
 pub use signature::{KeyError, KeyId, KeyPair, PublicKey, Signer};

@@ -22,8 +22,10 @@ const JOINED_BUNDLES: &str = "joined-bundles";
 const MODULES: &str = "modules";
 /// A binding of this snapshot is made of Secrets by a template.
 const SECRET_TEMPLATES: &str = "secret-templates";
+/// Zones of endpoints have weights in this snapshot.
+const ZONE_WEIGHTS: &str = "zone-weights";
 /// Required features that this version understands; those that do not know one refuse the snapshot with a clear word.
-pub(crate) const FEATURES: &[&str] = &[JOINED_BUNDLES, MODULES, SECRET_TEMPLATES];
+pub(crate) const FEATURES: &[&str] = &[JOINED_BUNDLES, MODULES, SECRET_TEMPLATES, ZONE_WEIGHTS];
 
 /// The pages of a snapshot and what a reader must know to use them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,7 +249,12 @@ fn required(pages: &[Page]) -> Vec<String> {
     let fills = bindings().any(|source| matches!(source, BindingSource::Template(_)));
     let holds = pages.iter().filter_map(|page| page.records().first());
     let holds = holds.into_iter().any(|first| first.key().section == MODULE_TYPE);
-    let needed =
-        [joins.then_some(JOINED_BUNDLES), holds.then_some(MODULES), fills.then_some(SECRET_TEMPLATES)];
+    let weighs = bindings().any(|source| matches!(source, BindingSource::Zoned(..)));
+    let needed = [
+        joins.then_some(JOINED_BUNDLES),
+        holds.then_some(MODULES),
+        fills.then_some(SECRET_TEMPLATES),
+        weighs.then_some(ZONE_WEIGHTS),
+    ];
     needed.into_iter().flatten().map(str::to_owned).collect()
 }

@@ -7,7 +7,7 @@ use crate::digest::Digest;
 use crate::limits;
 use crate::record::{
     Binding, BindingKind, BindingSource, EndpointSource, Family, Key, ObjectSource, Record, Reference,
-    Resource,
+    Resource, ZoneWeight,
 };
 use crate::shape::Shape;
 use crate::snapshot::SnapshotError;
@@ -199,6 +199,12 @@ pub(crate) fn check(record: &Record) -> Result<(), SnapshotError> {
             }
             let fits = match &binding.source {
                 BindingSource::Endpoints(_) => binding.kind == BindingKind::Endpoints,
+                BindingSource::Zoned(_, zones) => {
+                    binding.kind == BindingKind::Endpoints
+                        && !zones.is_empty()
+                        && zones.is_sorted_by(|a, b| a.zone < b.zone)
+                        && zones.iter().all(|zone| zone.weight > 0 && zone.zone.len() <= limits::NAME_BYTES)
+                }
                 BindingSource::Object { .. } => {
                     matches!(binding.kind, BindingKind::Secret | BindingKind::TrustBundle)
                 }
@@ -268,6 +274,11 @@ fn wire_binding(binding: &Binding) -> wire::Binding {
     let mut out = wire::Binding { name: binding.name.to_string(), ..Default::default() };
     match &binding.source {
         BindingSource::Endpoints(sources) => out.endpoints = sources.iter().map(wire_endpoints).collect(),
+        BindingSource::Zoned(sources, zones) => {
+            out.endpoints = sources.iter().map(wire_endpoints).collect();
+            let zone = |one: &ZoneWeight| wire::ZoneWeight { zone: one.zone.to_string(), weight: one.weight };
+            out.zones = zones.iter().map(zone).collect();
+        }
         BindingSource::Object { kind, namespace, name } => out.object = Some(object(kind, namespace, name)),
         BindingSource::Objects(objects) => {
             let objects = objects.iter().map(|one| object(&one.kind, &one.namespace, &one.name));
@@ -308,6 +319,9 @@ fn read_binding(kind: BindingKind, binding: wire::Binding) -> Result<Binding, Sn
         };
         objects.into_iter().map(one).collect()
     };
+    if kind != BindingKind::Endpoints && !binding.zones.is_empty() {
+        return Err(SnapshotError::Malformed("binding"));
+    }
     let source = match (kind, binding.object) {
         (BindingKind::Secret | BindingKind::Extension, None) if binding.endpoints.is_empty() => {
             let parts = Template::read(binding.template)?;
@@ -317,9 +331,16 @@ fn read_binding(kind: BindingKind, binding: wire::Binding) -> Result<Binding, Sn
         (BindingKind::TrustBundle, None) if binding.endpoints.is_empty() => {
             BindingSource::Objects(objects(binding.objects))
         }
-        (BindingKind::Endpoints, None) if binding.objects.is_empty() => BindingSource::Endpoints(
-            binding.endpoints.into_iter().map(read_endpoints).collect::<Result<_, _>>()?,
-        ),
+        (BindingKind::Endpoints, None) if binding.objects.is_empty() => {
+            let sources = binding.endpoints.into_iter().map(read_endpoints).collect::<Result<_, _>>()?;
+            let zone = |one: wire::ZoneWeight| ZoneWeight { zone: one.zone.into(), weight: one.weight };
+            let zones: Vec<_> = binding.zones.into_iter().map(zone).collect();
+            if zones.is_empty() {
+                BindingSource::Endpoints(sources)
+            } else {
+                BindingSource::Zoned(sources, zones)
+            }
+        }
         (BindingKind::Secret | BindingKind::TrustBundle, Some(object))
             if binding.endpoints.is_empty() && binding.objects.is_empty() =>
         {

@@ -88,6 +88,8 @@ pub struct Binding {
 pub enum BindingSource {
     /// Endpoints of these Services, names or addresses, together.
     Endpoints(Vec<EndpointSource>),
+    /// The same, with weights of zones. Needs the feature `zone-weights`.
+    Zoned(Vec<EndpointSource>, Vec<ZoneWeight>),
     /// A Kubernetes object that holds the value.
     Object {
         /// `Secret`, `ConfigMap` or `ClusterTrustBundle`.
@@ -113,6 +115,15 @@ pub struct ObjectSource {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+}
+
+/// The share of a zone of endpoints; one that is not named has the weight 1.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ZoneWeight {
+    /// The zone.
+    pub zone: Arc<str>,
+    /// Its weight, 1 and up.
+    pub weight: u32,
 }
 
 /// One source of endpoints.

@@ -55,6 +55,17 @@ pub(crate) struct Binding {
     /// In `binding/secret` and `binding/extension`, instead of `object`.
     #[prost(message, repeated, tag = "5")]
     pub(crate) template: Vec<Part>,
+    /// In `binding/endpoints`, sorted by zone.
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) zones: Vec<ZoneWeight>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ZoneWeight {
+    #[prost(string, tag = "1")]
+    pub(crate) zone: String,
+    #[prost(uint32, tag = "2")]
+    pub(crate) weight: u32,
 }
 
 /// A piece of a template.

@@ -12,6 +12,7 @@ use moorgate_snapshot::FleetName;
 #[command(after_help = "Examples:
   moorgate bootstrap shop/edge > envoy.json
   moorgate bootstrap shop/edge --relay unix:/run/moorgate/shop.edge.sock --admin unix:/run/envoy/admin.sock
+  moorgate bootstrap shop/edge --zone eu-1a > envoy.json
   moorgate bootstrap shop/edge --relay relay.moorgate.svc:18000 --relay-ca /etc/moorgate/ca.crt \\
     --token-file /var/run/secrets/moorgate/token
 
@@ -52,6 +53,9 @@ pub(super) struct BootstrapArgs {
     /// The node's name, as the relay shows it
     #[arg(long, value_name = "ID")]
     node: Option<String>,
+    /// The zone in which Envoy runs, such as eu-1a, for policies that keep requests there (zoneAware.preferLocal)
+    #[arg(long, value_name = "ZONE")]
+    zone: Option<String>,
     /// How Envoy asks
     #[arg(long, value_enum, default_value_t = Protocol::Delta)]
     protocol: Protocol,
@@ -87,6 +91,7 @@ pub(super) fn run(args: &BootstrapArgs) -> Result<Exit, Failure> {
             Protocol::Delta => AdsProtocol::Delta,
             Protocol::Sotw => AdsProtocol::StateOfTheWorld,
         },
+        zone: args.zone.clone(),
     };
     let usage = |words: &'static str| Failure::new(Exit::Usage, anyhow!(words));
     let tls = args.certificate();

@@ -102,7 +102,7 @@ fn binds(binding: &Binding, to: &ObjectRef) -> bool {
                 (&*source.kind, &*source.namespace, &*source.name) == (&*to.kind, &*to.namespace, &*to.name)
             })
         }
-        BindingSource::Endpoints(sources) => {
+        BindingSource::Endpoints(sources) | BindingSource::Zoned(sources, _) => {
             let service = |service: &str| service == &*to.name && &*to.kind == "Service";
             sources.iter().any(|source| *source.namespace == *to.namespace && service(&source.service))
         }

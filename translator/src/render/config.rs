@@ -27,6 +27,7 @@ pub(super) fn data(fleet: &Fleet, settings: &Settings) -> BTreeMap<&'static str,
         // Each pod says its own name on the command line.
         node: fleet.object_name(),
         protocol: AdsProtocol::Delta,
+        zone: None,
     };
     match &settings.model {
         Model::Sidecar => {

@@ -3,6 +3,7 @@
 use super::config::BOOTSTRAP;
 use super::port::{self, Port};
 use super::{Fleet, Model, Settings};
+use crate::xds;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -65,6 +66,8 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
         args.extend(["--component-log-level", &own]);
     }
     args.extend(["--service-node", "$(POD_NAME)"]);
+    let zone = fleet.in_zone.then(|| xds::zone("$(ZONE)").to_string());
+    args.extend(zone.iter().flat_map(|zone| ["--config-yaml", zone]));
     let concurrency = shape.concurrency.map(|threads| threads.to_string());
     args.extend(concurrency.iter().flat_map(|threads| ["--concurrency", threads]));
     let own = pod_name();
@@ -86,6 +89,11 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
             {"name": volume::CONFIG, "mountPath": CONFIG, "readOnly": true},
         ],
     });
+    if let Some(variables) = container["env"].as_array_mut().filter(|_| fleet.in_zone) {
+        // Clusters copy it from the node to its pods (KEP-4742); a pod without it is in no zone.
+        let field = "metadata.labels['topology.kubernetes.io/zone']";
+        variables.push(json!({"name": "ZONE", "valueFrom": {"fieldRef": {"fieldPath": field}}}));
+    }
     let alone = settings.model != Model::Sidecar;
     if let Some(mounts) = container["volumeMounts"].as_array_mut().filter(|_| alone) {
         mounts.push(json!({"name": volume::RELAY_TOKEN, "mountPath": RELAY_TOKEN, "readOnly": true}));

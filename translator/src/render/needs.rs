@@ -39,7 +39,7 @@ impl Needs {
 
     fn add(&mut self, binding: &Binding) {
         match &binding.source {
-            BindingSource::Endpoints(sources) => {
+            BindingSource::Endpoints(sources) | BindingSource::Zoned(sources, _) => {
                 let services = sources.iter().filter(|source| !source.service.is_empty());
                 self.endpoints.extend(services.map(|source| source.namespace.to_string()));
             }

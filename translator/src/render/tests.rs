@@ -689,3 +689,38 @@ fn manifests_are_what_kubernetes_types_say() {
     }
     assert_eq!(kinds.len(), 13);
 }
+
+/// A listener that takes routes from everywhere, with a policy beside it.
+fn with_policy(kind: &str, target: &str, (name, namespace): (&str, &str), spec: &str) -> Fleet {
+    let listener =
+        HTTPS.replace("protocol: HTTPS", "protocol: HTTPS, allowedRoutes: { namespaces: { from: All } }");
+    let own = source(&listener, "", "");
+    fleet_of(&format!(
+        "{own}---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: {kind}
+metadata: {{ name: own, namespace: {namespace} }}
+spec: {{ targetRefs: [{{ group: gateway.networking.k8s.io, kind: {target}, name: {name} }}], {spec} }}
+"
+    ))
+}
+
+#[test]
+fn services_lead_to_the_port_of_http3() {
+    let fleet = with_policy("ClientTrafficPolicy", "Gateway", ("edge", "infra"), "http3: {}");
+    let ports: Vec<_> = fleet.ports.iter().map(|port| (port.number, port.transport)).collect();
+    assert_eq!(ports, [(443, Transport::Tcp), (443, Transport::Udp)]);
+    let text = serde_json::to_string(&render(&fleet)).unwrap();
+    assert!(text.contains("\"udp-443\"") && text.contains("\"tcp-443\""), "{text}");
+}
+
+#[test]
+fn envoys_that_keep_requests_in_their_zone_know_it() {
+    let zones = "loadBalancer: { type: Random, zoneAware: { preferLocal: { force: {} } } }";
+    let fleet = with_policy("BackendTrafficPolicy", "HTTPRoute", ("cart", "shop"), zones);
+    let text = serde_json::to_string(&render(&fleet)).unwrap();
+    assert!(text.contains("metadata.labels['topology.kubernetes.io/zone']"), "{text}");
+    assert!(text.contains("--config-yaml") && text.contains("moorgate-local"), "{text}");
+    let plain = serde_json::to_string(&render(&plain())).unwrap();
+    assert!(!plain.contains("--config-yaml") && !plain.contains("ZONE"), "{plain}");
+}

@@ -4,7 +4,7 @@ use super::{cluster, direct, template, tls};
 use moorgate_model::ir::{self, AddressFamily, Cluster, LateService, Listener, RouteTable};
 use moorgate_snapshot::Template;
 use moorgate_snapshot::record::{
-    Binding, BindingKind, BindingSource, EndpointSource, Family, ObjectSource, Record, Reference,
+    Binding, BindingKind, BindingSource, EndpointSource, Family, ObjectSource, Record, Reference, ZoneWeight,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Bindings {
     endpoints: BTreeMap<Arc<str>, BTreeSet<EndpointSource>>,
+    zones: BTreeMap<Arc<str>, Vec<ZoneWeight>>,
     objects: BTreeSet<(BindingKind, Arc<str>)>,
     made: BTreeMap<(BindingKind, Arc<str>), Template>,
 }
@@ -27,6 +28,12 @@ impl Bindings {
         if !direct::is(cluster) && cluster::by_dns(cluster).is_none() {
             let sources = self.endpoints.entry(cluster.eds_name.as_str().into()).or_default();
             sources.extend(cluster.sources.iter().map(source));
+            if !cluster.policies.zones.is_empty() {
+                let zones = cluster.policies.zones.iter();
+                let zones =
+                    zones.map(|(zone, weight)| ZoneWeight { zone: zone.as_str().into(), weight: *weight });
+                self.zones.insert(cluster.eds_name.as_str().into(), zones.collect());
+            }
         }
         let objects = cluster.tls.iter().flat_map(tls::upstream_references);
         self.objects.extend(objects.map(|reference| (reference.kind, reference.name)));
@@ -64,16 +71,20 @@ impl Bindings {
 
     /// All bindings.
     pub(super) fn finish(self) -> impl Iterator<Item = Record> {
-        let endpoints = self.endpoints.into_iter().map(|(name, sources)| Binding {
-            kind: BindingKind::Endpoints,
-            name,
-            source: BindingSource::Endpoints(sources.into_iter().collect()),
+        let Self { endpoints, mut zones, objects, made } = self;
+        let endpoints = endpoints.into_iter().map(move |(name, sources)| {
+            let sources = sources.into_iter().collect();
+            let source = match zones.remove(&name) {
+                Some(zones) => BindingSource::Zoned(sources, zones),
+                None => BindingSource::Endpoints(sources),
+            };
+            Binding { kind: BindingKind::Endpoints, name, source }
         });
-        let objects = self.objects.into_iter().map(|(kind, name)| {
+        let objects = objects.into_iter().map(|(kind, name)| {
             let source = object(kind, &name);
             Binding { kind, name, source }
         });
-        let made = self.made.into_iter().map(|((kind, name), template)| {
+        let made = made.into_iter().map(|((kind, name), template)| {
             let source = BindingSource::Template(template);
             Binding { kind, name, source }
         });

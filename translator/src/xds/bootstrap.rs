@@ -1,9 +1,12 @@
 //! The file that an Envoy of a fleet starts with: everything else comes from its relay.
 
+mod zone;
+
 use moorgate_policies::RELAY_CLUSTER as RELAY;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
+pub use zone::zone;
 
 /// Client connections that Envoy takes at a time, over all listeners: without a bound, a flood ends in lack of memory.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -22,6 +25,8 @@ pub struct BootstrapOptions {
     pub node: String,
     /// The variant of the protocol.
     pub protocol: AdsProtocol,
+    /// The zone in which it runs, for policies that keep requests there; `node.locality.zone`.
+    pub zone: Option<String>,
 }
 
 /// Variants of ADS.
@@ -40,7 +45,7 @@ pub enum AdsProtocol {
 pub fn bootstrap(options: &BootstrapOptions) -> Option<Value> {
     let (relay, admin) = (Address::parse(&options.relay)?, Address::parse(&options.admin)?);
     let source = || json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
-    Some(json!({
+    let mut out = json!({
         "node": {"id": options.node, "cluster": options.fleet},
         "admin": {"address": admin.json()},
         "dynamic_resources": {
@@ -71,7 +76,11 @@ pub fn bootstrap(options: &BootstrapOptions) -> Option<Value> {
                 },
             }],
         },
-    }))
+    });
+    if let Some(zone) = &options.zone {
+        zone::add(&mut out, zone);
+    }
+    Some(out)
 }
 
 /// How an Envoy proves to a relay on TCP which pod it is of.
@@ -348,7 +357,20 @@ mod tests {
             admin: "unix:/run/admin.sock".into(),
             node: "edge-1".into(),
             protocol: AdsProtocol::Delta,
+            zone: None,
         }
+    }
+
+    #[test]
+    fn an_envoy_says_in_which_zone_it_is() {
+        let plain = bootstrap(&options("unix:/run/relay.sock")).unwrap();
+        assert_eq!((&plain["node"]["locality"], &plain["cluster_manager"]), (&Value::Null, &Value::Null));
+        let zone = Some("eu-1a".to_owned());
+        let made = bootstrap(&BootstrapOptions { zone, ..options("unix:/run/relay.sock") }).unwrap();
+        assert_eq!(made["node"]["locality"]["zone"], "eu-1a");
+        let local = &made["static_resources"]["clusters"][1];
+        assert_eq!(local["name"], made["cluster_manager"]["local_cluster_name"]);
+        assert_eq!(local["load_assignment"]["endpoints"][0]["locality"]["zone"], "eu-1a");
     }
 
     #[test]

@@ -107,6 +107,11 @@ fn assignment(name: &str, cluster: &Cluster) -> ClusterLoadAssignment {
     let locality = |(zone, lb_endpoints): (&str, Vec<LbEndpoint>)| LocalityLbEndpoints {
         locality: (!zone.is_empty()).then(|| Locality { zone: zone.to_owned(), ..Default::default() }),
         lb_endpoints,
+        load_balancing_weight: match cluster.policies.zones.get(zone) {
+            Some(weight) => value::number(*weight),
+            None if cluster.policies.zones.is_empty() => None,
+            None => value::number(1),
+        },
         ..Default::default()
     };
     ClusterLoadAssignment {

@@ -58,6 +58,7 @@ pub fn envoy<'r>(records: impl IntoIterator<Item = &'r Record>) -> Result<Value,
         admin: "127.0.0.1:19000".into(),
         node: "moorgate".into(),
         protocol: AdsProtocol::Delta,
+        zone: None,
     })
     .unwrap_or_default();
     if let Some(resources) = out.get_mut("static_resources").and_then(Value::as_object_mut) {

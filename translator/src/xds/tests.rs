@@ -33,7 +33,7 @@ fn bindings(records: &[Record]) -> Vec<String> {
     let bindings = records.iter().filter_map(|record| match record {
         Record::Resource(_) => None,
         Record::Binding(binding) => Some(match &binding.source {
-            BindingSource::Endpoints(sources) => {
+            BindingSource::Endpoints(sources) | BindingSource::Zoned(sources, _) => {
                 format!("{:?} {} {}", binding.kind, binding.name, sources.len())
             }
             BindingSource::Object { kind, namespace, name } => {

@@ -96,7 +96,7 @@ impl Wants {
         let mut wants = Self::default();
         for binding in bindings {
             match &binding.source {
-                BindingSource::Endpoints(sources) => {
+                BindingSource::Endpoints(sources) | BindingSource::Zoned(sources, _) => {
                     let services = sources.iter().filter(|source| {
                         source.hostname.is_empty()
                             && source.addresses.is_empty()

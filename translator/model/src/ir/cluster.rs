@@ -21,6 +21,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The same with what policies add. Where these weigh zones, its endpoints have a name of their own, with this mark.
+    #[must_use]
+    pub fn with(&self, policies: &ClusterPolicies, mark: &str) -> Self {
+        let mut out = Self { policies: policies.clone(), ..self.clone() };
+        if !policies.zones.is_empty() {
+            out.eds_name.push_str(mark);
+        }
+        out
+    }
+
     /// The clusters that it stands for, in the order of their turns; none if it has endpoints of its own.
     pub fn members(&self) -> impl Iterator<Item = &str> {
         self.sources.iter().filter_map(|source| match source.direct.as_ref()? {

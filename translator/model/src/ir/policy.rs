@@ -7,6 +7,7 @@ use super::LateValue;
 use crate::field::FieldPath;
 use crate::object::ObjectRef;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,6 +217,13 @@ pub struct ClusterPolicies {
     pub dns: Option<Dns>,
     /// Whether a Service is reached by its own address (true) or by those of its endpoints.
     pub by_service: Option<bool>,
+    /// Weights of zones, by name; a zone that is not there has 1. Empty: zones have none.
+    // Names of clusters are made of what is written here: what came later is left out where nobody asks for it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub zones: BTreeMap<String, u32>,
+    /// Requests stay in Envoy's own zone while it has endpoints enough.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub in_zone: bool,
 }
 
 impl ClusterPolicies {
@@ -234,6 +242,10 @@ impl ClusterPolicies {
         self.proxy_header = other.proxy_header.or(self.proxy_header);
         self.dns = other.dns.or(self.dns);
         self.by_service = other.by_service.or(self.by_service);
+        if !other.zones.is_empty() {
+            self.zones.clone_from(&other.zones);
+        }
+        self.in_zone |= other.in_zone;
     }
 }
 

@@ -336,7 +336,7 @@ impl Settling<'_, '_> {
         }
         let name = format!("{cluster}{}", together.suffix);
         if let Some(base) = self.clusters.get(cluster).filter(|_| !self.clusters.contains_key(&name)) {
-            let mut variant = Cluster { policies: together.cluster.clone(), ..base.clone() };
+            let mut variant = base.with(&together.cluster, &together.suffix);
             if together.cluster.by_service == Some(true) {
                 by_service(&mut variant);
             }

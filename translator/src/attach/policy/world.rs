@@ -105,7 +105,8 @@ impl World for Sources<'_, '_> {
         let Some(base) = self.clusters.get(cluster).filter(|_| !self.clusters.contains_key(name)) else {
             return;
         };
-        let variant = Cluster { policies: policies.clone(), ..base.clone() };
+        // No name of an object has a plus sign.
+        let variant = base.with(policies, &format!("+{name}"));
         self.clusters.insert(name.to_owned(), variant);
     }
 
