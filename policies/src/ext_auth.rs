@@ -107,8 +107,9 @@ A service is asked whether a request may pass, over HTTP (status 200 means yes; 
 those that it always sees; gRPC: in place of all), bodyToExtAuth, contextExtensions (values, and those of a ConfigMap; a Secret is refused, \
 because its value would lie in the snapshot), and by includeRouteMetadata kind, name, namespace and rule of the route. A service that has \
 not answered within timeout lets nothing pass, and statusOnError says with which answer (403); with failOpen everything passes that it \
-does not answer. A policy that cannot be carried out lets nothing pass, also with failOpen. recomputeRoute is refused, because the route \
-that is found then has filters that have run already.",
+does not answer. A policy that cannot be carried out lets nothing pass, also with failOpen. With recomputeRoute the route is looked for \
+again by the headers that the service gave; what the one that is found asks for before (csrf, extAuth) is not asked any more, so a route that \
+could lead to one that asks for more is closed.",
         effect: Effect::Filter {
             name: HTTP,
             place: place::EXTERNAL_AUTH,
@@ -120,7 +121,7 @@ that is found then has filters that have run already.",
         let Some(rules) = &spec.ext_auth else { return };
         let at = FieldPath::parse("spec.extAuth");
         if rules.recompute_route == Some(true) {
-            cx.unsupported(at.key("recomputeRoute"), "this cannot be switched on");
+            cx.recomputes(place::EXTERNAL_AUTH, &at.key("recomputeRoute"));
         }
         let (name, service, key) = match (&rules.http, &rules.grpc) {
             (Some(service), None) => (HTTP, service, "http"),
@@ -239,6 +240,7 @@ fn base(grpc: bool, rules: &Rules) -> ExtAuthz {
         // Which listener a request came by is Envoy's own matter.
         disallowed_headers: Some(names(["x-moorgate-listener"])),
         failure_mode_allow: rules.fail_open == Some(true),
+        clear_route_cache: rules.recompute_route == Some(true),
         status_on_error: rules.status_on_error.map(|code| HttpStatus { code }),
         route_metadata_context_namespaces: described.then(|| ROUTE.to_owned()).into_iter().collect(),
         ..Default::default()
@@ -363,6 +365,8 @@ mod tests {
         assert_eq!((plain.as_str(), base.failure_mode_allow, describes), (GRPC, false, false));
         let (open, base, _) = names(r#", "failOpen": true"#);
         assert!(open.starts_with(&format!("{GRPC}.")) && base.failure_mode_allow, "{open}");
+        let (again, base, _) = names(r#", "recomputeRoute": true"#);
+        assert!(again.starts_with(&format!("{GRPC}.")) && base.clear_route_cache, "{again}");
         let (late, base, _) = names(r#", "statusOnError": 503"#);
         assert!(late != open && base.status_on_error == Some(HttpStatus { code: 503 }));
         let (_, base, _) = names(r#", "headersToExtAuth": ["X-Token"]"#);
@@ -379,7 +383,6 @@ mod tests {
             format!(r#"{{"extAuth": {{"http": {{"backendRefs": [{{"name": "auth", "port": 80}}]}}{more}}}}}"#)
         };
         for (spec, said) in [
-            (http(r#", "recomputeRoute": true"#), "MG4105 spec.extAuth.recomputeRoute"),
             (http(r#", "timeout": "x""#), "MG4002 spec.extAuth.timeout"),
             (http(r#", "headersToExtAuth": ["%a"]"#), "MG4002 spec.extAuth.headersToExtAuth"),
             (

@@ -138,7 +138,7 @@ pass, failOpen those with a broken one too. Others are answered with 401.",
         for (index, spec) in rules.providers.iter().enumerate() {
             let Some(provider) = provider(spec, &at.key("providers").index(index), cx) else { return };
             if spec.recompute_route == Some(true) {
-                cx.recomputes(&at.key("providers").index(index).key("recomputeRoute"));
+                cx.recomputes(place::JWT, &at.key("providers").index(index).key("recomputeRoute"));
             }
             // Several policies share the filter, and one may be merged with several others.
             let name = cx.own_name(&format!("{}/{}", spec.name, digest(&provider)));
@@ -423,7 +423,7 @@ pub(crate) mod tests {
             let compiled = testing::compile(Kind::Security, &spec);
             assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
             let provider = base(&compiled).providers.into_values().next().unwrap();
-            let field = compiled.parts["jwt"].recomputes.as_ref().map(ToString::to_string);
+            let field = compiled.parts["jwt"].recomputes.as_ref().map(|(_, field)| field.to_string());
             (provider.clear_route_cache, field)
         };
         assert_eq!(

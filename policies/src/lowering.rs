@@ -212,8 +212,8 @@ pub struct Lowered {
     pub http3: bool,
     /// Requests that name no host are for the hostname of their listener.
     pub default_host: bool,
-    /// The route is looked for again once a token was read, as this field says.
-    pub recomputes: Option<FieldPath>,
+    /// The route is looked for again behind the filter at this place, as this field says.
+    pub recomputes: Option<(u16, FieldPath)>,
 }
 
 impl Lowered {
@@ -241,7 +241,7 @@ impl Lowered {
         self.inspector.extend(other.inspector.iter().cloned());
         self.http3 |= other.http3;
         self.default_host |= other.default_host;
-        self.recomputes = self.recomputes.take().or_else(|| other.recomputes.clone());
+        self.recomputes = self.recomputes.take().max(other.recomputes.clone());
     }
 }
 

@@ -186,9 +186,9 @@ impl Lowering<'_> {
         self.out.default_host = true;
     }
 
-    /// The route is looked for again once a token was read, as a field says.
-    pub fn recomputes(&mut self, field: &FieldPath) {
-        self.out.recomputes.get_or_insert_with(|| field.clone());
+    /// The route is looked for again behind the filter at a place, as a field says.
+    pub fn recomputes(&mut self, place: u16, field: &FieldPath) {
+        self.out.recomputes.get_or_insert_with(|| (place, field.clone()));
     }
 
     /// HTTP/3 beside what is spoken.

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 };
 use moorgate_model::FieldPath;
 use moorgate_model::diagnostic::policy::PARAMETER_UNUSABLE;
-use moorgate_model::ir::ClusterPolicies;
+use moorgate_model::ir::{ClusterPolicies, Patch};
 use prost::Message as _;
 use serde::Deserialize;
 
@@ -50,6 +50,7 @@ impl Cx<'_, '_> {
             let field = at.key("backendRefs").index(1);
             self.find(field, "one backend is asked", "the first one is; put several behind one Service");
         }
+        let mut policies = ClusterPolicies::default();
         let (cluster, authority) = match (first.or(one), named.outside) {
             (Some((backend, at)), _) => {
                 match self.around.world.backend(self.object, &at, backend, named.http2) {
@@ -60,53 +61,44 @@ impl Cx<'_, '_> {
                     }
                 }
             }
-            (None, Some((host, port))) => (self.outside(at, (host, port), named.http2)?, host.to_owned()),
+            (None, Some((host, port))) => {
+                if named.http2 {
+                    policies.upstream.push(http2());
+                }
+                (self.outside(at, host, port)?, host.to_owned())
+            }
             (None, None) => {
                 let help = "name one in backendRefs; until then nothing is sent";
                 self.find(at.clone(), "no backend is named", help);
                 return None;
             }
         };
-        let cluster = self.reached(at, cluster);
+        policies.add(&self.settings(at));
+        let cluster = self.variant(cluster, &policies);
         self.out.proxy.clusters.push(cluster.clone());
         Some(Found { cluster, authority })
     }
 
     /// The cluster of a server outside, in plain text.
-    fn outside(&mut self, at: &FieldPath, (host, port): (&str, u16), http2: bool) -> Option<String> {
-        let plain = match self.around.world.outside(host, port, false) {
-            Ok(name) => name,
+    fn outside(&mut self, at: &FieldPath, host: &str, port: u16) -> Option<String> {
+        match self.around.world.outside(host, port, false) {
+            Ok(name) => Some(name),
             Err(why) => {
                 self.find(at.key("host"), why, "name a backend in backendRefs; until then nothing is sent");
-                return None;
+                None
             }
-        };
-        if !http2 {
-            return Some(plain);
         }
-        let spoken = ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
-        };
-        let options = HttpProtocolOptions {
-            upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(spoken)),
-            ..Default::default()
-        };
-        let policies = ClusterPolicies { upstream: vec![patch(&options, &[])], ..ClusterPolicies::default() };
-        let name = format!("{plain}+h2");
-        self.around.world.variant(&plain, &name, &policies);
-        Some(name)
     }
 
-    /// The cluster as the settings at a sink say. What they say of single requests has no place here: Envoy sends by itself.
-    fn reached(&mut self, at: &FieldPath, cluster: String) -> String {
+    /// What the settings at a sink say of its cluster. What they say of single requests has no place here: Envoy sends by itself.
+    fn settings(&mut self, at: &FieldPath) -> ClusterPolicies {
         let at = at.key(SETTINGS);
         let Some((all, findings)) = settings_of(self.object, &at, &mut *self.around.world) else {
-            return cluster;
+            return ClusterPolicies::default();
         };
         let help = "the sink is reached without it";
-        for finding in &findings {
-            let finding =
-                self.object.diagnostic(&PARAMETER_UNUSABLE, finding.field.clone(), finding.message.clone());
+        for finding in findings {
+            let finding = self.object.diagnostic(&PARAMETER_UNUSABLE, finding.field, finding.message);
             self.out.findings.push(finding.help(help));
         }
         let bytes: Vec<u8> = all.forward.iter().flat_map(|patch| patch.message.iter().copied()).collect();
@@ -117,13 +109,30 @@ impl Cx<'_, '_> {
         if !action.hash_policy.is_empty() {
             self.find(at.key("loadBalancer").key("consistentHash"), "there is no request to hash", help);
         }
-        if all.cluster.is_empty() {
+        all.cluster
+    }
+
+    /// A cluster with what is added to it, under a name of its own.
+    fn variant(&mut self, cluster: String, policies: &ClusterPolicies) -> String {
+        if policies.is_empty() {
             return cluster;
         }
-        let digest = fingerprint(&all.cluster);
+        let digest = fingerprint(&policies);
         let reference = &self.object.reference;
         let name = format!("{cluster}+{}.{}.{digest}", reference.namespace, reference.name);
-        self.around.world.variant(&cluster, &name, &all.cluster);
+        self.around.world.variant(&cluster, &name, policies);
         name
     }
+}
+
+/// gRPC is spoken to a server that says nothing of itself.
+fn http2() -> Patch {
+    let spoken = ExplicitHttpConfig {
+        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+    };
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(spoken)),
+        ..Default::default()
+    };
+    patch(&options, &[])
 }

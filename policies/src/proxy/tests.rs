@@ -208,7 +208,7 @@ fn sinks_are_reached_as_their_settings_say() {
     );
     let clusters = &found.proxy.clusters;
     assert!(clusters[0].starts_with("shop/als/9000+h2+shop.guard."), "{clusters:?}");
-    assert!(clusters[1].starts_with("otel.example.net:4317:false+h2"), "{clusters:?}");
+    assert!(clusters[1].starts_with("otel.example.net:4317:false+shop.guard."), "{clusters:?}");
     assert!(clusters.contains(&"zipkin.example.net:9411:false".to_owned()), "{clusters:?}");
     let sink = "spec.telemetry.accessLog.settings[0].sinks[1].openTelemetry.backendSettings";
     assert_eq!(said(&found), [format!("MG4106 {sink}.timeout.tcp.connectTimeout")]);

@@ -141,6 +141,12 @@ fn a_route_is_found_again_by_what_a_token_says() {
         "inner",
         "  csrf: { additionalOrigins: ['https://a.example'] }\n",
     ));
+    // A service that is asked names itself in a header.
+    let ask = "  extAuth: { http: { backendRefs: [{ name: users, port: 80 }], headersToBackend: [x-backend] }, recomputeRoute: true }\n";
+    let named =
+        by_role("named", "/named").replace("name: x-role, value: user", "name: x-backend, value: users");
+    documents.push(at(named, "other"));
+    documents.push(policy("named", "SecurityPolicy", "HTTPRoute", "named", ask));
     stack.publish_documents(&documents).unwrap().ended_with(&[0]).unwrap();
     stack.start_relay().unwrap();
     stack.start_envoy(&[port, other]).unwrap();
@@ -162,4 +168,7 @@ fn a_route_is_found_again_by_what_a_token_says() {
     let there = Target::plain(other);
     assert_eq!(status(&there, &asked(r#","role":"user""#)), 500);
     assert_eq!(status(&there, &get("/roles/inner")), 200);
+    // What the service said, and not what the client did, finds the route.
+    assert_eq!(send(&there, &get("/named")).unwrap().who(), "users");
+    assert_eq!(send(&there, &get("/named").header("x-backend", "web")).unwrap().who(), "users");
 }

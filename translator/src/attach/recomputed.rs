@@ -25,11 +25,11 @@ struct Before<'r> {
 }
 
 impl<'r> Before<'r> {
-    /// If filters were `moved` any may stand before.
-    fn of(route: &'r Route, moved: bool) -> Self {
+    /// Up to the filter at a place; if filters were `moved` any may stand before it.
+    fn of(route: &'r Route, place: u16, moved: bool) -> Self {
         let filters = route.policies.iter().flat_map(|added| &added.filters);
         let before = |filter: &&RouteFilter| {
-            (moved || filter.place <= place::JWT || filter.is_whole()) && !HARMLESS.contains(&filter.place)
+            (moved || filter.place <= place || filter.is_whole()) && !HARMLESS.contains(&filter.place)
         };
         Self { filters: filters.filter(before).collect(), auth: route.auth.as_ref() }
     }
@@ -42,41 +42,49 @@ impl<'r> Before<'r> {
 
 /// Closes the routes of a host from which a request could come to another one unasked.
 pub(super) fn close(routes: &mut [Route], moved: bool, unguarded: &mut Unguarded) {
-    let asking = |route: &Route| route.policies.as_ref().is_some_and(|added| added.recomputes.is_some());
-    if !routes.iter().any(asking) {
-        return;
+    let places: BTreeSet<u16> = routes.iter().filter_map(place).collect();
+    for place in places {
+        for position in leading(routes, place, moved, unguarded) {
+            if let Some(route) = routes.get_mut(position) {
+                route.refuse(500);
+            }
+        }
     }
-    let mut refused = Vec::new();
+}
+
+/// Behind which filter a route is looked for again, if it is.
+fn place(route: &Route) -> Option<u16> {
+    Some(route.policies.as_ref()?.recomputes.as_ref()?.0)
+}
+
+/// The positions of routes that are looked for again behind the filter at a place, and may lead past what another one asks for.
+fn leading(routes: &[Route], place: u16, moved: bool, unguarded: &mut Unguarded) -> Vec<usize> {
     // Most routes of a host ask for the same.
     let mut kinds: Vec<(Before<'_>, Vec<&Route>)> = Vec::new();
-    for route in &*routes {
-        let before = Before::of(route, moved);
+    for route in routes {
+        let before = Before::of(route, place, moved);
         match kinds.iter_mut().find(|(known, _)| *known == before) {
             Some((_, of_kind)) => of_kind.push(route),
             None => kinds.push((before, vec![route])),
         }
     }
-    for (position, first) in routes.iter().enumerate().filter(|(_, route)| asking(route)) {
-        let own = Before::of(first, moved);
+    let mut out = Vec::new();
+    for (position, first) in routes.iter().enumerate() {
+        let asked = first.policies.as_ref().and_then(|added| added.recomputes.clone());
+        let Some((_, policy, field)) = asked.filter(|(of, ..)| *of == place) else { continue };
+        let own = Before::of(first, place, moved);
         let strange = kinds.iter().filter(|(before, _)| !own.covers(before));
         let mut strange = strange.flat_map(|(_, of_kind)| of_kind);
         if let Some(second) = strange.find(|second| may_follow(first, second)) {
-            let added = first.policies.as_ref().and_then(|added| added.recomputes.clone());
             let message = format!(
-                "a request for {} could then be one for {}, whose policies ask for more before tokens are read",
+                "a request for {} could then be one for {}, whose policies ask for more before that",
                 first.origin.object, second.origin.object
             );
-            if let Some(field) = added {
-                unguarded.entry(field).or_insert(message);
-            }
-            refused.push(position);
+            unguarded.entry((policy, field)).or_insert(message);
+            out.push(position);
         }
     }
-    for position in refused {
-        if let Some(route) = routes.get_mut(position) {
-            route.refuse(500);
-        }
-    }
+    out
 }
 
 /// Whether a request that one route was found for could also be one for another: only headers change in between.

@@ -100,8 +100,8 @@ pub struct RoutePolicies {
     pub late: Vec<LateValue>,
     /// Modules that filters load from the relay.
     pub modules: Vec<Module>,
-    /// The route is looked for again once a token was read: the policy and its field that say so.
-    pub recomputes: Option<(ObjectRef, FieldPath)>,
+    /// The route is looked for again behind the filter at this place: the policy and its field that say so.
+    pub recomputes: Option<(u16, ObjectRef, FieldPath)>,
     /// What the fleet's rate limit service has to know for it: by the domain of the counts an encoded `RateLimitConfig`
     /// without a name.
     pub counted: Vec<(Arc<str>, Arc<[u8]>)>,

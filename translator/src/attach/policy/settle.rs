@@ -229,7 +229,8 @@ impl Settling<'_, '_> {
                     let _ = write!(suffix, "+{}.{}", reference.namespace, reference.name);
                 }
             }
-            recomputes = own.recomputes.clone().map(|field| (self.speaker(chosen), field)).or(recomputes);
+            let again = own.recomputes.clone();
+            recomputes = again.map(|(place, field)| (place, self.speaker(chosen), field)).max(recomputes);
             all.add(&own);
             sources.extend(explained(&self.policies.held, chosen, &compiled, route));
         }

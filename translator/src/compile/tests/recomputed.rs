@@ -5,6 +5,7 @@ use moorgate_model::ir::{Action, Respond};
 use moorgate_snapshot::FleetName;
 
 const JWT: &str = r#"jwt: {providers: [{name: us, localJWKS: {type: Inline, inline: '{"keys": [{"kty": "oct", "k": "YQ"}]}'}, claimToHeaders: [{header: x-role, claim: role}], recomputeRoute: true}]}"#;
+const ASK: &str = "extAuth: {http: {backendRefs: [{name: web, port: 80}], headersToBackend: [x-role]}, recomputeRoute: true}";
 const CSRF: &str = "csrf: {}";
 const RIGHTS: &str = "authorization: {rules: [{action: Allow, principal: {clientCIDRs: [10.0.0.0/8]}}]}";
 
@@ -68,6 +69,11 @@ fn a_route_that_leads_past_what_another_asks_for_is_closed() {
         out
     };
     let moved = "filterOrder: [{name: envoy.filters.http.rbac, before: envoy.filters.http.jwt_authn}]";
+    // A service is asked before tokens are read: what the second route asks for is asked for then.
+    let token = JWT.replace(", recomputeRoute: true", "");
+    assert_eq!(closed(&all(ASK, &token), "/a", ""), (vec![], vec![]));
+    let of_service = vec!["MG4105 spec.extAuth.recomputeRoute".to_owned()];
+    assert_eq!(closed(&all(ASK, CSRF), "/a", ""), (vec!["first"], of_service));
     for (policies, path, parameters, expected) in [
         // Both are found by one policy, or the second asks for nothing, or for what comes later.
         (vec![policy("", JWT)], "/a", "", vec![]),
