@@ -129,9 +129,14 @@ While a module cannot be had, or fails, requests are answered with an error; wit
             let at = at.index(index);
             let part = cx.own_name(&index.to_string());
             let Some(code) = code(&module.code, &at.key("code"), cx) else { return };
+            let digest = match &code.specifier {
+                Some(async_data_source::Specifier::Remote(remote)) => remote.sha256.as_str(),
+                _ => "",
+            };
             let vm = VmConfig {
-                // Modules of one name share a machine; those of two policies never do.
-                vm_id: part.clone(),
+                // Modules of one name share a machine; those of two policies never do. Envoy goes on with the machine that it
+                // has under a name, whatever code is asked for by then.
+                vm_id: format!("{part}@{digest}"),
                 runtime: "envoy.wasm.runtime.v8".into(),
                 code: Some(code),
                 environment_variables: module.env.as_ref().map(|env| EnvironmentVariables {
