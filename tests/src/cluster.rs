@@ -28,7 +28,7 @@ mod programs;
 mod table;
 
 pub use network::GATEWAY as OUTSIDE;
-pub use programs::{conformance, kubernetes};
+pub use programs::{conformance, envoy_gateway, kubectl, kubernetes};
 
 use crate::program::binary;
 use crate::wait;

@@ -23,6 +23,7 @@ pub use program::Program;
 pub use source::{FIRST, SECOND, Tenant};
 pub use stage::Stage;
 pub use table::{Costs, markdown};
+pub use tap::Tap;
 
 /// How what was rendered comes to an API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]

@@ -6,6 +6,7 @@
 
 use super::names::relative;
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{FileType, fchown, fstat};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_remount,
 };
@@ -13,6 +14,7 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -144,6 +146,17 @@ fn lay_root(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
+/// Gives the container's user its own output, as runtimes do: some programs open `/dev/stdout` by themselves.
+fn own_output(user: Uid) -> Result<()> {
+    let (out, err) = (std::io::stdout(), std::io::stderr());
+    for stream in [out.as_fd(), err.as_fd()] {
+        if FileType::from_raw_mode(fstat(stream)?.st_mode) == FileType::Fifo {
+            fchown(stream, Some(user), None).context("its output")?;
+        }
+    }
+    Ok(())
+}
+
 /// Becomes the container's program; returns only if that fails.
 pub fn become_it(spec: &Path) -> Result<()> {
     let spec: Spec = serde_json::from_slice(&std::fs::read(spec)?)?;
@@ -154,6 +167,7 @@ pub fn become_it(spec: &Path) -> Result<()> {
     lay_root(&spec)?;
     std::os::unix::fs::chroot(&spec.root).context("changing the root")?;
     std::env::set_current_dir(&spec.folder).with_context(|| spec.folder.clone())?;
+    own_output(Uid::from_raw(spec.user))?;
     let groups: Vec<Gid> = spec.groups.iter().map(|group| Gid::from_raw(*group)).collect();
     set_thread_groups(&groups).context("setting groups")?;
     set_thread_gid(Gid::from_raw(spec.group)).context("setting the group")?;

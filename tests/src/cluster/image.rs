@@ -82,6 +82,11 @@ impl Images {
                 let (_, envoy) = named.or(self.envoys.first())?;
                 Some(image(&[("/usr/local/bin/envoy", envoy)], NONROOT))
             }
+            // Built before a pod asks for it, by the one suite that has such pods.
+            "gateway" => {
+                let gateway = super::programs::envoy_gateway().ok()?;
+                Some(image(&[("/usr/local/bin/envoy-gateway", &gateway)], NONROOT))
+            }
             "moorgate-relay" => Some(image(&[("/usr/local/bin/moorgate-relay", &self.relay)], NONROOT)),
             "moorgate" => {
                 let both = [

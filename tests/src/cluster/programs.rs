@@ -18,3 +18,13 @@ pub fn conformance(version: &str) -> Result<PathBuf> {
 pub(super) fn echo() -> Result<PathBuf> {
     program::go("echo-basic")
 }
+
+/// Envoy Gateway, whose pods run beside ours where somebody comes from it.
+pub fn envoy_gateway() -> Result<PathBuf> {
+    program::go("envoy-gateway")
+}
+
+/// What people type.
+pub fn kubectl() -> Result<PathBuf> {
+    program::go("kubectl")
+}

@@ -74,10 +74,20 @@ impl Azurite {
         Ok(())
     }
 
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// How to reach it.
     pub fn settings(&self) -> Settings {
-        let endpoint = format!("http://127.0.0.1:{}/{ACCOUNT}", self.port);
-        let text = format!("AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={endpoint};");
-        Settings::of([("AZURE_STORAGE_CONNECTION_STRING", text)])
+        Settings::of([variable(&format!("127.0.0.1:{}", self.port))])
     }
+}
+
+/// The environment in which programs reach an Azurite at this address.
+pub fn variable(address: &str) -> (&'static str, String) {
+    let endpoint = format!("http://{address}/{ACCOUNT}");
+    let text = format!("AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={endpoint};");
+    ("AZURE_STORAGE_CONNECTION_STRING", text)
 }
