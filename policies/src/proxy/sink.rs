@@ -117,7 +117,7 @@ impl Cx<'_, '_> {
         if policies.is_empty() {
             return cluster;
         }
-        let digest = fingerprint(&policies);
+        let digest = fingerprint(policies);
         let reference = &self.object.reference;
         let name = format!("{cluster}+{}.{}.{digest}", reference.namespace, reference.name);
         self.around.world.variant(&cluster, &name, policies);
