@@ -107,11 +107,8 @@ impl Kind {
                 "jwt.providers.remoteJWKS.backendSettings",
                 "oidc.provider.backendSettings",
             ],
-            Self::Backend
-            | Self::BackendTraffic
-            | Self::ClientTraffic
-            | Self::Extension
-            | Self::RouteFilter => &[],
+            Self::Extension => &["extProc.backendSettings"],
+            Self::Backend | Self::BackendTraffic | Self::ClientTraffic | Self::RouteFilter => &[],
         }
     }
 

@@ -266,6 +266,9 @@ mod tests {
                 "metricNamesForComputingUtilization": ["cpu"], "keepResponseHeaders": {keep}, "outOfBand": {{"reportingPeriod": "3s", "port": 9, "authority": "a"}}}}}}"#
             )
         };
+        let found =
+            testing::compile(Kind::BackendTraffic, &format!(r#"{{"loadBalancer": {}}}"#, utilization(true)));
+        assert_eq!(testing::said(&found), ["MG4011 spec.loadBalancer.backendUtilization.outOfBand"]);
         // Reports are taken out of responses unless it is asked to keep them.
         assert_eq!((of(&utilization(false)).2, of(&utilization(true)).2), (1, 0));
     }

@@ -78,31 +78,20 @@ const CLASSES: &[(&str, &str, Class)] = &[
 const MODULE: &str =
     "a shared library that runs inside of Envoy must lie on each machine, and nothing here puts it there";
 const GEO: &str = "a database of addresses must lie on each machine, and nothing here puts it there";
-const SERVICE: &str =
-    "the cluster of a service that is asked is that of its backend: target that by a BackendTrafficPolicy";
-const ORCA: &str = "backends must report their load (ORCA), which is not built yet";
 
 /// Why fields are not carried out, with everything below them; of several that stand above a field the longest counts. An empty
 /// kind stands for all.
 const REASONS: &[(&str, &str, &str)] = &[
-    ("", "loadBalancer.backendUtilization", ORCA),
-    ("", "loadBalancer.dynamicModule", MODULE),
-    ("", "routingType", "Envoy always connects to endpoints, so that a backend's health and zone count"),
-    (
-        "BackendTrafficPolicy",
-        "telemetry",
-        "spans and statistics are named by Gateway or EnvoyProxy, and not yet by route",
-    ),
+    ("BackendTrafficPolicy", "loadBalancer.dynamicModule", MODULE),
     ("EnvoyExtensionPolicy", "dynamicModule", MODULE),
-    ("EnvoyExtensionPolicy", "extProc.backendSettings", SERVICE),
+    ("EnvoyExtensionPolicy", "extProc.backendSettings.loadBalancer.dynamicModule", MODULE),
     ("EnvoyProxy", "geoIP", GEO),
     ("EnvoyProxy", "dynamicModules", MODULE),
     ("SecurityPolicy", "authorization.rules.principal.clientIPGeoLocations", GEO),
-    ("SecurityPolicy", "extAuth.grpc.backendSettings", SERVICE),
-    ("SecurityPolicy", "extAuth.http.backendSettings", SERVICE),
-    ("SecurityPolicy", "jwt.providers.remoteJWKS.backendSettings", SERVICE),
-    ("SecurityPolicy", "jwt.providers.remoteJWKS.backendRef", "write backendRefs, which took its place"),
-    ("SecurityPolicy", "oidc.provider.backendSettings", SERVICE),
+    ("SecurityPolicy", "extAuth.grpc.backendSettings.loadBalancer.dynamicModule", MODULE),
+    ("SecurityPolicy", "extAuth.http.backendSettings.loadBalancer.dynamicModule", MODULE),
+    ("SecurityPolicy", "jwt.providers.remoteJWKS.backendSettings.loadBalancer.dynamicModule", MODULE),
+    ("SecurityPolicy", "oidc.provider.backendSettings.loadBalancer.dynamicModule", MODULE),
 ];
 
 /// A field that no policy can make use of, whoever carries it out.
@@ -140,6 +129,11 @@ const SETTLED: &[(&str, &str, Settled)] = &[
         "BackendTrafficPolicy",
         "rateLimit.local.rules.limit.fromMetadata",
         Settled::Refused("limit fromMetadata is not supported for Local Rate Limits"),
+    ),
+    (
+        "BackendTrafficPolicy",
+        "responseOverride.redirect.path.replacePrefixMatch",
+        Settled::Refused("only ReplaceFullPath is supported for path.type"),
     ),
     (
         "BackendTrafficPolicy",
@@ -189,7 +183,7 @@ mod tests {
         assert_eq!(class("SecurityPolicy", "oidc.clientSecret.name"), Secret);
         assert_eq!(class("SecurityPolicy", "oidc.provider.issuer"), TranslateTime);
         assert_eq!(class("SecurityPolicy", "oidcx"), Class::Pure);
-        assert_eq!(reason("BackendTrafficPolicy", "routingType"), REASONS[2].2);
+        assert_eq!(reason("BackendTrafficPolicy", "loadBalancer.dynamicModule.name"), MODULE);
         assert_eq!(reason("Backend", "type"), LATER);
         assert_eq!(settled("HTTPRouteFilter", "directResponse.header.set"), None);
         assert!(matches!(

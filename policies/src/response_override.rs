@@ -98,7 +98,10 @@ impl Capability for ResponseOverride {
         file: "response_override",
         kind: Kind::BackendTraffic,
         fields: &["responseOverride"],
-        except: &["responseOverride.response.header.remove"],
+        except: &[
+            "responseOverride.redirect.path.replacePrefixMatch",
+            "responseOverride.response.header.remove",
+        ],
         since: "0.3.0",
         docs: "\
 The first rule whose match (statusCodes, by value or range; responseHeaders) fits a response replaces it: by response (statusCode, contentType, body, inline or from a ConfigMap's key \

@@ -47,7 +47,7 @@ use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn said(arguments: &[&str]) -> String {
     let mut command = moorgate().unwrap();
@@ -220,6 +220,50 @@ fn each_operator_of_texts_is_shown_to_envoy() {
     let names = lists.split('"').skip(1).step_by(2);
     let missing: Vec<&str> = names.clone().filter(|name| !case.contains(*name)).collect();
     assert!(names.count() > 150 && missing.is_empty(), "{missing:?}");
+}
+
+/// A field that is carried out stands in a case that all Envoys take or in a test beside a real one; one that shapes pods, in
+/// the tests of the room that does so.
+#[test]
+fn each_field_that_is_carried_out_is_shown() {
+    let mut texts = [String::new(), String::new()];
+    let folders = [
+        (0, "tests/golden/policies"),
+        (0, "tests/tests/policies"),
+        (1, "translator/src/render"),
+        (1, "translator/src/parameters"),
+        (1, "policies/src/proxy"),
+    ];
+    for (place, folder) in folders {
+        read_below(&program::root().join(folder), &mut texts[place]);
+    }
+    let words = |text: &str| -> BTreeSet<String> {
+        text.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
+    };
+    let [shown, shaping] = texts.map(|text| words(&text));
+    let table: Value = serde_json::from_str(&said(&["--fields", "-o", "json"])).unwrap();
+    let carried = table["fields"].as_array().unwrap().iter().filter(|row| row["state"] == "carried out");
+    let mut missing = Vec::new();
+    for row in carried {
+        let (kind, field) = (row["kind"].as_str().unwrap(), row["field"].as_str().unwrap());
+        let name = field.rsplit('.').next().unwrap();
+        if !shown.contains(name) && !(kind == "EnvoyProxy" && shaping.contains(name)) {
+            missing.push(format!("{kind} {field}"));
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// Every source and input below a folder, and none of the outputs, which come of them.
+fn read_below(folder: &Path, out: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_below(&path, out);
+        } else if path.extension().is_some_and(|end| end == "rs" || end == "yaml") {
+            out.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
 }
 
 /// Which policies are in force for a request, from which object and line, and which have no effect because of others.

@@ -173,6 +173,11 @@ fn weighted(
             cx.invalid(at.key("authority"), "it holds letters, and no others");
             return None;
         }
+        if apart.port.is_some() || !authority.is_empty() {
+            let message =
+                "Envoy reads port and authority from 1.39 on; an older one asks endpoints at their own port";
+            cx.approximate(at, message);
+        }
         config.enable_oob_load_report = Some(BoolValue { value: true });
         config.oob_reporting_period = period.map(milliseconds);
         config.oob_reporting_config =

@@ -48,6 +48,12 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         "spec.rateLimit.local.rules",
     ),
     (
+        "BackendTrafficPolicy spec.responseOverride.redirect.path.replacePrefixMatch",
+        "responseOverride: [{ match: { statusCodes: [{ value: 500 }] }, redirect: { statusCode: 302¦ } }]",
+        ", path: { type: ReplacePrefixMatch, replacePrefixMatch: /a }",
+        "spec.responseOverride[0].redirect.path",
+    ),
+    (
         "BackendTrafficPolicy spec.responseOverride.response.header.remove",
         "responseOverride: [{ match: { statusCodes: [{ value: 500 }] }, response: { header: { set: [{ name: a, value: b }]¦ } } }]",
         ", remove: [x-a]",
