@@ -385,17 +385,6 @@ impl<'a> Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    /// The namespace of the policy.
-    pub fn namespace(&self) -> &str {
-        &self.object.reference.namespace
-    }
-
-    /// A name that no other policy's part has: `kind/namespace/name/part` without the kind's common end.
-    pub fn own_name(&self, part: &str) -> String {
-        let reference = &self.object.reference;
-        format!("{}/{}/{part}", reference.namespace, reference.name)
-    }
-
     /// A field that is not carried out. Where it restricts access, what the policy targets is closed; elsewhere the field
     /// has no effect.
     pub fn unsupported(&mut self, field: FieldPath, message: &str) {

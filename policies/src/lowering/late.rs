@@ -125,6 +125,12 @@ impl Lowering<'_> {
         self.out.filters.push(RouteFilter { place, name: name.to_owned(), base, own, off });
     }
 
+    /// A name that no other policy's part has: `kind/namespace/name/part` without the kind's common end.
+    pub fn own_name(&self, part: &str) -> String {
+        let reference = &self.object.reference;
+        format!("{}/{}/{part}", reference.namespace, reference.name)
+    }
+
     /// The name of a filter that no other policy has, nor the same one merged with another.
     pub(crate) fn filter_name(&self, filter: &str, parts: &[LatePart]) -> String {
         let digest = super::fingerprint(&parts);

@@ -29,6 +29,11 @@ impl ScriptCheck {
 }
 
 impl Lowering<'_> {
+    /// The namespace of the policy.
+    pub fn namespace(&self) -> &str {
+        &self.object.reference.namespace
+    }
+
     /// An expression that Envoy can evaluate. Another one makes the policy invalid.
     pub fn cel(&mut self, at: &FieldPath, text: &str) -> Option<ParsedExpr> {
         let read = self
