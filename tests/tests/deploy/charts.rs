@@ -401,7 +401,7 @@ fn a_real_api_server_takes_all_of_it_and_pods_fit_the_level_restricted() -> Resu
     cluster.apply(&text("deploy/kustomize/base/namespaces.yaml")?)?;
     let mut all = vec![
         ("deploy/kubernetes".to_owned(), kustomize(&root().join("deploy/kubernetes"))?),
-        ("rate limits".to_owned(), documents(&text("deploy/kubernetes/ratelimit.yaml")?)?),
+        ("rate limits".to_owned(), documents(&text("deploy/ratelimit/kubernetes.yaml")?)?),
         ("status-only".to_owned(), objects(&[STORE, "watch.mode=status-only"])?),
         ("provision".to_owned(), objects(&[STORE, "watch.provision=true", "monitoring.dashboard=true"])?),
         ("serve-store".to_owned(), objects(&["store.serve=true", "watch.provision=true"])?),

@@ -29,7 +29,7 @@ enum Way<'a> {
 
 /// What the manifest that users apply tells the service.
 fn shipped() -> BTreeMap<String, String> {
-    let text = std::fs::read_to_string(program::root().join("deploy/kubernetes/ratelimit.yaml")).unwrap();
+    let text = std::fs::read_to_string(program::root().join("deploy/ratelimit/kubernetes.yaml")).unwrap();
     let mut documents = yaml_serde::Deserializer::from_str(&text).map(|one| Value::deserialize(one).unwrap());
     let pod = documents.find(|one| one["kind"] == "Deployment").unwrap()["spec"]["template"]["spec"].clone();
     let listen = pod["initContainers"][0]["args"].as_array().unwrap().iter().filter_map(Value::as_str);
