@@ -10,6 +10,10 @@ use moorgate_snapshot::store::Settings;
 use std::process::Command;
 use tempfile::TempDir;
 
+/// moto looks whether an object is there and writes it without a lock, so on a busy machine two racing creates of one name can
+/// both win, which S3 does not allow. Nothing waits in between: if threads are not interrupted, one wins.
+const UNINTERRUPTED: &str = "import sys\nsys.setswitchinterval(60)\n";
+
 /// A running moto server; dropping it ends it.
 #[derive(Debug)]
 pub struct Moto {
@@ -26,7 +30,11 @@ impl Moto {
         let port = ports::free()?;
         let mut command = Command::new(tool("moto/bin/moto_server")?);
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir(folder.path());
-        command.env("MOTO_CALL_RESET_API", "false").env("HOME", folder.path());
+        std::fs::write(folder.path().join("sitecustomize.py"), UNINTERRUPTED)?;
+        command
+            .env("MOTO_CALL_RESET_API", "false")
+            .env("HOME", folder.path())
+            .env("PYTHONPATH", folder.path());
         let mut server = Running::start("moto", &mut command, folder.path())?;
         wait_for(&mut server, port)?;
         Ok(Self { _server: server, _folder: folder, port })
