@@ -436,13 +436,6 @@ impl Lowering<'_> {
         }
     }
 
-    /// What stands behind a URL that the policy names at a field. It is never fetched here: without a declared input
-    /// (`moorgate inputs update`) the policy is not valid.
-    pub fn input(&mut self, at: &FieldPath, kind: InputKind, url: &str) -> Option<Input> {
-        let found = self.world.input(self.object, at, (kind, url), &Access::default());
-        found.map_or_else(|finding| self.failed_at(at, *finding), Some)
-    }
-
     fn failed_at<T>(&mut self, at: &FieldPath, finding: Diagnostic) -> Option<T> {
         self.invalid.get_or_insert_with(|| finding.message.clone());
         self.failed = true;
