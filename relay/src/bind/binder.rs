@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::serve::view::{Name, TypeSet, Value};
 use crate::watch::Folders;
 use due::{Due, Resolve};
-use moorgate_snapshot::{Binding, BindingKind, BindingSource};
+use moorgate_snapshot::{Binding, BindingKind};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -488,10 +488,6 @@ impl Binder {
 
 /// Whether a Service of a binding changed in the cluster after this count.
 fn changed(binding: &Binding, live: Option<&Live>, seen: u64) -> bool {
-    let (Some(live), BindingSource::Endpoints(sources) | BindingSource::Zoned(sources, _)) =
-        (live, &binding.source)
-    else {
-        return false;
-    };
+    let (Some(live), Some(sources)) = (live, binding.source.endpoints()) else { return false };
     sources.iter().any(|source| live.changed(&source.namespace, &source.service) > seen)
 }

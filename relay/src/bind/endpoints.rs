@@ -61,10 +61,7 @@ pub fn resolve(binding: &Binding, known: Known<'_>) -> Resolution {
 /// The DNS names that bindings ask for.
 pub fn names<'b>(bindings: impl Iterator<Item = &'b Binding>) -> BTreeSet<String> {
     bindings
-        .filter_map(|binding| match &binding.source {
-            BindingSource::Endpoints(sources) | BindingSource::Zoned(sources, _) => Some(sources),
-            BindingSource::Object { .. } | BindingSource::Objects(_) | BindingSource::Template(_) => None,
-        })
+        .filter_map(|binding| binding.source.endpoints())
         .flatten()
         .filter(|source| !source.hostname.is_empty())
         .map(|source| source.hostname.to_string())

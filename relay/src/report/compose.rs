@@ -6,7 +6,7 @@ use crate::fleet::Status as FleetStatus;
 use crate::serve::hub::{Client, Held};
 use crate::serve::types;
 use moorgate_snapshot::report::{EnvoyReport, FORMAT, Nack, SecretReport, understood};
-use moorgate_snapshot::{RelayIdentity, Report};
+use moorgate_snapshot::{Digest, RelayIdentity, Report};
 use time::OffsetDateTime;
 
 /// A report of this moment, in seconds since 1970. Signing it cuts and cleans what others said.
@@ -17,7 +17,6 @@ pub(super) fn compose(
     now: i64,
 ) -> Report {
     let envoys = clients.iter().map(|client| envoy(client, status)).collect();
-    let took = |client: &Client| client.synced.or(client.limits);
     let acked = clients.iter().filter(|client| took(client).is_some() && took(client) == status.snapshot);
     let mut labels = identity.labels().clone();
     labels.remove(moorgate_snapshot::wave::RELAY_LABEL);
@@ -48,12 +47,13 @@ pub(super) fn compose(
     }
 }
 
+/// The snapshot that a client took: an Envoy all of it, a rate limit service its limits.
+fn took(client: &Client) -> Option<Digest> {
+    client.synced.or(client.limits)
+}
+
 fn envoy(client: &Client, status: &FleetStatus) -> EnvoyReport {
-    EnvoyReport {
-        node: client.node.clone(),
-        acked: client.synced.or(client.limits),
-        nack: nack(client, status),
-    }
+    EnvoyReport { node: client.node.clone(), acked: took(client), nack: nack(client, status) }
 }
 
 /// What an Envoy refuses still: a value, or a part of a snapshot that is in force or is bad here.
@@ -92,7 +92,7 @@ fn moment(seconds: i64) -> OffsetDateTime {
 mod tests {
     use super::*;
     use crate::fleet::Because;
-    use moorgate_snapshot::{Channel, Digest, FleetName, wave};
+    use moorgate_snapshot::{Channel, FleetName, wave};
     use std::collections::BTreeMap;
 
     fn client(node: &str, synced: Option<Digest>, held: &[(&'static str, Held)]) -> Client {

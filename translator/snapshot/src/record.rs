@@ -106,6 +106,16 @@ pub enum BindingSource {
     Template(Template),
 }
 
+impl BindingSource {
+    /// Where endpoints come from, if it is endpoints that are bound.
+    pub fn endpoints(&self) -> Option<&[EndpointSource]> {
+        match self {
+            Self::Endpoints(sources) | Self::Zoned(sources, _) => Some(sources),
+            Self::Object { .. } | Self::Objects(_) | Self::Template(_) => None,
+        }
+    }
+}
+
 /// One of several Kubernetes objects that hold a value together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectSource {
