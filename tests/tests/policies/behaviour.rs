@@ -1,5 +1,6 @@
 //! One Envoy with a route for each capability: a request that passes, and one that does not.
 
+use super::handshakes::Client;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use moorgate_tests::backend::Backend;
@@ -336,16 +337,8 @@ fn clients_of_a_listener_show_a_certificate() {
         assert!(answer.is_err(), "{port} {answer:?}");
     }
     // TLS 1.2 is not spoken there.
-    let (_, name) = target(may, None).tls_parts().unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(server.der.clone().into()).unwrap();
-    let old = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS12])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut connection = rustls::ClientConnection::new(std::sync::Arc::new(old), name).unwrap();
-    let mut socket = TcpStream::connect(("127.0.0.1", may)).unwrap();
-    assert!(connection.complete_io(&mut socket).is_err(), "TLS 1.2 was spoken");
+    let mut old = Client::of(&server);
+    assert!(old.agrees(may).is_some());
+    old.suites.retain(|suite| suite.tls13().is_none());
+    assert!(old.agrees(may).is_none(), "TLS 1.2 was spoken");
 }

@@ -17,15 +17,15 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 /// What a client can do; its answer is what was agreed.
-struct Client<'c> {
+pub(crate) struct Client<'c> {
     server: &'c Certificate,
-    suites: Vec<SupportedCipherSuite>,
+    pub(crate) suites: Vec<SupportedCipherSuite>,
     groups: Vec<&'static dyn SupportedKxGroup>,
     protocols: Vec<Vec<u8>>,
 }
 
 impl<'c> Client<'c> {
-    fn of(server: &'c Certificate) -> Self {
+    pub(crate) fn of(server: &'c Certificate) -> Self {
         Self {
             server,
             suites: crypto::ALL_CIPHER_SUITES.to_vec(),
@@ -35,7 +35,10 @@ impl<'c> Client<'c> {
     }
 
     /// The version, the cipher and the protocol that were agreed on; none if nothing was.
-    fn agrees(&self, port: u16) -> Option<(ProtocolVersion, rustls::CipherSuite, Option<Vec<u8>>)> {
+    pub(crate) fn agrees(
+        &self,
+        port: u16,
+    ) -> Option<(ProtocolVersion, rustls::CipherSuite, Option<Vec<u8>>)> {
         let provider = CryptoProvider {
             cipher_suites: self.suites.clone(),
             kx_groups: self.groups.clone(),
