@@ -4,9 +4,10 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as EnvoyCluster;
+use envoy_types::pb::envoy::config::core::v3::HealthStatus;
 use envoy_types::pb::envoy::config::core::v3::address::Address;
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams};
@@ -220,6 +221,8 @@ fn secret_names(bytes: &[u8]) -> Vec<String> {
     names.map(|name| name.trim_start_matches(|c: char| !c.is_ascii_lowercase()).to_owned()).collect()
 }
 
+/// The addresses of a set. Behind one that is not healthy stands what it is instead, so that a pod that is not ready yet,
+/// or not gone yet, is no pod that is there: what follows would be taken for a change.
 fn addresses(bytes: &[u8]) -> Result<BTreeSet<String>> {
     let set = ClusterLoadAssignment::decode(bytes)?;
     let hosts = set.endpoints.into_iter().flat_map(|locality| locality.lb_endpoints);
@@ -230,7 +233,12 @@ fn addresses(bytes: &[u8]) -> Result<BTreeSet<String>> {
         },
         HostIdentifier::EndpointName(_) => None,
     };
-    Ok(hosts.filter_map(|host| address(host.host_identifier?)).collect())
+    let said = |host: LbEndpoint| {
+        let (health, address) = (host.health_status(), address(host.host_identifier?)?);
+        let well = matches!(health, HealthStatus::Unknown | HealthStatus::Healthy);
+        Some(if well { address } else { format!("{address} {}", health.as_str_name()) })
+    };
+    Ok(hosts.filter_map(said).collect())
 }
 
 /// A cluster with the workloads, a store with the fleet's snapshot, and a relay in the cluster's network with no more
@@ -301,7 +309,7 @@ impl Scene {
         })
     }
 
-    /// Waits until the client has exactly the addresses of the pods that there are.
+    /// Waits until the client has exactly the addresses of the pods that there are, all of them ready.
     fn until_bound(&self, service: &str, namespace: &str) -> Result<BTreeSet<String>> {
         wait::until(&format!("the endpoints of {service}"), || {
             let (found, pods) = (self.client()?.addresses(service)?, self.pods(namespace)?);
