@@ -123,7 +123,11 @@ panicThreshold (percent) all are used; without it never, so that there is 503 wi
         let mut cluster = Cluster::default();
         if let Some(found) = &checks.active {
             let Some(check) = active(found, &at.key("active"), cx) else { return };
-            cluster.health_checks.push(check);
+            if matches!(check.health_checker, Some(health_check::HealthChecker::GrpcHealthCheck(_))) {
+                cx.cluster_over_http2(&Cluster { health_checks: vec![check], ..Default::default() });
+            } else {
+                cluster.health_checks.push(check);
+            }
         }
         cluster.outlier_detection =
             checks.passive.as_ref().map(|found| passive(found, &at.key("passive"), cx));

@@ -2,6 +2,8 @@
 
 use crate::lowering::{Asked, digest, milliseconds, time};
 use crate::{About, BackendRef, Capability, Effect, InputKind, Kind, Lowering, place};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HttpUri, data_source, http_uri};
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
     JwksAsyncFetch, JwtAuthentication, JwtClaimToHeader, JwtHeader, JwtProvider, JwtRequirement,
@@ -240,6 +242,19 @@ fn usable(text: String, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String>
     Some(text)
 }
 
+/// Whether BoringSSL takes them for a public key: an odd modulus of 512 to 16,384 bits, and one of the two usual exponents.
+fn is_rsa(modulus: &str, exponent: &str) -> bool {
+    let number = |text: &str| {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        Some(bytes.get(zeros..)?.to_vec())
+    };
+    let (Some(modulus), Some(exponent)) = (number(modulus), number(exponent)) else { return false };
+    let (Some(first), Some(last)) = (modulus.first(), modulus.last()) else { return false };
+    let bits = modulus.len() * 8 - first.leading_zeros() as usize;
+    last % 2 == 1 && (512..=16_384).contains(&bits) && [&[3][..], &[1, 0, 1]].contains(&&*exponent)
+}
+
 /// Whether a key has what its type needs, in letters that can be read (RFC 7518 6, RFC 8037 2).
 fn is_key(key: &Node) -> bool {
     let text = |name: &str| key.get(name).and_then(Node::as_str).unwrap_or_default();
@@ -250,7 +265,7 @@ fn is_key(key: &Node) -> bool {
     let alg = text("alg");
     let fits = |of: &[&str]| alg.is_empty() || of.iter().any(|start| alg.starts_with(start));
     match text("kty") {
-        "RSA" => coded("n") && coded("e") && fits(&["RS", "PS"]),
+        "RSA" => is_rsa(text("n"), text("e")) && fits(&["RS", "PS"]),
         "EC" => {
             ["P-256", "P-384", "P-521"].contains(&text("crv")) && coded("x") && coded("y") && fits(&["ES"])
         }

@@ -90,7 +90,7 @@ weight 1. Zones are those of EndpointSlices, or of a Backend's endpoints. dynami
                 cx.route(&Route { response_headers_to_remove, ..Default::default() });
             }
             return cx
-                .cluster(&Cluster { load_balancing_policy: Some(policy), ..Default::default() }, &[FIELD]);
+                .balance(&Cluster { load_balancing_policy: Some(policy), ..Default::default() }, &[FIELD]);
         }
         let slow_start_config =
             window.map(|window| SlowStartConfig { slow_start_window: Some(window), ..Default::default() });
@@ -116,7 +116,7 @@ weight 1. Zones are those of EndpointSlices, or of a Backend's endpoints. dynami
                 return cx.invalid(at.key("type"), &format!("type {other} is not supported by this version"));
             }
         };
-        cx.cluster(&Cluster { lb_policy: policy.into(), lb_config: config, ..Default::default() }, &[FIELD]);
+        cx.balance(&Cluster { lb_policy: policy.into(), lb_config: config, ..Default::default() }, &[FIELD]);
     }
 }
 

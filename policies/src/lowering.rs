@@ -2,6 +2,7 @@
 
 mod ask;
 mod backend;
+mod fit;
 pub(crate) mod late;
 mod module;
 mod provider;
@@ -11,6 +12,7 @@ mod rule;
 pub(crate) mod testing;
 mod text;
 mod value;
+mod world;
 
 pub(crate) use ask::extension;
 pub use backend::OfBackend;
@@ -19,9 +21,10 @@ pub(crate) use provider::{Asked, Provider, SETTINGS, settings_of};
 pub use rule::{Cookies, OfRule};
 pub use text::ScriptCheck;
 pub(crate) use value::{any, digest, fingerprint, hash, milliseconds, seconds, time};
+pub use world::World;
 
 use crate::capability::{About, AnyCapability};
-use crate::{Access, Input, InputKind, Kind, Settled, TrustBundle};
+use crate::{Kind, Settled, TrustBundle};
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
@@ -57,112 +60,6 @@ pub struct BackendRef {
 
 fn service() -> String {
     "Service".into()
-}
-
-/// What lowering may ask of the rest of the source.
-pub trait World {
-    /// The cluster of a backend that the policy refers to at a field; `http2` for gRPC.
-    ///
-    /// # Errors
-    /// It is not there, not permitted, or cannot be used.
-    fn backend(
-        &mut self,
-        policy: &Object,
-        at: &FieldPath,
-        backend: &BackendRef,
-        http2: bool,
-    ) -> Result<String, Box<Diagnostic>>;
-
-    /// The cluster of a server outside, by name and port; TLS is verified against the roots of Envoy's image.
-    ///
-    /// # Errors
-    /// The name is one of the proxy's own machine or network.
-    fn outside(&mut self, host: &str, port: u16, tls: bool) -> Result<String, String>;
-
-    /// What a URL gave when its input was declared, in the namespace of the policy. That it was asked for is noted, declared
-    /// or not.
-    ///
-    /// # Errors
-    /// It is not declared, or cannot be used.
-    fn input(
-        &mut self,
-        policy: &Object,
-        at: &FieldPath,
-        wanted: (InputKind, &str),
-        access: &Access,
-    ) -> Result<Input, Box<Diagnostic>>;
-
-    /// CA certificates in PEM by their name, `Kind/namespace/name`, if the source has them.
-    fn authority_text(&self, bundle: &str) -> Option<String>;
-
-    /// A cluster like another one, under a name of its own, with what policies add to it.
-    fn variant(&mut self, cluster: &str, name: &str, policies: &ClusterPolicies);
-
-    /// The cluster of several clusters of backends together, by their weights.
-    ///
-    /// # Errors
-    /// They do not fit together.
-    fn together(&mut self, members: &[(String, u32)]) -> Result<String, String>;
-    /// The same, where the server must be signed by a bundle of CA certificates, by its SDS name.
-    ///
-    /// # Errors
-    /// The name is one of the proxy's own machine or network.
-    fn outside_signed(&mut self, host: &str, port: u16, bundle: &str) -> Result<String, String>;
-
-    /// The texts of a ConfigMap, or why there are none.
-    ///
-    /// # Errors
-    /// It is not in the source.
-    fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, String>;
-
-    /// The namespace of the Secret that a policy refers to at a field.
-    ///
-    /// # Errors
-    /// It is not there, not permitted, or lacks one of the keys.
-    fn secret(
-        &self,
-        policy: &Object,
-        at: &FieldPath,
-        secret: &SecretRef,
-        keys: &[&str],
-    ) -> Result<String, Box<Diagnostic>>;
-
-    /// Whether an object can serve as a bundle of CA certificates.
-    fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle;
-
-    /// Whether proxies may connect to an address, a name, or the path of a socket.
-    ///
-    /// # Errors
-    /// They may not; says why.
-    fn allowed(&self, place: &str) -> Result<(), String>;
-
-    /// The SDS name of a certificate for a reference that a policy has at a field.
-    ///
-    /// # Errors
-    /// It is not there, not permitted, or cannot be used.
-    fn certificate(&self, policy: &Object, at: &FieldPath) -> Result<String, Box<Diagnostic>>;
-
-    /// Whether Envoy takes a text for a regular expression (RE2).
-    ///
-    /// # Errors
-    /// It is none, or too large; says why.
-    fn regex(&self, text: &str) -> Result<(), String>;
-
-    /// A text of JSON, read; none if it is none.
-    fn json(&self, text: &str) -> Option<Node>;
-
-    /// An expression of CEL as an encoded `cel.expr.ParsedExpr`.
-    ///
-    /// # Errors
-    /// It is none, or Envoy could not build or evaluate it; says why.
-    fn cel(&self, text: &str) -> Result<Vec<u8>, String>;
-
-    /// How strictly the scripts of a policy are looked at where it is attached.
-    fn script_check(&self, policy: &Object) -> ScriptCheck;
-
-    /// Whether a field of a policy has the value that its schema gives to those who say nothing: an API server writes it
-    /// into every object.
-    fn is_default(&self, policy: &Object, field: &FieldPath) -> bool;
 }
 
 /// What a capability asks of Envoy, or several together.
@@ -375,6 +272,16 @@ impl<'a> Lowering<'a> {
         (self.out, self.failed) = (Lowered::default(), false);
         capability.compile(spec, self);
         let out = std::mem::take(&mut self.out);
+        if !self.failed
+            && let Err(why) = fit::check(&out, &*self.world)
+        {
+            let mut fields = capability.about().fields.iter().map(|field| top(field));
+            let field = fields.find(|field| spec.at(field).is_some()).unwrap_or_else(FieldPath::root);
+            self.invalid(
+                FieldPath::root().key("spec").join(&field),
+                &format!("Envoy does not take it: {why}"),
+            );
+        }
         (!self.failed && out != Lowered::default()).then_some(out)
     }
 

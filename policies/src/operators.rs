@@ -178,17 +178,26 @@ const METADATA: &[&str] = &["CLUSTER", "DYNAMIC", "LISTENER", "ROUTE", "UPSTREAM
 /// # Errors
 /// It would not; says why.
 pub(crate) fn check(text: &str) -> Result<(), String> {
-    match logged(text)?.iter().find(|name| LOGS.contains(name)) {
-        Some(name) => Err(format!("%{name} is an operator of access logs only")),
+    match logged(text)?.iter().find(|operator| LOGS.contains(&operator.name)) {
+        Some(Operator { name, .. }) => Err(format!("%{name} is an operator of access logs only")),
         None => Ok(()),
     }
 }
 
-/// The operators of a format of an access log or a tag of spans, by name.
+/// An operator in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Operator<'t> {
+    /// Such as `REQ`.
+    pub(crate) name: &'t str,
+    /// What stands in parentheses behind it.
+    pub(crate) argument: Option<&'t str>,
+}
+
+/// The operators of a format of an access log or a tag of spans.
 ///
 /// # Errors
 /// Envoy would not take it; says why.
-pub(crate) fn logged(text: &str) -> Result<Vec<&str>, String> {
+pub(crate) fn logged(text: &str) -> Result<Vec<Operator<'_>>, String> {
     let mut found = Vec::new();
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('%') {
@@ -202,7 +211,7 @@ pub(crate) fn logged(text: &str) -> Result<Vec<&str>, String> {
         shape(name, argument)?;
         let after = length(name, after)?;
         rest = after.strip_prefix('%').ok_or_else(|| format!("%{name} is not ended by a percent sign"))?;
-        found.push(name);
+        found.push(Operator { name, argument });
     }
     Ok(found)
 }

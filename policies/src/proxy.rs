@@ -16,13 +16,14 @@ mod tags;
 mod tracing;
 
 use crate::World;
+use crate::operators::{self, Operator};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{GrpcService, HeaderValue};
 use moorgate_model::diagnostic::policy::PARAMETER_UNUSABLE;
 use moorgate_model::ir::{BindFamily, Patch, Proxy};
 use moorgate_model::node::decode;
 use moorgate_model::{Diagnostic, FieldPath, Object};
-use prost::Message;
+use prost::{Message, Name};
 use serde::Deserialize;
 
 /// The fields below `spec` that are carried out here, with everything below them.
@@ -198,6 +199,32 @@ impl Cx<'_, '_> {
     fn find(&mut self, field: FieldPath, message: impl Into<String>, help: &str) {
         let finding = self.object.diagnostic(&PARAMETER_UNUSABLE, field, message);
         self.out.findings.push(finding.help(help));
+    }
+
+    /// The operators of a text that Envoy takes for a format.
+    fn format<'t>(&mut self, text: &'t str, field: &FieldPath, help: &str) -> Option<Vec<Operator<'t>>> {
+        let judged = operators::logged(text).and_then(|found| {
+            let mut expressions = found.iter().filter(|operator| operator.name == "CEL");
+            expressions.try_for_each(|one| (self.around.expression)(one.argument.unwrap_or_default()))?;
+            Ok(found)
+        });
+        match judged {
+            Ok(found) => Some(found),
+            Err(why) => {
+                self.find(field.clone(), format!("{text:?} is no format of Envoy's: {why}"), help);
+                None
+            }
+        }
+    }
+
+    /// Whether Envoy takes a message for what a field asks. One that it does not take has no effect: it would cost the
+    /// fleet every release.
+    fn fits<M: Message + Name>(&mut self, message: &M, whole: bool, field: FieldPath, help: &str) -> bool {
+        let judged = self.around.world.fits(&M::type_url(), &message.encode_to_vec(), whole);
+        if let Err(why) = &judged {
+            self.find(field, format!("Envoy does not take it: {why}"), help);
+        }
+        judged.is_ok()
     }
 }
 

@@ -212,6 +212,10 @@ fn redirect(found: &Redirect, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<A
         return None;
     }
     let path = path.and_then(|path| path.replace_full_path.clone());
+    if path.as_ref().is_some_and(|path| path.contains('#')) {
+        cx.invalid(at.key("path").key("replaceFullPath"), "Envoy redirects to no fragment (#) of a page");
+        return None;
+    }
     let texts = path.iter().chain(&found.hostname);
     if texts.flat_map(|text| text.chars()).any(|letter| letter.is_control() || letter == ' ') {
         cx.invalid(at.clone(), "neither hostname nor path has spaces or line ends");

@@ -59,6 +59,9 @@ routes are for CONNECT requests of their hosts, whatever path they have; connect
             if one.kind.is_empty() || !one.kind.bytes().all(plain) {
                 return cx.invalid(at.key("type"), &format!("{:?} is no name of a protocol", one.kind));
             }
+            if spec.http_upgrade[..index].iter().any(|other| other.kind.eq_ignore_ascii_case(&one.kind)) {
+                return cx.invalid(at.key("type"), &format!("{:?} is listed twice", one.kind));
+            }
             let connects = one.kind.eq_ignore_ascii_case(CONNECT);
             if one.connect.is_some() && !connects {
                 return cx.invalid(at.key("connect"), "it is for type CONNECT");

@@ -115,6 +115,16 @@ impl Lowering<'_> {
         self.out.cluster.cluster.push(patch(message, clear));
     }
 
+    /// How Envoy chooses among the endpoints of a cluster.
+    pub fn balance(&mut self, message: &Cluster, clear: &[&[u32]]) {
+        self.out.cluster.balancing.push(patch(message, clear));
+    }
+
+    /// Something of clusters of backends that speak HTTP/2.
+    pub fn cluster_over_http2(&mut self, message: &Cluster) {
+        self.out.cluster.over_http2.push(patch(message, &[]));
+    }
+
     /// Something of how HTTP is spoken to backends.
     pub fn upstream(&mut self, message: &HttpProtocolOptions, clear: &[&[u32]]) {
         self.out.cluster.upstream.push(patch(message, clear));

@@ -63,6 +63,10 @@ impl Lowering<'_> {
             }
         };
         let settings = self.settings(at)?;
+        if !asked.http2 && !settings.policies.over_http2.is_empty() {
+            let message = "the service is not asked by HTTP/2, and is not checked by gRPC";
+            self.approximate(at.key(SETTINGS).key("healthCheck").key("active"), message);
+        }
         let cluster = match (several.as_slice(), asked.outside) {
             ([], Some((host, port, tls))) => self.outside(&at.key(asked.named_by), host, port, tls)?,
             ([], None) => {

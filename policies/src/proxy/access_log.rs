@@ -5,7 +5,6 @@ use super::sink::{Found, Named, Sink};
 use super::{Cx, at, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
-use crate::operators;
 use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLog, AccessLogFilter, AndFilter, ExtensionFilter, OrFilter, ResponseFlagFilter, access_log,
     access_log_filter, extension_filter,
@@ -160,14 +159,16 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) {
             let at = field.key("sinks").index(number);
             for place in places {
                 let before = cx.out.findings.len();
-                let log = sink_log(setting, sink, *place, &at, cx);
+                let log = sink_log(setting, sink, *place, &at, cx).map(|log| AccessLog {
+                    filter: filters(filter.clone(), *place, setting.r#type.is_some()),
+                    ..log
+                });
+                let log = log.filter(|log| cx.fits(log, true, at.clone(), "no line goes there"));
                 // One finding for what is the same everywhere.
                 if *place != Place::Requests && places.len() > 1 {
                     cx.out.findings.truncate(before);
                 }
-                let Some(mut log) = log else { continue };
-                log.filter = filters(filter.clone(), *place, setting.r#type.is_some());
-                if let Some(logs) = logs.get_mut(*place as usize) {
+                if let Some((log, logs)) = log.zip(logs.get_mut(*place as usize)) {
                     logs.push(log.encode_to_vec());
                 }
             }
@@ -370,15 +371,9 @@ fn format(setting: &Setting, place: Place, cx: &mut Cx<'_, '_>) -> Option<Substi
     };
     let mut formatters: BTreeMap<&'static str, TypedExtensionConfig> = BTreeMap::new();
     for (kind, text) in &texts {
-        match operators::logged(text) {
-            Ok(names) => formatters.extend(names.iter().filter_map(|name| extension(name))),
-            Err(why) => {
-                let field = at("telemetry.accessLog.settings").key("format").key(kind);
-                let message = format!("{text:?} is no format of Envoy's: {why}");
-                cx.find(field, message, "nothing is logged in this format");
-                return None;
-            }
-        }
+        let field = at("telemetry.accessLog.settings").key("format").key(kind);
+        let operators = cx.format(text, &field, "nothing is logged in this format")?;
+        formatters.extend(operators.iter().filter_map(|operator| extension(operator.name)));
     }
     let formatters = formatters.into_values().collect();
     Some(SubstitutionFormatString { format: Some(format), formatters, ..Default::default() })

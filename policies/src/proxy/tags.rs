@@ -1,7 +1,6 @@
 //! Tags of spans (EnvoyProxy `telemetry.tracing.tags` and `customTags`).
 
 use super::{Cx, at};
-use crate::operators;
 use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -51,13 +50,15 @@ pub(super) fn lower(
         out.insert(name, found);
     }
     for (name, format) in tags {
-        match operators::logged(format) {
-            Ok(_) => drop(out.insert(name, custom_tag::Type::Value(format.clone()))),
-            Err(why) => {
-                let field = at("telemetry.tracing.tags").key(name);
-                cx.find(field, format!("{format:?} is no format of Envoy's: {why}"), "spans lack this tag");
-            }
+        if cx.format(format, &at("telemetry.tracing.tags").key(name), "spans lack this tag").is_some() {
+            out.insert(name, custom_tag::Type::Value(format.clone()));
         }
     }
-    out.into_iter().map(|(name, found)| CustomTag { tag: name.to_owned(), r#type: Some(found) }).collect()
+    let all = out.into_iter().map(|(name, found)| CustomTag { tag: name.to_owned(), r#type: Some(found) });
+    all.filter(|tag| {
+        let list = if tags.contains_key(&tag.tag) { "tags" } else { "customTags" };
+        let field = at("telemetry.tracing").key(list).key(&tag.tag);
+        cx.fits(tag, true, field, "spans lack this tag")
+    })
+    .collect()
 }

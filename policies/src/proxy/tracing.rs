@@ -6,7 +6,6 @@ use super::tags::{self, Tag};
 use super::{Cx, at, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
-use crate::operators;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::trace::v3::tracing::{Http, http};
 use envoy_types::pb::envoy::config::trace::v3::{DatadogConfig, OpenTelemetryConfig, ZipkinConfig, zipkin_config};
@@ -181,20 +180,15 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
     if let Some(names) = &spec.span_name {
         for (side, given) in [("server", &names.server), ("client", &names.client)] {
             let Some(format) = given else { continue };
-            if let Err(why) = operators::logged(format) {
-                let field = at("telemetry.tracing.spanName").key(side);
-                cx.find(
-                    field,
-                    format!("{format:?} is no format of Envoy's: {why}"),
-                    "spans are named as ever",
-                );
+            let field = at("telemetry.tracing.spanName").key(side);
+            if cx.format(format, &field, "spans are named as ever").is_none() {
                 continue;
             }
             let to = if side == "server" { &mut tracing.operation } else { &mut tracing.upstream_operation };
             to.clone_from(format);
         }
     }
-    Some(tracing.encode_to_vec())
+    cx.fits(&tracing, true, at("telemetry.tracing"), "no spans are sent").then(|| tracing.encode_to_vec())
 }
 
 fn resources(own: &OpenTelemetry) -> Option<TypedExtensionConfig> {

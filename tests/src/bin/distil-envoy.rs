@@ -1,8 +1,9 @@
-//! Makes `translator/data/envoy-descriptors.binpb`: the Envoy messages that Moorgate can write, as a descriptor set.
+//! Makes `translator/data/envoy-descriptors.binpb`: the Envoy messages that Moorgate can write, as a descriptor set; and
+//! `envoy-rules.json` beside it: what Envoy asks of their fields.
 //!
 //! ```text
-//! distil-envoy           writes the file
-//! distil-envoy --check   compares it with what would be written; exit 1 if they differ
+//! distil-envoy           writes the files
+//! distil-envoy --check   compares them with what would be written; exit 1 if they differ
 //! ```
 //! The .proto files are those inside the pinned envoy-types package, so that types and descriptors never disagree, and the few
 //! messages that it lacks ([`LACKING`]).
@@ -10,11 +11,12 @@
 
 use anyhow::{Context as _, Result, bail};
 use cargo_metadata::MetadataCommand;
+use moorgate_tests::distil::rules::rules;
 use prost::Message as _;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
-    MessageOptions,
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FieldOptions, FileDescriptorProto,
+    FileDescriptorSet, MessageOptions, OneofOptions, UninterpretedOption,
 };
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
@@ -218,22 +220,24 @@ fn main() -> Result<ExitCode> {
         [flag] if flag == "--check" => true,
         _ => bail!("usage: distil-envoy [--check]"),
     };
-    let Distilled { path, bytes, version } = current()?;
+    let Distilled { files, version } = current()?;
     let mut out = std::io::stdout();
-    if !check {
-        std::fs::write(&path, &bytes)?;
-        writeln!(out, "{}: {} bytes from envoy-types {version}", path.display(), bytes.len())?;
-    } else if std::fs::read(&path).ok().as_ref() != Some(&bytes) {
-        writeln!(out, "{} is not what envoy-types {version} gives: run distil-envoy", path.display())?;
-        return Ok(ExitCode::FAILURE);
+    let mut code = ExitCode::SUCCESS;
+    for (path, bytes) in &files {
+        if !check {
+            std::fs::write(path, bytes)?;
+            writeln!(out, "{}: {} bytes from envoy-types {version}", path.display(), bytes.len())?;
+        } else if std::fs::read(path).ok().as_ref() != Some(bytes) {
+            writeln!(out, "{} is not what envoy-types {version} gives: run distil-envoy", path.display())?;
+            code = ExitCode::FAILURE;
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// What the pinned package gives, and where it is checked in.
 struct Distilled {
-    path: PathBuf,
-    bytes: Vec<u8>,
+    files: Vec<(PathBuf, Vec<u8>)>,
     version: String,
 }
 
@@ -243,15 +247,16 @@ fn current() -> Result<Distilled> {
     let package = packages.find(|package| package.name.as_str() == "envoy-types");
     let package = package.context("envoy-types is no dependency")?;
     let protos = package.manifest_path.parent().context("a manifest lies in a folder")?.join("proto");
+    let (descriptors, rules) = distil(protos.as_std_path())?;
+    let data = |name: &str| metadata.workspace_root.join("translator/data").join(name).into();
     Ok(Distilled {
-        path: metadata.workspace_root.join("translator/data/envoy-descriptors.binpb").into(),
-        bytes: distil(protos.as_std_path())?,
+        files: vec![(data("envoy-descriptors.binpb"), descriptors), (data("envoy-rules.json"), rules)],
         version: package.version.to_string(),
     })
 }
 
-/// Reads, compiles and prunes.
-fn distil(protos: &Path) -> Result<Vec<u8>> {
+/// Reads, compiles and prunes; the descriptors, and the rules.
+fn distil(protos: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
     let mut files = BTreeMap::new();
     for include in INCLUDES {
         let root = protos.join(include);
@@ -270,8 +275,11 @@ fn distil(protos: &Path) -> Result<Vec<u8>> {
     compiler.include_imports(true).open_files(names)?;
     let mut set = compiler.file_descriptor_set();
     prune(&mut set)?;
-    prost_reflect::DescriptorPool::from_file_descriptor_set(set.clone())?;
-    Ok(set.encode_to_vec())
+    let kept = prost_reflect::DescriptorPool::from_file_descriptor_set(set.clone())?;
+    let rules = rules(&compiler.descriptor_pool(), |name| kept.get_message_by_name(name).is_some())?;
+    let mut rules = serde_json::to_vec(&rules)?;
+    rules.push(b'\n');
+    Ok((set.encode_to_vec(), rules))
 }
 
 fn read_folder(root: &Path, folder: &Path, files: &mut BTreeMap<String, FileDescriptorProto>) -> Result<()> {
@@ -303,11 +311,13 @@ impl FileResolver for Parsed {
     }
 }
 
-/// Takes out what says nothing about the wire: comments, options, services, extensions.
+/// Takes out what says nothing about the wire: comments, options but rules of fields, services, extensions.
 fn strip(file: &mut FileDescriptorProto) {
     file.source_code_info = None;
     file.options = None;
-    file.extension.clear();
+    if file.package() != RULES {
+        file.extension.clear();
+    }
     file.service.clear();
     file.enum_type.iter_mut().for_each(strip_enum);
     file.message_type.iter_mut().for_each(strip_message);
@@ -318,10 +328,32 @@ fn strip_message(message: &mut DescriptorProto) {
     message.options = is_map.then(|| MessageOptions { map_entry: Some(true), ..MessageOptions::default() });
     message.extension.clear();
     message.extension_range.clear();
-    message.field.iter_mut().for_each(|field| field.options = None);
-    message.oneof_decl.iter_mut().for_each(|oneof| oneof.options = None);
+    for field in &mut message.field {
+        let rules = field.options.take().and_then(|options| of_rules(options.uninterpreted_option));
+        field.options = rules.map(|rules| FieldOptions { uninterpreted_option: rules, ..Default::default() });
+    }
+    for oneof in &mut message.oneof_decl {
+        let rules = oneof.options.take().and_then(|options| of_rules(options.uninterpreted_option));
+        oneof.options = rules.map(|rules| OneofOptions { uninterpreted_option: rules, ..Default::default() });
+    }
     message.enum_type.iter_mut().for_each(strip_enum);
     message.nested_type.iter_mut().for_each(strip_message);
+}
+
+/// The package of the options that are rules.
+const RULES: &str = "validate";
+
+/// Those that are rules, with names that nothing can hide.
+fn of_rules(mut options: Vec<UninterpretedOption>) -> Option<Vec<UninterpretedOption>> {
+    options.retain_mut(|option| {
+        let Some(first) = option.name.first_mut().filter(|first| first.is_extension) else { return false };
+        let rule = first.name_part.trim_start_matches('.').starts_with("validate.");
+        if rule && !first.name_part.starts_with('.') {
+            first.name_part.insert(0, '.');
+        }
+        rule
+    });
+    (!options.is_empty()).then_some(options)
 }
 
 fn strip_enum(declared: &mut EnumDescriptorProto) {
@@ -462,9 +494,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checked_in_file_is_what_the_pinned_package_gives() {
-        let Distilled { path, bytes, version } = current().unwrap();
-        let file = std::fs::read(&path).unwrap();
-        assert!(file == bytes, "{} differs from envoy-types {version}: run distil-envoy", path.display());
+    fn the_checked_in_files_are_what_the_pinned_package_gives() {
+        let Distilled { files, version } = current().unwrap();
+        for (path, bytes) in files {
+            let file = std::fs::read(&path).unwrap();
+            assert!(file == bytes, "{} differs from envoy-types {version}: run distil-envoy", path.display());
+        }
     }
 }

@@ -77,7 +77,11 @@ impl State {
         if named("name") != Some(key.1.as_str()) {
             return Err(Failure::refused(at.clone(), format!("the resource is no longer named {:?}", key.1)));
         }
-        xds::encode_json(&key.0, json).map_err(|why| {
+        let fits = xds::encode_json(&key.0, json).and_then(|parts| {
+            let whole: Vec<u8> = parts.into_iter().flat_map(|(_, bytes)| bytes).collect();
+            xds::fits(&key.0, &whole, true)
+        });
+        fits.map_err(|why| {
             let kind = key.0.rsplit('.').next().unwrap_or_default();
             Failure::misfit(at.clone(), format!("{kind} {:?} does not fit its type any more: {why}", key.1))
         })?;

@@ -121,6 +121,13 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         out.transport_socket = Some(proxy_header(version, out.transport_socket));
     }
     patch::apply(&mut out, &cluster.policies.cluster);
+    // Envoy refuses both elsewhere.
+    if !cluster.is_dynamic() {
+        patch::apply(&mut out, &cluster.policies.balancing);
+    }
+    if cluster.speaks_http2() {
+        patch::apply(&mut out, &cluster.policies.over_http2);
+    }
     log_checks(&mut out, proxy);
     (out, refs)
 }

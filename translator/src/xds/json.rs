@@ -14,7 +14,8 @@ use std::sync::LazyLock;
 pub(crate) const DESCRIPTORS: &[u8] = include_bytes!("../../data/envoy-descriptors.binpb");
 
 /// Loaded once, on first use.
-static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
+pub(super) static POOL: LazyLock<Option<DescriptorPool>> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
 
 /// Every resource as it is served: `{"clusters": […], "listeners": […], "routes": […]}`, each sorted by name, with
 /// proto field names; and `"rate_limits"`, if there are any, which a rate limit service reads and no Envoy does.

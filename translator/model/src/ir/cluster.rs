@@ -39,6 +39,11 @@ impl Cluster {
         })
     }
 
+    /// True if all of its connections speak HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        self.protocol == AppProtocol::Http2 && !self.policies.client_protocol
+    }
+
     /// True if requests go to whatever host they name.
     pub fn is_dynamic(&self) -> bool {
         self.sources.iter().any(|source| source.direct == Some(Direct::Request))

@@ -203,6 +203,13 @@ pub enum ProxyHeader {
 pub struct ClusterPolicies {
     /// Over Envoy's `Cluster`.
     pub cluster: Vec<Patch>,
+    /// The same, where Envoy chooses among endpoints: it does not where requests go to whatever host they name.
+    // Names of clusters are made of what is written here: what came later is left out where nobody asks for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub balancing: Vec<Patch>,
+    /// The same, where HTTP/2 is spoken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub over_http2: Vec<Patch>,
     /// Over the `HttpProtocolOptions` inside, where HTTP is spoken.
     pub upstream: Vec<Patch>,
     /// Over the `Http2ProtocolOptions` inside, where HTTP/2 is spoken.
@@ -218,7 +225,6 @@ pub struct ClusterPolicies {
     /// Whether a Service is reached by its own address (true) or by those of its endpoints.
     pub by_service: Option<bool>,
     /// Weights of zones, by name; a zone that is not there has 1. Empty: zones have none.
-    // Names of clusters are made of what is written here: what came later is left out where nobody asks for it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub zones: BTreeMap<String, u32>,
     /// Requests stay in Envoy's own zone while it has endpoints enough.
@@ -235,6 +241,8 @@ impl ClusterPolicies {
     /// Adds what others ask.
     pub fn add(&mut self, other: &Self) {
         self.cluster.extend(other.cluster.iter().cloned());
+        self.balancing.extend(other.balancing.iter().cloned());
+        self.over_http2.extend(other.over_http2.iter().cloned());
         self.upstream.extend(other.upstream.iter().cloned());
         self.http2.extend(other.http2.iter().cloned());
         self.client_protocol |= other.client_protocol;

@@ -11,12 +11,14 @@ use crate::attach::index::{Index, Key};
 use crate::attach::kind::{Mode, Rules};
 use crate::attach::listener::{Gateway, Listener};
 use crate::attach::parent::{Placement, Routes};
-use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID};
+use moorgate_model::diagnostic::policy::{
+    POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
+};
 use moorgate_model::ir::{
     Action, Added, Cluster, ClusterPolicies, EndpointSource, PolicySource, Route, RouteOrigin, RoutePolicies,
     SharedLimits, Stream,
 };
-use moorgate_model::{Diagnostics, FieldPath, ObjectRef};
+use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
 use moorgate_policies::{Compiled, Kind, LimitService, Lowered, compile_merged};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -48,6 +50,8 @@ struct Together {
     limits: Vec<SharedLimits>,
     /// Behind the names of clusters that they change: the policies that do.
     suffix: String,
+    /// Who speaks of clusters, if anybody does.
+    speaker: Option<usize>,
     closed: bool,
     /// Connections must not pass either.
     closed_streams: bool,
@@ -207,7 +211,7 @@ impl Settling<'_, '_> {
         }
         let mut all = Lowered::default();
         let (mut sources, mut suffix) = (Vec::new(), String::new());
-        let mut recomputes = None;
+        let (mut recomputes, mut speaker) = (None, None);
         let (mut closed, mut closed_streams) = (false, false);
         for (kind, chosen) in chosen {
             let compiled = self.compiled(chosen);
@@ -222,6 +226,7 @@ impl Settling<'_, '_> {
             };
             let own = compiled.together();
             if !own.cluster.is_empty() {
+                speaker = Some(chosen.winner);
                 for number in [Some(chosen.winner), chosen.merged].into_iter().flatten() {
                     let Some(one) = self.policies.held.all.get(number) else { continue };
                     let reference = &one.object.reference;
@@ -253,6 +258,7 @@ impl Settling<'_, '_> {
             cluster: all.cluster,
             limits: all.limits,
             suffix,
+            speaker,
             closed,
             closed_streams,
         });
@@ -341,6 +347,10 @@ impl Settling<'_, '_> {
             if together.cluster.by_service == Some(true) {
                 by_service(&mut variant);
             }
+            let speaker = together.speaker.and_then(|number| self.policies.held.all.get(number));
+            if let Some(speaker) = speaker {
+                self.diagnostics.extend(without_effect(cluster, &variant, &speaker.object));
+            }
             self.clusters.insert(name.clone(), variant);
         }
         name
@@ -368,6 +378,24 @@ impl Settling<'_, '_> {
         }
         Some(stream)
     }
+}
+
+/// What a policy asks of a cluster that cannot have it.
+fn without_effect(name: &str, cluster: &Cluster, policy: &Object) -> Vec<Diagnostic> {
+    let policies = &cluster.policies;
+    let find = |field: &str, why: &str| {
+        let finding = policy.diagnostic(&POLICY_FIELD_UNSUPPORTED, FieldPath::parse(field), why);
+        finding.help(format!("the field has no effect for the backend {name}"))
+    };
+    let whole = cluster.is_dynamic() && !policies.balancing.is_empty();
+    let plain = !cluster.speaks_http2() && !policies.over_http2.is_empty();
+    let dynamic = whole.then(|| {
+        find("spec.loadBalancer", "a backend of type DynamicResolver has no endpoints to choose from")
+    });
+    let unasked = plain.then(|| {
+        find("spec.healthCheck.active", "a backend that is not spoken to by HTTP/2 is not checked by gRPC")
+    });
+    dynamic.into_iter().chain(unasked).collect()
 }
 
 /// What the filters of a rule add, with what policies add to it.

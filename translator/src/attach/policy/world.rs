@@ -8,7 +8,7 @@ use crate::attach::kind::Building;
 use crate::attach::listener::secret;
 use crate::attach::rule::check_expression;
 use crate::attach::{spec, trust};
-use crate::{inputs, validate};
+use crate::{inputs, validate, xds};
 use moorgate_model::diagnostic::policy::{INPUT_MISSING, INPUT_UNUSABLE, POLICY_INVALID};
 use moorgate_model::diagnostic::semantic::{BACKEND_UNUSABLE, INVALID_CERTIFICATE, REF_NOT_PERMITTED};
 use moorgate_model::ir::{AppProtocol, Cluster, ClusterPolicies, EndpointSource, UpstreamTls};
@@ -197,6 +197,10 @@ impl World for Sources<'_, '_> {
             ),
             None => Ok(permitted.namespace),
         }
+    }
+
+    fn fits(&self, type_url: &str, message: &[u8], whole: bool) -> Result<(), String> {
+        xds::fits(type_url, message, whole)
     }
 
     fn regex(&self, text: &str) -> Result<(), String> {
