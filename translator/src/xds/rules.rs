@@ -152,10 +152,11 @@ fn judge_field(
             length(entries.len(), rules).map_err(|why| format!("{at} {why}"))?;
             let Kind::Message(entry) = field.kind() else { return Ok(()) };
             // The same entry is named whatever order a hash table has.
+            let named = |key: &MapKey| key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
             let entries: BTreeMap<String, (&MapKey, &Value)> =
-                entries.iter().map(|(key, value)| (format!("{key:?}"), (key, value))).collect();
-            entries.into_values().try_for_each(|(key, value)| {
-                let (key, shown) = (Value::from(key.clone()), format!("{at}[{key:?}]"));
+                entries.iter().map(|(key, value)| (named(key), (key, value))).collect();
+            entries.into_iter().try_for_each(|(name, (key, value))| {
+                let (key, shown) = (Value::from(key.clone()), format!("{at}[{name:?}]"));
                 judge_item(&entry.map_entry_key_field().kind(), &key, rules.keys.as_deref(), true, &shown)?;
                 judge_item(
                     &entry.map_entry_value_field().kind(),
