@@ -26,7 +26,7 @@ const USERS: &str = "puller:$2a$04$T3KqYVY6ZXH.f45/6xJFUu74cUKM8uZQ7PwSlJNCM/m69
 const AUTH: &str = "cHVsbGVyOnB1bGwtczNjcmV0";
 
 /// A registry behind TLS that lets in one user; dropping it ends it.
-struct Registry {
+pub(crate) struct Registry {
     _server: Running,
     folder: TempDir,
     port: u16,
@@ -35,7 +35,7 @@ struct Registry {
 }
 
 impl Registry {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("moorgate-registry-").tempdir().unwrap();
         let port = ports::free().unwrap();
         let (authority, own) = Certificate::signed("localhost").unwrap();
@@ -78,12 +78,12 @@ impl Registry {
         format!("localhost:{}/{name}", self.port)
     }
 
-    /// Docker's configuration with the credentials, in a file.
-    fn credentials(&self) -> PathBuf {
+    /// Where its credentials lie, as `--pull-secret` is told it: Docker's configuration, in a file.
+    pub(crate) fn pull_secret(&self) -> String {
         let auths = json!({"auths": {format!("localhost:{}", self.port): {"auth": AUTH}}});
         let file = self.folder.path().join("config.json");
         std::fs::write(&file, auths.to_string()).unwrap();
-        file
+        format!("edge/pull={}", file.display())
     }
 
     fn put(&self, url: &str, kind: &str, bytes: &[u8]) {
@@ -103,7 +103,7 @@ impl Registry {
     }
 
     /// Pushes an image with one layer; its digest.
-    fn push(&self, image: &str, tag: &str, (kind, layer): (&str, &[u8])) -> String {
+    pub(crate) fn push(&self, image: &str, tag: &str, (kind, layer): (&str, &[u8])) -> String {
         let mut layer = self.blob(image, layer);
         layer["mediaType"] = kind.into();
         let mut config = self.blob(image, b"{}");
@@ -126,10 +126,12 @@ impl Registry {
 }
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const RAW: &str = "application/vnd.module.wasm.content.layer.v1+wasm";
+pub(crate) const RAW: &str = "application/vnd.module.wasm.content.layer.v1+wasm";
+/// Modules that the relay sent.
+pub(crate) const SENT: &str = r#"moorgate_relay_modules_total{fleet="edge/public",result="sent"}"#;
 const COMPAT: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     digest.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
@@ -164,8 +166,8 @@ fn archive(module: &[u8]) -> Vec<u8> {
     packed.finish().unwrap()
 }
 
-/// The source: a route for each image, and the registry's authority.
-fn source(registry: &Registry, port: u16, compat: &str) -> String {
+/// The source: a route for each of these images of `filters/` and what more is said of it, and the registry's authority.
+pub(crate) fn source(registry: &Registry, port: u16, images: &[(&str, &str)]) -> String {
     let indented = registry.authority.replace('\n', "\n    ");
     let mut documents = vec![
         manifest::gateway_class(),
@@ -177,16 +179,11 @@ fn source(registry: &Registry, port: u16, compat: &str) -> String {
         manifest::http_route("edge", "free", "edge/public", &[], &manifest::rule("/free", "web")),
     ];
     let ca = "tls: { caCertificateRef: { group: '', kind: ConfigMap, name: ca } }";
-    let image = |url: &str, more: &str| {
-        format!(
+    for (name, more) in images {
+        let url = registry.image(&format!("filters/{name}:v1"));
+        let spec = format!(
             "  wasm:\n    - name: m\n      code: {{ type: Image, image: {{ url: '{url}', {ca}, pullSecretRef: {{ name: pull }}{more} }} }}\n"
-        )
-    };
-    for (name, spec) in [
-        ("raw", image(&registry.image("filters/raw:v1"), "")),
-        ("compat", image(&registry.image("filters/compat:v1"), &format!(", sha256: {compat}"))),
-        ("index", image(&registry.image("filters/index:v1"), "")),
-    ] {
+        );
         let rule = manifest::rule(&format!("/{name}"), "web");
         documents.push(manifest::http_route("edge", name, "edge/public", &[], &rule));
         documents.push(policy(name, "EnvoyExtensionPolicy", "HTTPRoute", name, &spec));
@@ -194,7 +191,7 @@ fn source(registry: &Registry, port: u16, compat: &str) -> String {
     manifest::documents(&documents)
 }
 
-fn update(folder: &Path, more: &[&str]) -> Outcome {
+pub(crate) fn update(folder: &Path, more: &[&str]) -> Outcome {
     run(moorgate().unwrap().args(["inputs", "update"]).arg(folder).args(more)).unwrap()
 }
 
@@ -212,17 +209,18 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn header(target: &Target, path: &str, value: &str) {
+pub(crate) fn header(target: &Target, path: &str, value: &str) {
     send_until(target, &Request::get(HOST, path), &format!("{path} to say {value}"), |answer| {
         answer.status == 200 && answer.echo().is_ok_and(|echo| echo.header("x-wasm") == [value])
     })
     .unwrap();
 }
 
-fn metric(stack: &Stack, beginning: &str) -> bool {
+/// What the relay has counted under a name with these labels.
+pub(crate) fn metric(stack: &Stack, series: &str) -> u64 {
     let text = stack.health("/metrics").unwrap();
     let text = String::from_utf8_lossy(&text.body).into_owned();
-    text.lines().any(|line| line.starts_with(beginning) && !line.ends_with(" 0"))
+    text.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<u64>().ok()).sum()
 }
 
 #[test]
@@ -244,14 +242,16 @@ fn modules_of_images_go_through_store_and_relay() {
     let port = ports::free().unwrap();
     let folder = stack.folder().join("source");
     std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("all.yaml"), source(&registry, port, &compat)).unwrap();
+    let digest = format!(", sha256: {compat}");
+    let images = [("raw", ""), ("compat", digest.as_str()), ("index", "")];
+    std::fs::write(folder.join("all.yaml"), source(&registry, port, &images)).unwrap();
 
     // What is not declared is an error; what is private is not given to strangers, and it is said what is missing.
     let checked = run(moorgate().unwrap().arg("check").arg(&folder)).unwrap().ended_with(&[1]).unwrap();
     assert!(checked.stdout.contains("MG4030"), "{}", checked.stdout);
     let stranger = update(&folder, &[]).ended_with(&[3]).unwrap();
     assert!(stranger.stderr.contains("--pull-secret edge/pull=FILE"), "{}", stranger.stderr);
-    let secret = format!("edge/pull={}", registry.credentials().display());
+    let secret = registry.pull_secret();
     let told = update(&folder, &["--pull-secret", &secret]).ended_with(&[0]).unwrap();
     assert_eq!(told.stdout.matches("added").count(), 3, "{}", told.stdout);
     update(&folder, &["--pull-secret", &secret, "--check"]).ended_with(&[0]).unwrap();
@@ -263,7 +263,7 @@ fn modules_of_images_go_through_store_and_relay() {
     for (path, value) in [("/raw", "was here"), ("/compat", "packaged"), ("/index", "of index")] {
         header(&target, path, value);
     }
-    assert!(metric(&stack, "moorgate_relay_modules_total{fleet=\"edge/public\",result=\"sent\"}"));
+    assert!(metric(&stack, SENT) > 0);
     for (file, bytes) in files(stack.folder()) {
         let found =
             [PASSWORD, AUTH].iter().any(|word| bytes.windows(word.len()).any(|part| part == word.as_bytes()));
@@ -302,7 +302,8 @@ fn another_module(registry: &Registry, stack: &mut Stack, (folder, secret): (&Pa
     stack.start_envoy(&[port]).unwrap();
     header(&target, "/raw", "was here");
     wait::until("the refusal to be counted", || {
-        anyhow::ensure!(metric(stack, "moorgate_relay_integrity_refusals_total"), "not yet");
+        let refused = metric(stack, r#"moorgate_relay_integrity_refusals_total{fleet="edge/public"}"#);
+        anyhow::ensure!(refused > 0, "not yet");
         Ok(())
     })
     .unwrap();
