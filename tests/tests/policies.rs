@@ -4,6 +4,8 @@
 
 #[path = "policies/behaviour.rs"]
 mod behaviour;
+#[path = "policies/buffers.rs"]
+mod buffers;
 #[path = "policies/by_token.rs"]
 mod by_token;
 #[path = "policies/connections.rs"]

@@ -138,6 +138,8 @@ fn limits(each: u32) -> Vec<String> {
     let claim = "          clientSelectors: [{ headers: [{ name: x-sub, type: Distinct }] }]\n";
     let noted = "          cost:\n            request: { from: Number, number: 0 }\n            \
                  response: { from: Metadata, metadata: { namespace: ai, key: tokens } }\n";
+    let spent =
+        "          cost: { request: { from: Number, number: 0 }, response: { from: Number, number: 2 } }\n";
     let dear =
         "          cost: { request: { from: Number, number: 2 } }\n          xRateLimitHeaders: \"Off\"\n";
     let told = "          clientSelectors: [{ headers: [{ name: x-plan, value: small }] }]\n";
@@ -156,6 +158,7 @@ fn limits(each: u32) -> Vec<String> {
         guarded("each", "web", kind, &limit(&[rule(each, distinct)])),
         guarded("dear", "web", kind, &limit(&[rule(3, dear)])),
         guarded("tokens", "web", kind, &limit(&[rule(3, noted)])),
+        guarded("spent", "web", kind, &limit(&[rule(3, spent)])),
         guarded("plan", "web", kind, &limit(&[own])),
         guarded("claim", "web", kind, &limit(&[rule(1, claim)])),
         guarded("shadow", "web", kind, &limit(&[rule(1, "          shadowMode: true\n")])),
@@ -328,9 +331,12 @@ fn a_service_counts_for_all_envoys_of_a_fleet() {
     let claimed = [bearer("ann"), bearer("ann"), bearer("bob").header("x-sub", "ann"), bearer("bob")];
     assert_eq!(claimed.map(|request| pair.ask(&request).status), [200, 429, 200, 429]);
 
-    // A response counts when it is over: two of them, and what comes when they are counted is too much.
-    assert_eq!([pair.get("/tokens"), pair.get("/tokens")], [200, 200]);
-    pair.until("responses to count", "/tokens", 429);
+    // A response counts when it is over, by what a filter noted or by a number: two of them, and what comes when they are
+    // counted is too much.
+    for path in ["/tokens", "/spent"] {
+        assert_eq!([pair.get(path), pair.get(path)], [200, 200], "{path}");
+        pair.until("responses to count", path, 429);
+    }
     // The limit that a filter noted holds for the requests of which it did.
     let plan = || pair.with("/plan", "x-plan", "small");
     assert_eq!([plan(), plan()], [200, 429]);

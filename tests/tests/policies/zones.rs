@@ -79,20 +79,25 @@ fn requests_stay_in_their_zone_or_go_by_the_weights_of_zones() {
     let local = "{ preferLocal: { minEndpointsThreshold: 1, force: { minEndpointsInZoneThreshold: 2 } } }";
     let weights = "{ weightedZones: [{ zone: a, weight: 1 }, { zone: b, weight: 3 }] }";
     documents.extend(route("local", service, local));
+    documents.extend(route("near", service, "{ preferLocal: { minEndpointsThreshold: 1 } }"));
     documents.extend(route("weights", service, weights));
     documents.extend(route("fixed", fixed, weights));
     documents.extend(route("large", service, "{ preferLocal: { minEndpointsThreshold: 5, force: {} } }"));
-    stack.publish_documents_with(&documents, &["--allow-address", "127.0.0.0/8"]).unwrap();
+    let told = stack.publish_documents_with(&documents, &["--allow-address", "127.0.0.0/8"]).unwrap();
+    // Without force it is approximate, and says so once.
+    assert_eq!(told.stderr.matches("MG4011").count(), 1, "{}", told.stderr);
     stack.start_relay().unwrap();
     stack.start_envoy(&[port]).unwrap();
     let target = Target::plain(port);
-    for path in ["/local", "/weights", "/fixed", "/large"] {
+    for path in ["/local", "/near", "/weights", "/fixed", "/large"] {
         send_until(&target, &Request::get(HOST, path), "an answer", |answer| answer.status == 200).unwrap();
     }
 
     // Enough endpoints in the own zone: they alone are asked, and all of them.
-    let counts = shares(&target, "/local", 40);
-    assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), ["one", "two"]);
+    for path in ["/local", "/near"] {
+        let counts = shares(&target, path, 40);
+        assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), ["one", "two"], "{path}");
+    }
     // Too few endpoints in all: zones do not matter.
     let counts = shares(&target, "/large", 40);
     assert_eq!(counts.len(), 4, "{counts:?}");
@@ -104,14 +109,22 @@ fn requests_stay_in_their_zone_or_go_by_the_weights_of_zones() {
     let counts = shares(&target, "/fixed", 200);
     assert!((40..=60).contains(&counts["one"]), "{counts:?}");
 
-    // One endpoint is not enough for a zone of which two are wanted: others are asked too, until it has two again.
+    // One endpoint is not enough for a zone of which two are wanted: others are asked too, until it has two again. Where no
+    // number is said one is enough, and without any the others are asked.
     lay(&stack, &[("a", &[&one]), ("b", &[&far, &away])]);
-    let seen = |wanted: &[&str]| {
-        let counts = shares(&target, "/local", 20);
-        ensure!(counts.keys().map(String::as_str).eq(wanted.iter().copied()), "{counts:?}");
-        Ok(())
+    let seen = |path: &str, wanted: &[&str]| {
+        wait::until(&format!("{path} to lead to {wanted:?}"), || {
+            let counts = shares(&target, path, 20);
+            ensure!(counts.keys().map(String::as_str).eq(wanted.iter().copied()), "{counts:?}");
+            Ok(())
+        })
+        .unwrap();
     };
-    wait::until("requests to leave the zone", || seen(&["away", "far", "one"])).unwrap();
+    seen("/local", &["away", "far", "one"]);
+    seen("/near", &["one"]);
+    lay(&stack, &[("b", &[&far, &away])]);
+    seen("/near", &["away", "far"]);
     lay(&stack, &[("a", &[&one, &two]), ("b", &[&far, &away])]);
-    wait::until("requests to stay in the zone", || seen(&["one", "two"])).unwrap();
+    seen("/local", &["one", "two"]);
+    seen("/near", &["one", "two"]);
 }
