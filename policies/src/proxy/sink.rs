@@ -1,17 +1,12 @@
 //! Who lines and spans are sent to.
 
-use super::{Cx, patch};
+use super::Cx;
 use crate::BackendRef;
 use crate::lowering::{SETTINGS, fingerprint, settings_of};
-use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::envoy::config::route::v3::RouteAction;
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
-};
 use moorgate_model::FieldPath;
 use moorgate_model::diagnostic::policy::PARAMETER_UNUSABLE;
-use moorgate_model::ir::{ClusterPolicies, Patch};
+use moorgate_model::ir::ClusterPolicies;
 use prost::Message as _;
 use serde::Deserialize;
 
@@ -62,9 +57,8 @@ impl Cx<'_, '_> {
                 }
             }
             (None, Some((host, port))) => {
-                if named.http2 {
-                    policies.upstream.push(http2());
-                }
+                // gRPC is spoken to a server that says nothing of itself.
+                policies.speaks_http2 = named.http2;
                 (self.outside(at, host, port)?, host.to_owned())
             }
             (None, None) => {
@@ -123,16 +117,4 @@ impl Cx<'_, '_> {
         self.around.world.variant(&cluster, &name, policies);
         name
     }
-}
-
-/// gRPC is spoken to a server that says nothing of itself.
-fn http2() -> Patch {
-    let spoken = ExplicitHttpConfig {
-        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
-    };
-    let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(spoken)),
-        ..Default::default()
-    };
-    patch(&options, &[])
 }

@@ -219,8 +219,10 @@ fn protocol(cluster: &Cluster) -> Option<HttpProtocolOptions> {
         options
     };
     let config = match cluster.protocol {
-        AppProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
-        AppProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(http2()),
+        AppProtocol::Http1 if !policies.speaks_http2 => {
+            ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())
+        }
+        AppProtocol::Http1 | AppProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(http2()),
         AppProtocol::Tcp | AppProtocol::Udp => return None,
     };
     let spoken = if policies.client_protocol {

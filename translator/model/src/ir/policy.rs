@@ -230,6 +230,9 @@ pub struct ClusterPolicies {
     /// Requests stay in Envoy's own zone while it has endpoints enough.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub in_zone: bool,
+    /// HTTP/2 is spoken to whoever would be spoken to by HTTP/1.1.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub speaks_http2: bool,
 }
 
 impl ClusterPolicies {
@@ -254,6 +257,7 @@ impl ClusterPolicies {
             self.zones.clone_from(&other.zones);
         }
         self.in_zone |= other.in_zone;
+        self.speaks_http2 |= other.speaks_http2;
     }
 }
 
