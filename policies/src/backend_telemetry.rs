@@ -1,8 +1,8 @@
 //! What is told of requests to backends (BackendTrafficPolicy `telemetry`).
 
+use crate::span_tags::{self, Tag};
 use crate::{About, Capability, Effect, Kind, Lowering, operators};
 use envoy_types::pb::envoy::config::route::v3::{Route, Tracing};
-use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use moorgate_model::FieldPath;
 use serde::Deserialize;
@@ -45,28 +45,6 @@ struct Traces {
 struct Fraction {
     numerator: u32,
     denominator: Option<u32>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Tag {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    literal: Option<Literal>,
-    environment: Option<Named>,
-    request_header: Option<Named>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Literal {
-    value: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Named {
-    name: String,
-    default_value: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -136,17 +114,11 @@ fn tracing(wanted: &Traces, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Tra
     let random = share("samplingFraction", &wanted.sampling_fraction)?;
     let client = share("clientSamplingFraction", &wanted.client_sampling_fraction)?;
     let overall = share("overallSamplingFraction", &wanted.overall_sampling_fraction)?;
-    let mut tags: BTreeMap<&str, CustomTag> = BTreeMap::new();
-    for (name, tag) in &wanted.custom_tags {
-        let found = self::tag(tag, &at.key("customTags").key(name), cx)?;
-        tags.insert(name, CustomTag { tag: name.clone(), r#type: Some(found) });
+    let (custom_tags, refused) = span_tags::lower(&wanted.tags, &wanted.custom_tags, at);
+    for (field, why) in &refused {
+        cx.invalid(field.clone(), why);
     }
-    for (name, text) in &wanted.tags {
-        let value = formatted(text, &at.key("tags").key(name), cx)?;
-        tags.insert(name, CustomTag { tag: name.clone(), r#type: Some(custom_tag::Type::Value(value)) });
-    }
-    if tags.keys().any(|name| name.is_empty()) {
-        cx.invalid(at.key("tags"), "a tag needs a name");
+    if !refused.is_empty() {
         return None;
     }
     let (operation, upstream_operation) = match &wanted.span_name {
@@ -165,46 +137,17 @@ fn tracing(wanted: &Traces, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Tra
         client_sampling: client,
         random_sampling: random,
         overall_sampling: overall,
-        custom_tags: tags.into_values().collect(),
+        custom_tags,
         operation,
         upstream_operation,
     })
 }
 
 fn formatted(text: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
-    match operators::check(text) {
-        Ok(()) => Some(text.to_owned()),
+    match operators::logged(text) {
+        Ok(_) => Some(text.to_owned()),
         Err(why) => {
             cx.invalid(at.clone(), &why);
-            None
-        }
-    }
-}
-
-fn tag(tag: &Tag, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<custom_tag::Type> {
-    match (tag.kind.as_deref().unwrap_or("Literal"), &tag.literal, &tag.environment, &tag.request_header) {
-        ("Literal", Some(literal), ..) => {
-            Some(custom_tag::Type::Literal(custom_tag::Literal { value: literal.value.clone() }))
-        }
-        ("Environment", _, Some(variable), _) if !variable.name.is_empty() => {
-            Some(custom_tag::Type::Environment(custom_tag::Environment {
-                name: variable.name.clone(),
-                default_value: variable.default_value.clone().unwrap_or_default(),
-            }))
-        }
-        ("RequestHeader", .., Some(header)) => {
-            cx.header_name(at.key("requestHeader").key("name"), &header.name).then(|| {
-                custom_tag::Type::RequestHeader(custom_tag::Header {
-                    name: header.name.to_ascii_lowercase(),
-                    default_value: header.default_value.clone().unwrap_or_default(),
-                })
-            })
-        }
-        _ => {
-            cx.invalid(
-                at.clone(),
-                "its type says Literal, Environment or RequestHeader, and the field of that name what",
-            );
             None
         }
     }
@@ -214,6 +157,7 @@ fn tag(tag: &Tag, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<custom_tag::T
 mod tests {
     use super::*;
     use crate::lowering::testing::{self, patched};
+    use envoy_types::pb::envoy::r#type::tracing::v3::custom_tag;
 
     #[test]
     fn counters_and_spans_as_it_is_said() {

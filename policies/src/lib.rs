@@ -39,6 +39,7 @@ pub mod proxy;
 mod quantity;
 mod reason;
 mod session;
+mod span_tags;
 mod telemetry;
 
 // One capability a file.
@@ -218,6 +219,7 @@ mod tests {
         "quantity",
         "reason",
         "session",
+        "span_tags",
     ];
 
     #[test]

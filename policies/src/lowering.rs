@@ -370,11 +370,9 @@ impl Lowering<'_> {
         }
     }
 
-    /// Whether a name can be that of a header: Envoy would refuse a whole table of routes for another one, and take a
-    /// percent sign or parenthesis for its own.
+    /// Whether a name can be that of a header.
     pub fn header_name(&mut self, at: FieldPath, name: &str) -> bool {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
-        let good = !name.is_empty() && name.bytes().all(plain);
+        let good = is_header_name(name);
         if !good {
             self.invalid(at, &format!("{name:?} is no name of a header"));
         }
@@ -394,4 +392,11 @@ impl Lowering<'_> {
     pub fn trust_bundle(&self, object: &ObjectRef) -> TrustBundle {
         self.world.trust_bundle(object)
     }
+}
+
+/// Whether a name can be that of a header: Envoy would refuse a whole table of routes for another one, and take a percent
+/// sign or parenthesis for its own.
+pub(crate) fn is_header_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(plain)
 }

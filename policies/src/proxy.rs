@@ -12,7 +12,6 @@ mod health_log;
 pub mod log_fields;
 mod order;
 mod sink;
-mod tags;
 mod tracing;
 
 use crate::World;

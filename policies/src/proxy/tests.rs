@@ -119,7 +119,7 @@ fn spans_go_to_each_kind_of_provider() {
         let spec = format!(
             r#"{{"telemetry": {{"tracing": {{"samplingRate": 7, "provider": {{"backendRefs": [{{"name": "col", "port": 9000}}], {provider}}},
                 "customTags": {{"env": {{"type": "Environment", "environment": {{"name": "POD"}}}}, "who": {{"type": "Literal", "literal": {{"value": "us"}}}}}},
-                "tags": {{"code": "%RESPONSE_CODE%", "bad": "%WHAT%"}}, "spanName": {{"server": "in %REQ(:PATH)%"}}}}}}}}"#
+                "tags": {{"code": "%RESPONSE_CODE%", "bad": "%WHAT%"}}, "spanName": {{"client": "in %REQ(:PATH)%", "server": "to %UPSTREAM_CLUSTER%"}}}}}}}}"#
         );
         let found = lowered(&spec);
         assert_eq!(said(&found), ["MG4106 spec.telemetry.tracing.tags.bad"], "{name}");
@@ -133,7 +133,11 @@ fn spans_go_to_each_kind_of_provider() {
             (tracing.random_sampling.unwrap().value, tracing.client_sampling.unwrap().value),
             (7.0, 0.0)
         );
-        assert_eq!(tracing.operation, "in %REQ(:PATH)%");
+        // The same names as in a BackendTrafficPolicy, and as Envoy Gateway has them.
+        assert_eq!(
+            (tracing.operation.as_str(), tracing.upstream_operation.as_str()),
+            ("in %REQ(:PATH)%", "to %UPSTREAM_CLUSTER%")
+        );
         assert_eq!(found.proxy.clusters, [cluster]);
     }
     let lost = lowered(

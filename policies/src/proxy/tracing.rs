@@ -2,10 +2,10 @@
 
 use super::access_log::{COLLECTOR, Header};
 use super::sink::{Found, Named, Sink};
-use super::tags::{self, Tag};
 use super::{Cx, at, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
+use crate::span_tags::{self, Tag};
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::trace::v3::tracing::{Http, http};
 use envoy_types::pb::envoy::config::trace::v3::{DatadogConfig, OpenTelemetryConfig, ZipkinConfig, zipkin_config};
@@ -18,6 +18,7 @@ use envoy_types::pb::envoy::extensions::tracers::opentelemetry::resource_detecto
 use envoy_types::pb::envoy::extensions::tracers::opentelemetry::samplers::v3::{
     AlwaysOnSamplerConfig, ParentBasedSamplerConfig, TraceIdRatioBasedSamplerConfig,
 };
+use envoy_types::pb::envoy::r#type::tracing::v3::custom_tag;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, Percent};
 use envoy_types::pb::google::protobuf::BoolValue;
@@ -168,12 +169,21 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
         }
     };
     let rate = spec.sampling_rate.map(|rate| Percent { value: f64::from(rate.min(100)) });
+    let (custom_tags, refused) = span_tags::lower(&spec.tags, &spec.custom_tags, &at("telemetry.tracing"));
+    for (field, why) in refused {
+        cx.find(field, why, "spans lack this tag");
+    }
+    let custom_tags = custom_tags.into_iter().filter(|tag| {
+        let Some(custom_tag::Type::Value(text)) = &tag.r#type else { return true };
+        cx.format(text, &at("telemetry.tracing.tags").key(&tag.tag), "spans lack this tag").is_some()
+    });
+    let custom_tags = custom_tags.collect();
     let mut tracing = Tracing {
         random_sampling: spec.sampling_fraction.map(Fraction::percent).or(rate),
         // A client forces no span unless that is asked for.
         client_sampling: Some(spec.client_sampling_fraction.map(Fraction::percent).unwrap_or_default()),
         overall_sampling: spec.overall_sampling_fraction.map(Fraction::percent),
-        custom_tags: tags::lower(&spec.tags, &spec.custom_tags, cx),
+        custom_tags,
         provider: Some(Http { name: name.into(), config_type: Some(http::ConfigType::TypedConfig(config)) }),
         ..Default::default()
     };
@@ -184,7 +194,8 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
             if cx.format(format, &field, "spans are named as ever").is_none() {
                 continue;
             }
-            let to = if side == "server" { &mut tracing.operation } else { &mut tracing.upstream_operation };
+            // As the API has it: the client's name is that of the span as such, the server's that of the one upstream.
+            let to = if side == "client" { &mut tracing.operation } else { &mut tracing.upstream_operation };
             to.clone_from(format);
         }
     }
