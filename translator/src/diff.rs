@@ -7,6 +7,7 @@ mod markdown;
 mod redact;
 mod revoked;
 mod routes;
+mod template;
 mod text;
 mod tree;
 
@@ -210,7 +211,7 @@ fn binding_value(binding: &Binding) -> Value {
         BindingSource::Objects(objects) => objects.iter().map(object_value).collect(),
         BindingSource::Template(template) => serde_json::json!({
             "objects": template.objects.iter().map(object_value).collect::<Vec<_>>(),
-            "template": Digest::of(format!("{:?}", template.parts).as_bytes()).short(),
+            "template": template::name(template),
         }),
         BindingSource::Zoned(sources, zones) => serde_json::json!({
             "sources": sources.iter().map(source_value).collect::<Vec<_>>(),
