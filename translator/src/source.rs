@@ -22,6 +22,7 @@ mod remote;
 mod spec;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 mod tree;
 
 pub use error::SourceError;

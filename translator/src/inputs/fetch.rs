@@ -5,16 +5,14 @@
 
 use super::content;
 use super::oci;
-use crate::source::chain;
+use crate::source::{chain, tls};
 use moorgate_policies::InputKind;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_platform_verifier::Verifier;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -140,7 +138,7 @@ impl Fetcher {
             .user_agent(AGENT)
             .connect_timeout(CONNECT_TIME)
             .redirect(redirects)
-            .tls_backend_preconfigured(tls(&options.authorities)?)
+            .tls_backend_preconfigured(trusting(&options.authorities)?)
             .build()
             .map_err(|error| FetchError::Tls(chain(&error)))?;
         let time = options.time.unwrap_or(WHOLE_TIME);
@@ -237,18 +235,10 @@ pub(super) fn wrong(url: &str, message: &str) -> FetchError {
     FetchError::Url { url: url.to_owned(), message: message.to_owned() }
 }
 
-fn tls(authorities: &[u8]) -> Result<ClientConfig, FetchError> {
+fn trusting(authorities: &[u8]) -> Result<ClientConfig, FetchError> {
     let failed = |error: &dyn std::fmt::Display| FetchError::Tls(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let extra = CertificateDer::pem_slice_iter(authorities).collect::<Result<Vec<_>, _>>();
-    let extra = extra.map_err(|error| failed(&error))?;
-    let verifier =
-        Verifier::new_with_extra_roots(extra, Arc::clone(&provider)).map_err(|error| failed(&error))?;
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(&error))?;
-    // The verifier is the platform's own; this is how rustls takes one.
-    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    tls::trusting(extra.map_err(|error| failed(&error))?).map_err(|error| failed(&error))
 }
 
 /// What a server says, fit for a terminal.

@@ -7,6 +7,7 @@
 mod packet;
 
 use super::spec::Token;
+use super::tls;
 use super::{GitSpec, Limits, SourceError};
 use git2::Oid;
 use packet::{Packet, Packets, encode};
@@ -14,8 +15,6 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of everything but the pack.
@@ -32,8 +31,9 @@ pub(super) struct Fetched {
 
 /// Fetches the objects of one commit.
 pub(super) async fn fetch(spec: &GitSpec, limits: &Limits) -> Result<Fetched, SourceError> {
-    let tls =
-        if spec.repository.starts_with("https:") { Some(platform_tls(&spec.repository)?) } else { None };
+    let url = &spec.repository;
+    let trusting = || tls::trusting(Vec::new()).map_err(|error| no_tls(url, &error));
+    let tls = if url.starts_with("https:") { Some(trusting()?) } else { None };
     fetch_with(spec, limits, tls).await
 }
 
@@ -55,17 +55,11 @@ pub(super) async fn fetch_with(
     })
 }
 
-/// TLS that trusts what this machine trusts.
-fn platform_tls(url: &str) -> Result<ClientConfig, SourceError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(rustls::ConfigBuilder::with_platform_verifier)
-        .map_err(|error| SourceError::remote(url, format!("cannot set up TLS: {error}")))?;
-    Ok(config.with_no_client_auth())
+fn no_tls(url: &str, error: &rustls::Error) -> SourceError {
+    SourceError::remote(url, format!("cannot set up TLS: {error}"))
 }
 
-fn client(url: &str, tls: Option<ClientConfig>) -> Result<Client, SourceError> {
+fn client(url: &str, own: Option<ClientConfig>) -> Result<Client, SourceError> {
     let builder = Client::builder().user_agent(AGENT).connect_timeout(CONNECT_TIME).redirect(Policy::custom(
         |attempt| {
             let Some(first) = attempt.previous().first() else { return attempt.stop() };
@@ -76,21 +70,14 @@ fn client(url: &str, tls: Option<ClientConfig>) -> Result<Client, SourceError> {
             if same && attempt.previous().len() <= MOST_REDIRECTS { attempt.follow() } else { attempt.stop() }
         },
     ));
-    let builder = match tls {
-        Some(tls) => builder.tls_backend_preconfigured(tls),
+    let builder = if let Some(own) = own {
+        builder.tls_backend_preconfigured(own)
+    } else {
         // Without TLS there is nothing to verify, and no roots need to be found.
-        None => builder.tls_backend_preconfigured(no_tls(url)?),
+        let nobody = tls::distrusting().map_err(|error| no_tls(url, &error))?;
+        builder.tls_backend_preconfigured(nobody)
     };
     builder.build().map_err(|error| SourceError::remote(url, chain(&error)))
-}
-
-/// TLS that trusts nobody: for plain HTTP on this machine, should it redirect.
-fn no_tls(url: &str) -> Result<ClientConfig, SourceError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| SourceError::remote(url, format!("cannot set up TLS: {error}")))?;
-    Ok(config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
 }
 
 const AGENT: &str = concat!("moorgate/", env!("CARGO_PKG_VERSION"));

@@ -10,11 +10,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{
 };
 use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, Http1ProtocolOptions, Http2ProtocolOptions, ProxyProtocolConfig, SocketAddress, TransportSocket,
-    address, socket_address::PortSpecifier,
-};
-use envoy_types::pb::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+    Http1ProtocolOptions, Http2ProtocolOptions, ProxyProtocolConfig, TransportSocket,
 };
 use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
@@ -104,7 +100,7 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         direct::apply(name, cluster, looked_for, &mut out);
     } else if looked_for.is_some() {
         out.cluster_discovery_type = looked_for;
-        out.load_assignment = Some(assignment(name, cluster));
+        out.load_assignment = Some(direct::by_names(name, cluster));
     } else {
         out.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
         out.eds_cluster_config = Some(EdsClusterConfig {
@@ -166,29 +162,6 @@ fn names(dns: Dns) -> CustomClusterType {
         ..Default::default()
     };
     CustomClusterType { name: "envoy.cluster.dns".into(), typed_config: Some(value::any(&cluster)) }
-}
-
-fn assignment(name: &str, cluster: &Cluster) -> ClusterLoadAssignment {
-    let endpoint = |source: &EndpointSource| LbEndpoint {
-        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
-            address: Some(Address {
-                address: Some(address::Address::SocketAddress(SocketAddress {
-                    address: source.hostname.clone().unwrap_or_default(),
-                    port_specifier: Some(PortSpecifier::PortValue(u32::from(source.port))),
-                    ..Default::default()
-                })),
-            }),
-            ..Default::default()
-        })),
-        load_balancing_weight: value::number(source.weight),
-        ..Default::default()
-    };
-    let lb_endpoints = cluster.sources.iter().map(endpoint).collect();
-    ClusterLoadAssignment {
-        cluster_name: name.to_owned(),
-        endpoints: vec![LocalityLbEndpoints { lb_endpoints, ..Default::default() }],
-        ..Default::default()
-    }
 }
 
 /// The socket with the client's address before everything that it writes.

@@ -20,7 +20,8 @@ use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::{
     ClusterConfig as Dynamic, cluster_config::ClusterImplementationSpecifier,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
-use moorgate_model::ir::{Cluster, Direct, DirectAddress, DirectEndpoint, ServerName};
+use envoy_types::pb::google::protobuf::UInt32Value;
+use moorgate_model::ir::{Cluster, Direct, DirectAddress, DirectEndpoint, EndpointSource, ServerName};
 use prost::{Message, Name};
 use std::collections::BTreeMap;
 
@@ -122,13 +123,6 @@ fn assignment(name: &str, cluster: &Cluster) -> ClusterLoadAssignment {
 }
 
 fn lb_endpoint(weight: u32, endpoint: &DirectEndpoint) -> LbEndpoint {
-    let socket = |address: String, port: u16| {
-        address::Address::SocketAddress(SocketAddress {
-            address,
-            port_specifier: Some(PortSpecifier::PortValue(u32::from(port))),
-            ..Default::default()
-        })
-    };
     let (address, named) = match &endpoint.address {
         DirectAddress::Ip(at) => (socket(at.address.to_string(), at.port), String::new()),
         DirectAddress::Host(host, port) => (socket(host.clone(), *port), host.clone()),
@@ -136,13 +130,41 @@ fn lb_endpoint(weight: u32, endpoint: &DirectEndpoint) -> LbEndpoint {
             (address::Address::Pipe(Pipe { path: path.clone(), ..Default::default() }), String::new())
         }
     };
+    let hostname = endpoint.hostname.clone().unwrap_or(named);
+    at(address, hostname, (weight > 1).then(|| value::number(weight)).flatten())
+}
+
+/// The endpoints of a cluster that has only the names of Services outside. Envoy calls such an endpoint by its name, and
+/// takes no weight for a weight of one: that it is written here stays as it is, because it is in snapshots' ids.
+pub(super) fn by_names(name: &str, cluster: &Cluster) -> ClusterLoadAssignment {
+    let endpoint = |source: &EndpointSource| {
+        let host = source.hostname.clone().unwrap_or_default();
+        at(socket(host, source.port), String::new(), value::number(source.weight))
+    };
+    let lb_endpoints = cluster.sources.iter().map(endpoint).collect();
+    ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints, ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn socket(address: String, port: u16) -> address::Address {
+    address::Address::SocketAddress(SocketAddress {
+        address,
+        port_specifier: Some(PortSpecifier::PortValue(u32::from(port))),
+        ..Default::default()
+    })
+}
+
+fn at(address: address::Address, hostname: String, weight: Option<UInt32Value>) -> LbEndpoint {
     LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(Address { address: Some(address) }),
-            hostname: endpoint.hostname.clone().unwrap_or(named),
+            hostname,
             ..Default::default()
         })),
-        load_balancing_weight: (weight > 1).then(|| value::number(weight)).flatten(),
+        load_balancing_weight: weight,
         ..Default::default()
     }
 }
