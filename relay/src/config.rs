@@ -411,7 +411,7 @@ fn time(flag: &'static str, text: Option<String>, default: Duration) -> Result<D
 }
 
 /// `500ms`, `5s`, `2m`, `1h`.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let at = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(at);
     let number: u64 = number.parse().ok()?;

@@ -15,6 +15,7 @@ pub mod canary;
 pub mod clock;
 pub mod config;
 pub mod csds;
+pub mod drain;
 pub mod fleet;
 pub mod jitter;
 pub mod metrics;

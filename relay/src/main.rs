@@ -5,6 +5,7 @@
 use anyhow::Context as _;
 use clap::Parser as _;
 use moorgate_relay::config::{Config, Options};
+use moorgate_relay::drain::End;
 use moorgate_relay::run::{Handed, Relay};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -19,6 +20,11 @@ const USAGE: u8 = 2;
 const ENVIRONMENT: u8 = 3;
 
 fn main() -> ExitCode {
+    match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("drain") => return drain(),
+        Some("copy-to") => return copy(),
+        _ => {}
+    }
     let options = Options { host: host(), ..Options::parse() };
     let checked = options.with_file().map(|options| (options.clone(), options.check()));
     let (options, config) = match checked {
@@ -39,6 +45,31 @@ fn main() -> ExitCode {
     let served = runtime.block_on(serve(config));
     end(traces);
     match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(ENVIRONMENT, &error),
+    }
+}
+
+/// `moorgate-relay drain`.
+fn drain() -> ExitCode {
+    let options = moorgate_relay::drain::Options::parse_from(std::env::args_os().skip(1));
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(ENVIRONMENT, &error.into()),
+    };
+    match runtime.block_on(options.run()) {
+        End::Drained => tracing::info!("nobody is connected"),
+        End::Late(connected) => tracing::warn!(connected, "time is up"),
+    }
+    ExitCode::SUCCESS
+}
+
+/// `moorgate-relay copy-to`.
+fn copy() -> ExitCode {
+    let to = moorgate_relay::drain::CopyTo::parse_from(std::env::args_os().skip(1));
+    let copied = std::env::current_exe().and_then(|program| to.run(&program));
+    match copied.with_context(|| to.folder.display().to_string()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(ENVIRONMENT, &error),
     }

@@ -102,18 +102,33 @@ impl AdminAddress {
     }
 
     async fn ask(&self) -> Result<Counts, StatsError> {
-        let body = match self {
-            Self::Tcp(authority) => get(TcpStream::connect(authority).await?).await?,
-            Self::Unix(path) => get(UnixStream::connect(path).await?).await?,
-        };
-        counts(&body)
+        counts(&self.exchange(http::Method::GET, QUERY).await?)
+    }
+
+    /// What Envoy answers to a request for this path and query: GET reads, POST acts.
+    ///
+    /// # Errors
+    /// Nobody answers in time, or with another status than 200, or with too much.
+    pub async fn send(&self, method: http::Method, path: &str) -> Result<Vec<u8>, StatsError> {
+        tokio::time::timeout(DEADLINE, self.exchange(method, path)).await.map_err(|_| StatsError::Deadline)?
+    }
+
+    async fn exchange(&self, method: http::Method, path: &str) -> Result<Vec<u8>, StatsError> {
+        match self {
+            Self::Tcp(authority) => exchange(TcpStream::connect(authority).await?, method, path).await,
+            Self::Unix(socket) => exchange(UnixStream::connect(socket).await?, method, path).await,
+        }
     }
 }
 
-async fn get(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Vec<u8>, StatsError> {
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    method: http::Method,
+    path: &str,
+) -> Result<Vec<u8>, StatsError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = http::Request::builder().method(method).uri(path).header(http::header::HOST, "envoy");
     let exchange = async move {
-        let request = http::Request::get(QUERY).header(http::header::HOST, "envoy");
         let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|_| StatsError::Body)?;
         let response = sender.send_request(request).await?;
         if response.status() != http::StatusCode::OK {

@@ -42,6 +42,10 @@ Examples:
   A canary in its zone, which goes back by itself when a candidate makes answers fail:
     moorgate-relay ... --name edge-7 --label zone=eu-1 --envoy-admin http://127.0.0.1:9901
 
+  Before an Envoy is stopped, send its clients away; what does that can be laid where Envoy's container sees it:
+    moorgate-relay drain --envoy-admin http://127.0.0.1:9901 --at-least 10s --at-most 60s
+    moorgate-relay copy-to /opt/moorgate
+
 Every flag can also stand in the file of --config (JSON or YAML, names as here without the dashes in front) and in the
 environment as MOORGATE_RELAY_NAME. Flags win over the environment, and the environment over the file.";
 
