@@ -3,6 +3,7 @@
 mod matcher;
 mod messages;
 
+use crate::client_location::{self, Location};
 use crate::{About, Capability, Effect, Kind, Lowering, jwt, place};
 use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use envoy_types::pb::envoy::config::rbac::v3::{
@@ -65,6 +66,8 @@ struct Who {
     jwt: Option<Token>,
     #[serde(default)]
     headers: Vec<Header>,
+    #[serde(default, rename = "clientIPGeoLocations")]
+    locations: Vec<Location>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,12 +103,12 @@ impl Capability for Authorization {
         file: "authorization",
         kind: Kind::Security,
         fields: &["authorization"],
-        except: &["authorization.rules.principal.clientIPGeoLocations"],
+        except: &[],
         since: "0.1.0",
         docs: "\
 The first rule that fits a request allows or denies it, otherwise defaultAction does (Deny). A rule fits if everything in it does: \
-principal.clientCIDRs, principal.headers, principal.jwt (claims and scopes of a provider of jwt), operation.methods, \
-operation.path, cel (an expression that must be true). An expression may speak of request, source, destination, connection, metadata, \
+principal.clientCIDRs, principal.clientIPGeoLocations (see client_location), principal.headers, principal.jwt (claims and scopes of a \
+provider of jwt), operation.methods, operation.path, cel (an expression that must be true). An expression may speak of request, source, destination, connection, metadata, \
 filter_state and xds, as Envoy's attributes are called; one that Envoy could not build, for lack of such a name or function, closes the \
 policy, and one that cannot be evaluated for a request, because what it speaks of is not there, does not fit it. Beside expressions a path of \
 type RegularExpression is refused: write it in the expression, as request.url_path.matches('^/a'). What is denied is answered with 403.",
@@ -198,15 +201,15 @@ fn id(identifier: principal::Identifier) -> Principal {
     Principal { identifier: Some(identifier) }
 }
 
-fn not(principal: Principal) -> Principal {
+pub(crate) fn not(principal: Principal) -> Principal {
     id(principal::Identifier::NotId(Box::new(principal)))
 }
 
-fn any_of(ids: Vec<Principal>) -> Principal {
+pub(crate) fn any_of(ids: Vec<Principal>) -> Principal {
     id(principal::Identifier::OrIds(principal::Set { ids }))
 }
 
-fn all_of(ids: Vec<Principal>) -> Principal {
+pub(crate) fn all_of(ids: Vec<Principal>) -> Principal {
     id(principal::Identifier::AndIds(principal::Set { ids }))
 }
 
@@ -236,6 +239,9 @@ fn fits(rule: &Rule, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<Princi
                 ranges.push(id(principal::Identifier::RemoteIp(range)));
             }
             all.push(any_of(ranges));
+        }
+        if !who.locations.is_empty() {
+            all.push(client_location::fits(&who.locations, &at.key("clientIPGeoLocations"), cx)?);
         }
         for (index, found) in who.headers.iter().enumerate() {
             let at = at.key("headers").index(index);
@@ -272,11 +278,14 @@ fn text(pattern: MatchPattern) -> StringMatcher {
 }
 
 fn header(name: &str, value: &str) -> Principal {
+    header_of(name, text(MatchPattern::Exact(value.to_owned())))
+}
+
+/// Whose header is as a matcher says.
+pub(crate) fn header_of(name: &str, value: StringMatcher) -> Principal {
     id(principal::Identifier::Header(HeaderMatcher {
         name: name.to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(text(MatchPattern::Exact(
-            value.to_owned(),
-        )))),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(value)),
         ..Default::default()
     }))
 }

@@ -31,6 +31,7 @@ mod input;
 mod kind;
 mod limit;
 mod lowering;
+mod needs;
 mod operators;
 mod outcome;
 pub mod place;
@@ -65,6 +66,7 @@ mod client_http2;
 mod client_http3;
 mod client_ip;
 mod client_keepalive;
+mod client_location;
 mod client_proxy_protocol;
 mod client_scheme;
 mod client_timeout;
@@ -110,6 +112,7 @@ pub use lowering::{
     BackendRef, Compiled, Cookies, Lowered, Lowering, OfBackend, OfRule, ScriptCheck, SecretRef, World,
     compile, compile_merged,
 };
+pub use needs::{Met, Need};
 pub use oidc::SESSION_KEY;
 pub use outcome::{Judgement, Outcome, Report, Verdict};
 pub use policy::{Context, Policy, Target, TargetKind, TrustBundle};
@@ -154,6 +157,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<client_http3::ClientHttp3>::NEW,
     &Part::<client_ip::ClientIp>::NEW,
     &Part::<client_keepalive::ClientKeepalive>::NEW,
+    &Part::<client_location::ClientLocation>::NEW,
     &Part::<client_proxy_protocol::ClientProxyProtocol>::NEW,
     &Part::<client_scheme::ClientScheme>::NEW,
     &Part::<client_timeout::ClientTimeout>::NEW,
@@ -211,6 +215,7 @@ mod tests {
         "limit",
         "lib",
         "lowering",
+        "needs",
         "operators",
         "outcome",
         "place",
@@ -305,6 +310,7 @@ mod tests {
                 "envoy.filters.http.lua",
                 "envoy.filters.http.ext_proc",
                 "envoy.filters.http.wasm",
+                "envoy.filters.http.geoip",
                 "envoy.filters.http.rbac",
                 "envoy.filters.http.local_ratelimit",
                 "envoy.filters.http.ratelimit",

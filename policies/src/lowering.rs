@@ -24,7 +24,7 @@ pub(crate) use value::{any, digest, fingerprint, hash, milliseconds, seconds, ti
 pub use world::World;
 
 use crate::capability::{About, AnyCapability};
-use crate::{Kind, Settled, TrustBundle};
+use crate::{Kind, Need, Settled, TrustBundle};
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::diagnostic::policy::{
@@ -109,6 +109,8 @@ pub struct Lowered {
     pub http3: bool,
     /// Requests that name no host are for the hostname of their listener.
     pub default_host: bool,
+    /// What only the parameters of a fleet can give.
+    pub needs: Vec<Need>,
     /// The route is looked for again behind the filter at this place, as this field says.
     pub recomputes: Option<(u16, FieldPath)>,
 }
@@ -138,6 +140,7 @@ impl Lowered {
         self.inspector.extend(other.inspector.iter().cloned());
         self.http3 |= other.http3;
         self.default_host |= other.default_host;
+        self.needs.extend(other.needs.iter().cloned());
         self.recomputes = self.recomputes.take().max(other.recomputes.clone());
     }
 }

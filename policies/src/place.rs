@@ -37,6 +37,10 @@ pub const LUA: u16 = 700;
 pub const EXTERNAL_PROCESSING: u16 = 750;
 /// Modules see what scripts and services have made of a request.
 pub const WASM: u16 = 780;
+/// Modules that run inside of Envoy see what all others made of a request.
+pub const DYNAMIC_MODULE: u16 = 785;
+/// Where a client is, asked for those rules alone that decide by it, and only once a request has come this far.
+pub const LOCATION: u16 = 790;
 /// Who may do what, decided by address, headers and claims that all of the above found out.
 pub const AUTHORIZATION: u16 = 800;
 /// Only requests that may pass use up a limit.

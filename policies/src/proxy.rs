@@ -8,6 +8,7 @@
 
 mod access_log;
 mod backend_tls;
+pub(crate) mod databases;
 mod health_log;
 pub mod log_fields;
 mod order;
@@ -35,6 +36,7 @@ pub const FIELDS: &[&str] = &[
     "backendTLS.minVersion",
     "backendTLS.signatureAlgorithms",
     "filterOrder",
+    "geoIP",
     "ipFamily",
     "luaValidation",
     "mergeBackends",
@@ -88,6 +90,7 @@ What holds for all Envoys of a fleet. accessLog: each setting says in which form
 (expressions of CEL, of which one has to be true) and to which sinks (files, a gRPC access log service, OpenTelemetry) lines go; without \
 settings they go to standard output as JSON, and disable stops them. A sink is the first of backendRefs, or host and port (plain text), reached as backendSettings say. tracing sends spans to OpenTelemetry, Zipkin or Datadog, with \
 sampling, tags and names; an XTelemetryPolicy on the Gateway comes first. filterOrder moves filters of requests before or behind others. \
+geoIP names databases of MaxMind's format by their paths beside each Envoy, for rules by where a client is (see client_location). \
 healthCheckLog has what \
 active health checks find written to files beside Envoy, where a BackendTrafficPolicy does not say it otherwise. \
 backendTLS bounds TLS to backends that have it, says which protocols are offered (alpnProtocols) and which certificate is shown to them. ipFamily says which addresses listeners \
@@ -173,6 +176,7 @@ pub fn lower(object: &Object, around: Around<'_>) -> Lowered {
     if let Some(tls) = &spec.backend_tls {
         backend_tls::lower(tls, &mut cx);
     }
+    databases::check(&mut cx);
     cx.out.proxy.order = spec.filter_order.iter().filter_map(order::Position::lower).collect();
     cx.out.proxy.keeps_order = spec.preserve_route_order;
     cx.out.proxy.by_service = spec.routing_type.as_deref() == Some("Service");

@@ -77,7 +77,6 @@ const CLASSES: &[(&str, &str, Class)] = &[
 
 const MODULE: &str =
     "a shared library that runs inside of Envoy must lie on each machine, and nothing here puts it there";
-const GEO: &str = "a database of addresses must lie on each machine, and nothing here puts it there";
 
 /// Why fields are not carried out, with everything below them; of several that stand above a field the longest counts. An empty
 /// kind stands for all.
@@ -85,9 +84,7 @@ const REASONS: &[(&str, &str, &str)] = &[
     ("BackendTrafficPolicy", "loadBalancer.dynamicModule", MODULE),
     ("EnvoyExtensionPolicy", "dynamicModule", MODULE),
     ("EnvoyExtensionPolicy", "extProc.backendSettings.loadBalancer.dynamicModule", MODULE),
-    ("EnvoyProxy", "geoIP", GEO),
     ("EnvoyProxy", "dynamicModules", MODULE),
-    ("SecurityPolicy", "authorization.rules.principal.clientIPGeoLocations", GEO),
     ("SecurityPolicy", "extAuth.grpc.backendSettings.loadBalancer.dynamicModule", MODULE),
     ("SecurityPolicy", "extAuth.http.backendSettings.loadBalancer.dynamicModule", MODULE),
     ("SecurityPolicy", "jwt.providers.remoteJWKS.backendSettings.loadBalancer.dynamicModule", MODULE),

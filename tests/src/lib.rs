@@ -22,6 +22,7 @@ pub mod machine;
 pub mod manifest;
 pub mod matches;
 pub mod meter;
+pub mod mmdb;
 pub mod models;
 pub mod mutate;
 pub mod ports;

@@ -26,6 +26,8 @@ mod interplay;
 mod limits;
 #[path = "policies/listeners.rs"]
 mod listeners;
+#[path = "policies/locations.rs"]
+mod locations;
 #[path = "policies/modules.rs"]
 mod modules;
 #[path = "policies/patches.rs"]

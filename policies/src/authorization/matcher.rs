@@ -82,7 +82,9 @@ fn predicate(principal: &Principal) -> Option<Predicate> {
                 return None;
             };
             let MatchPattern::Exact(value) = text.match_pattern.as_ref()? else { return None };
-            Some(header(&found.name, string_matcher::MatchPattern::Exact(value.clone())))
+            let value = string_matcher::MatchPattern::Exact(value.clone());
+            let value = StringMatcher { match_pattern: Some(value), ignore_case: text.ignore_case };
+            Some(header_of(&found.name, value))
         }
         principal::Identifier::RemoteIp(range) => {
             let ip = Ip { cidr_ranges: vec![range.clone()], stat_prefix: "client".into() };
@@ -120,7 +122,10 @@ fn custom<M: Message + Name>(name: &str, matcher: &M) -> single_predicate::Match
 }
 
 fn header(name: &str, pattern: string_matcher::MatchPattern) -> Predicate {
-    let value = StringMatcher { match_pattern: Some(pattern), ..Default::default() };
+    header_of(name, StringMatcher { match_pattern: Some(pattern), ..Default::default() })
+}
+
+fn header_of(name: &str, value: StringMatcher) -> Predicate {
     let input = HttpRequestHeaderMatchInput { header_name: name.to_owned() };
     single("header", &input, single_predicate::Matcher::ValueMatch(value))
 }

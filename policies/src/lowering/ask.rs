@@ -1,6 +1,7 @@
 //! What a capability may ask of Envoy: the closed list.
 
 use super::Lowering;
+use crate::Need;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
@@ -199,6 +200,11 @@ impl Lowering<'_> {
     /// The route is looked for again behind the filter at a place, as a field says.
     pub fn recomputes(&mut self, place: u16, field: &FieldPath) {
         self.out.recomputes.get_or_insert_with(|| (place, field.clone()));
+    }
+
+    /// Something that only the parameters of a fleet can give.
+    pub(crate) fn need(&mut self, need: Need) {
+        self.out.needs.push(need);
     }
 
     /// HTTP/3 beside what is spoken.

@@ -119,10 +119,7 @@ impl Lowering<'_> {
 
     /// A filter that stands on listeners whole, and is switched on by routes.
     pub(crate) fn whole_filter(&mut self, (name, place): (&str, u16), base: Extension) {
-        let on = FilterConfig { config: Some(Any::default()), ..Default::default() };
-        let off = FilterConfig { disabled: true, ..Default::default() };
-        let (own, off) = (extension(&on), Some(extension(&off)));
-        self.out.filters.push(RouteFilter { place, name: name.to_owned(), base, own, off });
+        self.out.filters.push(whole((name, place), base));
     }
 
     /// A name that no other policy's part has: `kind/namespace/name/part` without the kind's common end.
@@ -140,6 +137,14 @@ impl Lowering<'_> {
     fn late(&mut self, value: LateValue) {
         self.out.late.push(value);
     }
+}
+
+/// A filter that stands on listeners whole, and is switched on by routes.
+pub(crate) fn whole((name, place): (&str, u16), base: Extension) -> RouteFilter {
+    let on = FilterConfig { config: Some(Any::default()), ..Default::default() };
+    let off = FilterConfig { disabled: true, ..Default::default() };
+    let (own, off) = (extension(&on), Some(extension(&off)));
+    RouteFilter { place, name: name.to_owned(), base, own, off }
 }
 
 /// Parts around the bytes of a message, none if it has none.

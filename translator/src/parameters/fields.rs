@@ -67,7 +67,7 @@ pub(super) const SPEC: Field = Part(&[
     ("dynamicModules", Ignored(LATER)),
     ("extraArgs", Ignored("Envoy's arguments are Moorgate's own")),
     ("filterOrder", List),
-    ("geoIP", Ignored(LATER)),
+    ("geoIP", Part(&[("provider", Part(PLACES))])),
     ("ipFamily", Text(&["DualStack", "IPv4", "IPv6"])),
     ("logging", Part(&[("level", Part(LEVELS))])),
     ("luaValidation", Text(&["Disabled", "InsecureSyntax", "Strict"])),
@@ -80,6 +80,18 @@ pub(super) const SPEC: Field = Part(&[
     ("shutdown", Ignored("pods drain for 5 seconds and end within 30")),
     ("telemetry", Part(TELEMETRY)),
 ]);
+
+const PLACES: &[(&str, Field)] = &[("maxMind", Part(DATABASES)), ("type", Text(&["MaxMind"]))];
+
+const DATABASES: &[(&str, Field)] = &[
+    ("anonymousIpDbSource", Part(DATABASE)),
+    ("asnDbSource", Part(DATABASE)),
+    ("cityDbSource", Part(DATABASE)),
+    ("countryDbSource", Part(DATABASE)),
+    ("ispDbSource", Part(DATABASE)),
+];
+
+const DATABASE: &[(&str, Field)] = &[("local", Part(&[("path", Text(&[]))]))];
 
 const VERSIONS: &[&str] = &["1.0", "1.1", "1.2", "1.3", "Auto"];
 

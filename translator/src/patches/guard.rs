@@ -22,7 +22,7 @@ pub(super) struct Verdict {
 }
 
 /// Filters that decide who passes, or may: parts of their names.
-const FILTERS: [&str; 15] = [
+const FILTERS: [&str; 16] = [
     "api_key",
     "basic_auth",
     "composite",
@@ -30,6 +30,7 @@ const FILTERS: [&str; 15] = [
     "dynamic_modules",
     "ext_authz",
     "ext_proc",
+    "geoip",
     "golang",
     "jwt",
     "local_ratelimit",
@@ -96,6 +97,15 @@ fn guards(filters: &[Json]) -> Vec<&Json> {
     filters.iter().filter(|filter| restricting(name(filter))).collect()
 }
 
+/// What happens to headers before anybody looks at them: names that Envoy writes for itself are taken from clients.
+fn early(chain: &Json) -> Vec<&Json> {
+    manager(chain)
+        .map(|manager| list(manager, "early_header_mutation_extensions"))
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
 /// What TLS believes, and whether it must.
 fn trust(holder: &Json) -> Option<Vec<Option<&Json>>> {
     let config = holder.get("transport_socket")?.get("typed_config")?;
@@ -143,6 +153,11 @@ fn listener(before: &Json, after: &Json, verdict: &mut Verdict) {
             verdict
                 .weaker
                 .push(format!("filter chain {shown:?} checks certificates otherwise, or has no TLS"));
+        }
+        if !missing(&early(chain), &early(now)).is_empty() {
+            verdict
+                .weaker
+                .push(format!("filter chain {shown:?} believes headers that only Envoy itself may write"));
         }
         let kept = manager(now).map(|manager| guards(list(manager, "http_filters"))).unwrap_or_default();
         for filter in missing(&own, &kept).into_iter().chain(missing(&network, &guards(list(now, "filters"))))

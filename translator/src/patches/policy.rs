@@ -28,7 +28,7 @@ const ON_FAILURE: &str = "moorgate.dev/on-failure";
 const MAY_WEAKEN: &str = "moorgate.dev/may-weaken";
 
 /// Words that stand in patches that restrict access, or may: rather one too many.
-const RESTRICTING: [&str; 24] = [
+const RESTRICTING: [&str; 26] = [
     "api_key",
     "auth",
     "cidr",
@@ -38,8 +38,10 @@ const RESTRICTING: [&str; 24] = [
     "deny",
     "direct_response",
     "domains",
+    "early_header_mutation",
     "ext_proc",
     "filter_chain_match",
+    "geoip",
     "jwt",
     "limit",
     "lua",

@@ -187,7 +187,7 @@ fn listener(filters: &[&str]) -> Json {
     json!({ "name": "http-80", "filter_chains": [
         { "name": "a", "filters": [{ "name": "m", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "http_filters": filters, "rds": { "route_config_name": "t" } } }],
+            "http_filters": filters, "rds": { "route_config_name": "t" }, "early_header_mutation_extensions": [{ "name": "e" }] } }],
           "transport_socket": { "typed_config": { "@type": "x", "common_tls_context": { "validation_context": { "trusted_ca": {} } } } } },
         { "name": "b", "filters": [{ "name": "envoy.filters.network.direct_response" }] },
     ] })
@@ -218,6 +218,14 @@ fn protection_of_a_listener_is_not_taken_away_in_silence() {
         *json.pointer_mut("/filter_chains/0/filters/0/typed_config/http_filters").unwrap() = filters.into();
     };
     assert_eq!(check(&|_| ()), (false, 0));
+    // Headers that Envoy writes for itself stay what it writes.
+    for (early, weaker) in [(json!([{ "name": "e" }, { "name": "more" }]), 0), (json!([]), 1)] {
+        let change = |json: &mut Json| {
+            let at = "/filter_chains/0/filters/0/typed_config/early_header_mutation_extensions";
+            *json.pointer_mut(at).unwrap() = early.clone();
+        };
+        assert_eq!(check(&change), (false, weaker));
+    }
     // Others come and go.
     assert_eq!(
         check(&|json| {

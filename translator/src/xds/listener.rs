@@ -45,6 +45,9 @@ fn address_of(family: BindFamily) -> &'static str {
 
 /// A TLS handshake that is not done by then is given up.
 const HANDSHAKE_SECONDS: i64 = 10;
+/// Whoever decides where clients may come from, and whoever finds out where they come from.
+const RIGHTS_FILTER: &str = "envoy.filters.http.rbac";
+const LOCATION_FILTER: &str = "envoy.filters.http.geoip";
 const HEADERS_SECONDS: i64 = 10;
 const IDLE_SECONDS: i64 = 3600;
 pub(super) const MAX_STREAMS: u32 = 100;
@@ -123,6 +126,7 @@ fn filter_chain(
             let filters = filters.get(routes.name.as_str()).cloned().unwrap_or_default();
             let mut filters = patch::listener_filters(filters, chain.policies.as_deref());
             proxy.order.iter().for_each(|step| reorder(&mut filters, step));
+            look_first(&mut filters);
             if chain.speaks_http3() {
                 filters.insert(0, quic::advertisement(port));
             }
@@ -184,8 +188,21 @@ fn listener_note(chain: &str) -> TypedExtensionConfig {
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
         ..Default::default()
     };
-    let mutation = HeaderMutation { action: Some(header_mutation::Action::Append(append)) };
-    let mutations = EarlyHeaderMutation { mutations: vec![mutation] };
+    early(vec![header_mutation::Action::Append(append)])
+}
+
+/// Takes out what a client sends under names that only filters set, before a route is looked for: a filter that finds nothing
+/// out leaves such a header as it is.
+fn nobodys(routes: &RouteTable) -> Option<TypedExtensionConfig> {
+    let names = patch::reserved(routes);
+    (!names.is_empty()).then(|| {
+        early(names.iter().map(|name| header_mutation::Action::Remove((*name).to_owned())).collect())
+    })
+}
+
+fn early(actions: Vec<header_mutation::Action>) -> TypedExtensionConfig {
+    let mutations = actions.into_iter().map(|action| HeaderMutation { action: Some(action) });
+    let mutations = EarlyHeaderMutation { mutations: mutations.collect() };
     TypedExtensionConfig {
         name: "envoy.http.early_header_mutation.header_mutation".into(),
         typed_config: Some(value::any(&mutations)),
@@ -252,6 +269,19 @@ fn reorder(filters: &mut Vec<HttpFilter>, step: &Move) {
     *filters = rest;
 }
 
+/// Keeps those who find out where a client is before those who decide by it, wherever these were moved: without an answer a rule
+/// that keeps a country out would let it in.
+fn look_first(filters: &mut Vec<HttpFilter>) {
+    let Some(decides) = filters.iter().position(|filter| filter.name.starts_with(RIGHTS_FILTER)) else {
+        return;
+    };
+    let late = filters.split_off(decides);
+    let (looks, rest): (Vec<_>, Vec<_>) =
+        late.into_iter().partition(|filter| filter.name.starts_with(LOCATION_FILTER));
+    filters.extend(looks);
+    filters.extend(rest);
+}
+
 fn connection_manager(
     listener: &str,
     (chain, routes): (&FilterChain, &RouteTable),
@@ -286,7 +316,12 @@ fn connection_manager(
         normalize_path: value::truth(true),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
-        early_header_mutation_extensions: chain.tls.iter().map(|_| listener_note(&chain.name)).collect(),
+        early_header_mutation_extensions: chain
+            .tls
+            .iter()
+            .map(|_| listener_note(&chain.name))
+            .chain(nobodys(routes))
+            .collect(),
         // `example.com.` is the same name.
         strip_trailing_host_dot: true,
         route_specifier: Some(RouteSpecifier::Rds(Rds {

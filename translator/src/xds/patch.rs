@@ -47,6 +47,7 @@ pub(super) fn route(out: &mut route_pb::Route, added: &RoutePolicies, origin: &R
         apply(action, &added.forward);
     }
     apply(out, &added.route);
+    out.request_headers_to_remove.extend(added.reserved.iter().cloned());
     if out.stat_prefix.contains('%') {
         out.stat_prefix = stat_name(&out.stat_prefix, origin);
     }
@@ -96,6 +97,13 @@ pub(super) fn whole(table: &RouteTable) -> BTreeSet<&str> {
     let routes = table.hosts.iter().flat_map(|host| &host.routes);
     let filters = routes.filter_map(|route| route.policies.as_ref()).flat_map(|added| &added.filters);
     filters.filter(|filter| filter.is_whole()).map(|filter| filter.name.as_str()).collect()
+}
+
+/// Headers that only filters set.
+pub(super) fn reserved(table: &RouteTable) -> BTreeSet<&str> {
+    let routes = table.hosts.iter().flat_map(|host| &host.routes);
+    let names = routes.filter_map(|route| route.policies.as_ref()).flat_map(|added| &added.reserved);
+    names.map(String::as_str).collect()
 }
 
 /// The type of a filter, and what routes need to stand on the listener.

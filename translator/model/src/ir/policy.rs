@@ -105,6 +105,8 @@ pub struct RoutePolicies {
     /// What the fleet's rate limit service has to know for it: by the domain of the counts an encoded `RateLimitConfig`
     /// without a name.
     pub counted: Vec<(Arc<str>, Arc<[u8]>)>,
+    /// Headers that only filters set, and only for each other: none that a client sends comes in, and none goes on to a backend.
+    pub reserved: Vec<String>,
     /// The oldest Envoy that reads all of this, major and minor, if some that are supported do not.
     pub oldest_envoy: Option<(u32, u32)>,
 }

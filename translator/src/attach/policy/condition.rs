@@ -77,8 +77,8 @@ fn serving(routes: &Routes<'_>) -> BTreeMap<ObjectRef, BTreeSet<Name>> {
 
 fn conditions(one: &One, targets: &[&Target], settled: &Settled, key: &(usize, Name)) -> Vec<Condition> {
     let generation = one.generation;
-    let uncounted = settled.uncounted.get(key).map(String::as_str);
-    let mut out = vec![accepted(one, targets, uncounted)];
+    let unmet = settled.unmet.get(key).and_then(BTreeSet::first).map(String::as_str);
+    let mut out = vec![accepted(one, targets, unmet)];
     let list = |objects: &BTreeSet<ObjectRef>| {
         objects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
@@ -99,7 +99,7 @@ fn conditions(one: &One, targets: &[&Target], settled: &Settled, key: &(usize, N
     out
 }
 
-fn accepted(one: &One, targets: &[&Target], uncounted: Option<&str>) -> Condition {
+fn accepted(one: &One, targets: &[&Target], unmet: Option<&str>) -> Condition {
     let generation = one.generation;
     let fails = |reason, message: &str| status::fails("Accepted", reason, message, generation);
     let reasons = targets.iter().filter_map(|target| match &target.state {
@@ -118,7 +118,7 @@ fn accepted(one: &One, targets: &[&Target], uncounted: Option<&str>) -> Conditio
     if let Some(message) = &one.compiled.invalid {
         return fails("Invalid", message);
     }
-    if let Some(message) = uncounted {
+    if let Some(message) = unmet {
         return fails("Invalid", message);
     }
     if one.compiled.closed {

@@ -1,6 +1,7 @@
 //! What policies make of the routes at each listener.
 
 mod limits;
+mod needs;
 
 use super::held::{Chosen, Held, One};
 use super::merge::merged_object;
@@ -19,7 +20,7 @@ use moorgate_model::ir::{
     SharedLimits, Stream,
 };
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
-use moorgate_policies::{Compiled, Kind, LimitService, Lowered, compile_merged};
+use moorgate_policies::{Compiled, Kind, LimitService, Lowered, Need, compile_merged};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -38,8 +39,8 @@ pub(in crate::attach) struct Settled {
     pub(super) overridden: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
     /// What was merged with it.
     pub(super) merged: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
-    /// Why nobody counts its global limits there.
-    pub(super) uncounted: BTreeMap<(usize, (String, String)), String>,
+    /// What it needs of the fleet and does not get there.
+    pub(super) unmet: BTreeMap<(usize, (String, String)), BTreeSet<String>>,
 }
 
 /// What policies of all kinds together make of a rule.
@@ -48,6 +49,8 @@ struct Together {
     cluster: ClusterPolicies,
     /// What the service of a fleet counts.
     limits: Vec<SharedLimits>,
+    /// What the parameters of a fleet have to give.
+    needs: Vec<Need>,
     /// Behind the names of clusters that they change: the policies that do.
     suffix: String,
     /// Who speaks of clusters, if anybody does.
@@ -78,6 +81,7 @@ pub(in crate::attach) fn settle<'a>(
         policies,
         gateways,
         services: BTreeMap::new(),
+        parameters: BTreeMap::new(),
         clusters: std::mem::take(&mut routes.clusters),
         merged: BTreeMap::new(),
         together: BTreeMap::new(),
@@ -103,6 +107,8 @@ struct Settling<'s, 'a> {
     gateways: &'s BTreeMap<Key<'a>, Gateway<'a>>,
     /// The service that counts for each Gateway, or why there is none.
     services: BTreeMap<(String, String), Rc<Result<LimitService, String>>>,
+    /// The parameters of each Gateway.
+    parameters: BTreeMap<(String, String), Rc<Option<Object>>>,
     clusters: BTreeMap<String, Cluster>,
     /// Policies that were merged: the narrow one, then the wide one.
     merged: BTreeMap<(usize, usize), Rc<Compiled>>,
@@ -169,8 +175,8 @@ impl Settling<'_, '_> {
             if !chosen.is_empty() {
                 let together = self.together(&chosen, &route.origin.object);
                 self.apply(&mut route, &together);
-                if !together.limits.is_empty() && !together.closed {
-                    self.limit(&mut route, &together, &chosen, gateway);
+                if !together.closed {
+                    self.meet(&mut route, &together, &chosen, gateway);
                 }
             }
             route
@@ -252,11 +258,13 @@ impl Settling<'_, '_> {
             oldest_envoy: None,
             recomputes,
             modules: all.modules,
+            reserved: Vec::new(),
         };
         let together = Rc::new(Together {
             added: Some(Arc::new(added)),
             cluster: all.cluster,
             limits: all.limits,
+            needs: all.needs,
             suffix,
             speaker,
             closed,
@@ -412,6 +420,7 @@ fn joined(own: &RoutePolicies, added: &RoutePolicies) -> RoutePolicies {
     front(&mut both.late, &own.late);
     front(&mut both.counted, &own.counted);
     front(&mut both.modules, &own.modules);
+    front(&mut both.reserved, &own.reserved);
     both.described |= own.described;
     both.oldest_envoy = both.oldest_envoy.max(own.oldest_envoy);
     both.filters.sort();

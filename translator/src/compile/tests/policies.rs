@@ -264,24 +264,24 @@ fn selectors_choose_by_labels_and_grants() {
 #[test]
 fn a_policy_that_cannot_be_carried_out_closes_what_it_counts_for_and_nothing_else() {
     let fine = "  cors: {allowOrigins: ['https://a.example']}\n";
-    let broken = format!(
-        "{fine}  authorization: {{rules: [{{action: Allow, principal: {{clientCIDRs: [10.0.0.0/8], clientIPGeoLocations: [{{country: DE}}]}}}}]}}\n"
-    );
-    let wide = policy("SecurityPolicy infra/wide", &["Gateway edge#http"], &broken);
-    let found = with(std::slice::from_ref(&wide));
-    assert_eq!(codes(&found), ["MG4105"]);
-    assert_eq!((status(at(&found, 80, "first")), status(at(&found, 8080, "first"))), (Some(500), None));
-    assert_eq!(
-        conditions(&found, "SecurityPolicy", "infra", "wide"),
-        ["Accepted=False/Invalid", "PartiallyInvalid=True/UnsupportedValue"]
-    );
-    // A narrower one takes its place, and with it what it would have closed; merged with it, it closes.
-    let narrow = policy("SecurityPolicy shop/narrow", &["HTTPRoute web#first"], fine);
-    let found = with(&[wide.clone(), narrow.clone()]);
-    assert_eq!((status(at(&found, 80, "first")), status(at(&found, 80, "second"))), (None, Some(500)));
-    let merged = narrow.replace("  cors", "  mergeType: JSONMerge\n  cors");
-    let found = with(&[wide, merged]);
-    assert_eq!(status(at(&found, 80, "first")), Some(500), "{:?}", found.diagnostics);
+    let broken = |rule: &str| format!("{fine}  authorization: {{rules: [{{action: Allow, {rule}}}]}}\n");
+    // What no fleet here has a database for, and what nobody can read.
+    let located = broken("principal: {clientCIDRs: [10.0.0.0/8], clientIPGeoLocations: [{country: DE}]}");
+    let unreadable = broken("cel: 'request.('");
+    for (broken, code) in [(located.as_str(), "MG4051"), (unreadable.as_str(), "MG4002")] {
+        let wide = policy("SecurityPolicy infra/wide", &["Gateway edge#http"], broken);
+        let found = with(std::slice::from_ref(&wide));
+        assert_eq!(codes(&found), [code]);
+        assert_eq!((status(at(&found, 80, "first")), status(at(&found, 8080, "first"))), (Some(500), None));
+        assert_eq!(conditions(&found, "SecurityPolicy", "infra", "wide"), ["Accepted=False/Invalid"]);
+        // A narrower one takes its place, and with it what it would have closed; merged with it, it closes.
+        let narrow = policy("SecurityPolicy shop/narrow", &["HTTPRoute web#first"], fine);
+        let found = with(&[wide.clone(), narrow.clone()]);
+        assert_eq!((status(at(&found, 80, "first")), status(at(&found, 80, "second"))), (None, Some(500)));
+        let merged = narrow.replace("  cors", "  mergeType: JSONMerge\n  cors");
+        let found = with(&[wide, merged]);
+        assert_eq!(status(at(&found, 80, "first")), Some(500), "{:?}", found.diagnostics);
+    }
     // Connections that nobody can look into do not pass where addresses decide.
     let addresses = "  authorization: {defaultAction: Deny, rules: [{action: Allow, principal: {clientCIDRs: [10.0.0.0/8]}}]}\n";
     let open = |spec: &str| {
@@ -289,7 +289,10 @@ fn a_policy_that_cannot_be_carried_out_closes_what_it_counts_for_and_nothing_els
         let fleet = &found.fleets[&FleetName::gateway("infra", "edge")].ir;
         fleet.listeners["tcp-9000"].chains[0].stream().is_some_and(|stream| !stream.backends.is_empty())
     };
-    assert_eq!((open(fine), open(addresses), open(&broken)), (true, false, false));
+    assert_eq!(
+        [fine, addresses, located.as_str(), unreadable.as_str()].map(open),
+        [true, false, false, false]
+    );
 }
 
 #[test]

@@ -61,10 +61,10 @@ impl Settling<'_, '_> {
         for number in numbers {
             let Some(one) = self.policies.held.all.get(number) else { continue };
             let asks = one.kind == Kind::BackendTraffic && one.object.at(FIELD).is_some();
-            if !asks || self.settled.uncounted.contains_key(&(number, gateway.clone())) {
+            if !asks || self.settled.unmet.contains_key(&(number, gateway.clone())) {
                 continue;
             }
-            self.settled.uncounted.insert((number, gateway.clone()), why.to_owned());
+            self.settled.unmet.entry((number, gateway.clone())).or_default().insert(why.to_owned());
             let finding = one.object.diagnostic(&RATE_LIMIT_SERVICE, FieldPath::parse(FIELD), why);
             let help = format!(
                 "set the annotation {SERVICE} of the Gateway or its class to the namespace/name:port of a rate limit service; \
