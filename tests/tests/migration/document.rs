@@ -57,6 +57,12 @@ pub(crate) fn elsewhere(heading: &str) -> Result<String> {
     Ok(one)
 }
 
+/// A command that goes on while the next ones are typed.
+pub(crate) fn background(heading: &str) -> Result<String> {
+    let [one] = marked(&section(heading)?, "sh background").try_into().ok().context("one command")?;
+    Ok(one)
+}
+
 /// All headings that have commands, each with how many blocks.
 pub(crate) fn headings() -> Result<Vec<(String, usize)>> {
     let text = std::fs::read_to_string(root().join("MIGRATION.md"))?;
@@ -71,6 +77,7 @@ pub(crate) fn headings() -> Result<Vec<(String, usize)>> {
             body.push('\n');
         }
     }
-    let counted = found.into_iter().map(|(heading, body)| (heading, marked(&body, "sh").len()));
+    let blocks = |body: &str| ["sh", "sh background"].iter().map(|mark| marked(body, mark).len()).sum();
+    let counted = found.into_iter().map(|(heading, body)| (heading, blocks(&body)));
     Ok(counted.filter(|(_, count)| *count > 0).collect())
 }

@@ -212,7 +212,7 @@ mkdir store; moorgate keygen ci.key; ./moorgate-old publish gateways/ --key file
 #[test]
 fn no_command_of_the_page_is_left_out() -> Result<()> {
     let followed = [
-        ("## From Envoy Gateway", 5),
+        ("## From Envoy Gateway", 8),
         ("### From Istio's gateway", 1),
         ("### Served from what was converted", 1),
         ("### Versions", 1),

@@ -7,6 +7,7 @@ use moorgate_tests::certificate::Certificate;
 use moorgate_tests::cluster::{self, Cluster, OUTSIDE, Options};
 use moorgate_tests::http::{Answer, Connection, Request, Target};
 use moorgate_tests::models::Tap;
+use moorgate_tests::process::Running;
 use moorgate_tests::program::{self, Outcome, binary, root, run, variable};
 use moorgate_tests::storage::moto::{self, Moto};
 use moorgate_tests::{process, wait};
@@ -106,6 +107,11 @@ impl Site {
             self.exported.push('\n');
         }
         Ok(outcome)
+    }
+
+    /// Types a command that goes on; it ends with the value.
+    pub(crate) fn starts(&self, name: &str, script: &str) -> Result<Running> {
+        Running::start(name, &mut self.shell(script)?, self.folder.path())
     }
 
     /// The address of a Service.

@@ -1,6 +1,6 @@
 //! From Envoy Gateway: a trial beside it, on the same YAML, and back.
 
-use crate::document::{commands, section};
+use crate::document::{background, commands, section};
 use crate::front::Front;
 use crate::incumbent::{self, programmed};
 use crate::site::{Site, case, plain, secure};
@@ -13,7 +13,7 @@ use moorgate_tests::program::switched_on;
 use moorgate_tests::repository::Repository;
 use moorgate_tests::wait;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 const GATEWAY: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways/edge";
@@ -107,8 +107,8 @@ struct Trial {
     secure: [Target; 2],
 }
 
-/// All objects of Envoy Gateway's users with their status, byte for byte.
-fn objects(site: &Site) -> Result<Vec<String>> {
+/// All objects of Envoy Gateway's users, each with its kind and name.
+fn users(site: &Site) -> Result<Vec<(String, Value)>> {
     let lists = [
         "/apis/gateway.networking.k8s.io/v1/gatewayclasses",
         "/apis/gateway.networking.k8s.io/v1/gateways",
@@ -120,12 +120,48 @@ fn objects(site: &Site) -> Result<Vec<String>> {
     ];
     let mut all = Vec::new();
     for list in lists {
+        let kind = list.rsplit('/').next().unwrap_or_default();
         let items = site.cluster.request("GET", list, None)?["items"].clone();
         let items = items.as_array().context("items")?;
         ensure!(!items.is_empty(), "{list} is empty");
-        all.extend(items.iter().map(Value::to_string));
+        let named =
+            |item: &Value| format!("{kind} {}", item["metadata"]["name"].as_str().unwrap_or_default());
+        all.extend(items.iter().map(|item| (named(item), item.clone())));
     }
     Ok(all)
+}
+
+/// The same with their status, byte for byte.
+fn objects(site: &Site) -> Result<Vec<String>> {
+    Ok(users(site)?.into_iter().map(|(_, item)| item.to_string()).collect())
+}
+
+/// Every condition of them, by its place.
+fn said(site: &Site) -> Result<BTreeMap<String, Value>> {
+    fn walk(value: &Value, at: &str, out: &mut BTreeMap<String, Value>) {
+        match value {
+            Value::Object(fields) if fields.contains_key("lastTransitionTime") => {
+                let kind = value["type"].as_str().unwrap_or_default();
+                out.insert(format!("{at} {kind}"), value.clone());
+            }
+            Value::Object(fields) => {
+                fields.iter().for_each(|(name, field)| walk(field, &format!("{at}.{name}"), out));
+            }
+            Value::Array(items) => {
+                let place = |index: usize, item: &Value| match item["name"].as_str() {
+                    Some(name) => name.to_owned(),
+                    None if item["type"].is_string() => String::new(),
+                    None => index.to_string(),
+                };
+                let items = items.iter().enumerate();
+                items.for_each(|(index, item)| walk(item, &format!("{at}[{}]", place(index, item)), out));
+            }
+            _ => {}
+        }
+    }
+    let mut out = BTreeMap::new();
+    users(site)?.iter().for_each(|(name, item)| walk(&item["status"], name, &mut out));
+    Ok(out)
 }
 
 /// The names of all objects of the cluster.
@@ -196,7 +232,7 @@ fn named(found: &BTreeSet<String>) -> Result<()> {
 
 #[test]
 fn a_trial_runs_beside_envoy_gateway_takes_its_traffic_and_goes() -> Result<()> {
-    let [check, publish, render, compare, remove] = commands("## From Envoy Gateway")?;
+    let [check, publish, render, compare, remove, stop, back] = commands("## From Envoy Gateway")?;
     let (mut site, repository, commit, own) = Trial::before()?;
     let gateway = programmed(&site.cluster, GATEWAY)?;
     let old: IpAddr = gateway["status"]["addresses"][0]["value"].as_str().context("an address")?.parse()?;
@@ -242,5 +278,64 @@ fn a_trial_runs_beside_envoy_gateway_takes_its_traffic_and_goes() -> Result<()> 
     assert_eq!(objects(&site)?, before, "an object was written to");
     assert_eq!(repository.git(&["status", "--porcelain"])?.stdout, "");
     assert_eq!(repository.git(&["rev-parse", "HEAD"])?.stdout.trim(), commit);
-    Ok(())
+    to_stay(&mut site, &repository, old, [&stop, &back])
+}
+
+/// Envoy Gateway ends, and what it said of objects is replaced, as it is when they change; and it comes back.
+fn to_stay(site: &mut Site, repository: &Repository, old: IpAddr, [stop, back]: [&str; 2]) -> Result<()> {
+    let before = said(site)?;
+    ensure!(before.len() > 20, "{before:#?}");
+    site.types("kubectl create secret generic moorgate-trial --namespace shop --from-env-file=store.env")?;
+    site.types(stop)?;
+    let mut watch = site.starts("watch", &background("## From Envoy Gateway")?)?;
+    let new = site.address("shop", "edge-eg")?.to_string();
+    wait::until("Moorgate's word on all objects", || {
+        watch.check()?;
+        let now = said(site)?;
+        let theirs: Vec<_> = before.iter().filter(|(at, word)| now.get(*at) == Some(word)).collect();
+        ensure!(theirs.is_empty(), "{theirs:#?}");
+        // All of it is good, and nothing in conflict.
+        let good = |word: &Value| if word["type"] == "Conflicted" { "False" } else { "True" };
+        let bad: Vec<_> = now.iter().filter(|(_, word)| word["status"] != good(word)).collect();
+        ensure!(bad.is_empty(), "{bad:#?}");
+        let gateway = site.cluster.request("GET", GATEWAY, None)?;
+        ensure!(gateway["status"]["addresses"] == json!([{"type": "IPAddress", "value": new}]), "{gateway}");
+        Ok(())
+    })?;
+    let shop = Request::get("shop.example.com", "/cart");
+    for address in [old, new.parse()?] {
+        site.until(&plain(address, 80), &shop, 200)?;
+    }
+    // Git goes on as ever, and Envoys' acknowledgement of it is what is said of it.
+    let text = std::fs::read_to_string(case("envoy-gateway/gateways.yaml"))?;
+    let more = "  - {name: http, port: 80, protocol: HTTP}\n";
+    ensure!(text.contains(more), "another listener needs its place");
+    let text = text.replace(more, &format!("{more}  - {{name: extra, port: 8080, protocol: HTTP}}\n"));
+    repository.write("gateways.yaml", &text)?;
+    repository.commit("Another listener")?;
+    site.types("moorgate publish gateways/ --controller-name $CONTROLLER --key file:trial.key\nkubectl apply -f gateways/")?;
+    let at = "gateways edge.listeners[extra].conditions[] Programmed";
+    wait::until("the other listener", || {
+        watch.check()?;
+        let now = said(site)?;
+        let word = now.get(at).with_context(|| format!("{at}: {now:#?}"))?;
+        ensure!(word["status"] == "True" && word["observedGeneration"] == 2, "{word}");
+        Ok(())
+    })?;
+
+    drop(watch);
+    site.types(back)?;
+    wait::until("Envoy Gateway's word again", || {
+        let now = said(site)?;
+        let word = |word: &Value| (word["status"].clone(), word["reason"].clone(), word["message"].clone());
+        let other = |at: &String, theirs: &Value| now.get(at).is_none_or(|now| word(now) != word(theirs));
+        let others: Vec<_> = before.iter().filter(|(at, theirs)| other(at, theirs)).collect();
+        ensure!(others.is_empty(), "{others:#?}");
+        let stays: Vec<_> =
+            now.keys().filter(|at| !before.contains_key(*at) && !at.contains("[extra]")).collect();
+        ensure!(stays.is_empty(), "{stays:?}");
+        let gateway = site.cluster.request("GET", GATEWAY, None)?;
+        ensure!(gateway["status"]["addresses"][0]["value"] == old.to_string(), "{gateway}");
+        Ok(())
+    })
 }
