@@ -34,7 +34,7 @@ fn late() -> (SocketAddr, Sender<()>) {
         let mut found = 0;
         while found < BODY {
             match reader.read(&mut rest) {
-                Ok(length @ 1..) => found += rest[..length].iter().filter(|byte| **byte == b'x').count(),
+                Ok(length @ 1..) if rest[..length].iter().all(|byte| *byte == b'x') => found += length,
                 _ => break,
             }
         }
@@ -51,7 +51,7 @@ fn late() -> (SocketAddr, Sender<()>) {
 fn upload(port: u16, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     for side in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
-        side(&stream, Some(Duration::from_secs(60))).unwrap();
+        side(&stream, Some(Duration::from_mins(1))).unwrap();
     }
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\ncontent-length: {BODY}\r\n\r\n"

@@ -115,7 +115,7 @@ impl Door {
     }
 
     /// Starts the relay; with two fleets it has two sockets.
-    fn open(&self, stack: &Stack) -> Running {
+    fn open(stack: &Stack) -> Running {
         let usual = stack.relay_command().unwrap();
         let socket = format!("unix:{}", stack.socket().display());
         let sockets = format!("unix:{}", stack.folder().join("{fleet}.sock").display());
@@ -181,7 +181,7 @@ fn modules_come_to_whoever_has_a_token_of_their_fleet() {
 
     let (old, new, stranger) = (Issuer::new("old"), Issuer::new("new"), Issuer::new("old"));
     let door = Door::lay(&mut stack, &old);
-    let _relay = door.open(&stack);
+    let _relay = Door::open(&stack);
     let sent = door.ask(&first, Some(&old.token("public")));
     assert_eq!((sent.status, hex(&sent.body)), (200, first.clone()));
     let (mine, theirs) = (old.token("public"), old.token("other"));

@@ -238,20 +238,8 @@ fn lines_go_to_services_by_grpc() {
 }
 
 /// Sinks by `host` and `port`, each reached as its `backendSettings` say: where they speak of names, Envoy looks for them itself.
-#[test]
-fn sinks_outside_are_reached_as_their_settings_say() {
-    let mut stack = Stack::new("edge/public").unwrap();
-    let web = Backend::start("web").unwrap();
-    let (_als_runtime, als, told, als_heard) = overheard();
-    let (_otel_runtime, otel, collected, otel_heard) = overheard();
-    let (spans, spans_heard) = zipkin();
-    let (asked, questions) = names();
-    stack.envoy_arguments = vec!["--config-yaml".into(), resolver(asked)];
-    for (name, address) in [("web", web.address()), ("als", als)] {
-        stack.set_endpoints("edge", name, &[address]).unwrap();
-    }
-    let port = ports::free().unwrap();
-    let [class, parameters] = all(&format!(
+fn outside(otel: u16, spans: u16) -> [String; 2] {
+    all(&format!(
         "
   telemetry:
     accessLog:
@@ -267,19 +255,33 @@ fn sinks_outside_are_reached_as_their_settings_say() {
             - type: OpenTelemetry
               openTelemetry:
                 host: otel.example.net
-                port: {}
+                port: {otel}
                 backendSettings: {{ http2: {{ initialStreamWindowSize: 96Ki }}, dns: {{ lookupFamily: IPv4 }} }}
     tracing:
       samplingRate: 100
       provider:
         type: Zipkin
         host: zipkin.example.net
-        port: {}
+        port: {spans}
         backendSettings: {{ proxyProtocol: {{ version: V1 }}, dns: {{ lookupFamily: IPv4 }} }}
 ",
-        otel.port(),
-        spans.port(),
-    ));
+    ))
+}
+
+#[test]
+fn sinks_outside_are_reached_as_their_settings_say() {
+    let mut stack = Stack::new("edge/public").unwrap();
+    let web = Backend::start("web").unwrap();
+    let (_als_runtime, als, told, als_heard) = overheard();
+    let (_otel_runtime, otel, collected, otel_heard) = overheard();
+    let (spans, spans_heard) = zipkin();
+    let (asked, questions) = names();
+    stack.envoy_arguments = vec!["--config-yaml".into(), resolver(asked)];
+    for (name, address) in [("web", web.address()), ("als", als)] {
+        stack.set_endpoints("edge", name, &[address]).unwrap();
+    }
+    let port = ports::free().unwrap();
+    let [class, parameters] = outside(otel.port(), spans.port());
     let documents = [
         class,
         parameters,
