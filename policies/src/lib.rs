@@ -79,6 +79,7 @@ mod credential_injection;
 mod csrf;
 mod direct_response;
 mod dns;
+mod dynamic_module;
 mod ext_auth;
 mod ext_proc;
 mod fault;
@@ -170,6 +171,7 @@ pub static CAPABILITIES: &[&dyn AnyCapability] = &[
     &Part::<csrf::Csrf>::NEW,
     &Part::<direct_response::DirectResponse>::NEW,
     &Part::<dns::Dns>::NEW,
+    &Part::<dynamic_module::DynamicModule>::NEW,
     &Part::<ext_auth::ExtAuth>::NEW,
     &Part::<ext_proc::ExtProc>::NEW,
     &Part::<fault::Fault>::NEW,
@@ -310,6 +312,7 @@ mod tests {
                 "envoy.filters.http.lua",
                 "envoy.filters.http.ext_proc",
                 "envoy.filters.http.wasm",
+                "envoy.filters.http.dynamic_modules",
                 "envoy.filters.http.geoip",
                 "envoy.filters.http.rbac",
                 "envoy.filters.http.local_ratelimit",

@@ -67,7 +67,7 @@ the share of a new endpoint over this time (RoundRobin, LeastRequest, BackendUti
 it: for listeners whose clients are trusted with that. zoneAware.preferLocal keeps requests in the zone of the Envoy that serves them (moorgate \
 bootstrap --zone; in manifests of render and watch the pod's label topology.kubernetes.io/zone) while minEndpointsInZoneThreshold endpoints of it are healthy (1, without force) and minEndpointsThreshold (6, if not given) are in all; \
 percentageEnabled of them. zoneAware.weightedZones shares requests among zones, whatever endpoints each has; one that is not named has the \
-weight 1. Zones are those of EndpointSlices, or of a Backend's endpoints. dynamicModule is not supported: Envoy would run code that no snapshot holds.",
+weight 1. Zones are those of EndpointSlices, or of a Backend's endpoints. dynamicModule is not supported: the parameters of a fleet would have to register it, and a cluster is the same for all fleets.",
         effect: Effect::Cluster,
     };
 

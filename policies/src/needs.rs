@@ -6,6 +6,7 @@
 //! One policy may be in force at Gateways of several fleets, so what is there is known only when its routes have one.
 
 use crate::client_location::{self, Fact};
+use crate::dynamic_module::{self, Wanted};
 use moorgate_model::ir::RouteFilter;
 use moorgate_model::{FieldPath, Object};
 use std::collections::BTreeSet;
@@ -24,6 +25,8 @@ pub struct Need {
 pub(crate) enum What {
     /// Where a client is.
     Location(BTreeSet<Fact>),
+    /// A module that runs inside of Envoy.
+    Module(Wanted),
 }
 
 /// What is put on a route whose fleet has what a policy needs.
@@ -45,6 +48,7 @@ impl Need {
     pub fn meet(&self, parameters: Option<&Object>) -> Result<Met, String> {
         match &self.what {
             What::Location(facts) => client_location::located(facts, parameters),
+            What::Module(wanted) => dynamic_module::registered(wanted, parameters),
         }
     }
 }

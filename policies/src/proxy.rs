@@ -11,9 +11,12 @@ mod backend_tls;
 pub(crate) mod databases;
 mod health_log;
 pub mod log_fields;
+pub(crate) mod modules;
 mod order;
 mod sink;
 mod tracing;
+
+pub use modules::REMOTE as REMOTE_MODULE;
 
 use crate::World;
 use crate::operators::{self, Operator};
@@ -35,6 +38,11 @@ pub const FIELDS: &[&str] = &[
     "backendTLS.maxVersion",
     "backendTLS.minVersion",
     "backendTLS.signatureAlgorithms",
+    "dynamicModules.doNotClose",
+    "dynamicModules.loadGlobally",
+    "dynamicModules.name",
+    "dynamicModules.source.local",
+    "dynamicModules.source.type",
     "filterOrder",
     "geoIP",
     "ipFamily",
@@ -90,6 +98,7 @@ What holds for all Envoys of a fleet. accessLog: each setting says in which form
 (expressions of CEL, of which one has to be true) and to which sinks (files, a gRPC access log service, OpenTelemetry) lines go; without \
 settings they go to standard output as JSON, and disable stops them. A sink is the first of backendRefs, or host and port (plain text), reached as backendSettings say. tracing sends spans to OpenTelemetry, Zipkin or Datadog, with \
 sampling, tags and names; an XTelemetryPolicy on the Gateway comes first. filterOrder moves filters of requests before or behind others. \
+dynamicModules registers modules that policies may run inside of Envoy, by the absolute paths of their files beside it (see dynamic_module). \
 geoIP names databases of MaxMind's format by their paths beside each Envoy, for rules by where a client is (see client_location). \
 healthCheckLog has what \
 active health checks find written to files beside Envoy, where a BackendTrafficPolicy does not say it otherwise. \

@@ -75,16 +75,14 @@ const CLASSES: &[(&str, &str, Class)] = &[
     ("SecurityPolicy", "oidc.clientSecret", Secret),
 ];
 
-const MODULE: &str =
-    "a shared library that runs inside of Envoy must lie on each machine, and nothing here puts it there";
+const MODULE: &str = "a cluster is the same for all fleets, and only the parameters of a fleet register modules; Envoy Gateway publishes the field and \
+     does nothing with it either";
 
 /// Why fields are not carried out, with everything below them; of several that stand above a field the longest counts. An empty
 /// kind stands for all.
 const REASONS: &[(&str, &str, &str)] = &[
     ("BackendTrafficPolicy", "loadBalancer.dynamicModule", MODULE),
-    ("EnvoyExtensionPolicy", "dynamicModule", MODULE),
     ("EnvoyExtensionPolicy", "extProc.backendSettings.loadBalancer.dynamicModule", MODULE),
-    ("EnvoyProxy", "dynamicModules", MODULE),
     ("SecurityPolicy", "extAuth.grpc.backendSettings.loadBalancer.dynamicModule", MODULE),
     ("SecurityPolicy", "extAuth.http.backendSettings.loadBalancer.dynamicModule", MODULE),
     ("SecurityPolicy", "jwt.providers.remoteJWKS.backendSettings.loadBalancer.dynamicModule", MODULE),

@@ -24,6 +24,7 @@ pub mod matches;
 pub mod meter;
 pub mod mmdb;
 pub mod models;
+pub mod module;
 pub mod mutate;
 pub mod ports;
 pub mod process;

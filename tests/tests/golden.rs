@@ -12,7 +12,7 @@ use moorgate::source::File;
 use moorgate::validate::Channel;
 use moorgate::xds;
 use moorgate_snapshot::{Digest, Record, Snapshot};
-use moorgate_tests::{envoy, mmdb, program};
+use moorgate_tests::{envoy, mmdb, module, program};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -276,11 +276,13 @@ fn no_file_is_forgotten() {
     assert!(wrong.is_empty(), "each case has {INPUT} and {OUTPUT} and nothing else: {wrong:?}");
 }
 
-/// Where cases say that databases lie, and those that do lie in a folder.
-const DATABASES: &str = "/var/lib/geoip";
+/// Where cases say that databases and modules lie beside Envoy.
+const BESIDE: [&str; 2] = ["/var/lib/geoip", "/var/lib/modules"];
 
+/// The same with what lies in a folder.
 fn beside(document: &Value, folder: &Path) -> Value {
-    let text = document.to_string().replace(DATABASES, &folder.display().to_string());
+    let folder = folder.display().to_string();
+    let text = BESIDE.iter().fold(document.to_string(), |text, named| text.replace(named, &folder));
     serde_json::from_str(&text).unwrap()
 }
 
@@ -306,6 +308,7 @@ fn every_envoy_takes_every_case() {
                     for (name, bytes) in mmdb::made_up().unwrap() {
                         std::fs::write(folder.path().join(name), bytes).unwrap();
                     }
+                    module::build(&folder.path().join("guard.so")).unwrap();
                     let minor = |version: &str| {
                         version.split('.').take(2).map(|part| part.parse().unwrap()).collect::<Vec<u32>>()
                     };

@@ -16,6 +16,8 @@ mod edges;
 mod extensions;
 #[path = "policies/fleets.rs"]
 mod fleets;
+#[path = "policies/grants.rs"]
+mod grants;
 #[path = "policies/handshakes.rs"]
 mod handshakes;
 #[path = "policies/http3.rs"]

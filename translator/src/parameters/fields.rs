@@ -1,5 +1,7 @@
 //! The fields of an EnvoyProxy (Envoy Gateway v1.9), and what becomes of each.
 
+use moorgate_policies::proxy::REMOTE_MODULE;
+
 use Field::{Always, Flag, Ignored, Items, Level, List, Number, Object, Part, Scalar, Text, Texts};
 
 /// What a field holds, and what becomes of it.
@@ -57,14 +59,13 @@ const NAMED: &str = "objects of a fleet have fixed names, by which they are foun
 const PATCHED: &str =
     "manifests are not patched; change the output of moorgate render in your repository instead";
 const BOOT: &str = "Envoy's bootstrap is Moorgate's own, so that a fleet always finds its relay";
-const LATER: &str = "this version does not compile it";
 
 /// `spec`.
 pub(super) const SPEC: Field = Part(&[
     ("backendTLS", Part(BACKEND_TLS)),
     ("bootstrap", Ignored(BOOT)),
     ("concurrency", Number(1)),
-    ("dynamicModules", Ignored(LATER)),
+    ("dynamicModules", Items(MODULE)),
     ("extraArgs", Ignored("Envoy's arguments are Moorgate's own")),
     ("filterOrder", List),
     ("geoIP", Part(&[("provider", Part(PLACES))])),
@@ -80,6 +81,15 @@ pub(super) const SPEC: Field = Part(&[
     ("shutdown", Ignored("pods drain for 5 seconds and end within 30")),
     ("telemetry", Part(TELEMETRY)),
 ]);
+
+const MODULE: &[(&str, Field)] =
+    &[("doNotClose", Flag), ("loadGlobally", Flag), ("name", Text(&[])), ("source", Part(MODULE_SOURCE))];
+
+const MODULE_SOURCE: &[(&str, Field)] = &[
+    ("local", Part(&[("path", Text(&[]))])),
+    ("remote", Ignored(REMOTE_MODULE)),
+    ("type", Text(&["Local", "Remote"])),
+];
 
 const PLACES: &[(&str, Field)] = &[("maxMind", Part(DATABASES)), ("type", Text(&["MaxMind"]))];
 

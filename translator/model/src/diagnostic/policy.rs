@@ -78,11 +78,11 @@ crate::codes! { Semantic;
          of a Service, or namespace/name of a Backend. Without one that can be used, what the policy targets at this Gateway \
          answers 500, since nothing would bound it.";
     FLEET_LACKS = "MG4051", Error, "a policy needs what the parameters of a fleet do not give",
-        "Rules that decide by where a client is need a database, and only the operator of a fleet can say where it lies: \
-         geoIP in the EnvoyProxy of the Gateway or its class. Without it what the policy targets at this Gateway answers 500, since \
-         nobody could be told apart. The file itself must lie under that path beside each Envoy. Where it does not, Envoy 1.40 \
-         refuses the listener, and the relay serves the last good snapshot on; older ones would end, so they stay at the \
-         snapshot before.";
+        "Rules that decide by where a client is need a database, and modules that run inside of Envoy need a grant; only the operator \
+         of a fleet can say which there are and where their files lie: geoIP and dynamicModules in the EnvoyProxy of the Gateway or its \
+         class. Without it what the policy targets at this Gateway answers 500. The file itself must lie under that path beside each \
+         Envoy. Where it does not, Envoy refuses the listener, and the relay serves the last good snapshot on; of a missing \
+         database that holds for Envoy 1.40, and older ones would end, so they stay at the snapshot before.";
     POLICY_UNSUPPORTED = "MG4101", Warning, "a policy of this kind is not supported yet",
         "The kind is known, but this version does not compile it, and it restricts nothing. It has no effect.";
     POLICY_RESTRICTS = "MG4102", Error, "a policy that restricts access is not supported yet",
