@@ -22,9 +22,9 @@ const SEEDS: &str = "120";
 /// Shows that each fault's test fails when its defence is off.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Only defences whose name contains this.
+    /// Only defences whose name contains this; repeats.
     #[arg(long)]
-    only: Option<String>,
+    only: Vec<String>,
     /// Applies the changes, and runs nothing.
     #[arg(long)]
     check: bool,
@@ -40,6 +40,8 @@ struct Defence {
     tests: Vec<String>,
     #[serde(default)]
     simulation: bool,
+    #[serde(default)]
+    units: BTreeMap<String, Vec<String>>,
     edits: Vec<Edit>,
 }
 
@@ -64,17 +66,22 @@ fn main() -> Result<()> {
     }
     let programs = build(&copy)?;
     let start = Instant::now();
-    let whole = run(&programs.faults, &[], None)?;
-    ensure!(whole.status.success(), "with every defence on:\n{}", tail(&whole));
+    let is_chosen = |defence: &Defence| {
+        options.only.is_empty() || options.only.iter().any(|only| defence.name.contains(only))
+    };
+    for (name, arguments) in with_all(defences.iter().filter(|one| is_chosen(one)), options.only.is_empty()) {
+        let whole = run(program(&programs, name)?, &arguments, None)?;
+        ensure!(whole.status.success(), "with every defence on:\n{}", tail(&whole));
+    }
     println!("every defence on: all tests pass ({} s)", start.elapsed().as_secs());
     let mut failed = Vec::new();
     for (number, defence) in defences.iter().enumerate() {
-        if options.only.as_ref().is_some_and(|only| !defence.name.contains(only)) {
+        if !is_chosen(defence) {
             continue;
         }
-        for (program, what, arguments) in trials(&programs, defence) {
+        for (name, what, arguments) in trials(defence) {
             let start = Instant::now();
-            let output = run(program, &arguments, Some(number))?;
+            let output = run(program(&programs, name)?, &arguments, Some(number))?;
             let fails = String::from_utf8_lossy(&output.stdout).contains("test result: FAILED");
             let verdict = if fails { "fails" } else { "PASSES" };
             println!("{what:<12} {verdict:<7} {:>4} s  without: {}", start.elapsed().as_secs(), defence.name);
@@ -95,18 +102,32 @@ fn without_defence(defences: &[Defence]) -> Vec<u8> {
     (1..=36).filter(|fault| !named.contains(fault)).collect()
 }
 
-/// What to run for a defence: the program, its name, its arguments.
-fn trials<'a>(programs: &'a Programs, defence: &Defence) -> Vec<(&'a Path, String, Vec<String>)> {
+/// What to run while every defence is on: all faults, if all are tried, and what the defences name besides.
+fn with_all<'d>(defences: impl Iterator<Item = &'d Defence>, all: bool) -> BTreeSet<(&'d str, Vec<String>)> {
+    let named = defences.flat_map(trials).map(|(name, _, arguments)| (name, arguments));
+    let mut out: BTreeSet<_> =
+        named.filter(|(name, _)| *name != "simulation" && !(all && *name == "faults")).collect();
+    if all {
+        out.insert(("faults", Vec::new()));
+    }
+    out
+}
+
+/// What to run for a defence: the program, what it is, and the arguments.
+fn trials(defence: &Defence) -> Vec<(&str, String, Vec<String>)> {
     let fault = |number: &u8| {
         let test = format!("fault_{number:02}_");
-        (programs.faults.as_path(), format!("fault {number:02}"), vec![test])
+        ("faults", format!("fault {number:02}"), vec![test])
     };
     let mut trials: Vec<_> = defence.faults.iter().map(fault).collect();
-    let named = |test: &String| (programs.faults.as_path(), "test".to_owned(), vec![test.clone()]);
+    let named = |test: &String| ("faults", "test".to_owned(), vec![test.clone()]);
     trials.extend(defence.tests.iter().map(named));
     if defence.simulation {
         let test = "every_seed_holds_every_promise".to_owned();
-        trials.push((programs.simulation.as_path(), "simulation".to_owned(), vec![test]));
+        trials.push(("simulation", "simulation".to_owned(), vec![test]));
+    }
+    for (name, tests) in &defence.units {
+        trials.extend(tests.iter().map(|test| (name.as_str(), "unit".to_owned(), vec![test.clone()])));
     }
     trials
 }
@@ -182,36 +203,38 @@ fn sources(copy: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The suites, built from the copy.
-struct Programs {
-    faults: PathBuf,
-    simulation: PathBuf,
+/// The suites built from the copy, by their names, and the unit tests, by those of their crates.
+type Programs = BTreeMap<String, PathBuf>;
+
+fn program<'p>(programs: &'p Programs, name: &str) -> Result<&'p Path> {
+    programs.get(name).map(PathBuf::as_path).with_context(|| format!("nothing named {name} was built"))
 }
 
-/// Builds the two suites. Crates from the registry are shared with the build of the workspace itself.
+/// Builds the suites and the unit tests. Crates from the registry are shared with the build of the workspace itself.
 fn build(copy: &Path) -> Result<Programs> {
     let cargo = moorgate_tests::program::variable("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let target = moorgate_tests::program::variable("CARGO_TARGET_DIR");
     let target = target.map_or_else(|| root().join("target"), PathBuf::from);
     let output = Command::new(cargo)
         .args(["test", "--workspace", "--locked", "--no-run", "--message-format", "json"])
-        .args(["--test", "faults", "--test", "simulation", "--target-dir"])
+        .args(["--lib", "--test", "faults", "--test", "simulation", "--test", "relay", "--target-dir"])
         .arg(target)
         .current_dir(copy)
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cargo test --no-run")?;
     ensure!(output.status.success(), "the weakened sources do not build");
-    let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut found = Programs::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-        if let (Some(name), Some(path)) = (message["target"]["name"].as_str(), message["executable"].as_str())
+        let named = (message["target"]["name"].as_str(), message["executable"].as_str());
+        // The programs that suites start are built too, and named as their crates.
+        if let (Some(name), Some(path), Some(true)) = (named.0, named.1, message["profile"]["test"].as_bool())
         {
             found.insert(name.to_owned(), path.into());
         }
     }
-    let mut take = |name: &str| found.remove(name).with_context(|| format!("no suite {name} was built"));
-    Ok(Programs { faults: take("faults")?, simulation: take("simulation")? })
+    Ok(found)
 }
 
 /// Runs a suite, with one defence off or none.

@@ -296,6 +296,21 @@ fn a_policy_that_cannot_be_carried_out_closes_what_it_counts_for_and_nothing_els
 }
 
 #[test]
+fn limits_that_nobody_counts_close_their_routes() {
+    let limit = "  rateLimit: {global: {rules: [{limit: {requests: 1, unit: Hour}}]}}\n";
+    let limit = policy("BackendTrafficPolicy shop/p", &["HTTPRoute web#first"], limit);
+    let found = with(std::slice::from_ref(&limit));
+    assert_eq!(codes(&found), ["MG4050"]);
+    assert_eq!((status(at(&found, 80, "first")), status(at(&found, 80, "second"))), (Some(500), None));
+    // With a service they are asked about, and nothing is closed.
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: counting, namespace: infra}\nspec: {ports: [{name: grpc, port: 81}]}\n---\n";
+    let named = "annotations: {moorgate.dev/rate-limit-service: 'infra/counting:81'}, labels:";
+    let counted = format!("{service}{}", INFRA.replacen("labels:", named, 1));
+    let found = compiled(&[("infra.yaml", format!("{CLASS}{counted}{ROUTES}")), ("policies.yaml", limit)]);
+    assert_eq!((codes(&found), status(at(&found, 80, "first"))), (vec![], None));
+}
+
+#[test]
 fn a_policy_that_its_schema_refuses_closes_what_it_restricts() {
     for (spec, first) in [
         ("  jwt: {providers: [{name: x}]}\n", Some(500)),
