@@ -67,11 +67,8 @@ Accept-Encoding chooses.",
 }
 
 fn one(one: &One, at: &FieldPath, cx: &mut Lowering<'_>) {
-    let (end, library) = match one.kind.as_str() {
-        "Gzip" => ("gzip", library("gzip", &Gzip::default())),
-        "Brotli" => ("brotli", library("brotli", &Brotli::default())),
-        "Zstd" => ("zstd", library("zstd", &Zstd::default())),
-        other => return cx.invalid(at.key("type"), &format!("type {other} is not known")),
+    let Some((end, library)) = library_of(&one.kind) else {
+        return cx.invalid(at.key("type"), &format!("type {} is not known", one.kind));
     };
     let least = match one.min_content_length.as_ref().map(Quantity::number) {
         Some(None) => return cx.invalid(at.key("minContentLength"), "that is no number of bytes"),
@@ -102,6 +99,16 @@ fn one(one: &One, at: &FieldPath, cx: &mut Lowering<'_>) {
     let own = CompressorPerRoute { r#override: Some(compressor_per_route::Override::Overrides(overrides)) };
     let off = CompressorPerRoute { r#override: Some(compressor_per_route::Override::Disabled(true)) };
     cx.busy_filter((&name, place::COMPRESSION), &base, &own, &off);
+}
+
+/// What compresses by a type of the API, and its short name.
+pub(crate) fn library_of(kind: &str) -> Option<(&'static str, TypedExtensionConfig)> {
+    Some(match kind {
+        "Gzip" => ("gzip", library("gzip", &Gzip::default())),
+        "Brotli" => ("brotli", library("brotli", &Brotli::default())),
+        "Zstd" => ("zstd", library("zstd", &Zstd::default())),
+        _ => return None,
+    })
 }
 
 fn library<M: Message + Name>(name: &str, config: &M) -> TypedExtensionConfig {

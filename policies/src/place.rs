@@ -62,3 +62,5 @@ pub const CREDENTIAL: u16 = 1050;
 /// Responses are compressed when nobody changes their bodies any more: responses pass backwards, so this is the first
 /// to see one, but for what replaces it whole.
 pub const COMPRESSION: u16 = 1100;
+/// Calls are counted as backends get them, and answers before anybody changes them.
+pub const CALL_COUNTS: u16 = 1150;

@@ -8,14 +8,17 @@
 
 mod access_log;
 mod backend_tls;
+pub mod bootstrap;
 pub(crate) mod databases;
 mod health_log;
 pub mod log_fields;
+mod metrics;
 pub(crate) mod modules;
 mod order;
 mod sink;
 mod tracing;
 
+pub use metrics::named_cluster;
 pub use modules::REMOTE as REMOTE_MODULE;
 
 use crate::World;
@@ -38,6 +41,9 @@ pub const FIELDS: &[&str] = &[
     "backendTLS.maxVersion",
     "backendTLS.minVersion",
     "backendTLS.signatureAlgorithms",
+    "bootstrap.jsonPatches",
+    "bootstrap.type",
+    "bootstrap.value",
     "dynamicModules.doNotClose",
     "dynamicModules.loadGlobally",
     "dynamicModules.name",
@@ -73,6 +79,23 @@ pub const FIELDS: &[&str] = &[
     "telemetry.accessLog.settings.sinks.type",
     "telemetry.accessLog.settings.type",
     "telemetry.healthCheckLog",
+    "telemetry.metrics.clusterStatName",
+    "telemetry.metrics.enableGRPCStats",
+    "telemetry.metrics.enablePerEndpointStats",
+    "telemetry.metrics.enableRequestResponseSizesStats",
+    "telemetry.metrics.enableVirtualHostStats",
+    "telemetry.metrics.matches",
+    "telemetry.metrics.prometheus",
+    "telemetry.metrics.sinks.openTelemetry.backendRef",
+    "telemetry.metrics.sinks.openTelemetry.backendRefs",
+    "telemetry.metrics.sinks.openTelemetry.backendSettings",
+    "telemetry.metrics.sinks.openTelemetry.headers",
+    "telemetry.metrics.sinks.openTelemetry.host",
+    "telemetry.metrics.sinks.openTelemetry.port",
+    "telemetry.metrics.sinks.openTelemetry.reportCountersAsDeltas",
+    "telemetry.metrics.sinks.openTelemetry.reportHistogramsAsDeltas",
+    "telemetry.metrics.sinks.openTelemetry.resourceAttributes",
+    "telemetry.metrics.sinks.type",
     "telemetry.requestID",
     "telemetry.tracing.clientSamplingFraction",
     "telemetry.tracing.customTags",
@@ -97,7 +120,10 @@ pub const DOCS: &str = "\
 What holds for all Envoys of a fleet. accessLog: each setting says in which format (text or JSON of Envoy's operators), for which requests \
 (expressions of CEL, of which one has to be true) and to which sinks (files, a gRPC access log service, OpenTelemetry) lines go; without \
 settings they go to standard output as JSON, and disable stops them. A sink is the first of backendRefs, or host and port (plain text), reached as backendSettings say. tracing sends spans to OpenTelemetry, Zipkin or Datadog, with \
-sampling, tags and names; an XTelemetryPolicy on the Gateway comes first. filterOrder moves filters of requests before or behind others. \
+sampling, tags and names; an XTelemetryPolicy on the Gateway comes first. metrics: Envoys show their statistics to Prometheus at \
+/stats/prometheus of a port of their own (prometheus: disable, compression), and send them to collectors of OpenTelemetry (sinks); matches \
+says which there are, clusterStatName what those of a route's clusters are called, and the enable fields count virtual hosts, endpoints, sizes \
+and calls of gRPC. bootstrap replaces, merges or patches what Envoys start with; how they find their relay stays as it is. filterOrder moves filters of requests before or behind others. \
 dynamicModules registers modules that policies may run inside of Envoy, by the absolute paths of their files beside it (see dynamic_module). \
 geoIP names databases of MaxMind's format by their paths beside each Envoy, for rules by where a client is (see client_location). \
 healthCheckLog has what \
@@ -148,6 +174,7 @@ struct Spec {
 struct Telemetry {
     access_log: Option<access_log::Spec>,
     health_check_log: Option<crate::health_check::Log>,
+    metrics: Option<metrics::Spec>,
     tracing: Option<tracing::Spec>,
     #[serde(rename = "requestID")]
     request_id: Option<tracing::RequestId>,
@@ -182,10 +209,15 @@ pub fn lower(object: &Object, around: Around<'_>) -> Lowered {
     if let Some(log) = &spec.telemetry.health_check_log {
         health_log::lower(log, &mut cx);
     }
+    if let Some(metrics) = &spec.telemetry.metrics {
+        metrics::lower(metrics, &mut cx);
+    }
     if let Some(tls) = &spec.backend_tls {
         backend_tls::lower(tls, &mut cx);
     }
     databases::check(&mut cx);
+    let own = object.root.get("spec").and_then(|spec| spec.get("bootstrap"));
+    cx.out.proxy.startup.own = own.and_then(bootstrap::read);
     cx.out.proxy.order = spec.filter_order.iter().filter_map(order::Position::lower).collect();
     cx.out.proxy.keeps_order = spec.preserve_route_order;
     cx.out.proxy.by_service = spec.routing_type.as_deref() == Some("Service");

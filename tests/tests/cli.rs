@@ -301,6 +301,75 @@ fn completions_and_bootstrap_print_what_tools_read() -> Result<()> {
 }
 
 /// Annotations and code scanning know files as the repository does, wherever SOURCE lies in it.
+/// A source with parameters that say something of the bootstrap.
+fn with_parameters(spec: &str) -> Result<String> {
+    let text = std::fs::read_to_string(golden("simple"))?;
+    let named =
+        "parametersRef: { group: gateway.envoyproxy.io, kind: EnvoyProxy, name: all, namespace: infra }";
+    let own = format!(
+        "\n---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyProxy\nmetadata: {{ name: all, namespace: infra }}\nspec: {spec}\n"
+    );
+    let class = text.replacen("{ controllerName:", &format!("{{ {named}, controllerName:"), 1);
+    Ok(class + &own)
+}
+
+#[test]
+fn a_bootstrap_with_a_source_has_what_the_fleet_says_of_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("in.yaml");
+    std::fs::write(
+        &file,
+        with_parameters("{ bootstrap: { type: Merge, value: 'stats_flush_interval: 2s' } }")?,
+    )?;
+    let source = path(&file);
+    let made = call(&["bootstrap", "infra/edge", source])?.ended_with(&[0])?.json()?;
+    assert_eq!(made["stats_flush_interval"], "2s");
+    assert_eq!(made["static_resources"]["listeners"], serde_json::Value::Null, "nobody asked for statistics");
+    let shown =
+        call(&["bootstrap", "infra/edge", source, "--stats", "[::1]:19002"])?.ended_with(&[0])?.json()?;
+    let address = &shown["static_resources"]["listeners"][0]["address"]["socket_address"];
+    assert_eq!((address["address"].as_str(), address["port_value"].as_u64()), (Some("::1"), Some(19002)));
+    let alone = call(&["bootstrap", "infra/edge", "--stats", "127.0.0.1:19002"])?.ended_with(&[0])?.json()?;
+    assert_eq!(alone["static_resources"]["listeners"][0]["name"], "moorgate-stats");
+    for stats in ["19002", "unix:/x", "host.example:1"] {
+        call(&["bootstrap", "infra/edge", "--stats", stats])?.ended_with(&[2])?;
+    }
+    call(&["bootstrap", "infra/other", source])?.ended_with(&[2])?;
+    // What is not there without a source cannot be patched.
+    let patch = "{ bootstrap: { type: JSONPatch, jsonPatches: [{ op: remove, path: /static_resources/listeners }] } }";
+    std::fs::write(&file, with_parameters(patch)?)?;
+    let refused = call(&["bootstrap", "infra/edge", source])?.ended_with(&[1])?;
+    assert!(refused.stdout.is_empty() && refused.stderr.contains("listeners"), "{refused:?}");
+    Ok(())
+}
+
+/// Snapshots are the same, and Envoys restart all the same.
+#[test]
+fn diff_says_that_envoys_restart() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let [before, after] = ["before.yaml", "after.yaml"].map(|name| folder.path().join(name));
+    std::fs::write(&before, with_parameters("{ concurrency: 2 }")?)?;
+    let own = "{ telemetry: { metrics: { sinks: [{ openTelemetry: { host: otel.example.com, headers: [{ name: x-key, value: hidden }] } }] } } }";
+    std::fs::write(&after, with_parameters(own)?)?;
+    let [before, after] = [path(&before), path(&after)];
+    call(&["diff", before, before])?.ended_with(&[0])?;
+    let text = call(&["diff", before, after])?.ended_with(&[1])?.stdout;
+    assert!(
+        text.contains("  ~ bootstrap Envoys restart with it\n") && text.contains("      statsSinks: "),
+        "{text}"
+    );
+    assert!(text.contains("otel.example.com") && !text.contains("hidden"), "{text}");
+    let page = call(&["diff", before, after, "-o", "markdown"])?.ended_with(&[1])?.stdout;
+    assert!(
+        page.contains("0 added, 0 removed, 1 changed") && page.contains("~ bootstrap Envoys restart"),
+        "{page}"
+    );
+    let json = call(&["diff", before, after, "-o", "json"])?.ended_with(&[1])?.json()?;
+    let fleet = &json["fleets"][0];
+    assert_eq!((&fleet["before"], &fleet["changes"][0]["what"]), (&fleet["after"], &"bootstrap".into()));
+    Ok(())
+}
+
 #[test]
 fn annotations_name_files_from_the_root_of_the_repository() -> Result<()> {
     let folder = tempfile::tempdir()?;

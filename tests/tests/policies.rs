@@ -4,6 +4,8 @@
 
 #[path = "policies/behaviour.rs"]
 mod behaviour;
+#[path = "policies/bootstrap.rs"]
+mod bootstrap;
 #[path = "policies/buffers.rs"]
 mod buffers;
 #[path = "policies/by_token.rs"]
@@ -30,6 +32,8 @@ mod limits;
 mod listeners;
 #[path = "policies/locations.rs"]
 mod locations;
+#[path = "policies/metrics.rs"]
+mod metrics;
 #[path = "policies/modules.rs"]
 mod modules;
 #[path = "policies/patches.rs"]

@@ -24,6 +24,7 @@ mod proxy;
 mod recomputed;
 mod rule;
 mod spec;
+mod stat_names;
 mod table;
 mod takes;
 mod trust;

@@ -26,6 +26,7 @@ pub mod render;
 pub mod report;
 pub mod serve_store;
 pub mod source;
+pub mod startup;
 pub mod status;
 pub mod validate;
 pub mod watch;

@@ -15,8 +15,10 @@ mod resource;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use operation::on_document;
 pub use policy::{DOCS, FIELDS};
-pub(crate) use policy::{KIND, restricts};
+pub(crate) use policy::{JsonPatch, KIND, restricts};
+pub(crate) use resource::private;
 
 use crate::attach::{GATEWAY_GROUP, Options};
 use crate::status::{self, AncestorStatus, ParentReference, Status, Statuses};
@@ -31,11 +33,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a patch cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Failure {
+pub(crate) struct Failure {
     code: &'static Code,
     /// The field, from `spec` on.
-    field: FieldPath,
-    message: String,
+    pub(crate) field: FieldPath,
+    /// What is wrong.
+    pub(crate) message: String,
 }
 
 impl Failure {

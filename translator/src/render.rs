@@ -50,7 +50,7 @@ pub use yaml::documents;
 
 use crate::compile::CompiledFleet;
 use metadata::Metadata;
-use moorgate_model::Object;
+use moorgate_model::{Object, ir};
 use moorgate_snapshot::{Channel, FleetName};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,6 +148,8 @@ pub struct Fleet {
     pub shape: Shape,
     /// Its Envoys have to know in which zone they run.
     pub in_zone: bool,
+    /// What an EnvoyProxy says of its Envoys, the bootstrap among it.
+    pub proxy: ir::Proxy,
 }
 
 /// Why a fleet has no manifests.
@@ -159,6 +161,9 @@ pub enum RenderError {
     /// A relative or empty path.
     #[error("store {0} has no absolute path")]
     StorePath(String),
+    /// A bootstrap that cannot be made.
+    #[error("no bootstrap: {0}")]
+    Startup(String),
 }
 
 impl Settings {
@@ -180,6 +185,7 @@ impl Fleet {
             ports: port::of(&compiled.ir),
             needs: Needs::of(&compiled.snapshot),
             in_zone: compiled.ir.clusters.values().any(|cluster| cluster.policies.in_zone),
+            proxy: compiled.ir.proxy.clone(),
         })
     }
 
@@ -200,7 +206,7 @@ impl Fleet {
 /// All manifests of a fleet, each before those that need it. The Services lead to all ports of the fleet.
 pub fn manifests(fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, RenderError> {
     let metadata = Metadata::new(fleet, settings);
-    let config = config::data(fleet, settings);
+    let config = config::data(fleet, settings)?;
     let mut out = vec![access::service_account(&metadata)];
     // With a pool, its relays read for all of them, by rights of their own.
     if !matches!(settings.model, Model::Pool(_)) {

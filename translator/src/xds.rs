@@ -47,9 +47,10 @@ mod tracing;
 mod value;
 
 pub use bootstrap::{
-    AdsProtocol, BootstrapOptions, RelayCertificate, RelayToken, bootstrap, bootstrap_with_certificate,
-    bootstrap_with_token, client_secret, relay_authority, zone,
+    AdsProtocol, BootstrapOptions, RelayCertificate, RelayToken, STATS_PATH, Shown, bootstrap,
+    bootstrap_with_certificate, bootstrap_with_token, client_secret, relay_authority, with_metrics, zone,
 };
+pub(crate) use bootstrap::{LOCAL, STATS};
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3 as cluster_pb;
 use envoy_types::pb::envoy::config::listener::v3 as listener_pb;
@@ -59,6 +60,7 @@ use moorgate_model::ir;
 use moorgate_snapshot::record::{Record, Reference, Resource};
 pub use read::{Origins, fleet as read};
 pub use reading::{Reading, Slashes, Underscores};
+pub(crate) use ready::NAME as READY;
 pub use ready::answering_probes;
 pub(crate) use rules::fits;
 use std::collections::BTreeSet;
@@ -69,6 +71,8 @@ use thiserror::Error;
 pub const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 /// The type URL of listeners.
 pub const LISTENER_TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// The type URL of what Envoys start with.
+pub(crate) const BOOTSTRAP_TYPE: &str = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap";
 /// The type URL of route tables.
 pub const ROUTE_TYPE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
@@ -137,6 +141,9 @@ pub fn records(fleet: &ir::Fleet) -> Vec<Record> {
         let off = patch::off(table);
         for host in &table.hosts {
             let mut message = route::host(host);
+            if fleet.proxy.counts_hosts {
+                message.virtual_clusters = vec![route::counted(host)];
+            }
             message.typed_per_filter_config.extend(off.iter().map(|(name, off)| (name.clone(), off.clone())));
             let bytes = canonical::encode_field(route::VIRTUAL_HOSTS, &message);
             resources.push(part(&types.route, &name, &host.name, bytes));

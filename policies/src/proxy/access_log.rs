@@ -113,6 +113,11 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// As it is written.
+    pub(super) fn plain(&self) -> HeaderValue {
+        HeaderValue { key: self.name.to_ascii_lowercase(), value: self.value.clone(), ..Default::default() }
+    }
+
     pub(super) fn lower(&self) -> HeaderValue {
         HeaderValue {
             key: self.name.to_ascii_lowercase(),

@@ -1,10 +1,12 @@
 use super::*;
 use crate::lowering::testing;
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log, access_log_filter};
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::HttpGrpcAccessLogConfig;
 use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing;
+use envoy_types::pb::envoy::extensions::stat_sinks::open_telemetry::v3::{SinkConfig, sink_config};
 
 fn lowered(spec: &str) -> Lowered {
     let object = testing::parameters(spec);
@@ -221,4 +223,81 @@ fn sinks_are_reached_as_their_settings_say() {
     );
     assert_eq!(said(&inside), ["MG4106 spec.telemetry.tracing.provider.host"]);
     assert_eq!(inside.proxy.tracing, None);
+}
+
+fn metrics(spec: &str) -> Lowered {
+    lowered(&format!(r#"{{"telemetry": {{"metrics": {spec}}}}}"#))
+}
+
+#[test]
+fn statistics_are_shown_kept_and_sent_as_is_written() {
+    assert_eq!(metrics("{}").proxy, Proxy::default());
+    let found = metrics(
+        r#"{"prometheus": {"disable": true, "compression": {"type": "Gzip", "minContentLength": "1Ki"}},
+            "matches": [{"value": "a"}, {"type": "Prefix", "value": "b"}, {"type": "Suffix", "value": "c"},
+                {"type": "RegularExpression", "value": "d.*"}],
+            "sinks": [{"type": "OpenTelemetry", "openTelemetry": {"backendRefs": [{"name": "otel", "port": 4317}],
+                "headers": [{"name": "X-Key", "value": "50%"}], "resourceAttributes": {"team": "shop"},
+                "reportCountersAsDeltas": true, "reportHistogramsAsDeltas": true}},
+                {"type": "OpenTelemetry", "openTelemetry": {"host": "otel.example.com"}}]}"#,
+    );
+    assert_eq!(said(&found), [""; 0]);
+    let startup = &found.proxy.startup;
+    assert!(startup.unscraped && startup.compressor.is_some());
+    assert_eq!(startup.kept.as_ref().unwrap().len(), 7, "with what is needed anyway");
+    assert_eq!(found.proxy.clusters, [""; 0], "no relay has to know a collector of statistics");
+    let sinks: Vec<(&str, &str)> =
+        startup.sinks.iter().map(|sink| (sink.name.as_str(), sink.backend.as_str())).collect();
+    assert_eq!(sinks[0], ("moorgate-metrics-0", "shop/otel/4317+h2"));
+    assert_eq!(sinks[1].0, "moorgate-metrics-1");
+    assert!(sinks[1].1.starts_with("otel.example.com:4317:false+"), "gRPC is spoken there: {sinks:?}");
+    let config = SinkConfig::decode(startup.sinks[0].config.as_slice()).unwrap();
+    assert!(config.report_counters_as_deltas && config.report_histograms_as_deltas);
+    assert_eq!(config.resource_detectors.len(), 1);
+    let Some(sink_config::ProtocolSpecifier::GrpcService(service)) = config.protocol_specifier else {
+        panic!()
+    };
+    assert_eq!(service.initial_metadata[0].value, "50%");
+}
+
+#[test]
+fn hosts_clusters_and_calls_are_counted_where_asked() {
+    let found = metrics(
+        r#"{"enableVirtualHostStats": true, "enablePerEndpointStats": true, "enableRequestResponseSizesStats": true,
+            "enableGRPCStats": true, "clusterStatName": "%ROUTE_NAME%/x"}"#,
+    );
+    assert_eq!(said(&found), [""; 0]);
+    let proxy = &found.proxy;
+    assert!(proxy.counts_hosts && proxy.counts_calls.is_some());
+    assert_eq!(proxy.cluster_stat_name.as_deref(), Some("%ROUTE_NAME%/x"));
+    let tracked = testing::patched::<Cluster>(&proxy.cluster).track_cluster_stats.unwrap();
+    assert!(tracked.per_endpoint_stats && tracked.request_response_sizes);
+    let off = metrics(
+        r#"{"enableVirtualHostStats": false, "enablePerEndpointStats": false, "enableRequestResponseSizesStats": false,
+            "enableGRPCStats": false, "clusterStatName": ""}"#,
+    );
+    assert_eq!(off.proxy, Proxy::default());
+}
+
+#[test]
+fn statistics_that_cannot_be_had_are_said() {
+    for (spec, wanted) in [
+        (
+            r#"{"prometheus": {"compression": {"type": "Gzip", "minContentLength": "x"}}}"#,
+            "prometheus.compression.minContentLength",
+        ),
+        (r#"{"matches": [{"type": "RegularExpression", "value": "("}]}"#, "matches[0].value"),
+        (r#"{"clusterStatName": "%HOST%"}"#, "clusterStatName"),
+        (r#"{"clusterStatName": "%ROUTE_NAME"}"#, "clusterStatName"),
+        (r#"{"clusterStatName": "100%%"}"#, "clusterStatName"),
+        (r#"{"sinks": [{"openTelemetry": {"backendRefs": []}}]}"#, "sinks[0].openTelemetry"),
+        (r#"{"sinks": [{"openTelemetry": {"host": "localhost"}}]}"#, "sinks[0].openTelemetry.host"),
+    ] {
+        let found = metrics(spec);
+        assert_eq!(said(&found), [format!("MG4106 spec.telemetry.metrics.{wanted}")], "{spec}");
+        assert_eq!((&found.proxy.cluster_stat_name, &found.proxy.startup.sinks), (&None, &vec![]), "{spec}");
+    }
+    let gone =
+        metrics(r#"{"sinks": [{"openTelemetry": {"backendRefs": [{"name": "gone", "port": 1}]}}, {}]}"#);
+    assert_eq!(said(&gone), ["MG4002 spec.telemetry.metrics.sinks[0].openTelemetry.backendRefs[0]"]);
 }

@@ -96,7 +96,7 @@ impl AdminAddress {
         }
     }
 
-    /// Reads the counters of all HTTP listeners together, Envoy's own admin listener apart.
+    /// Reads the counters of all HTTP listeners together, those for Envoy's own matters apart.
     pub async fn read(&self) -> Result<Counts, StatsError> {
         tokio::time::timeout(DEADLINE, self.ask()).await.map_err(|_| StatsError::Deadline)?
     }
@@ -153,7 +153,8 @@ fn counts(text: &[u8]) -> Result<Counts, StatsError> {
         let Some((name, value)) = line.trim_end().rsplit_once(": ") else { continue };
         let Some(name) = name.strip_prefix("http.") else { continue };
         let sum = match name.rsplit_once('.') {
-            Some(("admin", _)) => continue,
+            // What Envoys answer probes and scrapers says nothing of how a candidate does.
+            Some(("admin" | "moorgate-ready" | "moorgate-stats", _)) => continue,
             Some((_, "downstream_rq_completed")) => &mut counts.completed,
             Some((_, "downstream_rq_5xx")) => &mut counts.errors,
             _ => continue,
@@ -186,7 +187,7 @@ mod tests {
     fn counters_of_listeners_are_summed_and_hostile_text_is_read_over() {
         let text = b"http.edge-http.downstream_rq_5xx: 3\nhttp.edge-http.downstream_rq_completed: 90\n\
             http.a.b.c.downstream_rq_completed: 10\nhttp.admin.downstream_rq_completed: 7\n\
-            http.admin.downstream_rq_5xx: 7\nhttp.x.downstream_rq_4xx: 5\nlistener.x.http.y.downstream_rq_5xx: 9\n\
+            http.admin.downstream_rq_5xx: 7\nhttp.moorgate-stats.downstream_rq_completed: 6\nhttp.x.downstream_rq_4xx: 5\nlistener.x.http.y.downstream_rq_5xx: 9\n\
             \xff\xfe\x00\n: \nhttp.: \n\n";
         assert_eq!(counts(text).unwrap(), Counts { completed: 100, errors: 3 });
         assert!(matches!(counts(b"http.x.downstream_rq_5xx: -1\n"), Err(StatsError::Number)));

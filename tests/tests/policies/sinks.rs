@@ -26,14 +26,23 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Messages of gRPC, each with the path that it was sent to.
-type Told = mpsc::Receiver<(String, Vec<u8>)>;
+/// A message of gRPC.
+pub(super) struct Message {
+    /// The path that it was sent to.
+    pub(super) path: String,
+    /// The header `x-key` that came with it.
+    pub(super) key: Option<String>,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Messages of gRPC.
+pub(super) type Told = mpsc::Receiver<Message>;
 
 /// What came on connections.
 type Bytewise = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A server that takes whatever is sent to it by gRPC; it ends with the runtime that it is given.
-fn server() -> (tokio::runtime::Runtime, SocketAddr, Told) {
+pub(super) fn server() -> (tokio::runtime::Runtime, SocketAddr, Told) {
     let (runtime, address, told, _) = overheard();
     (runtime, address, told)
 }
@@ -136,9 +145,10 @@ fn zipkin() -> (SocketAddr, Bytewise) {
 /// Tells of each message as soon as it is whole; a stream of them may never end.
 async fn taken(
     request: http::Request<Incoming>,
-    sender: mpsc::Sender<(String, Vec<u8>)>,
+    sender: mpsc::Sender<Message>,
 ) -> Result<http::Response<impl hyper::body::Body<Data = Bytes, Error = Infallible>>, Infallible> {
     let path = request.uri().path().to_owned();
+    let key = request.headers().get("x-key").map(|key| key.to_str().unwrap().to_owned());
     let (mut body, mut all) = (request.into_body(), Vec::new());
     while let Some(Ok(frame)) = body.frame().await {
         if let Some(data) = frame.data_ref() {
@@ -148,7 +158,8 @@ async fn taken(
         while let Some(length) = all.get(1..5).map(|bytes| u32::from_be_bytes(bytes.try_into().unwrap())) {
             let end = 5 + length as usize;
             let Some(message) = all.get(5..end) else { break };
-            let _ = sender.send((path.clone(), message.to_vec()));
+            let message = Message { path: path.clone(), key: key.clone(), bytes: message.to_vec() };
+            let _ = sender.send(message);
             all.drain(..end);
         }
     }
@@ -208,7 +219,7 @@ fn lines_go_to_services_by_grpc() {
 
     let mut log_name = None;
     let entry = loop {
-        let (path, message) = told.recv_timeout(Duration::from_secs(30)).unwrap();
+        let Message { path, bytes: message, .. } = told.recv_timeout(Duration::from_secs(30)).unwrap();
         assert_eq!(path, "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs");
         let message = StreamAccessLogsMessage::decode(message.as_slice()).unwrap();
         // Only the first message of a stream says whose it is.
@@ -227,7 +238,7 @@ fn lines_go_to_services_by_grpc() {
     assert_eq!(response.response_code.unwrap().value, 200);
 
     loop {
-        let (path, message) = collected.recv_timeout(Duration::from_secs(30)).unwrap();
+        let Message { path, bytes: message, .. } = collected.recv_timeout(Duration::from_secs(30)).unwrap();
         assert_eq!(path, "/opentelemetry.proto.collector.logs.v1.LogsService/Export");
         let holds = |text: &str| message.windows(text.len()).any(|part| part == text.as_bytes());
         assert!(holds("team") && holds("blue"), "{}", String::from_utf8_lossy(&message));

@@ -15,6 +15,7 @@ mod listener;
 mod policy;
 mod proxy;
 mod route;
+mod startup;
 mod tracing;
 
 pub use cluster::{
@@ -36,6 +37,7 @@ pub use route::{
     PathMatch, PathRewrite, Redirect, Respond, Retry, Route, RouteOrigin, Session, Timeouts, ValueMatch,
     WeightedBackend,
 };
+pub use startup::{BootstrapPatch, MetricSink, OwnBootstrap, Startup};
 pub use tracing::{SpanAttribute, SpanProtocol, SpanValue, Tracing};
 
 use std::collections::BTreeMap;

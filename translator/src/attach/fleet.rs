@@ -9,9 +9,9 @@ use super::listener::{Gateway, Listener};
 use super::parent::{Placement, Routes};
 use super::policy::{Policies, by_service};
 use super::proxy::Proxies;
-use super::recomputed;
 use super::table::{self, Filled};
 use super::takes::Takes;
+use super::{recomputed, stat_names};
 use moorgate_model::ir::{
     DownstreamTls, FilterChain, Fleet, ListenerOrigin, Route, RouteTable, Serves, Tracing, Transport,
 };
@@ -56,7 +56,8 @@ pub(super) fn assemble(
                 fleet.listeners.insert(name, ir::Listener { port, transport, chains });
             }
         }
-        fleet.clusters = used_clusters(&fleet, &routes.clusters);
+        let called = stat_names::apply(&mut fleet, &routes.clusters, objects);
+        fleet.clusters = used_clusters(&fleet, &routes.clusters, &called);
         if fleet.proxy.by_service {
             let services = fleet.clusters.values_mut().filter(|cluster| of_service(cluster));
             // A policy that says either comes first.
@@ -278,7 +279,12 @@ fn ask(fleet: &mut Fleet) {
 }
 
 /// The clusters that a fleet's routes name: nothing that is not needed goes to its Envoys.
-fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap<String, ir::Cluster> {
+fn used_clusters(
+    fleet: &Fleet,
+    all: &BTreeMap<String, ir::Cluster>,
+    called: &BTreeMap<String, ir::Cluster>,
+) -> BTreeMap<String, ir::Cluster> {
+    let find = |name: &str| called.get(name).or_else(|| all.get(name));
     let tables = fleet.tables();
     let hosts = || tables.values().flat_map(|table| &table.hosts);
     let mut names: BTreeSet<&str> = hosts().flat_map(|host| &host.routes).flat_map(Route::clusters).collect();
@@ -290,7 +296,7 @@ fn used_clusters(fleet: &Fleet, all: &BTreeMap<String, ir::Cluster>) -> BTreeMap
     names.extend(chains.filter_map(|chain| chain.tracing.as_ref()).map(|tracing| tracing.cluster.as_str()));
     names.extend(fleet.proxy.clusters.iter().map(String::as_str));
     let members: Vec<&str> =
-        names.iter().filter_map(|name| all.get(*name)).flat_map(ir::Cluster::members).collect();
+        names.iter().filter_map(|name| find(name)).flat_map(ir::Cluster::members).collect();
     names.extend(members);
-    names.into_iter().filter_map(|name| Some((name.to_owned(), all.get(name)?.clone()))).collect()
+    names.into_iter().filter_map(|name| Some((name.to_owned(), find(name)?.clone()))).collect()
 }

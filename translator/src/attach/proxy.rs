@@ -1,19 +1,24 @@
 //! EnvoyProxies meet their fleets: what the parameters of a class or Gateway say of Envoy's configuration.
 //!
+//! A collector of statistics is looked for before an Envoy has met its relay, so its cluster stands in the bootstrap.
+//!
 //! The Gateways of a merged class share one fleet, so only the parameters of the class count for it.
 
 use super::Options;
 use super::index::{Index, Indexed, Key};
 use super::listener::Gateway;
 use super::parent::Routes;
-use super::policy::{Policies, Sources};
+use super::policy::{Policies, Sources, by_service};
 use super::spec::{GatewayClass, ParametersRef};
-use crate::parameters;
+use crate::{parameters, startup};
 use moorgate_model::diagnostic::policy::{PARAMETER_IGNORED, PARAMETER_UNUSABLE};
+use moorgate_model::ir::{Dns, DnsFamily};
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Node, Object, ObjectRef, ir};
+use moorgate_policies::World as _;
 use moorgate_policies::proxy::{self, Around};
 use moorgate_snapshot::FleetName;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The settings of each fleet that has any.
 pub(super) type Proxies = BTreeMap<FleetName, ir::Proxy>;
@@ -101,6 +106,13 @@ fn lower(
         |text: &str| cel::Program::compile(text).map(drop).map_err(|error| first(error.to_string()));
     let around = Around { world: &mut sources, expression: &expression, service };
     let mut lowered = proxy::lower(object, around);
+    collectors(&sources, object, &mut lowered);
+    if let Some(said) = startup::refused(&lowered.proxy) {
+        lowered.proxy.startup.own = None;
+        let field = FieldPath::parse("spec.bootstrap").join(&said.field);
+        let finding = object.diagnostic(&PARAMETER_UNUSABLE, field, said.message);
+        lowered.findings.push(finding.help("Envoys start without it"));
+    }
     if &*object.reference.kind != parameters::KIND {
         // Inside of a text only the key has a place of its own.
         let key = FieldPath::root().key("data").key(parameters::KEY);
@@ -118,6 +130,72 @@ fn lower(
         lowered.proxy.client_certificate = None;
     }
     lowered
+}
+
+/// How Envoy looks for a collector, where nothing is said.
+const LOOKS: Dns = Dns { refresh: Duration::from_secs(30), respect_ttl: true, family: DnsFamily::PreferV4 };
+
+/// Gives the collectors of statistics their clusters, which stand in the bootstrap.
+fn collectors(sources: &Sources<'_, '_>, object: &Object, lowered: &mut proxy::Lowered) {
+    for mut sink in std::mem::take(&mut lowered.proxy.startup.sinks) {
+        let at = FieldPath::parse("spec.telemetry.metrics.sinks").index(sink.index).key("openTelemetry");
+        let mut say = |message: &str, help: &str| {
+            let finding = object.diagnostic(&PARAMETER_UNUSABLE, at.clone(), message);
+            lowered.findings.push(finding.help(help));
+        };
+        match alone(sources, &sink.backend) {
+            Ok(Alone { cluster, authorities, lacks }) => {
+                if let Some(lacks) = lacks {
+                    say(lacks, "statistics are sent without it");
+                }
+                (sink.cluster, sink.authorities) = (Some(cluster), authorities);
+                lowered.proxy.startup.sinks.push(sink);
+            }
+            Err(message) => say(&message, "no statistics are sent there"),
+        }
+    }
+}
+
+/// A cluster of which no relay has to know anything.
+struct Alone {
+    cluster: ir::Cluster,
+    authorities: Option<String>,
+    /// What of it cannot be had without a relay.
+    lacks: Option<&'static str>,
+}
+
+fn alone(sources: &Sources<'_, '_>, name: &str) -> Result<Alone, String> {
+    let find = |name: &str| sources.clusters.get(name).cloned();
+    let mut lacks = None;
+    let mut cluster = find(name).ok_or_else(|| "the backend has no cluster".to_owned())?;
+    let first = cluster.members().next().map(str::to_owned);
+    if let Some(first) = first {
+        lacks = Some("a collector of statistics has no fallback endpoints");
+        cluster = find(&first).ok_or_else(|| "the backend has no cluster".to_owned())?;
+    }
+    by_service(&mut cluster);
+    cluster.policies.dns.get_or_insert(LOOKS);
+    let known = |source: &ir::EndpointSource| source.direct.is_some() || source.hostname.is_some();
+    if cluster.sources.is_empty() || !cluster.sources.iter().all(known) {
+        return Err("only relays know its endpoints, and statistics are sent before Envoy has met its relay"
+            .to_owned());
+    }
+    let mut authorities = None;
+    if let Some(tls) = &mut cluster.tls {
+        if tls.refuse {
+            return Err("its TLS cannot be carried out".to_owned());
+        }
+        if tls.client_certificate.take().is_some() {
+            lacks = Some("a certificate for a collector of statistics would have to lie in the bootstrap");
+        }
+        let text = |bundle: &String| {
+            let text = sources.authority_text(bundle);
+            text.ok_or_else(|| format!("its CA {bundle} is not in this source, and stands in the bootstrap"))
+        };
+        let texts: Vec<String> = tls.ca_bundles.iter().map(text).collect::<Result<_, _>>()?;
+        authorities = (!texts.is_empty()).then(|| texts.join("\n"));
+    }
+    Ok(Alone { cluster, authorities, lacks })
 }
 
 fn has(index: &Index<'_>, secret: &str) -> bool {

@@ -1,11 +1,16 @@
 //! `moorgate bootstrap`
 
+use super::input::Reading;
 use super::output::{self, json};
 use super::{Exit, Failure};
-use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayCertificate, RelayToken};
+use crate::startup;
+use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayCertificate, RelayToken, Shown};
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
+use moorgate_model::ir;
 use moorgate_snapshot::FleetName;
+use serde_json::Value;
+use std::io::Write as _;
 
 /// Print an Envoy bootstrap that takes a fleet's configuration from its relay
 #[derive(Debug, Args)]
@@ -15,6 +20,9 @@ use moorgate_snapshot::FleetName;
   moorgate bootstrap shop/edge --zone eu-1a > envoy.json
   moorgate bootstrap shop/edge --relay relay.moorgate.svc:18000 --relay-ca /etc/moorgate/ca.crt \\
     --token-file /var/run/secrets/moorgate/token
+  moorgate bootstrap shop/edge gateways/ --stats 127.0.0.1:19002 > envoy.json
+
+  With a source, what the EnvoyProxy of the fleet says of telemetry.metrics and bootstrap holds; without one, nobody says anything.
 
   With a certificate, which Envoy takes anew when its file is renewed:
     tls='--relay relay.example:18000 --relay-ca /tls/ca.crt --client-cert /tls/tls.crt --client-key /tls/tls.key'
@@ -24,6 +32,14 @@ use moorgate_snapshot::FleetName;
 pub(super) struct BootstrapArgs {
     /// The fleet: namespace/gateway or class/NAME
     fleet: FleetName,
+    /// Directories, files, `-` for stdin, or with --rev git repositories: where the EnvoyProxy of the fleet is
+    #[arg(value_name = "SOURCE", conflicts_with = "cluster")]
+    sources: Vec<String>,
+    #[command(flatten)]
+    reading: Reading,
+    /// Show statistics at /stats/prometheus of IP:PORT, and nothing else of the admin interface there
+    #[arg(long, value_name = "IP:PORT", value_parser = shown)]
+    stats: Option<Shown>,
     /// Where the relay listens: unix:PATH or HOST:PORT; `{fleet}` stands for the fleet's name
     #[arg(long, default_value = "unix:/run/moorgate/{fleet}.sock")]
     relay: String,
@@ -79,8 +95,52 @@ enum Protocol {
     Sotw,
 }
 
+fn shown(text: &str) -> Result<Shown, String> {
+    Shown::parse(text).ok_or_else(|| "write IP:PORT, with brackets around an IPv6 address".to_owned())
+}
+
 /// Runs the command.
-pub(super) fn run(args: &BootstrapArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: BootstrapArgs) -> Result<Exit, Failure> {
+    let bootstrap = document(&args)?;
+    if args.sources.is_empty() && !args.reading.live.cluster || args.print != Printed::Bootstrap {
+        return finish(bootstrap, &ir::Proxy::default(), &args).map(|()| Exit::Fine);
+    }
+    let compiled = args.reading.compile(&args.sources).await?;
+    compiled.print_diagnostics();
+    let compilation = &compiled.compilation;
+    let fleet = compilation.fleets.get(&args.fleet).filter(|fleet| !fleet.ir.listeners.is_empty());
+    let Some(fleet) = fleet else {
+        if compilation.diagnostics.has_errors() {
+            return Ok(Exit::No);
+        }
+        return Err(Failure::new(Exit::Usage, anyhow!("the source has no fleet {}", args.fleet)));
+    };
+    if args.zone.is_none() && fleet.ir.clusters.values().any(|cluster| cluster.policies.in_zone) {
+        let mut stderr = anstream::stderr().lock();
+        let _ = writeln!(
+            stderr,
+            "requests of {} stay in their zone: say with --zone which one it is",
+            args.fleet
+        );
+    }
+    finish(bootstrap, &fleet.ir.proxy, &args)?;
+    Ok(compiled.exit())
+}
+
+/// Prints a bootstrap with what its fleet says of it.
+fn finish(bootstrap: Value, proxy: &ir::Proxy, args: &BootstrapArgs) -> Result<(), Failure> {
+    let document = if args.print == Printed::Bootstrap {
+        let made = startup::complete(bootstrap, proxy, args.stats.as_ref(), &[]);
+        made.map_err(|error| Failure::new(Exit::No, error))?
+    } else {
+        bootstrap
+    };
+    output::print(&json(&document))?;
+    Ok(())
+}
+
+/// What is printed, as far as it is the same for all fleets.
+fn document(args: &BootstrapArgs) -> Result<Value, Failure> {
     let relay = args.relay.replace("{fleet}", &args.fleet.socket_name());
     let options = BootstrapOptions {
         fleet: args.fleet.to_string(),
@@ -110,11 +170,9 @@ pub(super) fn run(args: &BootstrapArgs) -> Result<Exit, Failure> {
         }
         (None, None, _) => xds::bootstrap(&options),
     };
-    let document = document.ok_or_else(|| {
+    document.ok_or_else(|| {
         usage("addresses are unix:PATH or HOST:PORT, and a token or certificate goes to HOST:PORT only")
-    })?;
-    output::print(&json(&document))?;
-    Ok(Exit::Fine)
+    })
 }
 
 impl BootstrapArgs {

@@ -1,6 +1,7 @@
 //! What is wrong with an EnvoyProxy, and which of its fields have no effect.
 
 use super::fields::{Field, SPEC};
+use crate::startup;
 use crate::validate::nearest;
 use moorgate_model::{FieldPath, Node, Value};
 
@@ -23,6 +24,9 @@ pub(crate) fn check(spec: &Node) -> Vec<Fault> {
     let mut faults = Vec::new();
     walk(spec, &SPEC, &FieldPath::root(), &mut faults);
     together(spec, &mut faults);
+    if faults.iter().all(|fault| !fault.fatal) {
+        faults.extend(startup::check(spec));
+    }
     faults
 }
 

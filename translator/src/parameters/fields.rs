@@ -58,12 +58,11 @@ const RESTRICTED: &str =
 const NAMED: &str = "objects of a fleet have fixed names, by which they are found again";
 const PATCHED: &str =
     "manifests are not patched; change the output of moorgate render in your repository instead";
-const BOOT: &str = "Envoy's bootstrap is Moorgate's own, so that a fleet always finds its relay";
 
 /// `spec`.
 pub(super) const SPEC: Field = Part(&[
     ("backendTLS", Part(BACKEND_TLS)),
-    ("bootstrap", Ignored(BOOT)),
+    ("bootstrap", Part(BOOTSTRAP)),
     ("concurrency", Number(1)),
     ("dynamicModules", Items(MODULE)),
     ("extraArgs", Ignored("Envoy's arguments are Moorgate's own")),
@@ -134,9 +133,53 @@ pub(super) const LEVELS: &[(&str, Field)] = &[
 const TELEMETRY: &[(&str, Field)] = &[
     ("accessLog", Part(ACCESS_LOG)),
     ("healthCheckLog", Object),
-    ("metrics", Ignored("Envoy's own metrics are at its admin interface")),
+    ("metrics", Part(METRICS)),
     ("requestID", Object),
     ("tracing", Part(TRACING)),
+];
+
+/// What its texts say is the matter of `startup`.
+const BOOTSTRAP: &[(&str, Field)] =
+    &[("jsonPatches", List), ("type", Text(&["JSONPatch", "Merge", "Replace"])), ("value", Text(&[]))];
+
+const METRICS: &[(&str, Field)] = &[
+    ("clusterStatName", Text(&[])),
+    ("enableGRPCStats", Flag),
+    ("enablePerEndpointStats", Flag),
+    ("enableRequestResponseSizesStats", Flag),
+    ("enableVirtualHostStats", Flag),
+    ("matches", Items(METRIC_MATCH)),
+    ("prometheus", Part(PROMETHEUS)),
+    ("sinks", Items(METRIC_SINK)),
+];
+
+const METRIC_MATCH: &[(&str, Field)] =
+    &[("type", Text(&["Exact", "Prefix", "RegularExpression", "Suffix"])), ("value", Text(&[]))];
+
+const PROMETHEUS: &[(&str, Field)] = &[("compression", Part(COMPRESSION)), ("disable", Flag)];
+
+const COMPRESSION: &[(&str, Field)] = &[
+    ("brotli", Object),
+    ("gzip", Object),
+    ("minContentLength", Scalar),
+    ("type", Text(&["Brotli", "Gzip", "Zstd"])),
+    ("zstd", Object),
+];
+
+const METRIC_SINK: &[(&str, Field)] =
+    &[("openTelemetry", Part(METRIC_COLLECTOR)), ("type", Text(&["OpenTelemetry"]))];
+
+const METRIC_COLLECTOR: &[(&str, Field)] = &[
+    ("backendRef", Object),
+    ("backendRefs", List),
+    ("backendSettings", Object),
+    ("headers", List),
+    ("host", Text(&[])),
+    // An API server writes one into every object.
+    ("port", Scalar),
+    ("reportCountersAsDeltas", Flag),
+    ("reportHistogramsAsDeltas", Flag),
+    ("resourceAttributes", Texts),
 ];
 
 const ACCESS_LOG: &[(&str, Field)] = &[("disable", Flag), ("settings", Items(LOG_SETTING))];

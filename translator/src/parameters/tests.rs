@@ -165,7 +165,12 @@ fn fields_without_effect_are_named_and_those_that_make_no_sense_refuse() {
         ("{ mergeGateways: 3 }".into(), "mergeGateways", true),
         ("{ preserveRouteOrder: 1 }".into(), "preserveRouteOrder", true),
         ("{ backendTLS: { minVersion: '1.4' } }".into(), "backendTLS.minVersion", true),
-        ("{ telemetry: { metrics: {} } }".into(), "telemetry.metrics", false),
+        (
+            "{ telemetry: { metrics: { prometheus: { disable: 3 } } } }".into(),
+            "telemetry.metrics.prometheus.disable",
+            true,
+        ),
+        ("{ bootstrap: { type: Merge, value: 'node: { id: a }' } }".into(), "bootstrap.value", true),
         (
             "{ telemetry: { accessLog: { settings: [{ type: Route }, { type: Other }] } } }".into(),
             "telemetry.accessLog.settings[1].type",
@@ -277,4 +282,33 @@ fn every_field_that_is_not_named_shapes_the_fleet() {
         // The one kind that there is.
         assert!(shape != plain.shape || path.to_string() == "provider.type", "{path}");
     }
+}
+
+/// Two objects that are sound may make one that is not: then Envoys start without what does not go, and are served.
+#[test]
+fn a_bootstrap_that_does_not_go_with_the_classs_has_no_effect() {
+    let patch = "{ mergeType: StrategicMerge, bootstrap: { type: JSONPatch, jsonPatches: [{ op: add, \
+                 jsonPath: \"$.static_resources.listeners[?@.name=='moorgate-stats']\", path: /enable_reuse_port, value: false }] } }";
+    let off = "{ telemetry: { metrics: { prometheus: { disable: true } } } }";
+    let both = proxy("own", patch) + &proxy("shared", off);
+    let compilation = compiled(&source(OF_CLASS, OWN, &both));
+    assert_eq!(accepted(&compilation).map(|(status, _)| status), ["True", "True"]);
+    let field = "spec.bootstrap.jsonPatches[0].jsonPath".to_owned();
+    let said: Vec<_> = found(&compilation).into_iter().map(|(code, field, _)| (code, field)).collect();
+    assert_eq!(said, [("MG4106", field)]);
+    assert_eq!(fleet(&compilation).proxy.startup.own, None);
+    let alone = compiled(&source("", OWN, &both));
+    assert_eq!(found(&alone), []);
+    assert!(fleet(&alone).proxy.startup.own.is_some());
+    // A mistake costs its own Gateway, and no neighbour.
+    let broken = proxy("own", "{ bootstrap: { value: 'node: [' } }");
+    let other = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: { name: other, namespace: infra }\n\
+                 spec: { gatewayClassName: moorgate, listeners: [{ name: http, port: 80, protocol: HTTP }] }\n---\n";
+    let compilation = compiled(&source("", OWN, &(broken + other)));
+    assert_eq!(accepted(&compilation)[1].1, "InvalidParameters");
+    let ports = |name: &str| {
+        let (name, found) = compilation.fleets.iter().find(|(fleet, _)| fleet.to_string() == name).unwrap();
+        Fleet::of(name, found, &compilation.objects, "").unwrap().ports.len()
+    };
+    assert_eq!((ports("infra/edge"), ports("infra/other")), (0, 1));
 }

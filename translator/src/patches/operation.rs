@@ -63,6 +63,35 @@ pub(super) fn apply(state: &mut State, patch: &JsonPatch, at: &FieldPath) -> Res
     Ok(())
 }
 
+/// Applies a patch to a document that is no resource of a snapshot. What it brings may have so many bytes.
+pub(crate) fn on_document(
+    json: &mut Json,
+    patch: &JsonPatch,
+    at: &FieldPath,
+    most_bytes: usize,
+) -> Result<(), Failure> {
+    let mut brought = 0_usize;
+    for operation in operations(json, patch, at)? {
+        let more = match &operation {
+            PatchOperation::Add(add) => Some(&add.value),
+            PatchOperation::Replace(replace) => Some(&replace.value),
+            PatchOperation::Copy(copy) => json.pointer(copy.from.as_str()),
+            PatchOperation::Remove(_) | PatchOperation::Move(_) | PatchOperation::Test(_) => None,
+        };
+        brought = brought.saturating_add(more.map_or(0, |value| value.to_string().len()));
+        if brought > most_bytes {
+            let message = format!("{} brings more than {most_bytes} bytes", patch.op);
+            return Err(Failure::refused(at.clone(), message));
+        }
+        json_patch::patch(json, std::slice::from_ref(&operation)).map_err(|error| {
+            let field = at.key(if patch.path.is_some() { "path" } else { "jsonPath" });
+            let message = format!("{} meets nothing in {:?}: {}", patch.op, patch.name, error.kind);
+            Failure::nothing(field, message)
+        })?;
+    }
+    Ok(())
+}
+
 /// The operations, the last place first: what is removed from a list moves nothing that comes after.
 fn operations(json: &Json, patch: &JsonPatch, at: &FieldPath) -> Result<Vec<PatchOperation>, Failure> {
     let end = patch.path.as_deref().unwrap_or_default();

@@ -78,14 +78,14 @@ pub(super) struct Policy<'o> {
 
 /// One patch.
 #[derive(Debug, Clone)]
-pub(super) struct JsonPatch {
-    pub(super) type_url: String,
-    pub(super) name: String,
-    pub(super) op: String,
-    pub(super) path: Option<String>,
-    pub(super) json_path: Option<String>,
-    pub(super) from: Option<String>,
-    pub(super) value: Option<Json>,
+pub(crate) struct JsonPatch {
+    pub(crate) type_url: String,
+    pub(crate) name: String,
+    pub(crate) op: String,
+    pub(crate) path: Option<String>,
+    pub(crate) json_path: Option<String>,
+    pub(crate) from: Option<String>,
+    pub(crate) value: Option<Json>,
 }
 
 #[derive(Debug, Deserialize)]

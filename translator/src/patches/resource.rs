@@ -190,6 +190,24 @@ const PRIVATE: [&str; 8] = [
     "hmac_secret",
 ];
 
+/// Whether anything in it is given as it is, and not by the name of a file or of what brings it.
+fn inline(json: &Json) -> bool {
+    match json {
+        Json::Array(items) => items.iter().any(inline),
+        Json::Object(fields) => fields
+            .iter()
+            .any(|(name, field)| ["inline_string", "inline_bytes"].contains(&name.as_str()) || inline(field)),
+        _ => false,
+    }
+}
+
+/// What holds a secret in a document, if anything does.
+pub(crate) fn private(json: &Json) -> Option<String> {
+    let mut names = Names::default();
+    names.collect(json);
+    names.private
+}
+
 impl Names {
     fn collect(&mut self, json: &Json) {
         match json {
@@ -208,8 +226,7 @@ impl Names {
                 let table = fields.get("rds").and_then(|rds| rds.get("route_config_name"));
                 self.tables.extend(table.and_then(Json::as_str).map(str::to_owned));
                 for (name, field) in fields {
-                    let inline =
-                        ["inline_string", "inline_bytes"].iter().any(|kind| field.get(kind).is_some());
+                    let inline = inline(field);
                     if PRIVATE.contains(&name.as_str()) && (inline || field.is_string() || field.is_array()) {
                         self.private.get_or_insert_with(|| name.clone());
                     }

@@ -2,8 +2,9 @@
 
 use super::container::{self, CONFIG, ENVOY_ADMIN, KUBERNETES_TOKEN, RELAY_SOCKET, RELAY_TOKEN};
 use super::metadata::Metadata;
-use super::{Fleet, Model, Settings};
-use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayToken};
+use super::{Fleet, Model, RenderError, Settings};
+use crate::startup;
+use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayToken, Shown};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -19,7 +20,10 @@ pub(super) const MEMBERS: &str = "members";
 pub(super) const TRUST: &str = "trust";
 
 /// The files of a fleet's ConfigMap: where Envoy is alone, nobody reads whom a relay trusts.
-pub(super) fn data(fleet: &Fleet, settings: &Settings) -> BTreeMap<&'static str, String> {
+pub(super) fn data(
+    fleet: &Fleet,
+    settings: &Settings,
+) -> Result<BTreeMap<&'static str, String>, RenderError> {
     let options = |relay| BootstrapOptions {
         fleet: fleet.name.to_string(),
         relay,
@@ -33,8 +37,8 @@ pub(super) fn data(fleet: &Fleet, settings: &Settings) -> BTreeMap<&'static str,
         Model::Sidecar => {
             let bootstrap = xds::bootstrap(&options(format!("unix:{RELAY_SOCKET}")));
             let mut data = of_relay(settings);
-            data.insert(BOOTSTRAP, text(bootstrap.as_ref()));
-            data
+            data.insert(BOOTSTRAP, text(bootstrap, fleet)?);
+            Ok(data)
         }
         Model::Pool(pool) => {
             alone(&options(pool.address(&fleet.infrastructure.class)), fleet, &pool.ca, None)
@@ -52,13 +56,13 @@ fn alone(
     fleet: &Fleet,
     ca: &str,
     hands_over: Option<String>,
-) -> BTreeMap<&'static str, String> {
+) -> Result<BTreeMap<&'static str, String>, RenderError> {
     let token =
         RelayToken { file: format!("{RELAY_TOKEN}/token"), ca: format!("{CONFIG}/{RELAY_CA}"), hands_over };
     let bootstrap = xds::bootstrap_with_token(options, &token);
     let port = container::health_port(&fleet.ports);
     let bootstrap = bootstrap.map(|bootstrap| xds::answering_probes(bootstrap, port));
-    BTreeMap::from([(BOOTSTRAP, text(bootstrap.as_ref())), (RELAY_CA, ca.to_owned())])
+    Ok(BTreeMap::from([(BOOTSTRAP, text(bootstrap, fleet)?), (RELAY_CA, ca.to_owned())]))
 }
 
 /// The files that a relay reads.
@@ -68,10 +72,18 @@ pub(super) fn of_relay(settings: &Settings) -> BTreeMap<&'static str, String> {
     data
 }
 
-fn text(bootstrap: Option<&Value>) -> String {
+/// A bootstrap with what the fleet itself says of it.
+fn text(bootstrap: Option<Value>, fleet: &Fleet) -> Result<String, RenderError> {
+    let wrong = |why: &dyn std::fmt::Display| RenderError::Startup(why.to_string());
+    let bootstrap = bootstrap.ok_or_else(|| wrong(&"the relay has no address"))?;
+    let port = container::stats_port(fleet);
+    let shown = port.map(|port| Shown::everywhere(port, fleet.proxy.family));
+    let taken = [container::health_port(&fleet.ports)];
+    let bootstrap =
+        startup::complete(bootstrap, &fleet.proxy, shown.as_ref(), &taken).map_err(|error| wrong(&error))?;
     let mut text = serde_json::to_string_pretty(&bootstrap).unwrap_or_default();
     text.push('\n');
-    text
+    Ok(text)
 }
 
 /// The ConfigMap.

@@ -5,7 +5,7 @@ use super::port::{self, Port};
 use super::{Fleet, Model, Settings};
 use crate::xds;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the relay listens for Envoy. The fleet's name is not in it: a socket's path may have 107 bytes, and a pod has
 /// one fleet.
@@ -52,7 +52,21 @@ pub(super) fn health_port(ports: &BTreeSet<Port>) -> u16 {
     port::free(ports, HEALTH)
 }
 
-/// Envoy. What it listens on stands in no manifest of the pod.
+/// The port on which Envoy shows its statistics, if it does: the first behind that of probes that no listener has.
+pub(super) fn stats_port(fleet: &Fleet) -> Option<u16> {
+    let from = health_port(&fleet.ports).saturating_add(1);
+    (!fleet.proxy.startup.unscraped).then(|| port::free(&fleet.ports, from))
+}
+
+/// What scrapers look for at a pod: where its statistics are.
+pub(super) fn scraped(fleet: &Fleet) -> BTreeMap<String, String> {
+    let Some(port) = stats_port(fleet) else { return BTreeMap::new() };
+    let port = port.to_string();
+    let all = [("scrape", "true"), ("port", &port), ("path", xds::STATS_PATH)];
+    all.map(|(name, value)| (format!("prometheus.io/{name}"), value.to_owned())).into()
+}
+
+/// Envoy. What its listeners are on stands in no manifest of the pod.
 pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
     let shape = &fleet.shape;
     let bootstrap = format!("{CONFIG}/{BOOTSTRAP}");
@@ -93,6 +107,9 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
         // Clusters copy it from the node to its pods (KEP-4742); a pod without it is in no zone.
         let field = "metadata.labels['topology.kubernetes.io/zone']";
         variables.push(json!({"name": "ZONE", "valueFrom": {"fieldRef": {"fieldPath": field}}}));
+    }
+    if let Some(port) = stats_port(fleet) {
+        container["ports"] = json!([{"name": "metrics", "containerPort": port, "protocol": "TCP"}]);
     }
     let alone = settings.model != Model::Sidecar;
     if let Some(mounts) = container["volumeMounts"].as_array_mut().filter(|_| alone) {

@@ -6,14 +6,18 @@ use super::{Fleet, container};
 use moorgate_model::ir::Transport;
 use serde_json::{Value, json};
 
-/// Clients to the listeners' ports, probes and scrapers to the relay's health port, nobody to anything else. What pods
+/// Clients to the listeners' ports, probes and scrapers to the relay's health port and that of Envoy's statistics, nobody to
+/// anything else. What pods
 /// reach stays open: backends and stores lie anywhere.
 pub(super) fn policy(fleet: &Fleet, metadata: &Metadata) -> Value {
-    let health = Port { number: container::health_port(&fleet.ports), transport: Transport::Tcp };
+    let of = |number| Port { number, transport: Transport::Tcp };
+    let health = of(container::health_port(&fleet.ports));
+    let stats = container::stats_port(fleet).map(of);
     let ports: Vec<Value> = fleet
         .ports
         .iter()
         .chain([&health])
+        .chain(&stats)
         .map(|port| json!({"port": port.number, "protocol": port.protocol()}))
         .collect();
     ingress(metadata, &[json!({"ports": ports})])

@@ -25,7 +25,8 @@ pub(super) fn template(
     config: &BTreeMap<&'static str, String>,
 ) -> Result<Value, RenderError> {
     let shape = &fleet.shape;
-    let mut annotations = shape.pod_annotations.clone();
+    let mut annotations = container::scraped(fleet);
+    annotations.extend(shape.pod_annotations.clone());
     annotations.extend(metadata.pod_annotations());
     annotations.insert(CONFIG_ANNOTATION.into(), read_at_start(config));
     let mut labels = shape.pod_labels.clone();

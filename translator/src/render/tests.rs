@@ -3,6 +3,8 @@ use crate::compile::{Options, compile};
 use crate::source::File;
 use moorgate_model::ir::Transport;
 
+mod startup;
+
 /// A Gateway with these listeners, and this beside them in its `spec` and `metadata`.
 pub(super) fn source(listeners: &str, spec: &str, metadata: &str) -> String {
     format!(
@@ -404,7 +406,8 @@ fn the_health_port_yields_to_a_listener() {
     assert_eq!(relay["readinessProbe"]["httpGet"]["port"], 19002);
     assert!(relay["args"].as_array().unwrap().contains(&json!("--health=0.0.0.0:19002")));
     let policy = &find(&manifests, "NetworkPolicy")["spec"]["ingress"][0]["ports"];
-    assert_eq!(*policy, json!([{"port": 19001, "protocol": "TCP"}, {"port": 19002, "protocol": "TCP"}]));
+    let tcp = |port: u16| json!({"port": port, "protocol": "TCP"});
+    assert_eq!(*policy, json!([tcp(19001), tcp(19002), tcp(19003)]), "the last one is for statistics");
 }
 
 #[test]

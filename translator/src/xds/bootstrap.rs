@@ -1,11 +1,16 @@
 //! The file that an Envoy of a fleet starts with: everything else comes from its relay.
 
+mod metrics;
 mod zone;
 
 use moorgate_policies::RELAY_CLUSTER as RELAY;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
+
+pub(crate) use metrics::STATS;
+pub use metrics::{STATS_PATH, Shown, with_metrics};
+pub(crate) use zone::LOCAL;
 pub use zone::zone;
 
 /// Client connections that Envoy takes at a time, over all listeners: without a bound, a flood ends in lack of memory.
@@ -47,7 +52,8 @@ pub fn bootstrap(options: &BootstrapOptions) -> Option<Value> {
     let source = || json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
     let mut out = json!({
         "node": {"id": options.node, "cluster": options.fleet},
-        "admin": {"address": admin.json()},
+        // Who floods the listeners keeps nobody from seeing it.
+        "admin": {"address": admin.json(), "ignore_global_conn_limit": true},
         "dynamic_resources": {
             "ads_config": {
                 "api_type": match options.protocol {

@@ -116,6 +116,7 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
     if let Some(version) = cluster.policies.proxy_header {
         out.transport_socket = Some(proxy_header(version, out.transport_socket));
     }
+    patch::apply(&mut out, &proxy.cluster);
     patch::apply(&mut out, &cluster.policies.cluster);
     // Envoy refuses both elsewhere.
     if !cluster.is_dynamic() {

@@ -4,7 +4,9 @@ use super::bootstrap::{AdsProtocol, BootstrapOptions, bootstrap};
 use super::{CLUSTER_TYPE, LISTENER_TYPE, RATE_LIMIT_TYPE, ROUTE_TYPE, XdsError};
 use moorgate_snapshot::record::{MODULE_TYPE, Record, Resource};
 use prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions,
+};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -91,6 +93,75 @@ pub(crate) fn parse(type_url: &str, json: &Value) -> Result<Vec<u8>, String> {
     let descriptor = descriptor.ok_or_else(|| format!("messages of type {full_name} are not known"))?;
     let message = DynamicMessage::deserialize(descriptor, json).map_err(|error| error.to_string())?;
     Ok(message.encode_to_vec())
+}
+
+/// Where JSON with field names of either kind is no message of a type, as deep as that can be found, and why.
+pub(crate) fn fault(type_url: &str, json: &Value) -> Option<(String, String)> {
+    let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
+    let Some(descriptor) = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name)) else {
+        return Some((String::new(), format!("messages of type {full_name} are not known")));
+    };
+    deepest(&descriptor, json, "")
+}
+
+/// What an error may quote.
+const LONGEST_ERROR: usize = 300;
+
+fn deepest(descriptor: &MessageDescriptor, json: &Value, at: &str) -> Option<(String, String)> {
+    let error = DynamicMessage::deserialize(descriptor.clone(), json).err()?;
+    let own = || (at.to_owned(), error.to_string().chars().take(LONGEST_ERROR).collect());
+    let Some(fields) = json.as_object() else { return Some(own()) };
+    if let Some(url) = fields.get("@type").and_then(Value::as_str)
+        && descriptor.full_name() == "google.protobuf.Any"
+    {
+        let name = url.rsplit_once('/').map_or(url, |(_, name)| name);
+        let Some(inner) = POOL.as_ref().and_then(|pool| pool.get_message_by_name(name)) else {
+            return Some((inside(at, "@type"), format!("messages of type {name:?} are not known")));
+        };
+        let rest = fields.iter().filter(|(name, _)| *name != "@type");
+        let rest: Map<String, Value> = rest.map(|(name, value)| (name.clone(), value.clone())).collect();
+        return Some(deepest(&inner, &rest.into(), at).unwrap_or_else(own));
+    }
+    let found = fields.iter().find_map(|(name, value)| in_field(descriptor, name, value, at));
+    Some(found.unwrap_or_else(own))
+}
+
+fn inside(at: &str, name: &str) -> String {
+    if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
+}
+
+fn in_field(descriptor: &MessageDescriptor, name: &str, value: &Value, at: &str) -> Option<(String, String)> {
+    let path = inside(at, name);
+    let by_name = |field: &FieldDescriptor| field.name() == name || field.json_name() == name;
+    let Some(field) = descriptor.fields().find(by_name) else {
+        let known: Vec<FieldDescriptor> = descriptor.fields().collect();
+        let near = crate::validate::nearest(name, known.iter().map(FieldDescriptor::name));
+        let meant = near.map(|near| format!("; is {near} meant?")).unwrap_or_default();
+        return Some((path, format!("{} has no such field{meant}", descriptor.name())));
+    };
+    let entry = field.kind();
+    let message = match (&entry, field.is_map()) {
+        (Kind::Message(entry), true) => entry.map_entry_value_field().kind(),
+        _ => entry,
+    };
+    let deeper = match (message, value) {
+        (Kind::Message(message), Value::Array(items)) if field.is_list() => {
+            let mut items = items.iter().enumerate();
+            items.find_map(|(index, item)| deepest(&message, item, &format!("{path}[{index}]")))
+        }
+        (Kind::Message(message), Value::Object(entries)) if field.is_map() => {
+            entries.iter().find_map(|(key, item)| deepest(&message, item, &format!("{path}[{key:?}]")))
+        }
+        (Kind::Message(message), value) if !field.is_list() && !field.is_map() => {
+            deepest(&message, value, &path)
+        }
+        _ => None,
+    };
+    deeper.or_else(|| {
+        let alone = Value::Object(Map::from_iter([(name.to_owned(), value.clone())]));
+        let error = DynamicMessage::deserialize(descriptor.clone(), &alone).err()?;
+        Some((path, error.to_string().chars().take(LONGEST_ERROR).collect()))
+    })
 }
 
 /// One encoded message as protobuf's JSON, with names as in the .proto file or in lowerCamelCase.

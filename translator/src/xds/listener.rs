@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 pub(super) const BIND_ADDRESS: &str = "0.0.0.0";
 
 /// The address that listeners bind. With IPv4 mapped, `::` is both.
-fn address_of(family: BindFamily) -> &'static str {
+pub(super) fn address_of(family: BindFamily) -> &'static str {
     match family {
         BindFamily::V4 => BIND_ADDRESS,
         BindFamily::V6 | BindFamily::Dual => "::",
@@ -123,7 +123,12 @@ fn filter_chain(
     });
     let (filter, socket) = match &chain.serves {
         Serves::Http(routes) => {
-            let filters = filters.get(routes.name.as_str()).cloned().unwrap_or_default();
+            let mut filters = filters.get(routes.name.as_str()).cloned().unwrap_or_default();
+            if let Some(calls) = &proxy.counts_calls {
+                let filter = patch::http_filter(&(calls.name.clone(), calls.config.clone()));
+                let place = filters.partition_point(|(place, _)| *place <= calls.place);
+                filters.insert(place, (calls.place, filter));
+            }
             let mut filters = patch::listener_filters(filters, chain.policies.as_deref());
             proxy.order.iter().for_each(|step| reorder(&mut filters, step));
             look_first(&mut filters);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// Its name, and that of its statistics.
-const NAME: &str = "moorgate-ready";
+pub(crate) const NAME: &str = "moorgate-ready";
 
 /// A bootstrap with a listener on this port that answers `/ready` and nothing else.
 ///
@@ -26,13 +26,17 @@ pub fn answering_probes(mut bootstrap: Value, port: u16) -> Value {
             }},
         ],
     });
-    bootstrap["static_resources"]["listeners"] = json!([{
+    let listener = json!({
         "name": NAME,
         "address": {"socket_address": {"address": super::listener::BIND_ADDRESS, "port_value": port}},
         "ignore_global_conn_limit": true,
         "filter_chains": [{"filters": [
             {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
         ]}],
-    }]);
+    });
+    match bootstrap["static_resources"].get_mut("listeners").and_then(Value::as_array_mut) {
+        Some(listeners) => listeners.push(listener),
+        None => bootstrap["static_resources"]["listeners"] = json!([listener]),
+    }
     bootstrap
 }

@@ -65,6 +65,16 @@ pub(super) fn host(host: &VirtualHost) -> pb::VirtualHost {
     out
 }
 
+/// What counts all requests of a host: its name has no dots, at which names of statistics are cut.
+pub(super) fn counted(host: &VirtualHost) -> pb::VirtualCluster {
+    let any = HeaderMatcher {
+        name: ":authority".into(),
+        header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::PresentMatch(true)),
+        ..Default::default()
+    };
+    pb::VirtualCluster { name: host.domain.replace('.', "_"), headers: vec![any] }
+}
+
 /// The name of the route that takes what no other takes (see [`ask`]).
 pub(super) const UNMATCHED: &str = "unmatched";
 

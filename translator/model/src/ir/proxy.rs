@@ -1,6 +1,6 @@
 //! What an EnvoyProxy says of all Envoys of a fleet, as messages that only `xds` opens.
 
-use super::Patch;
+use super::{ListenerFilter, Patch, Startup};
 
 /// Settings of a fleet. Without any Envoy is set up as ever.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -31,6 +31,16 @@ pub struct Proxy {
     pub keeps_order: bool,
     /// Services are reached by their own addresses, where no policy says otherwise.
     pub by_service: bool,
+    /// Over Envoy's `Cluster`, for all clusters.
+    pub cluster: Vec<Patch>,
+    /// Requests are counted for each virtual host.
+    pub counts_hosts: bool,
+    /// An encoded filter of requests that counts calls of gRPC, and its place.
+    pub counts_calls: Option<ListenerFilter>,
+    /// What the statistics of a route's clusters are called, with operators for parts of the route's name.
+    pub cluster_stat_name: Option<String>,
+    /// What stands in the bootstrap.
+    pub startup: Startup,
 }
 
 /// A filter of requests, by the beginning of its name, that is to stand before or behind another one.

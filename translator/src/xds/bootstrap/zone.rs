@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// The cluster that stands for the fleet itself.
-const LOCAL: &str = "moorgate-local";
+pub(crate) const LOCAL: &str = "moorgate-local";
 
 /// What a bootstrap has besides where Envoy knows its zone. It looks for endpoints there only if a cluster stands for its
 /// fleet; where requests are kept in the zone, of that nothing counts but that it has an endpoint in the zone, which is
