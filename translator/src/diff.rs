@@ -7,12 +7,14 @@ mod markdown;
 mod redact;
 mod revoked;
 mod routes;
+mod starts;
 mod template;
 mod text;
 mod tree;
 
 pub use markdown::markdown;
 pub use revoked::{Refusal, mark, refusals};
+pub use starts::{Starts, starts};
 pub use text::text;
 
 use crate::xds::{XdsError, json};
@@ -48,7 +50,7 @@ pub enum Kind {
 pub struct Change {
     /// What happened.
     pub kind: Kind,
-    /// `grant`, `listener`, `host`, `route`, `cluster`, `endpoints`, `secret`, `trust-bundle`, `rate-limit` or `resource`.
+    /// `bootstrap`, `grant`, `listener`, `host`, `route`, `cluster`, `endpoints`, `secret`, `trust-bundle`, `rate-limit` or `resource`.
     pub what: &'static str,
     /// Its name; a route's is `table host match`, a grant's who may not use what.
     pub name: String,

@@ -6,8 +6,9 @@ use super::access::{StoreArgs, read_failure};
 use super::input::{Fleets, Reading};
 use super::output::{self, json};
 use super::{Exit, Failure};
-use crate::diff::{Refusal, Side, diff, mark, markdown, refusals, text};
+use crate::diff::{Refusal, Side, Starts, diff, mark, markdown, refusals, starts, text};
 use crate::report::FORMAT_VERSION;
+use crate::startup;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use moorgate_snapshot::channel::Release;
@@ -34,7 +35,8 @@ Examples:
   moorgate diff snapshot:3f1c… snapshot:90ab… --fleet shop/edge -o markdown
   moorgate diff gateways/ --translator ./moorgate-0.1.0
 
-A line `- grant … (revoked)`, red on a terminal, says that a ReferenceGrant was taken away.
+A line `- grant … (revoked)`, red on a terminal, says that a ReferenceGrant was taken away; `~ bootstrap` that pods of Envoys are
+replaced, because they read their bootstrap once (sources only: it is in no snapshot).
 
 Exits 0 without differences, 1 with, 6 if a side has errors and could not be compiled.")]
 pub(super) struct DiffArgs {
@@ -80,12 +82,14 @@ enum Output {
 /// Runs the command.
 pub(super) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
     let before = match &args.translator {
-        Some(program) => translator::side(&args, program, &args.before).await?,
-        None => side(&args, &args.before).await?.0,
+        Some(program) => Found::of(translator::side(&args, program, &args.before).await?),
+        None => side(&args, &args.before).await?,
     };
-    let (after, refused) = side(&args, args.after.as_ref().unwrap_or(&args.before)).await?;
-    let mut fleets = diff(&before, &after, args.show_values)?;
-    mark(&mut fleets, &before, &refused)?;
+    let after = side(&args, args.after.as_ref().unwrap_or(&args.before)).await?;
+    let mut fleets = diff(&before.side, &after.side, args.show_values)?;
+    mark(&mut fleets, &before.side, &after.refused)?;
+    let sides = [(&before.side, &before.starts), (&after.side, &after.starts)];
+    starts(&mut fleets, sides, args.show_values);
     match args.output {
         Output::Text => output::print(&text(&fleets))?,
         Output::Json => output::print(&json(&json!({ "format_version": FORMAT_VERSION, "fleets": fleets })))?,
@@ -94,11 +98,27 @@ pub(super) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
     Ok(if fleets.is_empty() { Exit::Fine } else { Exit::No })
 }
 
-/// The records of a side, and the references that no grant permits where it has a source.
-async fn side(args: &DiffArgs, text: &str) -> Result<(Side, Vec<Refusal>), Failure> {
+/// What is known of a side.
+struct Found {
+    /// Its records.
+    side: Side,
+    /// The references that no grant permits, where it has a source.
+    refused: Vec<Refusal>,
+    /// What Envoys start with, where it has a source.
+    starts: Starts,
+}
+
+impl Found {
+    /// A side without a source.
+    fn of(side: Side) -> Self {
+        Self { side, refused: Vec::new(), starts: Starts::new() }
+    }
+}
+
+async fn side(args: &DiffArgs, text: &str) -> Result<Found, Failure> {
     match text.split_once(':') {
-        Some(("snapshot", id)) => Ok((snapshot(args, id).await?, Vec::new())),
-        Some(("channel", name)) => Ok((channel(args, name).await?, Vec::new())),
+        Some(("snapshot", id)) => Ok(Found::of(snapshot(args, id).await?)),
+        Some(("channel", name)) => Ok(Found::of(channel(args, name).await?)),
         Some(("cluster", context)) => cluster(args, context).await,
         _ => {
             let (source, rev) = source(args, text);
@@ -117,7 +137,7 @@ fn source<'a>(args: &'a DiffArgs, text: &'a str) -> (&'a str, Option<&'a str>) {
 }
 
 /// A side that has syntax or schema errors says nothing about what would run, so it is not compared.
-async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<(Side, Vec<Refusal>), Failure> {
+async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<Found, Failure> {
     let mut reading = args.reading.clone();
     reading.rev = rev.map(str::to_owned);
     reading.live.cluster = false;
@@ -129,7 +149,7 @@ async fn compiled(args: &DiffArgs, source: &str, rev: Option<&str>) -> Result<(S
 }
 
 /// A live cluster.
-async fn cluster(args: &DiffArgs, context: &str) -> Result<(Side, Vec<Refusal>), Failure> {
+async fn cluster(args: &DiffArgs, context: &str) -> Result<Found, Failure> {
     let mut reading = Reading { rev: None, path: None, ownership: None, ..args.reading.clone() };
     reading.live.cluster = true;
     if !context.is_empty() {
@@ -138,12 +158,7 @@ async fn cluster(args: &DiffArgs, context: &str) -> Result<(Side, Vec<Refusal>),
     read(args, &reading, &[], "the cluster").await
 }
 
-async fn read(
-    args: &DiffArgs,
-    reading: &Reading,
-    sources: &[String],
-    name: &str,
-) -> Result<(Side, Vec<Refusal>), Failure> {
+async fn read(args: &DiffArgs, reading: &Reading, sources: &[String], name: &str) -> Result<Found, Failure> {
     let one_side = |error: anyhow::Error| Failure::new(Exit::OneSide, error);
     let compiled = reading.compile(sources).await.map_err(|failure| one_side(failure.error))?;
     let blocked = &compiled.compilation.blocked;
@@ -152,13 +167,16 @@ async fn read(
         compiled.print_diagnostics();
         return Err(one_side(anyhow!("{name} has errors and cannot be compared")));
     }
-    let side = fleets.iter().filter(|(fleet, _)| args.fleets.wants(fleet));
-    let side = side
+    let wanted = || fleets.iter().filter(|(fleet, _)| args.fleets.wants(fleet));
+    let starts = wanted()
+        .filter_map(|(fleet, found)| Some((fleet.clone(), startup::comparable(&found.ir.proxy)?)))
+        .collect();
+    let side = wanted()
         .map(|(fleet, found)| {
             (fleet.clone(), (found.snapshot.id(), found.snapshot.records().cloned().collect()))
         })
         .collect();
-    Ok((side, refusals(&compiled.compilation)))
+    Ok(Found { side, refused: refusals(&compiled.compilation), starts })
 }
 
 /// A snapshot is known by its digest, so nobody needs to be trusted for it.
