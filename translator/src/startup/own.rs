@@ -2,7 +2,7 @@
 
 use super::{Said, guard, replace};
 use crate::patches::{self, JsonPatch};
-use crate::xds::{BOOTSTRAP_TYPE, json};
+use crate::xds::{self, BOOTSTRAP_TYPE, json};
 use moorgate_model::FieldPath;
 use moorgate_model::ir::{BootstrapPatch, OwnBootstrap};
 use serde_json::Value as Json;
@@ -40,6 +40,7 @@ pub(super) fn apply(base: &Json, own: &OwnBootstrap, taken: &[u16]) -> Result<Ap
     secretless(&made).map_err(|message| said(&field, message))?;
     guard::keep(&base, &mut made, &field, &mut notes)?;
     guard::sound(&made, taken).map_err(|message| said(&field, message))?;
+    ruled(&made).map_err(|message| said(&field, message))?;
     bounded(made.to_string().len()).map_err(|message| said(&field, message))?;
     Ok(Applied { bootstrap: made, notes })
 }
@@ -100,6 +101,12 @@ fn normal(json: &Json) -> Result<Json, String> {
     }
     let bytes = json::parse(BOOTSTRAP_TYPE, json)?;
     json::print(BOOTSTRAP_TYPE, &bytes, true).map_err(|error| error.to_string())
+}
+
+/// Whether it breaks none of Envoy's rules for its fields: Envoy would not start.
+fn ruled(json: &Json) -> Result<(), String> {
+    let bytes = json::parse(BOOTSTRAP_TYPE, json)?;
+    xds::fits(BOOTSTRAP_TYPE, &bytes, true).map_err(|why| format!("Envoy does not take it: {why}"))
 }
 
 /// Both as protobuf merges them: one encoding behind the other.
