@@ -110,8 +110,8 @@ The first rule that fits a request allows or denies it, otherwise defaultAction 
 principal.clientCIDRs, principal.clientIPGeoLocations (see client_location), principal.headers, principal.jwt (claims and scopes of a \
 provider of jwt), operation.methods, operation.path, cel (an expression that must be true). An expression may speak of request, source, destination, connection, metadata, \
 filter_state and xds, as Envoy's attributes are called; one that Envoy could not build, for lack of such a name or function, closes the \
-policy, and one that cannot be evaluated for a request, because what it speaks of is not there, does not fit it. Beside expressions a path of \
-type RegularExpression is refused: write it in the expression, as request.url_path.matches('^/a'). What is denied is answered with 403.",
+policy, and one that cannot be evaluated for a request, because what it speaks of is not there, does not fit it. A path is \
+looked at without its query, but for the type RegularExpression, which has to fit all of it (/a(\\?.*)?). What is denied is answered with 403.",
         effect: Effect::Filter {
             name: NAME,
             place: place::AUTHORIZATION,
@@ -141,7 +141,7 @@ type RegularExpression is refused: write it in the expression, as request.url_pa
         let Some(by_default) = by_default else { return };
         if rules.iter().any(|rule| rule.expression.is_some()) {
             let Some(matcher) = matcher::matcher(rules, by_default) else {
-                let why = "beside expressions a path is matched by Exact or PathPrefix, without a query";
+                let why = "beside expressions a path of type Exact or PathPrefix has no query";
                 return cx.invalid(at.key("rules"), why);
             };
             let own = RbacPerRoute { rbac: Some(Rbac { matcher: Some(matcher), ..Default::default() }) };
@@ -290,7 +290,7 @@ pub(crate) fn header_of(name: &str, value: StringMatcher) -> Principal {
     }))
 }
 
-/// A path without its query.
+/// A path: without its query, but for an expression, which sees all of it, as in Envoy Gateway.
 fn path(found: &PathMatch, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Principal> {
     let value = found.value.clone();
     let matcher = |pattern| {
@@ -299,7 +299,14 @@ fn path(found: &PathMatch, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Prin
     };
     let fits = match found.kind.as_deref() {
         Some("Exact") => matcher(MatchPattern::Exact(value)),
-        Some("RegularExpression") => matcher(cx.expression(at.key("value"), &value)?),
+        Some("RegularExpression") => {
+            let pattern = cx.expression(at.key("value"), &value)?;
+            id(principal::Identifier::Header(HeaderMatcher {
+                name: ":path".to_owned(),
+                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(text(pattern))),
+                ..Default::default()
+            }))
+        }
         // Whole segments, as in a route.
         None | Some("PathPrefix") => match value.trim_end_matches('/') {
             "" => matcher(MatchPattern::Prefix("/".into())),
@@ -433,6 +440,23 @@ mod tests {
             [":method", "10.0.0.0", "::1", "\"/a/\"", "\"/a\"", "\"p\"", "\"x\"", "\"y\"", "\"scope\""]
         {
             assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    /// As in Envoy Gateway, which looks for `Exact` and `PathPrefix` before the question mark only.
+    #[test]
+    fn an_expression_sees_the_query() {
+        let of = |kind: &str| {
+            let rule = format!(
+                r#"[{{"action": "Allow", "operation": {{"path": {{"type": "{kind}", "value": "/a"}}}}}}]"#
+            );
+            format!("{:?}", tree(&rule, "Deny"))
+        };
+        let expression = of("RegularExpression");
+        assert!(expression.contains("\":path\"") && !expression.contains("UrlPath"), "{expression}");
+        for kind in ["Exact", "PathPrefix"] {
+            let plain = of(kind);
+            assert!(plain.contains("UrlPath") && !plain.contains("\":path\""), "{plain}");
         }
     }
 

@@ -13,6 +13,8 @@ pub trait Capability: 'static {
     type Spec: DeserializeOwned;
     /// Everything about it but what it does.
     const ABOUT: About;
+    /// Fields below `spec` that it reads besides, and that another capability carries out.
+    const READS: &'static [&'static str] = &[];
 
     /// Checks what the published schema does not, and says what Envoy shall do. What cannot be carried out is said to
     /// `cx`, and never left out in silence.
@@ -66,6 +68,8 @@ pub enum Effect {
 pub trait AnyCapability: Sync {
     /// What is known of it.
     fn about(&self) -> &'static About;
+    /// Fields below `spec` that it reads besides.
+    fn reads(&self) -> &'static [&'static str];
     /// Reads its fields of a `spec`, if there are any, and lowers them.
     fn compile(&self, spec: &Node, cx: &mut Lowering<'_>);
 }
@@ -81,6 +85,10 @@ impl<C: Capability> Part<C> {
 impl<C: Capability> AnyCapability for Part<C> {
     fn about(&self) -> &'static About {
         Self::KEPT
+    }
+
+    fn reads(&self) -> &'static [&'static str] {
+        C::READS
     }
 
     fn compile(&self, spec: &Node, cx: &mut Lowering<'_>) {

@@ -1,7 +1,8 @@
 //! A service that is asked whether a request may pass (SecurityPolicy `extAuth`).
 
-use crate::lowering::{Asked, Provider, digest, milliseconds, time};
+use crate::lowering::{Asked, LISTENER, Provider, digest, milliseconds, time};
 use crate::{About, BackendRef, Capability, Effect, Kind, Lowering, place};
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::HeaderMutationRules;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::http_uri::HttpUpstreamType;
 use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService, HeaderValue, HttpUri};
@@ -13,6 +14,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
     ListStringMatcher, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
 };
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
+use envoy_types::pb::google::protobuf::BoolValue;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 use std::time::Duration;
@@ -24,6 +26,20 @@ pub(crate) struct ExtAuth;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Spec {
     ext_auth: Option<Rules>,
+    jwt: Option<Tokens>,
+}
+
+/// What the same policy does with tokens, later.
+#[derive(Debug, Deserialize)]
+struct Tokens {
+    #[serde(default)]
+    providers: Vec<TokenProvider>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenProvider {
+    recompute_route: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -108,7 +124,7 @@ those that it always sees; gRPC: in place of all), bodyToExtAuth, contextExtensi
 because its value would lie in the snapshot), and by includeRouteMetadata kind, name, namespace and rule of the route. A service that has \
 not answered within timeout lets nothing pass, and statusOnError says with which answer (403); with failOpen everything passes that it \
 does not answer. A policy that cannot be carried out lets nothing pass, also with failOpen. With recomputeRoute the route is looked for \
-again by the headers that the service gave; what the one that is found asks for before (csrf, extAuth) is not asked any more, so a route that \
+again by the headers that the service gave (over gRPC it can then change neither path nor host); what the one that is found asks for before (csrf, extAuth) is not asked any more, so a route that \
 could lead to one that asks for more is closed.",
         effect: Effect::Filter {
             name: HTTP,
@@ -116,6 +132,8 @@ could lead to one that asks for more is closed.",
             why: "the service may change what tokens and rights are read from",
         },
     };
+
+    const READS: &'static [&'static str] = &["jwt"];
 
     fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
         let Some(rules) = &spec.ext_auth else { return };
@@ -166,7 +184,11 @@ could lead to one that asks for more is closed.",
         let own =
             ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::CheckSettings(settings)) };
         let off = ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::Disabled(true)) };
-        let (plain, base) = (base(grpc, &Rules::default()), base(grpc, rules));
+        let tokens = spec.jwt.iter().flat_map(|tokens| &tokens.providers);
+        let (plain, mut base) = (base(grpc, &Rules::default()), base(grpc, rules));
+        if grpc && (base.clear_route_cache || tokens.filter_map(|token| token.recompute_route).any(|it| it)) {
+            base.decoder_header_mutation_rules = Some(mutations());
+        }
         let name = if base == plain { name.to_owned() } else { format!("{name}.{}", digest(&base)) };
         cx.busy_filter((&name, place::EXTERNAL_AUTH), &base, &own, &off);
     }
@@ -175,14 +197,13 @@ could lead to one that asks for more is closed.",
 /// Whether names, paths and codes are some that Envoy takes.
 fn is_sound(rules: &Rules, service: &Service, at: &FieldPath, cx: &mut Lowering<'_>) -> bool {
     let above = FieldPath::parse("spec.extAuth");
-    let lists = [
-        (above.key("headersToExtAuth"), &rules.headers_to_ext_auth),
-        (at.key("headersToBackend"), &service.headers_to_backend),
-    ];
-    for (at, names) in lists {
-        if !names.iter().all(|name| cx.header_name(at.clone(), name)) {
-            return false;
-        }
+    let shown = |name: &String| cx.header_name(above.key("headersToExtAuth"), name);
+    if !rules.headers_to_ext_auth.iter().all(shown) {
+        return false;
+    }
+    let taken = |name: &String| cx.foreign_header(at.key("headersToBackend"), name);
+    if !service.headers_to_backend.iter().all(taken) {
+        return false;
     }
     for (field, path) in [("path", &service.path), ("pathOverride", &service.path_override)] {
         if path.as_ref().is_some_and(|path| !path.is_empty() && !path.starts_with('/')) {
@@ -238,11 +259,21 @@ fn base(grpc: bool, rules: &Rules) -> ExtAuthz {
         })),
         allowed_headers: grpc.then_some(shown),
         // Which listener a request came by is Envoy's own matter.
-        disallowed_headers: Some(names(["x-moorgate-listener"])),
+        disallowed_headers: Some(names([LISTENER])),
         failure_mode_allow: rules.fail_open == Some(true),
         clear_route_cache: rules.recompute_route == Some(true),
         status_on_error: rules.status_on_error.map(|code| HttpStatus { code }),
         route_metadata_context_namespaces: described.then(|| ROUTE.to_owned()).into_iter().collect(),
+        ..Default::default()
+    }
+}
+
+/// What a service over gRPC may change where the route is looked for again: headers. Host and method it cannot change by
+/// Envoy's own rules; with the path, or as another listener's, a request would come past what others ask for.
+fn mutations() -> HeaderMutationRules {
+    HeaderMutationRules {
+        disallow_system: Some(BoolValue { value: true }),
+        disallow_expression: Some(RegexMatcher { regex: LISTENER.to_owned(), engine_type: None }),
         ..Default::default()
     }
 }
@@ -367,6 +398,21 @@ mod tests {
         assert!(open.starts_with(&format!("{GRPC}.")) && base.failure_mode_allow, "{open}");
         let (again, base, _) = names(r#", "recomputeRoute": true"#);
         assert!(again.starts_with(&format!("{GRPC}.")) && base.clear_route_cache, "{again}");
+        // It then leads nobody to another host, path or listener, nor does it where tokens lead to another route behind it.
+        let rules = base.decoder_header_mutation_rules.unwrap();
+        assert_eq!(
+            (rules.disallow_system, rules.disallow_expression.map(|own| own.regex), rules.allow_all_routing),
+            (Some(BoolValue { value: true }), Some(LISTENER.to_owned()), None)
+        );
+        let tokens = |more: &str| {
+            let spec = format!(
+                r#"{{"extAuth": {{"grpc": {{"backendRefs": [{{"name": "a"}}]}}}}, "jwt": {{"providers": [{{"name": "p",
+                    "remoteJWKS": {{"uri": "https://a.example/k"}}{more}}}]}}}}"#
+            );
+            let filters = testing::compile(Kind::Security, &spec).parts["ext_auth"].filters.clone();
+            ExtAuthz::decode(filters[0].base.value.as_slice()).unwrap().decoder_header_mutation_rules
+        };
+        assert!(tokens("").is_none() && tokens(r#", "recomputeRoute": true"#).is_some());
         let (late, base, _) = names(r#", "statusOnError": 503"#);
         assert!(late != open && base.status_on_error == Some(HttpStatus { code: 503 }));
         let (_, base, _) = names(r#", "headersToExtAuth": ["X-Token"]"#);

@@ -9,7 +9,8 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_
     BodySendMode, HeaderSendMode,
 };
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::{
-    ExternalProcessor, MetadataOptions, ProcessingMode, metadata_options::MetadataNamespaces,
+    ExternalProcessor, MetadataOptions, ProcessingMode, external_processor::RouteCacheAction,
+    metadata_options::MetadataNamespaces,
 };
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::pb::google::protobuf::Any;
@@ -87,7 +88,8 @@ impl Capability for ExtProc {
 Services see requests and responses and may change or answer them (envoy.service.ext_proc.v3, over gRPC), in their order. processingMode says \
 what they see: headers of a side that is named, and its body (Streamed, Buffered, BufferedPartial, FullDuplexStreamed with trailers), with \
 attributes. messageTimeout (200ms), metadata that they are told and may write, shadowMode (they are told, and not waited for). A service that fails answers \
-500, or statusOnError; with failOpen requests pass. How it is reached stands in backendSettings, in the words of BackendTrafficPolicy.",
+500, or statusOnError; with failOpen requests pass. A request stays with its route, also if a service asks for the \
+route to be looked for again (clear_route_cache). How it is reached stands in backendSettings, in the words of BackendTrafficPolicy.",
         effect: Effect::Filter {
             name: NAME,
             place: place::EXTERNAL_PROCESSING,
@@ -187,6 +189,8 @@ fn lower(
         allow_mode_override: mode.is_some_and(|mode| mode.allow_mode_override),
         metadata_options: processor.metadata.as_ref().map(metadata),
         observability_mode: processor.shadow_mode == Some(true),
+        // Filters that stand before would not be asked what another route asks of them.
+        route_cache_action: RouteCacheAction::Retain.into(),
         status_on_error,
         ..Default::default()
     })

@@ -332,7 +332,10 @@ fn headers_have_names(spec: &Provider, at: &FieldPath, cx: &mut Lowering<'_>) ->
     let to = spec.claim_to_headers.iter().map(|claim| claim.header.as_str());
     let lists = [("extractFrom", from.collect::<Vec<_>>()), ("claimToHeaders", to.collect())];
     let mut names = lists.iter().flat_map(|(list, names)| names.iter().map(move |name| (list, name)));
-    names.all(|(list, name)| cx.header_name(at.key(list), name))
+    names.all(|(list, name)| match *list {
+        "claimToHeaders" => cx.foreign_header(at.key(list), name),
+        list => cx.header_name(at.key(list), name),
+    })
 }
 
 /// Whether an address is of TLS, its host, and its port.

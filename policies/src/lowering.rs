@@ -4,6 +4,7 @@ mod ask;
 mod backend;
 mod fit;
 pub(crate) mod late;
+mod merged;
 mod module;
 mod provider;
 mod reference;
@@ -14,16 +15,17 @@ mod text;
 mod value;
 mod world;
 
-pub(crate) use ask::extension;
+pub(crate) use ask::{LISTENER, extension};
 pub use backend::OfBackend;
 pub use late::SecretRef;
+pub use merged::compile_merged;
 pub(crate) use provider::{Asked, Provider, SETTINGS, settings_of};
 pub use rule::{Cookies, OfRule};
 pub use text::ScriptCheck;
 pub(crate) use value::{any, digest, fingerprint, hash, milliseconds, seconds, time};
 pub use world::World;
 
-use crate::capability::{About, AnyCapability};
+use crate::capability::AnyCapability;
 use crate::{Kind, Need, Settled, TrustBundle};
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -111,8 +113,9 @@ pub struct Lowered {
     pub default_host: bool,
     /// What only the parameters of a fleet can give.
     pub needs: Vec<Need>,
-    /// The route is looked for again behind the filter at this place, as this field says.
-    pub recomputes: Option<(u16, FieldPath)>,
+    /// The route is looked for again behind the filter at this place, as this field says; true if the filter may have
+    /// changed host and path by then.
+    pub recomputes: Option<(u16, bool, FieldPath)>,
 }
 
 impl Lowered {
@@ -211,42 +214,8 @@ pub fn compile(kind: Kind, object: &Object, world: &mut dyn World) -> Compiled {
     cx.finish(parts)
 }
 
-/// Compiles a policy that was merged with one of a wider scope. What only one of them speaks of is as that one has it, with
-/// its own namespace; what both do is read from the merged object, which stands for the narrower one.
-pub fn compile_merged(
-    kind: Kind,
-    (narrow, of_narrow): (&Object, &Compiled),
-    (wide, of_wide): (&Object, &Compiled),
-    merged: &Object,
-    world: &mut dyn World,
-) -> Compiled {
-    let mut cx = Lowering::new(kind, merged, world);
-    cx.wide = Some(&wide.reference);
-    let mut parts = BTreeMap::new();
-    for capability in of_kind(kind) {
-        let file = capability.about().file;
-        let part = match (written(capability.about(), narrow), written(capability.about(), wide)) {
-            (true, true) => merged.root.get("spec").and_then(|spec| cx.part(*capability, spec)),
-            (true, false) => of_narrow.parts.get(file).cloned(),
-            (false, true) => of_wide.parts.get(file).cloned(),
-            (false, false) => None,
-        };
-        if let Some(part) = part {
-            parts.insert(file, part);
-        }
-    }
-    cx.closed |= of_narrow.closed || of_wide.closed;
-    cx.finish(parts)
-}
-
 fn of_kind(kind: Kind) -> impl Iterator<Item = &'static &'static dyn AnyCapability> {
     crate::CAPABILITIES.iter().filter(move |capability| capability.about().kind == kind)
-}
-
-/// Whether a policy has fields of a capability.
-fn written(about: &About, object: &Object) -> bool {
-    let spec = FieldPath::root().key("spec");
-    about.fields.iter().any(|field| object.root.at(&spec.join(&top(field))).is_some())
 }
 
 /// The outermost field that leads to another.

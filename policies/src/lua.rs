@@ -6,6 +6,7 @@ use crate::free::Free;
 use crate::{About, Capability, Effect, Kind, Lowering, ScriptCheck, place};
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::{Lua as Filter, LuaPerRoute, lua_per_route};
+use envoy_types::pb::google::protobuf::BoolValue;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 
@@ -38,6 +39,8 @@ struct ValueRef {
 
 /// The filter of the first script; that of the second has a 2 behind it.
 const NAME: &str = "envoy.filters.http.lua";
+/// By which a script has the route looked for again.
+const AGAIN: &str = "clearRouteCache";
 /// The key of a ConfigMap that holds a script.
 const KEY: &str = "lua";
 /// So long may a script be, in bytes: every worker of every proxy reads it.
@@ -57,7 +60,9 @@ filterContext is what a script gets of handle:filterContext(). Scripts are check
 their syntax (InsecureSyntax), and by default (Strict) also that they define what Envoy calls, and that no name in them stands for what reaches \
 beyond requests (io, require, load, debug, os but for its clock and getenv, and the like); they are never run. Disabled checks nothing. Of several \
 Gateways that a policy is attached to the strictest says it. A script that cannot be loaded, or whose \
-envoy_on_request fails, answers 500: it may be what decides who passes. What Envoy does when envoy_on_response fails is left: the response goes on.",
+envoy_on_request fails, answers 500: it may be what decides who passes. A request stays with its route whatever a script changes about it, \
+unless the script itself has it looked for again (handle:clearRouteCache()); what the one that is found asks for before scripts run is not asked \
+any more, so a route that could lead to one that asks for more, at the same path or in another namespace, is closed. What Envoy does when envoy_on_response fails is left: the response goes on.",
         effect: Effect::Filter {
             name: NAME,
             place: place::LUA,
@@ -81,7 +86,11 @@ envoy_on_request fails, answers 500: it may be what decides who passes. What Env
             if context.is_some() && filter_context.is_none() {
                 return cx.invalid(at.key("filterContext"), "it is an object with names and values");
             }
-            let wrapped = wrapped(&text, &cx.own_name(&format!("lua[{index}]")));
+            let again = text.contains(AGAIN);
+            if again {
+                cx.recomputes_freely(place::LUA, &at);
+            }
+            let wrapped = wrapped(&text, &cx.own_name(&format!("lua[{index}]")), again);
             let source = DataSource {
                 specifier: Some(data_source::Specifier::InlineString(wrapped)),
                 ..Default::default()
@@ -92,7 +101,9 @@ envoy_on_request fails, answers 500: it may be what decides who passes. What Env
                 ..Default::default()
             };
             let name = if index == 0 { NAME.to_owned() } else { format!("{NAME}.{}", index + 1) };
-            cx.filter((&name, place::LUA), &Filter::default(), &own);
+            // What a script changes about a request leads to another route only if it asks for that.
+            let base = Filter { clear_route_cache: Some(BoolValue { value: false }), ..Default::default() };
+            cx.filter((&name, place::LUA), &base, &own);
         }
     }
 }
@@ -131,22 +142,31 @@ fn source(script: &Script, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<(Str
 }
 
 /// The script inside of one that loads it. Envoy refuses a whole table of routes for a script that does not load, and
-/// lets a request pass when its script fails: so loading is tried, and what fails answers 500.
-fn wrapped(text: &str, name: &str) -> String {
+/// lets a request pass when its script fails: so loading is tried, and what fails answers 500. A script in which the name of
+/// it does not stand cannot have the route looked for again by other ways to write it.
+fn wrapped(text: &str, name: &str, again: bool) -> String {
     let mut level = String::new();
     while text.contains(&format!("]{level}]")) || text.ends_with(&format!("]{level}")) {
         level.push('=');
     }
+    let stays = if again {
+        String::new()
+    } else {
+        format!(
+            "    local known = meta(handle)\n    if type(known) == \"table\" then known.{AGAIN} = nil end\n"
+        )
+    };
     // A first line break inside of these brackets is not part of the text.
     format!(
-        "local script, why = loadstring([{level}[\n{text}]{level}], \"={name}\")\n\
+        "local meta = getmetatable\n\
+         local script, why = loadstring([{level}[\n{text}]{level}], \"={name}\")\n\
          local loaded = script ~= nil\n\
          if loaded then loaded, why = pcall(script) end\n\
          local on_request = envoy_on_request\n\
          local function refuse(handle, why)\n  handle:logErr(\"{name}: \" .. tostring(why))\n  \
          handle:respond({{[\":status\"] = \"500\"}}, \"\")\nend\n\
          if not loaded then\n  envoy_on_response = nil\n  function envoy_on_request(handle) refuse(handle, why) end\n\
-         elseif on_request ~= nil then\n  function envoy_on_request(handle)\n    \
+         elseif on_request ~= nil then\n  function envoy_on_request(handle)\n{stays}    \
          local fine, why = pcall(on_request, handle)\n    if not fine then refuse(handle, why) end\n  end\nend\n"
     )
 }
@@ -155,6 +175,7 @@ fn wrapped(text: &str, name: &str) -> String {
 mod tests {
     use super::*;
     use crate::lowering::testing;
+    use prost::Message as _;
 
     fn script(spec: &str, name: &str) -> (String, LuaPerRoute) {
         let compiled = testing::compile(Kind::Extension, spec);
@@ -187,6 +208,26 @@ mod tests {
     }
 
     #[test]
+    fn a_request_stays_with_its_route_unless_the_script_says_otherwise() {
+        let of = |text: &str| {
+            let spec = format!(r#"{{"lua": [{{"type": "Inline", "inline": "{text}"}}]}}"#);
+            let compiled = testing::compile(Kind::Extension, &spec);
+            assert!(compiled.findings.is_empty() && !compiled.closed, "{:?}", compiled.findings);
+            let part = &compiled.parts["lua"];
+            let base = Filter::decode(part.filters[0].base.value.as_slice()).unwrap();
+            let (text, _) = script(&spec, NAME);
+            let again =
+                part.recomputes.clone().map(|(place, freely, field)| (place, freely, field.to_string()));
+            (base.clear_route_cache, text.contains("known.clearRouteCache = nil"), again)
+        };
+        let never = Some(BoolValue { value: false });
+        let script = "function envoy_on_request(h) h:headers():replace('x', 'y') end";
+        assert_eq!(of(script), (never, true, None));
+        let script = "function envoy_on_request(h) h:clearRouteCache() end";
+        assert_eq!(of(script), (never, false, Some((place::LUA, true, "spec.lua[0]".to_owned()))));
+    }
+
+    #[test]
     fn how_strictly_scripts_are_looked_at() {
         let (broken, reaching) = ("function f(", "function envoy_on_request(h) os.exit() end");
         assert!(
@@ -198,7 +239,7 @@ mod tests {
         assert!(checked("x = 1", syntax).is_ok() && checked("x = 1", ScriptCheck::Strict).is_err());
         assert!(checked(reaching, ScriptCheck::Strict).is_err());
         // What Envoy gets of a script that nobody looked at can be loaded all the same: it answers 500 by itself.
-        assert!(syntax::check(&wrapped(broken, "a")).is_ok());
+        assert!(syntax::check(&wrapped(broken, "a", false)).is_ok());
     }
 
     #[test]

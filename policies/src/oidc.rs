@@ -98,9 +98,11 @@ struct Forwarding {
 
 /// Where the same policy's tokens are.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Tokens {
     #[serde(default)]
     providers: Vec<TokenProvider>,
+    fail_open: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -169,6 +171,8 @@ forwardIDToken needs Envoy 1.39.",
             why: "whoever has to log in is sent away before his tokens are read",
         },
     };
+
+    const READS: &'static [&'static str] = &["jwt"];
 
     fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
         let Some(rules) = &spec.oidc else { return };
@@ -322,6 +326,11 @@ fn behaviour(
     let pass = if rules.pass_through_auth_header == Some(true) { passed(tokens) } else { Vec::new() };
     if rules.pass_through_auth_header == Some(true) && pass.is_empty() {
         cx.invalid(at.key("passThroughAuthHeader"), "no jwt provider of this policy reads a header");
+        return None;
+    }
+    if !pass.is_empty() && tokens.is_some_and(|tokens| tokens.fail_open == Some(true)) {
+        let message = "with jwt.failOpen a token that is none would pass, without a session";
+        cx.invalid(at.key("passThroughAuthHeader"), message);
         return None;
     }
     if forwarded.is_some_and(|name| pass.iter().any(|one| one.name.eq_ignore_ascii_case(name))) {

@@ -115,7 +115,9 @@ authorities of code.image.tls; the module is published with the snapshot, and ea
 Envoy itself fetches a module, and takes it only with the digest code.http.sha256, which has to be given: nothing is fetched while compiling, and \
 what is not known to be what was meant does not run (pullPolicy therefore decides nothing). Over https the server must be signed by an authority of code.http.tls, or by the roots of Envoy's \
 image. config is given to the module as JSON, env.hostKeys names variables of the proxy's environment that it sees. \
-While a module cannot be had, or fails, requests are answered with an error; with failOpen they pass.",
+While a module cannot be had, or fails, requests are answered with an error; with failOpen they pass. When a module changes a header of a \
+request, Envoy looks for the route again; what the one that is found asks for before modules run is not asked any more, so a route that \
+could lead to one that asks for more, at the same path or in another namespace, is closed: attach such policies to the Gateway.",
         effect: Effect::Filter {
             name: NAME,
             place: place::WASM,
@@ -162,6 +164,8 @@ While a module cannot be had, or fails, requests are answered with an error; wit
             let off = FilterConfig { disabled: true, ..Default::default() };
             let filter = Filter { config: Some(plugin) };
             cx.busy_filter((&format!("{NAME}/{part}"), place::WASM), &filter, &on, &off);
+            // Envoy looks for the route again when a module has changed a header.
+            cx.recomputes_freely(place::WASM, &at);
         }
     }
 }

@@ -40,6 +40,8 @@ mod modules;
 mod patches;
 #[path = "policies/proxies.rs"]
 mod proxies;
+#[path = "policies/rerouted.rs"]
+mod rerouted;
 #[path = "policies/rules.rs"]
 mod rules;
 #[path = "policies/security.rs"]

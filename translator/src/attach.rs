@@ -123,7 +123,7 @@ pub fn attach(objects: &[Object], options: &Options) -> Attachment {
     policy::listeners(&mut policies, &mut gateways, options, &mut diagnostics);
     let mut routes = parent::attach(&index, &mut gateways, &policies, &mut diagnostics, &mut statuses);
     policy::settle(&index, &mut policies, &gateways, &mut routes, &mut diagnostics);
-    policy::hosts(&index, &policies, &mut gateways, &routes, &mut diagnostics);
+    policy::hosts(&index, &mut policies, &mut gateways, &routes, &mut diagnostics);
     listener::filters(&index, &policies, &mut gateways, &mut routes, &mut diagnostics);
     policy::telemetry(&index, &mut policies, &mut gateways, &mut routes, &mut diagnostics);
     let proxies = proxy::resolve(&index, &policies, &gateways, &mut routes, &mut diagnostics);

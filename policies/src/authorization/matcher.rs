@@ -23,7 +23,8 @@ use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::predicate:
 };
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::{FieldMatcher, Predicate};
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherList, MatcherType, OnMatch, on_match};
-use envoy_types::pb::xds::r#type::matcher::v3::{Matcher, StringMatcher, string_matcher};
+use envoy_types::pb::xds::r#type::matcher::v3::regex_matcher::{EngineType, GoogleRe2};
+use envoy_types::pb::xds::r#type::matcher::v3::{Matcher, RegexMatcher, StringMatcher, string_matcher};
 use envoy_types::pb::xds::r#type::v3::CelExpression;
 use prost::{Message, Name};
 
@@ -81,9 +82,15 @@ fn predicate(principal: &Principal) -> Option<Predicate> {
             let HeaderMatchSpecifier::StringMatch(text) = found.header_match_specifier.as_ref()? else {
                 return None;
             };
-            let MatchPattern::Exact(value) = text.match_pattern.as_ref()? else { return None };
-            let value = string_matcher::MatchPattern::Exact(value.clone());
-            let value = StringMatcher { match_pattern: Some(value), ignore_case: text.ignore_case };
+            let pattern = match text.match_pattern.as_ref()? {
+                MatchPattern::Exact(value) => string_matcher::MatchPattern::Exact(value.clone()),
+                MatchPattern::SafeRegex(found) => string_matcher::MatchPattern::SafeRegex(RegexMatcher {
+                    regex: found.regex.clone(),
+                    engine_type: Some(EngineType::GoogleRe2(GoogleRe2 {})),
+                }),
+                _ => return None,
+            };
+            let value = StringMatcher { match_pattern: Some(pattern), ignore_case: text.ignore_case };
             Some(header_of(&found.name, value))
         }
         principal::Identifier::RemoteIp(range) => {
@@ -193,6 +200,10 @@ mod tests {
                         match text.match_pattern.as_ref().unwrap() {
                             string_matcher::MatchPattern::Exact(text) => format!("{name}={text}"),
                             string_matcher::MatchPattern::Prefix(text) => format!("{name}={text}*"),
+                            string_matcher::MatchPattern::SafeRegex(found) => {
+                                assert!(found.engine_type.is_some(), "Envoy wants one");
+                                format!("{name}~{}", found.regex)
+                            }
                             other => panic!("{other:?}"),
                         }
                     }
@@ -208,7 +219,8 @@ mod tests {
             r#"[{"action": "Deny", "cel": "request.path == '/x'"},
                 {"action": "Allow", "cel": "true", "operation": {"methods": ["GET", "PUT"], "path": {"value": "/a"}},
                  "principal": {"clientCIDRs": ["10.0.0.0/8"], "jwt": {"provider": "p", "scopes": ["s"], "claims": [{"name": "n", "values": ["v"]}]}}},
-                {"action": "Allow", "operation": {"path": {"type": "Exact", "value": "/b", "invert": true}}}]"#,
+                {"action": "Allow", "operation": {"path": {"type": "Exact", "value": "/b", "invert": true}}},
+                {"action": "Deny", "operation": {"path": {"type": "RegularExpression", "value": "/c(\\?.*)?"}}}]"#,
         );
         let Some(MatcherType::MatcherList(list)) = found.matcher_type else { panic!("a list") };
         let name = |on: &OnMatch| match on.on_match.as_ref().unwrap() {
@@ -232,6 +244,7 @@ mod tests {
                 "deny: expression",
                 "allow: (((:method=GET or :method=PUT) and ((:path=/a or :path=/a?*) or :path=/a/*) and ip and claim and claim) and expression)",
                 "allow: not (:path=/b or :path=/b?*)",
+                "deny: :path~/c(\\?.*)?",
             ]
         );
         assert_eq!(name(found.on_no_match.as_ref().unwrap()), "deny");
@@ -243,8 +256,8 @@ mod tests {
             (r#"[{"action": "Allow", "cel": "not CEL"}]"#, "MG4002 spec.authorization.rules[0].cel"),
             (
                 r#"[{"action": "Allow", "cel": "true"},
-                    {"action": "Deny", "operation": {"path": {"type": "RegularExpression", "value": "/a.b"}}}]"#,
-                "MG4002 spec.authorization.rules",
+                    {"action": "Deny", "operation": {"path": {"type": "RegularExpression", "value": "/a(b"}}}]"#,
+                "MG4002 spec.authorization.rules[1].operation.path.value",
             ),
             (
                 r#"[{"action": "Allow", "cel": "true", "operation": {"path": {"type": "Exact", "value": "/a?b"}}}]"#,

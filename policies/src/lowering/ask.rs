@@ -18,6 +18,9 @@ use moorgate_model::{FieldPath, ObjectRef};
 use prost::{Message, Name};
 use std::collections::BTreeMap;
 
+/// The header in which a port's listeners note which of them a request came by.
+pub(crate) const LISTENER: &str = "x-moorgate-listener";
+
 fn patch<M: Message>(message: &M, clear: &[&[u32]]) -> Patch {
     let clear = clear.iter().map(|path| path.to_vec()).collect();
     Patch { message: message.encode_to_vec(), clear, first: false }
@@ -197,9 +200,27 @@ impl Lowering<'_> {
         self.out.default_host = true;
     }
 
-    /// The route is looked for again behind the filter at a place, as a field says.
+    /// The route is looked for again behind the filter at a place, as a field says, by headers that the filter sets.
     pub fn recomputes(&mut self, place: u16, field: &FieldPath) {
-        self.out.recomputes.get_or_insert_with(|| (place, field.clone()));
+        self.out.recomputes.get_or_insert_with(|| (place, false, field.clone()));
+    }
+
+    /// The same, where the filter may change everything about a request, its host and path, too.
+    pub fn recomputes_freely(&mut self, place: u16, field: &FieldPath) {
+        self.out.recomputes.get_or_insert_with(|| (place, true, field.clone()));
+    }
+
+    /// Whether a header can be one that somebody else sets. The host of a request was decided upon when its listener was
+    /// chosen, and which one that was is noted in a header of Envoy's own: who set them could lead to another host's routes.
+    pub fn foreign_header(&mut self, at: FieldPath, name: &str) -> bool {
+        if ["host", LISTENER].iter().any(|own| name.eq_ignore_ascii_case(own)) {
+            self.invalid(
+                at,
+                &format!("the header {name:?} is not set here: it decides whose routes a request meets"),
+            );
+            return false;
+        }
+        self.header_name(at, name)
     }
 
     /// Something that only the parameters of a fleet can give.

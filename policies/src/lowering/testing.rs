@@ -94,7 +94,7 @@ impl World for Shop {
         if secret.name == "gone" {
             return Err(Box::new(policy.diagnostic(&POLICY_INVALID, at.clone(), "Secret gone is not there")));
         }
-        Ok(secret.namespace.clone().unwrap_or_else(|| "shop".into()))
+        Ok(secret.namespace.clone().unwrap_or_else(|| policy.reference.namespace.to_string()))
     }
 
     fn fits(&self, _: &str, _: &[u8], _: bool) -> Result<(), String> {
@@ -165,6 +165,12 @@ pub(crate) fn compile(kind: Kind, spec: &str) -> Compiled {
 
 pub(crate) fn compile_object(kind: Kind, object: &Object) -> Compiled {
     super::compile(kind, object, &mut Shop)
+}
+
+/// A policy that was merged with a wider one.
+pub(crate) fn compile_merged(kind: Kind, narrow: &Object, wide: &Object, merged: &Object) -> Compiled {
+    let (of_narrow, of_wide) = (compile_object(kind, narrow), compile_object(kind, wide));
+    super::compile_merged(kind, (narrow, &of_narrow), (wide, &of_wide), merged, &mut Shop)
 }
 
 /// Codes and fields of all findings.

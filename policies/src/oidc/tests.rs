@@ -133,11 +133,51 @@ fn whoever_shows_a_token_that_is_checked_needs_no_session() {
     );
     let (found, _) = config(&jwt(r#", "extractFrom": {"headers": [{"name": "X-Token"}]}"#));
     assert_eq!(found.pass_through_matcher, [header("x-token", None)]);
+    // Whatever is no token would pass, too.
+    let open = jwt("").replace(r#"{"jwt": {"#, r#"{"jwt": {"failOpen": true, "#);
+    assert!(open.contains("failOpen"), "{open}");
+    let open = testing::compile(Kind::Security, &open);
+    assert_eq!(
+        (testing::said(&open), open.closed),
+        (vec!["MG4002 spec.oidc.passThroughAuthHeader".to_owned()], true)
+    );
     let alone = testing::compile(Kind::Security, &spec(r#", "passThroughAuthHeader": true"#));
     assert_eq!(
         (testing::said(&alone), alone.closed),
         (vec!["MG4002 spec.oidc.passThroughAuthHeader".to_owned()], true)
     );
+}
+
+/// Who merges another `jwt` over a policy that lets its tokens pass: what passes is what is read.
+#[test]
+fn tokens_of_a_merged_policy_pass_as_it_reads_them() {
+    let tokens = |from: &str| {
+        format!(
+            r#""jwt": {{"providers": [{{"name": "p", "remoteJWKS": {{"uri": "https://a.example/k"}}, "extractFrom": {from}}}]}}"#
+        )
+    };
+    let login = spec(r#", "passThroughAuthHeader": true"#);
+    let both = |from: &str| login.replace(r#"{"oidc""#, &format!(r#"{{{}, "oidc""#, tokens(from)));
+    let (old, new, cookie) = (
+        r#"{"headers": [{"name": "x-old"}]}"#,
+        r#"{"headers": [{"name": "x-new"}]}"#,
+        r#"{"cookies": ["t"]}"#,
+    );
+    let mut wide = testing::object(Kind::Security, &both(old));
+    wide.reference = moorgate_model::ObjectRef::new(crate::GROUP, "SecurityPolicy", "infra", "wide");
+    let of = |from: &str| {
+        let narrow = testing::object(Kind::Security, &format!("{{{}}}", tokens(from)));
+        testing::compile_merged(Kind::Security, &narrow, &wide, &testing::object(Kind::Security, &both(from)))
+    };
+    let found = of(new);
+    assert!(found.findings.is_empty() && !found.closed, "{:?}", found.findings);
+    let part = &found.parts["oidc"];
+    let config = OAuth2::decode(part.filters[0].base.value.as_slice()).unwrap().config.unwrap();
+    assert_eq!(config.pass_through_matcher, [header("x-new", None)]);
+    // Its Secrets are those of the policy that names them.
+    assert!(part.late.iter().all(|late| late.name.starts_with("Secret/infra/")), "{:?}", part.late);
+    let nothing = of(cookie);
+    assert!(nothing.closed && testing::said(&nothing) == ["MG4002 spec.oidc.passThroughAuthHeader"]);
 }
 
 #[test]

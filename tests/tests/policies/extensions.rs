@@ -179,7 +179,7 @@ fn filters_of_rules_answer_rewrite_and_match() {
 }
 
 /// Answers every connection with these bytes of a body, by HTTP/1.1, until the test ends.
-fn answering<S: Read + Write + Send + 'static>(
+pub(crate) fn answering<S: Read + Write + Send + 'static>(
     accept: impl Fn() -> std::io::Result<S> + Send + 'static,
     body: Vec<u8>,
 ) {

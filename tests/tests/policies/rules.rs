@@ -7,15 +7,15 @@ use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::ports;
 use moorgate_tests::stack::Stack;
 
-fn get(path: &str) -> Request {
+pub(crate) fn get(path: &str) -> Request {
     Request::get(HOST, path)
 }
 
-fn status(target: &Target, request: &Request) -> u16 {
+pub(crate) fn status(target: &Target, request: &Request) -> u16 {
     send(target, request).unwrap().status
 }
 
-fn jwt(more: &str) -> String {
+pub(crate) fn jwt(more: &str) -> String {
     format!(
         "  jwt:\n    providers:\n      - name: us\n        issuer: https://us.example\n        \
          localJWKS: {{ type: Inline, inline: '{}' }}\n{more}",
@@ -23,7 +23,7 @@ fn jwt(more: &str) -> String {
     )
 }
 
-fn bearer(claims: &str) -> String {
+pub(crate) fn bearer(claims: &str) -> String {
     format!("Bearer {}", token(&format!(r#"{{"iss":"https://us.example"{claims}}}"#)))
 }
 
@@ -92,14 +92,15 @@ fn expressions_decide_beside_everything_else() {
     assert_eq!(status(&target, &get("/unknown")), 500);
 }
 
+/// A rule that wants a header, too.
+pub(crate) fn with_header(rule: &str, name: &str, value: &str) -> String {
+    let header = format!("          headers: [{{ name: {name}, value: {value} }}]\n      backendRefs:");
+    rule.replace("      backendRefs:", &header)
+}
+
 /// A rule for requests with this role, and one for all others.
 fn by_role(name: &str, path: &str) -> String {
-    let role = |role: &str, service: &str| {
-        manifest::rule(path, service).replace(
-            "      backendRefs:",
-            &format!("          headers: [{{ name: x-role, value: {role} }}]\n      backendRefs:"),
-        )
-    };
+    let role = |role: &str, service: &str| with_header(&manifest::rule(path, service), "x-role", role);
     manifest::http_route(
         "edge",
         name,
@@ -131,8 +132,9 @@ fn a_route_is_found_again_by_what_a_token_says() {
     // Elsewhere one of the routes that could be found asks for more than the first one.
     documents.push(at(by_role("roles-there", "/roles"), "other"));
     documents.push(policy("there", "SecurityPolicy", "HTTPRoute", "roles-there", &recompute));
-    let inner =
-        manifest::http_route("edge", "inner", "edge/public", &[], &manifest::rule("/roles/inner", "admins"));
+    let rule = manifest::rule("/roles/inner", "admins");
+    let rules = format!("{}{rule}", with_header(&rule, "x-role", "owner"));
+    let inner = manifest::http_route("edge", "inner", "edge/public", &[], &rules);
     documents.push(at(inner, "other"));
     documents.push(policy(
         "inner",

@@ -29,7 +29,7 @@ pub use listener::{
 };
 pub use policy::{
     Added, ChainPolicies, ClusterPolicies, Dns, DnsFamily, Extension, ListenerFilter, Module, Patch,
-    PolicySource, ProxyHeader, RouteFilter, RoutePolicies, SharedLimits,
+    PolicySource, ProxyHeader, Recompute, RouteFilter, RoutePolicies, SharedLimits,
 };
 pub use proxy::{BindFamily, Move, Proxy};
 pub use route::{

@@ -41,7 +41,10 @@ pub(super) fn assemble(
                 |(_, gateway): &(Key<'_>, &Gateway<'_>)| policies.denies_gateway(&gateway.object.reference);
             let closed = Closed {
                 keeps_order: fleet.proxy.keeps_order,
-                moved: !fleet.proxy.order.is_empty(),
+                among: recomputed::Among {
+                    moved: !fleet.proxy.order.is_empty(),
+                    owners: served.iter().map(|((namespace, _), _)| *namespace).collect(),
+                },
                 all: served.iter().all(denied),
                 clusters: routes
                     .clusters
@@ -226,8 +229,8 @@ fn origin(listener: &Listener<'_>) -> ListenerOrigin {
 struct Closed<'c> {
     /// The rules of a route are tried as they are written.
     keeps_order: bool,
-    /// Filters stand in another order than usual.
-    moved: bool,
+    /// What routes may lead to each other.
+    among: recomputed::Among<'c>,
     /// Everything of the Gateway.
     all: bool,
     /// Clusters, neither in plain text nor unverified.
@@ -236,9 +239,7 @@ struct Closed<'c> {
 
 impl Closed<'_> {
     fn table(&self, mut table: RouteTable, found: &mut table::Found) -> RouteTable {
-        for host in &mut table.hosts {
-            recomputed::close(&mut host.routes, self.moved, &mut found.unguarded);
-        }
+        recomputed::close(&mut table, &self.among, &mut found.unguarded);
         for route in table.hosts.iter_mut().flat_map(|host| &mut host.routes) {
             if self.all {
                 route.refuse(500);

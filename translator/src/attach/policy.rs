@@ -159,10 +159,13 @@ fn restricts(object: &Object) -> bool {
     };
     let Some(spec) = object.root.get("spec") else { return true };
     match &*object.reference.kind {
-        "ClientTrafficPolicy" => match spec.get("tls") {
-            Some(tls) => like(tls, "clientValidation"),
-            None => like(spec, "tls"),
-        },
+        "ClientTrafficPolicy" => {
+            like(spec, "clientIPDetection")
+                || match spec.get("tls") {
+                    Some(tls) => like(tls, "clientValidation"),
+                    None => like(spec, "tls"),
+                }
+        }
         "BackendTrafficPolicy" => like(spec, "rateLimit"),
         patches::KIND => patches::restricts(object),
         _ => true,
@@ -332,39 +335,66 @@ fn unsupported(index: &Index<'_>, object: &Object, policies: &mut Policies, diag
     let finding = object.diagnostic(code, FieldPath::root().key("kind"), message);
     if restricts {
         deny(index, object, policies);
-        diagnostics.push(finding.help("what it targets answers 500, because it restricts access"));
+        let of_class = target::targets(index, object).unwrap_or_default();
+        let of_class = off && of_class.iter().any(|target| &*target.object.kind == "GatewayClass");
+        diagnostics.push(finding.help(if of_class {
+            "Gateways of the class in its own namespace answer 500, because it restricts access, and others go on without it"
+        } else {
+            "what it targets answers 500, because it restricts access"
+        }));
     } else {
         diagnostics.push(finding.help("it has no effect"));
     }
 }
 
-/// Closes what a policy targets; everything in its namespace if that cannot be told.
+/// Closes what a policy targets; everything in its namespace if that cannot be told. What it may not target stays open: no
+/// mistake of one namespace closes another.
 fn deny(index: &Index<'_>, policy: &Object, policies: &mut Policies) {
-    let namespace = &*policy.reference.namespace;
     let Some(targets) = target::targets(index, policy) else {
-        return deny_namespace(index, namespace, policies);
+        return deny_namespace(index, &policy.reference.namespace, policies);
     };
-    for Target { object, section } in targets {
-        match &*object.kind {
-            "HTTPRoute" | "GRPCRoute" => {
-                // A section that no rule has was meant to be one of them.
-                let section = section.filter(|name| index.has_rule(&object, name));
-                policies.denied_routes.insert((object, section));
-            }
-            // A section of a Gateway is one listener; closing the whole Gateway errs on the safe side.
-            "Gateway" => drop(policies.denied_gateways.insert(object)),
-            "GatewayClass" => {
-                let of_class = |gateway: &&super::index::Indexed<'_, super::spec::Gateway>| {
-                    gateway.value.spec.gateway_class_name == *object.name
-                };
-                let gateways = index.gateways.values().filter(of_class);
-                policies.denied_gateways.extend(gateways.map(|gateway| gateway.object.reference.clone()));
-            }
-            // The API has one rule in these, so a section is all of it.
-            "TLSRoute" | "TCPRoute" | "UDPRoute" => drop(policies.denied_routes.insert((object, None))),
-            // Routes of other kinds are not compiled, and Services are reached by routes only.
-            _ => deny_namespace(index, namespace, policies),
+    targets.into_iter().for_each(|target| deny_target(index, policy, target, policies));
+    target::unreadable(policy).iter().for_each(|wrong| deny_selected(index, policy, wrong, policies));
+}
+
+/// Closes one target of a policy.
+fn deny_target(index: &Index<'_>, policy: &Object, target: Target, policies: &mut Policies) {
+    let namespace = &*policy.reference.namespace;
+    let Target { object, section } = target;
+    match &*object.kind {
+        "HTTPRoute" | "GRPCRoute" => {
+            // A section that no rule has was meant to be one of them.
+            let section = section.filter(|name| index.has_rule(&object, name));
+            policies.denied_routes.insert((object, section));
         }
+        // A section of a Gateway is one listener; closing the whole Gateway errs on the safe side.
+        "Gateway" => drop(policies.denied_gateways.insert(object)),
+        "GatewayClass" => {
+            // A class is everybody's: only patches concern one, where somebody allows them.
+            let all = &*policy.reference.kind == patches::KIND && index.options.patches;
+            let of_class = |gateway: &&super::index::Indexed<'_, super::spec::Gateway>| {
+                gateway.value.spec.gateway_class_name == *object.name
+                    && (all || *gateway.object.reference.namespace == *namespace)
+            };
+            let gateways = index.gateways.values().filter(of_class);
+            policies.denied_gateways.extend(gateways.map(|gateway| gateway.object.reference.clone()));
+        }
+        // The API has one rule in these, so a section is all of it.
+        "TLSRoute" | "TCPRoute" | "UDPRoute" => drop(policies.denied_routes.insert((object, None))),
+        // Routes of other kinds are not compiled, and Services are reached by routes only.
+        _ => deny_namespace(index, namespace, policies),
+    }
+}
+
+/// Closes what a selector that cannot be read may have meant in the policy's own namespace.
+fn deny_selected(index: &Index<'_>, policy: &Object, wrong: &target::Unreadable, policies: &mut Policies) {
+    let Some(kind) = &wrong.kind else {
+        return deny_namespace(index, &policy.reference.namespace, policies);
+    };
+    let inside = |object: &&Object| object.reference.namespace == policy.reference.namespace;
+    for object in target::candidates(index, kind).filter(inside) {
+        let target = Target { object: object.reference.clone(), section: None };
+        deny_target(index, policy, target, policies);
     }
 }
 

@@ -1,23 +1,34 @@
-//! Routes that are looked for again once a token was read (SecurityPolicy `jwt.providers.recomputeRoute`).
+//! Routes that are looked for again behind one of their filters: once a token was read (SecurityPolicy
+//! `jwt.providers.recomputeRoute`), a service was asked (`extAuth.recomputeRoute`), or a script or module wished so.
 //!
 //! ```text
-//! request ─▶ first route ─▶ its filters, up to the one that reads tokens ─▶ second route ─▶ its filters behind that
+//! request ─▶ first route ─▶ its filters, up to the one that changes the request ─▶ second route ─▶ its filters behind that
 //! ```
-//! What the second route asks for before tokens are read, nobody asks any more. So whatever may be found must ask for
-//! nothing there that the first route does not ask for too; otherwise the first one is closed.
+//! Envoy decides by the first route which filters run. Those that do nothing by themselves always run in such tables (`xds`),
+//! and do behind that what the second route says. What it asks for before, and filters that are only switched on by a
+//! route, nobody asks any more. So whatever may be found must ask for nothing of that which the first route does not ask
+//! for too; otherwise the first one is closed.
 
-use moorgate_model::ir::{ExternalAuth, PathMatch, Route, RouteFilter};
+use moorgate_model::ir::{ExternalAuth, PathMatch, Recompute, Route, RouteFilter, RouteTable};
 use moorgate_model::{FieldPath, ObjectRef};
 use moorgate_policies::place;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Filters before that one which keep nobody out.
-const HARMLESS: [u16; 3] = [place::FAULT, place::CORS, place::GRPC_WEB];
+/// Filters that keep nobody out.
+const HARMLESS: [u16; 4] = [place::FAULT, place::CORS, place::GRPC_WEB, place::COMPRESSION];
 
 /// Fields that cannot be carried out, and why not.
 pub(super) type Unguarded = BTreeMap<(ObjectRef, FieldPath), String>;
 
-/// What is asked for before a route can be found again.
+/// What is known of the fleet.
+pub(super) struct Among<'g> {
+    /// Filters stand in another order than usual.
+    pub(super) moved: bool,
+    /// The namespaces of its Gateways. Who has them all may lead requests where he likes.
+    pub(super) owners: BTreeSet<&'g str>,
+}
+
+/// What is asked for before a route can be found again, or by nobody but the first route.
 #[derive(PartialEq, Eq)]
 struct Before<'r> {
     filters: BTreeSet<&'r RouteFilter>,
@@ -29,7 +40,7 @@ impl<'r> Before<'r> {
     fn of(route: &'r Route, place: u16, moved: bool) -> Self {
         let filters = route.policies.iter().flat_map(|added| &added.filters);
         let before = |filter: &&RouteFilter| {
-            (moved || filter.place <= place || filter.is_whole()) && !HARMLESS.contains(&filter.place)
+            (moved || filter.place <= place || !filter.is_idle()) && !HARMLESS.contains(&filter.place)
         };
         Self { filters: filters.filter(before).collect(), auth: route.auth.as_ref() }
     }
@@ -40,12 +51,20 @@ impl<'r> Before<'r> {
     }
 }
 
-/// Closes the routes of a host from which a request could come to another one unasked.
-pub(super) fn close(routes: &mut [Route], moved: bool, unguarded: &mut Unguarded) {
-    let places: BTreeSet<u16> = routes.iter().filter_map(place).collect();
+/// Closes the routes of a table from which a request could come to another one unasked.
+pub(super) fn close(table: &mut RouteTable, among: &Among<'_>, unguarded: &mut Unguarded) {
+    let asked = |route: &Route| Some(recompute(route)?.place);
+    let places: BTreeSet<u16> = table.hosts.iter().flat_map(|host| &host.routes).filter_map(asked).collect();
     for place in places {
-        for position in leading(routes, place, moved, unguarded) {
-            if let Some(route) = routes.get_mut(position) {
+        let mut found = BTreeSet::new();
+        for (number, host) in table.hosts.iter().enumerate() {
+            let leading = leading(&host.routes, place, among, unguarded);
+            found.extend(leading.into_iter().map(|position| (number, position)));
+        }
+        found.extend(straying(table, place, among, unguarded));
+        for (number, position) in found {
+            let host = table.hosts.get_mut(number);
+            if let Some(route) = host.and_then(|host| host.routes.get_mut(position)) {
                 route.refuse(500);
             }
         }
@@ -53,47 +72,120 @@ pub(super) fn close(routes: &mut [Route], moved: bool, unguarded: &mut Unguarded
 }
 
 /// Behind which filter a route is looked for again, if it is.
-fn place(route: &Route) -> Option<u16> {
-    Some(route.policies.as_ref()?.recomputes.as_ref()?.0)
+fn recompute(route: &Route) -> Option<&Recompute> {
+    route.policies.as_ref()?.recomputes.as_ref()
 }
 
-/// The positions of routes that are looked for again behind the filter at a place, and may lead past what another one asks for.
-fn leading(routes: &[Route], place: u16, moved: bool, unguarded: &mut Unguarded) -> Vec<usize> {
-    // Most routes of a host ask for the same.
-    let mut kinds: Vec<(Before<'_>, Vec<&Route>)> = Vec::new();
-    for route in routes {
+/// The same behind the filter at a place.
+fn recompute_at(route: &Route, place: u16) -> Option<&Recompute> {
+    recompute(route).filter(|asked| asked.place == place)
+}
+
+/// Routes, with their positions, by what they ask for: most routes of a host ask for the same.
+fn kinds<'r>(
+    routes: impl Iterator<Item = &'r Route>,
+    place: u16,
+    moved: bool,
+) -> Vec<(Before<'r>, Vec<(usize, &'r Route)>)> {
+    let mut kinds: Vec<(Before<'_>, Vec<(usize, &Route)>)> = Vec::new();
+    for (position, route) in routes.enumerate() {
         let before = Before::of(route, place, moved);
         match kinds.iter_mut().find(|(known, _)| *known == before) {
-            Some((_, of_kind)) => of_kind.push(route),
-            None => kinds.push((before, vec![route])),
+            Some((_, of_kind)) => of_kind.push((position, route)),
+            None => kinds.push((before, vec![(position, route)])),
         }
     }
+    kinds
+}
+
+/// The positions of routes of a host that are looked for again behind the filter at a place, and may lead past what
+/// another one of the host asks for.
+fn leading(routes: &[Route], place: u16, among: &Among<'_>, unguarded: &mut Unguarded) -> Vec<usize> {
+    if !routes.iter().any(|route| recompute_at(route, place).is_some()) {
+        return Vec::new();
+    }
+    let kinds = kinds(routes.iter(), place, among.moved);
     let mut out = Vec::new();
     for (position, first) in routes.iter().enumerate() {
-        let asked = first.policies.as_ref().and_then(|added| added.recomputes.clone());
-        let Some((_, policy, field)) = asked.filter(|(of, ..)| *of == place) else { continue };
-        let own = Before::of(first, place, moved);
+        let Some(asked) = recompute_at(first, place) else { continue };
+        let own = Before::of(first, place, among.moved);
         let strange = kinds.iter().filter(|(before, _)| !own.covers(before));
         let mut strange = strange.flat_map(|(_, of_kind)| of_kind);
-        if let Some(second) = strange.find(|second| may_follow(first, second)) {
-            let message = format!(
-                "a request for {} could then be one for {}, whose policies ask for more before that",
-                first.origin.object, second.origin.object
-            );
-            unguarded.entry((policy, field)).or_insert(message);
+        if let Some((_, second)) = strange.find(|second| may_follow((position, first), **second)) {
+            note(asked, first, second, unguarded);
             out.push(position);
         }
     }
     out
 }
 
-/// Whether a request that one route was found for could also be one for another: only headers change in between.
-fn may_follow(first: &Route, second: &Route) -> bool {
+/// Where in a table routes stand behind whose filter a request may be one for any host and path, so that it may lead past
+/// what a route of another namespace asks for. What lies in a route's own namespace, and all of a fleet for whoever has
+/// its Gateways, is a matter of trust in the own script or module.
+fn straying(
+    table: &RouteTable,
+    place: u16,
+    among: &Among<'_>,
+    unguarded: &mut Unguarded,
+) -> Vec<(usize, usize)> {
+    let hosts = || table.hosts.iter().map(|host| &host.routes);
+    let strays = |route: &Route| {
+        let sources = route.policies.iter().flat_map(|added| &added.sources);
+        let mut speaking = sources.filter(|source| source.overridden_by.is_none());
+        recompute_at(route, place).is_some_and(|asked| asked.freely)
+            && speaking.any(|source| among.owners != BTreeSet::from([&*source.object.namespace]))
+    };
+    if !hosts().flatten().any(strays) {
+        return Vec::new();
+    }
+    // One route of each namespace stands for all that ask for the same.
+    let of_namespace = |(_, route): (usize, _)| {
+        let route: &Route = route;
+        (&*route.origin.object.namespace, route)
+    };
+    let kinds: Vec<(Before<'_>, BTreeMap<&str, &Route>)> = kinds(hosts().flatten(), place, among.moved)
+        .into_iter()
+        .map(|(before, of_kind)| (before, of_kind.into_iter().map(of_namespace).collect()))
+        .collect();
+    let mut out = Vec::new();
+    for (number, routes) in hosts().enumerate() {
+        for (position, first) in routes.iter().enumerate().filter(|(_, route)| strays(route)) {
+            let own = Before::of(first, place, among.moved);
+            let strange = kinds.iter().filter(|(before, _)| !own.covers(before));
+            let mut strange = strange.flat_map(|(_, of_kind)| of_kind);
+            let second = strange.find(|(namespace, _)| **namespace != &*first.origin.object.namespace);
+            if let (Some(asked), Some((_, second))) = (recompute(first), second) {
+                note(asked, first, second, unguarded);
+                out.push((number, position));
+            }
+        }
+    }
+    out
+}
+
+fn note(asked: &Recompute, first: &Route, second: &Route, unguarded: &mut Unguarded) {
+    let message = format!(
+        "a request for {} could then be one for {}, whose policies ask for more before that",
+        first.origin.object, second.origin.object
+    );
+    unguarded.entry((asked.policy.clone(), asked.field.clone())).or_insert(message);
+}
+
+/// Whether a request that one route of a host was found for could also be one for another: only headers change in between,
+/// among them cookies, and what stands behind the path's question mark. Routes are tried in their order.
+fn may_follow((position, first): (usize, &Route), (other, second): (usize, &Route)) -> bool {
     let methods = match (&first.method, &second.method) {
         (Some(a), Some(b)) => a == b,
         _ => true,
     };
-    methods && may_meet(&first.path, &second.path)
+    // What is tried earlier did not fit before; what is tried later has its turn when the first one does not fit any more.
+    let changes = if other < position { by_headers(second) } else { by_headers(first) };
+    changes && methods && may_meet(&first.path, &second.path)
+}
+
+/// Whether anything but the path and method decides if a request is one for a route.
+fn by_headers(route: &Route) -> bool {
+    !route.headers.is_empty() || !route.query.is_empty() || !route.cookies.is_empty() || route.grpc.is_some()
 }
 
 fn may_meet(a: &PathMatch, b: &PathMatch) -> bool {

@@ -1,5 +1,6 @@
 //! Whose mistake, fleet by fleet.
 
+mod bounds;
 mod closed;
 mod fields;
 mod inputs;

@@ -236,6 +236,12 @@ fn http_filters(routes: &RouteTable) -> Vec<(u16, HttpFilter)> {
     let session = (place::SESSION, idle_filter(session::FILTER, &session::filter()));
     let mut idle: Vec<(u16, HttpFilter)> = auth.into_iter().chain([session]).collect();
     idle.extend(patch::filters(routes, &[cors::FILTER, session::FILTER]));
+    if let Some(again) = patch::again(routes) {
+        let late = |name: &str| name == session::FILTER || again.contains(name);
+        idle.iter_mut()
+            .filter(|(_, filter)| late(&filter.name))
+            .for_each(|(_, filter)| filter.disabled = false);
+    }
     if asked.is_some() {
         // The route is not yet known when Envoy decides which filters run.
         let whole = patch::whole(routes);

@@ -106,6 +106,16 @@ pub(super) fn reserved(table: &RouteTable) -> BTreeSet<&str> {
     names.map(String::as_str).collect()
 }
 
+/// Filters that have to run on all routes of a table where some are looked for again, none if there are no such: Envoy leaves
+/// out for good what the first route has no word for, and a filter leads to one that has.
+pub(super) fn again(table: &RouteTable) -> Option<BTreeSet<&str>> {
+    let routes = table.hosts.iter().flat_map(|host| &host.routes);
+    let policies: Vec<_> = routes.filter_map(|route| route.policies.as_ref()).collect();
+    policies.iter().find(|added| added.recomputes.is_some())?;
+    let filters = policies.into_iter().flat_map(|added| &added.filters);
+    Some(filters.filter(|filter| filter.is_idle()).map(|filter| filter.name.as_str()).collect())
+}
+
 /// The type of a filter, and what routes need to stand on the listener.
 type Bases<'r> = (&'r str, BTreeSet<&'r [u8]>);
 

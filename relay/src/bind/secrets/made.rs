@@ -18,6 +18,8 @@ use tokio::time::Instant;
 const MAX_MADE: usize = 4 << 20;
 /// So long objects may be unknown before what stands in for them is served.
 const UNKNOWN: Duration = Duration::from_secs(3);
+/// A user whose password nobody knows: none is known whose SHA-1 is all zeros.
+const NOBODY: &str = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 /// SHA-1, as `htpasswd -s` writes it.
 const SHA1_BYTES: usize = 20;
 
@@ -52,7 +54,16 @@ impl Made {
         let objects = match read {
             Some(read) => {
                 self.waiting.remove(name);
-                read.into_iter().collect::<Result<Vec<Pem>, _>>()
+                // Whoever takes away what names clients lets none of them in any more.
+                let revoked = last.is_some() && names_clients(&template.parts);
+                let known = |read: Result<Pem, SecretError>| match read {
+                    Err(gone) if revoked && gone.label() == "missing" => {
+                        out.errors.insert(Arc::clone(name), gone);
+                        Ok(Pem::default())
+                    }
+                    read => read,
+                };
+                read.into_iter().map(known).collect::<Result<Vec<Pem>, _>>()
             }
             None if last.is_some() => return last,
             None => {
@@ -100,6 +111,15 @@ impl Made {
         let made_of = Digest::of(&bytes);
         Some(Served { bytes: bytes.into(), not_after: None, made_of, stands_in: true })
     }
+}
+
+/// Whether it is made of nothing but clients and what proves who they are: without one it lets nobody in.
+fn names_clients(parts: &[Part]) -> bool {
+    parts.iter().all(|part| match part {
+        Part::Bytes(_) | Part::Each(_) | Part::Name | Part::Value => true,
+        Part::Field { parts, .. } => names_clients(parts),
+        Part::Entry(entry) => entry.form == Form::Htpasswd,
+    })
 }
 
 /// Whether everything in it may be stood in for.
@@ -158,7 +178,12 @@ impl Making<'_> {
             return Ok(random.to_vec());
         }
         let object = self.objects.get(entry.object as usize).ok_or(SecretError::Unaskable)?;
-        let value = value(object, &entry.key).ok_or_else(|| SecretError::Lacks(entry.key.to_string()))?;
+        let value = match (value(object, &entry.key), entry.form) {
+            (Some(value), _) => value,
+            // A list that is gone is one without users, once there was one.
+            (None, Form::Htpasswd) if object.entries.is_empty() => &[],
+            (None, _) => return Err(SecretError::Lacks(entry.key.to_string())),
+        };
         match entry.form {
             Form::Opaque if value.is_empty() => Err(SecretError::Form("it is empty")),
             Form::Opaque => Ok(value.to_vec()),
@@ -242,10 +267,10 @@ fn htpasswd(value: &[u8]) -> Result<Vec<u8>, SecretError> {
         lines.push(line);
     }
     if lines.is_empty() {
-        Err(SecretError::Form("it has no user"))
-    } else {
-        Ok(lines.join("\n").into_bytes())
+        // Envoy takes no list without users.
+        lines.push(NOBODY);
     }
+    Ok(lines.join("\n").into_bytes())
 }
 
 #[cfg(test)]

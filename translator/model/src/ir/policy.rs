@@ -55,6 +55,12 @@ impl RouteFilter {
     pub fn is_whole(&self) -> bool {
         self.own.type_url.ends_with("/envoy.config.route.v3.FilterConfig")
     }
+
+    /// Whether it may run on all routes of a table: it does nothing where no route says anything of it, and what it does is
+    /// said by the route that a request has at last.
+    pub fn is_idle(&self) -> bool {
+        self.off.is_none() && !self.is_whole()
+    }
 }
 
 /// A policy that had a say, for people.
@@ -81,6 +87,19 @@ pub struct Module {
     pub bytes: Arc<[u8]>,
 }
 
+/// Where a route is looked for again, and by whose wish. The last filter of a request that does so counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Recompute {
+    /// The place of the filter.
+    pub place: u16,
+    /// Whoever wrote the filter may have changed everything about the request by then: its host and path, too.
+    pub freely: bool,
+    /// The policy that says so.
+    pub policy: ObjectRef,
+    /// Its field that does.
+    pub field: FieldPath,
+}
+
 /// What policies add to a route.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoutePolicies {
@@ -100,8 +119,8 @@ pub struct RoutePolicies {
     pub late: Vec<LateValue>,
     /// Modules that filters load from the relay.
     pub modules: Vec<Module>,
-    /// The route is looked for again behind the filter at this place: the policy and its field that say so.
-    pub recomputes: Option<(u16, ObjectRef, FieldPath)>,
+    /// The route is looked for again behind one of the filters.
+    pub recomputes: Option<Recompute>,
     /// What the fleet's rate limit service has to know for it: by the domain of the counts an encoded `RateLimitConfig`
     /// without a name.
     pub counted: Vec<(Arc<str>, Arc<[u8]>)>,

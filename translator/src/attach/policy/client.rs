@@ -1,7 +1,7 @@
 //! What policies make of listeners (ClientTrafficPolicy).
 
 use super::Policies;
-use super::held::{Held, One, Target};
+use super::held::{Held, One, State, Target};
 use crate::attach::Options;
 use crate::attach::index::Key;
 use crate::attach::kind::Mode;
@@ -46,6 +46,50 @@ pub(in crate::attach) fn listeners<'a>(
         port(policies, gateways, members, (&mut told, &mut quic, diagnostics));
     }
     diagnostics.extend(quic.silent(&policies.held));
+    diagnostics.extend(unchecked(&policies.held, gateways));
+}
+
+/// What is said of policies that ask for certificates of clients where TLS does not end, so that nobody checks one.
+fn unchecked(held: &Held, gateways: &BTreeMap<Key<'_>, Gateway<'_>>) -> Vec<Diagnostic> {
+    let listeners = || {
+        gateways.values().flat_map(|gateway| {
+            let reference = &gateway.object.reference;
+            gateway.listeners.iter().map(move |listener| (reference, listener))
+        })
+    };
+    let field = FieldPath::parse("spec.tls.clientValidation");
+    let mut out = Vec::new();
+    for one in held.all.iter().filter(|one| one.kind == Kind::ClientTraffic) {
+        if one.object.root.at(&field).is_none() {
+            continue;
+        }
+        for Target { place: (object, section), .. } in
+            one.targets.iter().filter(|target| target.state == State::Attached)
+        {
+            let mut inside = listeners().filter(|(gateway, listener)| match section {
+                Some(name) => listener.owner.reference == *object && listener.spec.name == *name,
+                None => listener.owner.reference == *object || *gateway == object,
+            });
+            let Some((_, first)) = inside.next() else { continue };
+            if ends_tls(first) || inside.any(|(_, listener)| ends_tls(listener)) {
+                continue;
+            }
+            let section = section.as_ref().map(|name| format!(" listener {name:?}")).unwrap_or_default();
+            let message =
+                format!("TLS does not end at {object}{section}: nobody checks certificates of clients");
+            let finding = one.object.diagnostic(&POLICY_FIELD_UNSUPPORTED, field.clone(), message);
+            out.push(finding.help("target a listener of protocol HTTPS, or of TLS in mode Terminate"));
+        }
+    }
+    out
+}
+
+fn ends_tls(listener: &Listener<'_>) -> bool {
+    match listener.mode {
+        Some(Mode::Http) => listener.spec.protocol == "HTTPS",
+        Some(Mode::Terminate) => true,
+        Some(Mode::Passthrough | Mode::Tcp | Mode::Udp) | None => false,
+    }
 }
 
 /// Who speaks HTTP/3, of those who are asked to.
@@ -131,6 +175,8 @@ fn port<'a>(
             }
             listener.refuse |= one.kind.asks(&one.object);
             if plain {
+                let message = format!("listeners of port {} that share it have other policies, or none", listener.spec.port);
+                policies.settled.unmet.entry((number, name)).or_default().insert(message);
                 continue;
             }
             if let Some(found) = &mut lowered {

@@ -10,7 +10,8 @@ use crate::attach::index::{Index, metadata};
 use crate::attach::listener::Listener;
 use crate::attach::precedence::Age;
 use moorgate_model::diagnostic::policy::{
-    POLICY_CONFLICTED, POLICY_SECTION_NOT_FOUND, POLICY_TARGET_NOT_FOUND, POLICY_TARGET_NOT_PERMITTED,
+    POLICY_CONFLICTED, POLICY_INVALID, POLICY_SECTION_NOT_FOUND, POLICY_TARGET_NOT_FOUND,
+    POLICY_TARGET_NOT_PERMITTED,
 };
 use moorgate_model::ir::{Cluster, PolicySource};
 use moorgate_model::{Diagnostics, FieldPath, Node, Object, ObjectRef};
@@ -117,10 +118,26 @@ pub(super) fn attach(
         let compiled = compile(kind, object, &mut Sources { index, policies, clusters });
         diagnostics.extend(compiled.findings.iter().cloned());
         let targets = held.targets(index, kind, object, diagnostics);
-        // Nobody can say what was meant by a section that is not there: everything around it, to be safe.
-        let lost = targets.iter().any(|target| matches!(target.state, State::Missing(_)));
-        if lost && kind.asks(object) {
-            super::deny(index, object, policies);
+        if kind.asks(object) {
+            let unclear = |target: &&Target| {
+                let known = kind.targets().iter().any(|known| *known.kind == *target.place.0.kind);
+                !known || missing(index, &target.place).is_some_and(|(section, _)| section)
+            };
+            for Target { place, .. } in targets.iter().filter(unclear) {
+                // Nobody can say what was meant by a section that is not there: everything around it, to be safe. An object
+                // that is not there needs no closing, and the policy's other targets have it.
+                let around = target::Target { object: place.0.clone(), section: place.1.clone() };
+                super::deny_target(index, object, around, policies);
+            }
+        }
+        for wrong in target::unreadable(object) {
+            let finding = object.diagnostic(&POLICY_INVALID, wrong.field.clone(), wrong.why.as_str());
+            diagnostics.push(finding.help(if kind.asks(object) {
+                super::deny_selected(index, object, &wrong, policies);
+                "what it may have meant in the policy's namespace answers 500, because the policy restricts access"
+            } else {
+                "nothing is selected"
+            }));
         }
         held.all.push(One {
             kind,

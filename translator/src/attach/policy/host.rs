@@ -12,12 +12,12 @@ use std::sync::Arc;
 /// Finds these hosts: that of the listener, or else that of the only HTTPRoute there that names one.
 pub(in crate::attach) fn hosts<'a>(
     index: &Index<'a>,
-    policies: &Policies,
+    policies: &mut Policies,
     gateways: &mut BTreeMap<Key<'a>, Gateway<'a>>,
     routes: &Routes<'a>,
     diagnostics: &mut Diagnostics,
 ) {
-    let mut lost: BTreeSet<ObjectRef> = BTreeSet::new();
+    let mut lost: BTreeMap<ObjectRef, BTreeSet<Key<'a>>> = BTreeMap::new();
     for (&key, gateway) in gateways.iter_mut() {
         for listener in &mut gateway.listeners {
             let Some(added) = listener.policies.as_ref().filter(|added| added.default_host.is_some()) else {
@@ -30,13 +30,21 @@ pub(in crate::attach) fn hosts<'a>(
                     own.default_host = Some(found);
                     listener.policies = Some(Arc::new(own));
                 }
-                None => lost.extend(added.sources.first().map(|source| source.object.clone())),
+                None => {
+                    let speaker = added.sources.first().map(|source| source.object.clone());
+                    speaker.into_iter().for_each(|policy| drop(lost.entry(policy).or_default().insert(key)));
+                }
             }
         }
     }
-    for one in policies.held.all.iter().filter(|one| lost.contains(&one.object.reference)) {
+    let message = "neither the listener has a hostname, nor one HTTPRoute alone";
+    for (number, one) in policies.held.all.iter().enumerate() {
+        let Some(gateways) = lost.get(&one.object.reference) else { continue };
+        for (namespace, name) in gateways {
+            let key = (number, ((*namespace).to_owned(), (*name).to_owned()));
+            policies.settled.unmet.entry(key).or_default().insert(message.to_owned());
+        }
         let field = FieldPath::parse("spec.http1.http10.useDefaultHost");
-        let message = "neither the listener has a hostname, nor one HTTPRoute alone";
         let finding = one.object.diagnostic(&POLICY_INVALID, field, message);
         diagnostics.push(finding.help("requests of HTTP/1.0 without a host are refused"));
     }

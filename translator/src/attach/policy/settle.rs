@@ -2,6 +2,7 @@
 
 mod limits;
 mod needs;
+mod streams;
 
 use super::held::{Chosen, Held, One};
 use super::merge::merged_object;
@@ -16,8 +17,8 @@ use moorgate_model::diagnostic::policy::{
     POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
 use moorgate_model::ir::{
-    Action, Added, Cluster, ClusterPolicies, EndpointSource, PolicySource, Route, RouteOrigin, RoutePolicies,
-    SharedLimits, Stream,
+    Action, Added, Cluster, ClusterPolicies, EndpointSource, PolicySource, Recompute, Route, RouteOrigin,
+    RoutePolicies, SharedLimits,
 };
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
 use moorgate_policies::{Compiled, Kind, LimitService, Lowered, Need, compile_merged};
@@ -39,7 +40,7 @@ pub(in crate::attach) struct Settled {
     pub(super) overridden: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
     /// What was merged with it.
     pub(super) merged: BTreeMap<(usize, (String, String)), BTreeSet<ObjectRef>>,
-    /// What it needs of the fleet and does not get there.
+    /// Why it cannot be carried out there.
     pub(super) unmet: BTreeMap<(usize, (String, String)), BTreeSet<String>>,
 }
 
@@ -86,6 +87,7 @@ pub(in crate::attach) fn settle<'a>(
         merged: BTreeMap::new(),
         together: BTreeMap::new(),
         settled,
+        told: BTreeSet::new(),
         diagnostics,
     };
     let mut asked: BTreeSet<(String, Key<'a>)> = BTreeSet::new();
@@ -114,6 +116,8 @@ struct Settling<'s, 'a> {
     merged: BTreeMap<(usize, usize), Rc<Compiled>>,
     together: BTreeMap<Vec<(Kind, Chosen)>, Rc<Together>>,
     settled: Settled,
+    /// Parts of policies of which it was said that they do not concern connections.
+    told: BTreeSet<(usize, &'static str)>,
     diagnostics: &'s mut Diagnostics,
 }
 
@@ -240,8 +244,13 @@ impl Settling<'_, '_> {
                     let _ = write!(suffix, "+{}.{}", reference.namespace, reference.name);
                 }
             }
-            let again = own.recomputes.clone();
-            recomputes = again.map(|(place, field)| (place, self.speaker(chosen), field)).max(recomputes);
+            let again = own.recomputes.clone().map(|(place, freely, field)| Recompute {
+                place,
+                freely,
+                policy: self.speaker(chosen),
+                field,
+            });
+            recomputes = again.max(recomputes);
             all.add(&own);
             sources.extend(explained(&self.policies.held, chosen, &compiled, route));
         }
@@ -362,29 +371,6 @@ impl Settling<'_, '_> {
             self.clusters.insert(name.clone(), variant);
         }
         name
-    }
-
-    /// The rule of a route of connections with what policies add, if they add anything.
-    fn stream(
-        &mut self,
-        stream: &Stream,
-        wide: &[(Kind, Vec<usize>)],
-        gateway: &(String, String),
-        connections: bool,
-    ) -> Option<Stream> {
-        let chosen = self.chosen(&stream.origin, wide, gateway);
-        if chosen.is_empty() {
-            return None;
-        }
-        let together = self.together(&chosen, &stream.origin.object);
-        let mut stream = stream.clone();
-        if together.closed_streams && connections {
-            stream.backends.clear();
-        }
-        for cluster in stream.backends.iter_mut().filter_map(|backend| backend.cluster.as_mut()) {
-            *cluster = self.variant(cluster, &together);
-        }
-        Some(stream)
     }
 }
 

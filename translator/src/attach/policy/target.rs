@@ -6,6 +6,7 @@ use crate::attach::index::{Index, metadata};
 use crate::attach::spec::LabelSelector;
 use moorgate_model::node::decode;
 use moorgate_model::{FieldPath, Node, Object, ObjectRef};
+use moorgate_policies::Kind;
 use serde::Deserialize;
 
 /// An object or one section of it.
@@ -46,13 +47,22 @@ struct Namespaces {
     selector: Option<LabelSelector>,
 }
 
-/// Everything that a policy targets, existing or not; none if it does not say.
+/// A selector that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    pub(super) field: FieldPath,
+    pub(super) why: String,
+    /// The kind that it selects; none if that is what cannot be read.
+    pub(super) kind: Option<String>,
+}
+
+/// Everything that a policy targets and may target, existing or not; none if it does not say.
 pub(super) fn targets(index: &Index<'_>, policy: &Object) -> Option<Vec<Target>> {
     let spec = decode::<Spec>(policy.root.get("spec")?).ok()?;
     if spec.one.is_none() && spec.many.is_empty() && spec.selectors.is_empty() {
         return None;
     }
-    let all = all(index, policy).into_iter();
+    let all = all(index, policy).into_iter().filter(|(_, _, permitted)| *permitted);
     Some(all.map(|((object, section), ..)| Target { object, section }).collect())
 }
 
@@ -96,8 +106,42 @@ pub(super) fn all(index: &Index<'_>, policy: &Object) -> Vec<(held::Place, Field
     out
 }
 
+/// Selectors that select nothing, whatever there is, because they cannot be read.
+pub(super) fn unreadable(policy: &Object) -> Vec<Unreadable> {
+    let nodes = policy.at("spec.targetSelectors").and_then(Node::as_sequence).unwrap_or_default();
+    let at = FieldPath::parse("spec.targetSelectors");
+    let mut out = Vec::new();
+    for (number, node) in nodes.iter().enumerate() {
+        let at = at.index(number);
+        let kind = node.get("kind").and_then(Node::as_str);
+        let known = Kind::of(&policy.reference).map_or(&[][..], Kind::targets);
+        let Some(kind) =
+            kind.filter(|kind| known.is_empty() || known.iter().any(|known| known.kind == *kind))
+        else {
+            let why = format!("a {} cannot target objects of this kind", policy.reference.kind);
+            out.push(Unreadable { field: at.key("kind"), why, kind: None });
+            continue;
+        };
+        let namespaces = node.get("namespaces");
+        let from = namespaces.and_then(|namespaces| namespaces.get("from")).and_then(Node::as_str);
+        let inner = namespaces.and_then(|namespaces| namespaces.get("selector"));
+        let wrong = match (namespaces, from) {
+            (None, _) | (_, Some("All" | "Same")) => None,
+            (_, Some("Selector")) => match inner.map(LabelSelector::wrong) {
+                Some(found) => found,
+                None => Some("there is no selector of namespaces".to_owned()),
+            },
+            _ => Some("from is All, Same or Selector".to_owned()),
+        };
+        if let Some(why) = LabelSelector::wrong(node).or(wrong) {
+            out.push(Unreadable { field: at, why, kind: Some(kind.to_owned()) });
+        }
+    }
+    out
+}
+
 /// The objects of a kind that can be targets, in the order of names.
-fn candidates<'a>(index: &Index<'a>, kind: &str) -> impl Iterator<Item = &'a Object> {
+pub(super) fn candidates<'a>(index: &Index<'a>, kind: &str) -> impl Iterator<Item = &'a Object> {
     let gateways: Vec<&'a Object> = index.gateways.values().map(|gateway| gateway.object).collect();
     let sets = index.listener_sets.values().map(|set| set.object);
     let all: Vec<&'a Object> = gateways.into_iter().chain(sets).chain(index.routes()).collect();

@@ -1,6 +1,8 @@
 //! GatewayClass and Gateway.
 
 use super::{ListenerFilters, Metadata};
+use moorgate_model::Node;
+use moorgate_model::node::decode;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -201,6 +203,25 @@ struct Requirement {
 }
 
 impl LabelSelector {
+    /// Why a selector cannot be read, if so.
+    pub(in crate::attach) fn wrong(node: &Node) -> Option<String> {
+        let selector = match decode::<Self>(node) {
+            Ok(selector) => selector,
+            Err(error) => return Some(error.message),
+        };
+        let wrong = |requirement: &Requirement| match requirement.operator.as_str() {
+            "In" | "NotIn" if requirement.values.is_empty() => {
+                Some(format!("{} of {} needs values", requirement.operator, requirement.key))
+            }
+            "Exists" | "DoesNotExist" if !requirement.values.is_empty() => {
+                Some(format!("{} of {} has no values", requirement.operator, requirement.key))
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => None,
+            other => Some(format!("{other:?} is no operator: In, NotIn, Exists, DoesNotExist")),
+        };
+        selector.match_expressions.iter().find_map(wrong)
+    }
+
     /// Kubernetes label selector semantics; an unknown operator selects nothing.
     pub(in crate::attach) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let equal = self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));

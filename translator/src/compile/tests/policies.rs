@@ -26,7 +26,7 @@ const ROUTES: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\
     apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n---\n";
 
 /// A policy: `kind namespace/name`, its targets as `Kind name[#section]`, and the rest of its spec.
-fn policy(what: &str, targets: &[&str], spec: &str) -> String {
+pub(super) fn policy(what: &str, targets: &[&str], spec: &str) -> String {
     let (kind, name) = what.split_once(' ').unwrap();
     let (namespace, name) = name.split_once('/').unwrap();
     let target = |text: &&str| {
@@ -50,12 +50,12 @@ fn retries(count: u32) -> String {
     format!("  retry: {{numRetries: {count}}}\n")
 }
 
-fn with(policies: &[String]) -> Compilation {
+pub(super) fn with(policies: &[String]) -> Compilation {
     compiled(&[("infra.yaml", format!("{CLASS}{INFRA}{ROUTES}")), ("policies.yaml", policies.concat())])
 }
 
 /// The route of a rule at a port.
-fn at<'c>(found: &'c Compilation, port: u16, rule: &str) -> &'c Route {
+pub(super) fn at<'c>(found: &'c Compilation, port: u16, rule: &str) -> &'c Route {
     let fleet = &found.fleets[&FleetName::gateway("infra", "edge")].ir;
     let listener = &fleet.listeners[&format!("http-{port}")];
     let routes = listener.chains[0].routes().unwrap().hosts.iter().flat_map(|host| &host.routes);
@@ -72,19 +72,19 @@ fn says(route: &Route) -> String {
     sources.map(one).collect::<Vec<_>>().join(" ")
 }
 
-fn status(route: &Route) -> Option<u16> {
+pub(super) fn status(route: &Route) -> Option<u16> {
     match &route.action {
         Action::Respond(respond) => Some(respond.status),
         Action::Forward(_) | Action::Redirect(_) => None,
     }
 }
 
-fn codes(found: &Compilation) -> Vec<&'static str> {
+pub(super) fn codes(found: &Compilation) -> Vec<&'static str> {
     found.diagnostics.iter().map(|found| found.code.id).collect()
 }
 
 /// Conditions of a policy at its only Gateway, as `Type=Status/Reason`.
-fn conditions(found: &Compilation, kind: &str, namespace: &str, name: &str) -> Vec<String> {
+pub(super) fn conditions(found: &Compilation, kind: &str, namespace: &str, name: &str) -> Vec<String> {
     let object = ObjectRef::new("gateway.envoyproxy.io", kind, namespace, name);
     let Some(Status::Policy { ancestors }) = found.statuses.get(&object) else { return Vec::new() };
     let [ancestor] = ancestors.as_slice() else { panic!("{ancestors:?}") };

@@ -33,8 +33,8 @@ fn users_are_read_as_envoy_reads_them_and_nothing_else_is_taken() {
     let read = |text: &str| made(vec![entry(0, "k", Form::Htpasswd, false)], &[object(&[("k", text)])]);
     let clean = "ann:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc=\nbob:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
     assert_eq!(read(USERS).unwrap(), clean.as_bytes());
+    assert_eq!(read("# nobody any more\n").unwrap(), NOBODY.as_bytes(), "Envoy takes no empty list");
     for (text, why) in [
-        ("", "no user"),
         ("ann", "no colon"),
         ("ann:$apr1$x$y", "not hashed by SHA-1"),
         ("ann:{SHA}short", "no SHA-1"),
@@ -157,6 +157,47 @@ fn a_value_follows_its_object_and_a_bad_one_keeps_the_last_good() {
     assert_eq!(told("ann:plain"), (Some("form"), format!("<{good}").into()));
     let other = "ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
     assert_eq!(told(other), (None, format!("<{other}").into()));
+}
+
+/// Credentials are revoked by taking them away; what is not heard of is no news.
+#[test]
+fn clients_that_are_taken_away_are_let_in_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = vec![entry(0, ".htpasswd", Form::Htpasswd, false)];
+    let client = Part::Each(vec![Part::Name, Part::Value, Part::Bytes(";".into())]);
+    let bindings = [
+        binding("users", BindingKind::Extension, template(&["users"], users)),
+        binding("keys", BindingKind::Extension, template(&["old", "new"], vec![client])),
+        binding("pair", BindingKind::Secret, template(&["pair"], vec![entry(0, "key", Form::Opaque, false)])),
+    ];
+    let source = Source { folder: Some(folder.path()), ..Source::default() };
+    let ann = "ann:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc=";
+    write(folder.path(), "users", &[(".htpasswd", ann)]);
+    write(folder.path(), "old", &[("ann", "1")]);
+    write(folder.path(), "new", &[("bob", "2")]);
+    write(folder.path(), "pair", &[("key", "k")]);
+    let mut secrets = super::super::Secrets::default();
+    let mut told = |source: Source<'_>| {
+        let errors = secrets.reload(source, bindings.iter()).errors.into_keys();
+        let text = |name: &str| String::from_utf8(secrets.served()[name].bytes.to_vec()).unwrap();
+        (errors.collect::<Vec<_>>().join(" "), [text("users"), text("keys"), text("pair")])
+    };
+    let all = [ann, "ann1;bob2;", "k"].map(str::to_owned);
+    assert_eq!(told(source), (String::new(), all.clone()));
+    // An API server that tells nothing yet, and one that cannot be asked.
+    let silent = crate::bind::live::Live::default();
+    let nowhere = Source { live: Some(&silent), ..Source::default() };
+    assert_eq!(told(nowhere).1, all);
+    for name in ["users", "old", "pair"] {
+        std::fs::remove_dir_all(folder.path().join("shop").join(name)).unwrap();
+    }
+    let left = [NOBODY, "bob2;", "k"].map(str::to_owned);
+    assert_eq!(told(source), ("keys pair users".to_owned(), left), "what proves who a server is stays");
+    write(folder.path(), "users", &[(".htpasswd", "")]);
+    std::fs::remove_dir_all(folder.path().join("shop/new")).unwrap();
+    assert_eq!(told(source).1, [NOBODY, "", "k"].map(str::to_owned));
+    write(folder.path(), "users", &[(".htpasswd", ann)]);
+    assert_eq!(told(source).1[0], ann);
 }
 
 #[test]

@@ -1,0 +1,89 @@
+//! What policies make of connections and datagrams, in which nobody reads requests.
+
+use super::Settling;
+use crate::attach::policy::held::{Chosen, State};
+use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS};
+use moorgate_model::ir::Stream;
+use moorgate_model::{FieldPath, Object, ObjectRef};
+use moorgate_policies::{CAPABILITIES, Kind};
+
+/// The capability that says who may do what.
+const RIGHTS: &str = "authorization";
+
+impl Settling<'_, '_> {
+    /// The rule of a route of connections with what policies add, if they add anything.
+    pub(super) fn stream(
+        &mut self,
+        stream: &Stream,
+        wide: &[(Kind, Vec<usize>)],
+        gateway: &(String, String),
+        connections: bool,
+    ) -> Option<Stream> {
+        let chosen = self.chosen(&stream.origin, wide, gateway);
+        if chosen.is_empty() {
+            return None;
+        }
+        let together = self.together(&chosen, &stream.origin.object);
+        let mut stream = stream.clone();
+        if connections {
+            let unfit = self.unfit(&stream.origin.object, &chosen, gateway);
+            if unfit || together.closed_streams {
+                stream.backends.clear();
+            }
+        }
+        for cluster in stream.backends.iter_mut().filter_map(|backend| backend.cluster.as_mut()) {
+            *cluster = self.variant(cluster, &together);
+        }
+        Some(stream)
+    }
+
+    /// Says which parts of policies cannot be carried out where nobody reads requests; true if one of them restricts access.
+    /// What is said of a whole Gateway or listener is meant for its requests, but for who may do what.
+    fn unfit(&mut self, route: &ObjectRef, chosen: &[(Kind, Chosen)], gateway: &(String, String)) -> bool {
+        let mut closes = false;
+        for (kind, Chosen { winner: number, .. }) in chosen {
+            let Some(one) = self.policies.held.all.get(*number) else { continue };
+            let mut targets = one.targets.iter().filter(|target| target.state == State::Attached);
+            let own = targets.any(|target| target.place.0 == *route);
+            for (file, part) in &one.compiled.parts {
+                // Backends are reached in one way, whatever is carried.
+                if !part.cluster.is_empty() || !(own || *file == RIGHTS) {
+                    continue;
+                }
+                let field = field(*kind, file, &one.object);
+                let restricts = kind.restricts(&field);
+                closes |= restricts;
+                let message = format!("{route} carries no requests, and the field is for requests");
+                if own && restricts {
+                    let unmet = self.settled.unmet.entry((*number, gateway.clone()));
+                    unmet.or_default().insert(message.clone());
+                }
+                if !self.told.insert((*number, file)) {
+                    continue;
+                }
+                let (code, help) = if restricts {
+                    (
+                        &POLICY_FIELD_UNSUPPORTED_RESTRICTS,
+                        "nothing passes there, because the field restricts access",
+                    )
+                } else {
+                    (&POLICY_FIELD_UNSUPPORTED, "the field has no effect there")
+                };
+                self.diagnostics.push(one.object.diagnostic(code, field, message).help(help));
+            }
+        }
+        closes
+    }
+}
+
+/// The field of a policy for which a capability's part was made.
+fn field(kind: Kind, file: &str, object: &Object) -> FieldPath {
+    let about = CAPABILITIES.iter().map(|capability| capability.about());
+    let fields =
+        about.filter(|about| about.kind == kind && about.file == file).flat_map(|about| about.fields);
+    let spec = FieldPath::root().key("spec");
+    let fields = fields.map(|field| spec.join(&FieldPath::parse(field)));
+    // The one that says most stands last.
+    let mut there = fields.filter(|field| object.root.at(field).is_some());
+    there.next_back().unwrap_or_else(|| spec.clone())
+}
