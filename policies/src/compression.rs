@@ -15,6 +15,7 @@ use envoy_types::pb::google::protobuf::UInt32Value;
 use moorgate_model::FieldPath;
 use prost::{Message, Name};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The capability.
 pub(crate) struct Compression;
@@ -23,7 +24,7 @@ pub(crate) struct Compression;
 pub(crate) struct Spec {
     #[serde(default)]
     compression: Vec<One>,
-    /// Its newer name.
+    /// Its newer name, by which an entry counts only with its settings.
     #[serde(default)]
     compressor: Vec<One>,
 }
@@ -34,6 +35,22 @@ struct One {
     #[serde(rename = "type")]
     kind: String,
     min_content_length: Option<Quantity>,
+    gzip: Option<IgnoredAny>,
+    brotli: Option<IgnoredAny>,
+    zstd: Option<IgnoredAny>,
+}
+
+impl One {
+    /// Whether it has the settings of its type: there are none yet but that they are there.
+    fn is_on(&self) -> bool {
+        match self.kind.as_str() {
+            "Gzip" => self.gzip.is_some(),
+            "Brotli" => self.brotli.is_some(),
+            "Zstd" => self.zstd.is_some(),
+            // That the type is not known is said later.
+            _ => true,
+        }
+    }
 }
 
 const NAME: &str = "envoy.filters.http.compressor";
@@ -48,7 +65,8 @@ impl Capability for Compression {
         since: "0.1.0",
         docs: "\
 Responses are compressed for clients that accept it: Gzip, Brotli, Zstd, from minContentLength bytes on (30). Of several types a client's \
-Accept-Encoding chooses.",
+Accept-Encoding chooses, and where it does not care the first. An entry of compressor counts only with the settings of its type (gzip: {}), so that a policy can switch off \
+what a wider one that it is merged with compresses; compression is not looked at where compressor has entries.",
         effect: Effect::Filter {
             name: NAME,
             place: place::COMPRESSION,
@@ -57,16 +75,22 @@ Accept-Encoding chooses.",
     };
 
     fn lower(spec: &Spec, cx: &mut Lowering<'_>) {
-        for (list, found) in [("compression", &spec.compression), ("compressor", &spec.compressor)] {
-            let at = FieldPath::root().key("spec").key(list);
-            for (index, one) in found.iter().enumerate() {
-                self::one(one, &at.index(index), cx);
-            }
+        let (list, found) = if spec.compressor.is_empty() {
+            ("compression", &spec.compression)
+        } else {
+            ("compressor", &spec.compressor)
+        };
+        let at = FieldPath::root().key("spec").key(list);
+        let counts = |one: &One| list == "compression" || one.is_on();
+        let several = found.iter().filter(|one| counts(one)).count() > 1;
+        let counted = found.iter().enumerate().filter(|(_, one)| counts(one));
+        for (turn, (index, one)) in counted.enumerate() {
+            self::one(one, several && turn == 0, &at.index(index), cx);
         }
     }
 }
 
-fn one(one: &One, at: &FieldPath, cx: &mut Lowering<'_>) {
+fn one(one: &One, choose_first: bool, at: &FieldPath, cx: &mut Lowering<'_>) {
     let Some((end, library)) = library_of(&one.kind) else {
         return cx.invalid(at.key("type"), &format!("type {} is not known", one.kind));
     };
@@ -76,16 +100,20 @@ fn one(one: &One, at: &FieldPath, cx: &mut Lowering<'_>) {
         None => None,
     };
     // What stands on the listener is the same for all routes, so each length has a filter of its own.
-    let name = match least {
+    let mut name = match least {
         Some(least) => format!("{NAME}.{end}.{least}"),
         None => format!("{NAME}.{end}"),
     };
+    if choose_first {
+        name.push_str(".first");
+    }
     let common = compressor::CommonDirectionConfig {
         min_content_length: least.map(|value| UInt32Value { value }),
         ..Default::default()
     };
     let base = Compressor {
         compressor_library: Some(library),
+        choose_first,
         response_direction_config: Some(compressor::ResponseDirectionConfig {
             common_config: Some(common),
             ..Default::default()
@@ -121,27 +149,44 @@ mod tests {
     use super::*;
     use crate::lowering::testing;
 
-    #[test]
-    fn each_type_has_a_filter() {
-        let compiled = testing::compile(
-            Kind::BackendTraffic,
-            r#"{"compression": [{"type": "Gzip"}, {"type": "Brotli", "minContentLength": "1Ki"}], "compressor": [{"type": "Zstd"}]}"#,
-        );
+    /// The filters, and whether each is preferred.
+    fn filters(spec: &str) -> Vec<(String, bool)> {
+        let compiled = testing::compile(Kind::BackendTraffic, spec);
         assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
-        let filters = &compiled.parts["compression"].filters;
-        let names: Vec<&str> = filters.iter().map(|filter| filter.name.as_str()).collect();
-        assert_eq!(
-            names,
-            [
-                "envoy.filters.http.compressor.gzip",
-                "envoy.filters.http.compressor.brotli.1024",
-                "envoy.filters.http.compressor.zstd",
-            ]
-        );
+        let filters = compiled.parts.get("compression").map(|part| part.filters.clone()).unwrap_or_default();
         assert!(filters.iter().all(|filter| filter.off.is_some()));
+        let first = |value: &[u8]| Compressor::decode(value).unwrap().choose_first;
+        let short = |name: &str| name.strip_prefix(NAME).unwrap().to_owned();
+        filters.iter().map(|filter| (short(&filter.name), first(&filter.base.value))).collect()
+    }
+
+    #[test]
+    fn each_type_has_a_filter_and_the_first_is_preferred() {
+        for (spec, wanted) in [
+            (
+                r#"{"compression": [{"type": "Gzip"}, {"type": "Brotli", "minContentLength": "1Ki"}]}"#,
+                vec![(".gzip.first", true), (".brotli.1024", false)],
+            ),
+            // A single one needs no preference.
+            (r#"{"compression": [{"type": "Gzip"}]}"#, vec![(".gzip", false)]),
+            (
+                r#"{"compressor": [{"type": "Zstd", "zstd": {}, "minContentLength": 9}, {"type": "Gzip", "gzip": {}}]}"#,
+                vec![(".zstd.9.first", true), (".gzip", false)],
+            ),
+            // Only what has its settings counts, and nothing of the older list beside the newer one.
+            (
+                r#"{"compression": [{"type": "Brotli"}], "compressor": [{"type": "Zstd"}, {"type": "Gzip", "gzip": {}}]}"#,
+                vec![(".gzip", false)],
+            ),
+            (r#"{"compression": [{"type": "Brotli"}], "compressor": [{"type": "Gzip"}]}"#, vec![]),
+            (r#"{"compression": [{"type": "Brotli"}], "compressor": []}"#, vec![(".brotli", false)]),
+        ] {
+            let wanted: Vec<_> = wanted.into_iter().map(|(name, first)| (name.to_owned(), first)).collect();
+            assert_eq!(filters(spec), wanted, "{spec}");
+        }
         let wrong = testing::compile(
             Kind::BackendTraffic,
-            r#"{"compressor": [{"type": "Gzip", "minContentLength": "x"}]}"#,
+            r#"{"compressor": [{"type": "Gzip", "gzip": {}, "minContentLength": "x"}]}"#,
         );
         assert_eq!(testing::said(&wrong), ["MG4002 spec.compressor[0].minContentLength"]);
     }

@@ -45,7 +45,7 @@ impl Capability for CredentialInjection {
         docs: "\
 Requests get a header (Authorization, if none is named) with the value under the key credential of a Secret, which is bound by the relay and never \
 lies in a snapshot. A request that has the header keeps its own, unless overwrite is true. While the Secret is not there, the value is random: no \
-backend takes it.",
+backend takes it. In the filters of a backendRef it is for requests to this backend alone.",
         effect: Effect::Filter {
             name: NAME,
             place: place::CREDENTIAL,

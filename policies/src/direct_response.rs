@@ -77,7 +77,7 @@ impl Capability for DirectResponse {
         since: "0.2.0",
         docs: "\
 Envoy answers by itself: statusCode (200 if nothing is said; GRPCRoutes need another than 2xx), contentType, header, and a body, inline or from a \
-ConfigMap (key response.body, or its only one). A body may hold Envoy's command operators, such as %REQ(x-user)%; a percent sign that \
+ConfigMap (key response.body, or its only one; those of its binaryData if it has no data). A body may hold Envoy's command operators, such as %REQ(x-user)%; a percent sign that \
 stands for itself is written twice. %ENVIRONMENT% is refused: what the proxy's environment holds is not for clients.",
         effect: Effect::Route,
     };

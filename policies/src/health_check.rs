@@ -111,7 +111,8 @@ impl Capability for HealthCheck {
         docs: "\
 active asks each endpoint by itself, by HTTP (hostname, path, method, requestBody, expectedStatuses, retriableStatuses, expectedResponse), gRPC or a \
 connection (type TCP, with what is sent and expected): timeout, interval, initialJitter, thresholds, another port; healthCheckLog writes what is found \
-to files beside Envoy. passive leaves endpoints out whose answers are errors: consecutive \
+to files beside Envoy. Without http.hostname an endpoint of a Backend is asked by its own hostname, and others by that of the route (the first of several; \
+health-check.example.com of *.example.com, and health-check if there is none). passive leaves endpoints out whose answers are errors: consecutive \
 errors of each sort, failurePercentageThreshold, interval, baseEjectionTime, maxEjectionPercent. With fewer healthy endpoints than \
 panicThreshold (percent) all are used; without it never, so that there is 503 without a healthy one.",
         effect: Effect::Cluster,
@@ -218,11 +219,14 @@ fn http(found: &Http, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<health_ch
         cx.invalid(at.key("path"), "a path needs letters, and no others");
         return None;
     }
+    if found.hostname.is_none() {
+        cx.checked_as_route();
+    }
     let ranges =
         |codes: &[i64]| codes.iter().map(|code| Int64Range { start: *code, end: code + 1 }).collect();
     Some(health_check::HttpHealthCheck {
-        // Envoy would send the cluster's name, which is none for a host.
-        host: found.hostname.clone().unwrap_or_else(|| "health-check".into()),
+        // Without one it is that of the endpoint or the route, which are not known here.
+        host: found.hostname.clone().unwrap_or_default(),
         path: found.path.clone(),
         method: method.into(),
         expected_statuses: ranges(&found.expected_statuses),
@@ -298,6 +302,23 @@ mod tests {
         for (kind, more) in [("TCP", ""), ("GRPC", r#", "grpc": {"service": "a"}"#)] {
             let found = cluster(&format!(r#"{{"active": {{"type": "{kind}"{more}}}}}"#));
             assert_eq!(found.health_checks[0].interval, Some(milliseconds(INTERVAL)), "{kind}");
+        }
+    }
+
+    #[test]
+    fn who_names_no_host_leaves_it_to_endpoint_and_route() {
+        for (http, host, left) in [
+            (r#"{"path": "/up", "hostname": "a.example"}"#, "a.example", None),
+            (r#"{"path": "/up"}"#, "", Some(String::new())),
+        ] {
+            let spec = format!(r#"{{"healthCheck": {{"active": {{"type": "HTTP", "http": {http}}}}}}}"#);
+            let compiled = testing::compile(Kind::BackendTraffic, &spec);
+            let found = &compiled.parts["health_check"].cluster;
+            let check = patched::<Cluster>(&found.cluster).health_checks.remove(0);
+            let Some(health_check::HealthChecker::HttpHealthCheck(http)) = check.health_checker else {
+                panic!("HTTP")
+            };
+            assert_eq!((http.host.as_str(), &found.checked_as), (host, &left));
         }
     }
 

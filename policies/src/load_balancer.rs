@@ -61,7 +61,7 @@ impl Capability for LoadBalancer {
         since: "0.1.0",
         docs: "\
 type says which endpoint of a backend gets a request: RoundRobin, Random, LeastRequest (as without a policy), ConsistentHash, which \
-sends equal requests to one endpoint (Maglev): by the address of the client, a header or several, a cookie (which Envoy sets if the \
+sends equal requests to one endpoint (Maglev): by the address of the client (connections and datagrams too), a header or several, a cookie (which Envoy sets if the \
 client has none), or query parameters; or BackendUtilization, by how busy endpoints say that they are (ORCA, in their responses or outOfBand). slowStart.window raises \
 the share of a new endpoint over this time (RoundRobin, LeastRequest, BackendUtilization). endpointOverride takes an endpoint that a header names, if the backend has \
 it: for listeners whose clients are trusted with that. zoneAware.preferLocal keeps requests in the zone of the Envoy that serves them (moorgate \
@@ -79,6 +79,9 @@ weight 1. Zones are those of EndpointSlices, or of a Backend's endpoints. dynami
         if let Some(hash) = &found.consistent_hash {
             let Some(policies) = hash::hashed(hash, &at.key("consistentHash"), cx) else { return };
             cx.forward(&RouteAction { hash_policy: policies, ..Default::default() }, &[]);
+            if hash.is_by_source() {
+                cx.by_source();
+            }
         }
         if found.backend_utilization.is_some()
             || found.endpoint_override.is_some()
@@ -124,6 +127,8 @@ weight 1. Zones are those of EndpointSlices, or of a Backend's endpoints. dynami
 mod tests {
     use super::*;
     use crate::lowering::testing::{self, patched};
+    use envoy_types::pb::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
+    use prost::Message as _;
 
     #[test]
     fn every_type_has_its_policy() {
@@ -157,6 +162,7 @@ mod tests {
             let part = &compiled.parts["load_balancer"];
             assert_eq!(patched::<Cluster>(&part.cluster.cluster).lb_policy(), LbPolicy::Maglev, "{hash}");
             assert_eq!(patched::<RouteAction>(&part.forward).hash_policy.len(), count, "{hash}");
+            assert_eq!(part.cluster.by_source, hash.contains("SourceIP"), "{hash}");
         }
     }
 
@@ -203,6 +209,10 @@ mod tests {
             ),
             (r#"{"loadBalancer": {"type": "BackendUtilization"}}"#, "MG4002 spec.loadBalancer.type"),
             (
+                r#"{"loadBalancer": {"type": "BackendUtilization", "backendUtilization": {}, "zoneAware": {"preferLocal": {"force": {}}}}}"#,
+                "MG4002 spec.loadBalancer.zoneAware.preferLocal",
+            ),
+            (
                 r#"{"loadBalancer": {"type": "ConsistentHash", "consistentHash": {"type": "Cookie", "cookie": {"name": "c", "attributes": {"Path": "/; Secure"}}}}}"#,
                 "MG4002 spec.loadBalancer.consistentHash.cookie.attributes",
             ),
@@ -238,6 +248,15 @@ mod tests {
             r#"{"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}, "zoneAware": {"weightedZones": [{"zone": "a", "weight": 3}]}}"#,
         );
         assert_eq!(hashed.zones["a"], 3);
+        let busy = of(
+            r#"{"type": "BackendUtilization", "backendUtilization": {}, "zoneAware": {"weightedZones": [{"zone": "a", "weight": 3}]}}"#,
+        );
+        assert_eq!(busy.zones["a"], 3);
+        let outer = patched::<Cluster>(&busy.cluster).load_balancing_policy.unwrap().policies.remove(0);
+        let outer = outer.typed_extension_config.unwrap().typed_config.unwrap();
+        let outer = WrrLocality::decode(outer.value.as_slice()).unwrap();
+        let inner = outer.endpoint_picking_policy.unwrap().policies.remove(0).typed_extension_config.unwrap();
+        assert_eq!(inner.name, "envoy.load_balancing_policies.client_side_weighted_round_robin");
     }
 
     #[test]

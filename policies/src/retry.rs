@@ -29,10 +29,8 @@ struct Rules {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct On {
-    #[serde(default)]
-    triggers: Vec<String>,
-    #[serde(default)]
-    http_status_codes: Vec<u32>,
+    triggers: Option<Vec<String>>,
+    http_status_codes: Option<Vec<u32>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,6 +50,8 @@ struct BackOff {
 /// What the API's own documentation says is retried if nothing is said, and how often.
 const TRIGGERS: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
 const CODES: [u32; 1] = [503];
+/// The trigger without which Envoy does not look at status codes.
+const BY_CODE: &str = "retriable-status-codes";
 const RETRIES: u32 = 2;
 /// So often Envoy looks for an endpoint that was not tried yet.
 const SELECTIONS: i64 = 5;
@@ -67,10 +67,11 @@ impl Capability for Retry {
         except: &[],
         since: "0.1.0",
         docs: "\
-Requests that fail are tried again: numRetries (2), retryOn.triggers and retryOn.httpStatusCodes (connection failures, refused \
-streams, and 503), perRetry.timeout, perRetry.backOff. An endpoint that was tried is not tried again while there are others; after numAttemptsPerPriority tries those of the next priority \
+Requests that fail are tried again: numRetries (2), perRetry.timeout, perRetry.backOff. retryOn.triggers says upon what (connect-failure, \
+refused-stream, unavailable, cancelled and retriable-status-codes if none is named), retryOn.httpStatusCodes upon which status codes (503 without retryOn), which \
+count where retriable-status-codes is a trigger. An endpoint that was tried is not tried again while there are others; after numAttemptsPerPriority tries those of the next priority \
 (fallback) are. \
-In place of a rule's own retry.",
+A rule's own retry comes first, and so does its own timeouts.backendRequest for each try.",
         effect: Effect::Route,
     };
 
@@ -93,6 +94,10 @@ In place of a rule's own retry.",
             return cx.invalid(at.key("numAttemptsPerPriority"), "it is 0, or so many tries");
         }
         let (retry_on, codes) = conditions(rules.retry_on.as_ref());
+        if !codes.is_empty() && retry_on.split(',').all(|trigger| trigger != BY_CODE) {
+            let message = format!("status codes are retried only if {BY_CODE} is among the triggers");
+            cx.approximate(at.key("retryOn").key("httpStatusCodes"), &message);
+        }
         let previous = PreviousHostsPredicate {};
         let policy = RetryPolicy {
             retry_on,
@@ -122,15 +127,16 @@ In place of a rule's own retry.",
     }
 }
 
-/// What is retried, as Envoy writes it. Codes count only if Envoy is told that they do.
+/// What is retried, as Envoy writes it. Whoever names no triggers has the usual ones; whoever names some has no others.
 fn conditions(on: Option<&On>) -> (String, Vec<u32>) {
-    const BY_CODE: &str = "retriable-status-codes";
-    let Some(On { triggers, http_status_codes }) = on else { return (TRIGGERS.into(), CODES.into()) };
-    let mut named: Vec<&str> = triggers.iter().map(String::as_str).collect();
-    if !http_status_codes.is_empty() && !named.contains(&BY_CODE) {
-        named.push(BY_CODE);
-    }
-    (named.join(","), http_status_codes.clone())
+    let Some(On { triggers, http_status_codes }) =
+        on.filter(|on| on.triggers.is_some() || on.http_status_codes.is_some())
+    else {
+        return (TRIGGERS.into(), CODES.into());
+    };
+    let named = triggers.as_ref().filter(|triggers| !triggers.is_empty());
+    let named = named.map_or_else(|| TRIGGERS.to_owned(), |triggers| triggers.join(","));
+    (named, http_status_codes.clone().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -155,13 +161,31 @@ mod tests {
     #[test]
     fn everything_that_is_said() {
         let full = policy(
-            r#"{"retry": {"numRetries": 5, "retryOn": {"triggers": ["5xx", "reset"], "httpStatusCodes": [418]},
+            r#"{"retry": {"numRetries": 5, "retryOn": {"triggers": ["reset", "retriable-status-codes"], "httpStatusCodes": [418]},
             "perRetry": {"timeout": "250ms", "backOff": {"baseInterval": "100ms", "maxInterval": "10s"}}}}"#,
         );
         assert_eq!((full.num_retries.unwrap().value, full.retriable_status_codes), (5, vec![418]));
-        assert_eq!(full.retry_on, "5xx,reset,retriable-status-codes");
+        assert_eq!(full.retry_on, "reset,retriable-status-codes");
         assert_eq!(full.per_try_timeout, Some(milliseconds(Duration::from_millis(250))));
         assert_eq!(full.retry_back_off.unwrap().max_interval, Some(milliseconds(Duration::from_secs(10))));
+    }
+
+    #[test]
+    fn triggers_that_are_not_named_are_the_usual_ones_and_named_ones_have_no_others() {
+        for (on, triggers, codes) in [
+            ("{}", TRIGGERS, vec![503]),
+            (r#"{"httpStatusCodes": [502, 504]}"#, TRIGGERS, vec![502, 504]),
+            (r#"{"triggers": []}"#, TRIGGERS, vec![]),
+            (r#"{"triggers": ["5xx"]}"#, "5xx", vec![]),
+        ] {
+            let found = policy(&format!(r#"{{"retry": {{"retryOn": {on}}}}}"#));
+            assert_eq!((found.retry_on.as_str(), found.retriable_status_codes), (triggers, codes), "{on}");
+        }
+        let spec = r#"{"retry": {"retryOn": {"triggers": ["5xx"], "httpStatusCodes": [418]}}}"#;
+        let compiled = testing::compile(Kind::BackendTraffic, spec);
+        assert_eq!(testing::said(&compiled), ["MG4011 spec.retry.retryOn.httpStatusCodes"]);
+        let found = patched::<RouteAction>(&compiled.parts["retry"].forward).retry_policy.unwrap();
+        assert_eq!((found.retry_on.as_str(), found.retriable_status_codes), ("5xx", vec![418]));
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Capability for Timeout {
         docs: "\
 tcp.connectTimeout bounds how long a connection to a backend may take to open; http.requestTimeout a whole request, http.streamIdleTimeout \
 a request on which nothing moves, http.maxStreamDuration a request of whatever kind; http.connectionIdleTimeout and \
-http.maxConnectionDuration how long connections are kept. 0s switches a limit off. In place of a rule's own request limit.",
+http.maxConnectionDuration how long connections are kept. 0s switches a limit off. A rule's own timeouts.request comes first. A request that may take \
+longer than five minutes, or as long as it likes, may be silent for as long, unless streamIdleTimeout says otherwise.",
         effect: Effect::Route,
     };
 

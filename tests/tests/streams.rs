@@ -206,9 +206,15 @@ fn route(kind: &str, name: &str, listener: &str, hostname: Option<&str>, backend
 #[test]
 fn server_names_choose_what_passes_through_and_what_ends_here() {
     let (mut stack, port) = (Stack::new("edge/public").unwrap(), ports::free().unwrap());
-    let names =
-        ["pass.example.com", "ends.example.com", "web.example.com", "safe.example.com", "idle.example.com"];
-    let [pass, ends, web, inner, idle] = names.map(|name| Certificate::for_names(&[name]).unwrap());
+    let names = [
+        "pass.example.com",
+        "ends.example.com",
+        "web.example.com",
+        "safe.example.com",
+        "idle.example.com",
+        "bytes.example.com",
+    ];
+    let [pass, ends, web, inner, idle, bytes] = names.map(|name| Certificate::for_names(&[name]).unwrap());
     let through = Peer::tls("through", &pass, None);
     let (plain, web_backend) = (Peer::plain("plain"), Backend::start("web").unwrap());
     for (name, address) in
@@ -218,6 +224,7 @@ fn server_names_choose_what_passes_through_and_what_ends_here() {
     }
     stack.set_secret("edge", "ends", &ends).unwrap();
     stack.set_secret("edge", "web", &web).unwrap();
+    stack.set_secret("edge", "bytes", &bytes).unwrap();
     let listeners = [
         format!(
             "name: through, port: {port}, protocol: TLS, hostname: '*.example.com', tls: {{ mode: Passthrough }}"
@@ -233,11 +240,16 @@ fn server_names_choose_what_passes_through_and_what_ends_here() {
         format!(
             "name: idle, port: {port}, protocol: TLS, hostname: idle.example.com, tls: {{ mode: Passthrough }}"
         ),
+        format!(
+            "name: bytes, port: {port}, protocol: TLS, hostname: bytes.example.com, tls: {{ mode: Terminate, \
+             certificateRefs: [{{ name: bytes }}] }}"
+        ),
     ];
     let mut all = base("", &listeners, &["through", "plain", "web"]);
     all.extend([
         route("TLSRoute", "through", "through", Some("'*.example.com'"), "{ name: through, port: 80 }"),
         route("TLSRoute", "ends", "ends", Some("ends.example.com"), "{ name: plain, port: 80 }"),
+        route("TCPRoute", "bytes", "bytes", None, "{ name: plain, port: 80 }"),
         manifest::http_route("shop", "web", "edge/public", &["web.example.com"], &manifest::rule("/", "web")),
     ]);
     stack.publish_documents(&all).unwrap();
@@ -248,6 +260,7 @@ fn server_names_choose_what_passes_through_and_what_ends_here() {
         say_in_tls(port, "pass.example.com", &pass, None)
     });
     until("what ends here", "plain", || say_in_tls(port, "ends.example.com", &ends, None));
+    until("a TCPRoute where TLS ends", "plain", || say_in_tls(port, "bytes.example.com", &bytes, None));
     let target = Target::tls(port, "web.example.com", &web.der).unwrap();
     let request = Request::get("web.example.com", "/");
     send_until(&target, &request, "HTTPS beside them", |answer| answer.who() == "web").unwrap();

@@ -35,6 +35,13 @@ struct Cookie {
     attributes: BTreeMap<String, String>,
 }
 
+impl Hash {
+    /// Whether the client's address is hashed, which connections and datagrams have too.
+    pub(super) fn is_by_source(&self) -> bool {
+        self.kind == "SourceIP"
+    }
+}
+
 /// The policies for what is hashed; none if something is wrong.
 pub(super) fn hashed(hash: &Hash, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<HashPolicy>> {
     use hash_policy::PolicySpecifier;

@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::extensions::load_balancing_policies::override_host::
 use envoy_types::pb::envoy::extensions::load_balancing_policies::override_host::v3::override_host::OverrideHostSource;
 use envoy_types::pb::envoy::extensions::load_balancing_policies::random::v3::Random;
 use envoy_types::pb::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
+use envoy_types::pb::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, FloatValue, UInt64Value};
 use moorgate_model::FieldPath;
 use prost::{Message, Name};
@@ -109,13 +110,21 @@ pub(super) fn policy(
             let table_size = Some(UInt64Value { value: hash.table_size.unwrap_or(TABLE) });
             named("maglev", &Maglev { table_size, locality_weighted_lb_config, ..Default::default() })
         }
-        ("BackendUtilization", Some(_), None) if locality_lb_config.is_some() => {
-            cx.invalid(at.key("zoneAware"), "endpoints share by how busy they are, whatever their zone");
-            return None;
-        }
         ("BackendUtilization", Some(utilization), None) => {
             let config = weighted(utilization, slow_start_config, &at.key("backendUtilization"), cx)?;
-            named("client_side_weighted_round_robin", &config)
+            let picks = named("client_side_weighted_round_robin", &config);
+            match locality_lb_config.and_then(|locality| locality.locality_config_specifier) {
+                None => picks,
+                // This one knows no zones: another one draws the zone by its weight, and asks it for an endpoint there.
+                Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
+                    named("wrr_locality", &WrrLocality { endpoint_picking_policy: Some(picks) })
+                }
+                Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
+                    let why = "endpoints share by how busy they are, whatever their zone: weigh zones";
+                    cx.invalid(at.key("zoneAware").key("preferLocal"), why);
+                    return None;
+                }
+            }
         }
         (kind, ..) => {
             cx.invalid(at.key("type"), &format!("type {kind} is not supported by this version"));

@@ -195,6 +195,16 @@ impl Lowering<'_> {
         self.out.cluster.in_zone = true;
     }
 
+    /// Connections and datagrams get their endpoint by the client's address.
+    pub fn by_source(&mut self) {
+        self.out.cluster.by_source = true;
+    }
+
+    /// Health checks that name no host ask for that of the endpoint or route.
+    pub fn checked_as_route(&mut self) {
+        self.out.cluster.checked_as = Some(String::new());
+    }
+
     /// Requests that name no host are for the hostname of their listener.
     pub fn default_host(&mut self) {
         self.out.default_host = true;

@@ -201,6 +201,7 @@ const ROOTS: &[&str] = &[
     "envoy.extensions.load_balancing_policies.random.v3.Random",
     "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
     "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
+    "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
     "envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput",
     "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
     "envoy.extensions.matching.common_inputs.network.v3.ServerNameInput",

@@ -588,6 +588,15 @@ fn credentials_are_put_in_and_lie_nowhere_else() {
     };
     let rules =
         [manifest::rule("/free", "web"), filtered("kept", Some("web")), filtered("forced", Some("web"))];
+    // On a backend it is for the requests that go there, and for no others of the rule.
+    let share = |named: &str, header: &str, filters: &str| {
+        format!(
+            "    - matches: [{{ path: {{ type: PathPrefix, value: /{named} }}, headers: [{{ name: x-to, value: {header} }}] }}]\n      \
+             backendRefs: [{{ name: web, port: 80{filters} }}]\n"
+        )
+    };
+    let own = ", filters: [{ type: ExtensionRef, extensionRef: { group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: kept } }]";
+    let rules = [rules.concat(), share("backend", "keys", own), share("backend", "none", "")];
     let documents = vec![
         manifest::service("edge", "web"),
         manifest::http_route("edge", "all", "edge/public", &[], &rules.concat()),
@@ -607,4 +616,9 @@ fn credentials_are_put_in_and_lie_nowhere_else() {
     assert_eq!(seen("/kept", "authorization"), "mine");
     assert_eq!(seen("/forced", "x-key"), "Bearer only-the-backend-knows");
     assert_eq!(seen("/free", "authorization"), "mine");
+    let put = |to: &str| {
+        let answer = send(&target, &get("/backend").header("x-to", to)).unwrap();
+        answer.echo().unwrap().header("authorization").join(",")
+    };
+    assert_eq!(["keys", "none"].map(put), ["Bearer only-the-backend-knows", ""]);
 }

@@ -174,6 +174,10 @@ fn routes(log: &str) -> Vec<String> {
         of("named", "far", "  dns: { dnsRefreshRate: 5s, respectDnsTtl: false, lookupFamily: IPv4 }\n"),
         of("well", "pong", &pinged(log)),
         of("unwell", "mirror", &pinged(log)),
+        [
+            manifest::http_route("edge", "checked", "edge/public", &["checked.example.com"], &manifest::rule("/", "asked")),
+            policy("checked", "BackendTrafficPolicy", "HTTPRoute", "checked", "  healthCheck: { active: { type: HTTP, interval: 1s, http: { path: /up } } }\n"),
+        ],
         of("tried", "half", "  retry: { numRetries: 5, numAttemptsPerPriority: 1, retryOn: { triggers: [connect-failure] } }\n"),
     ]
     .concat()
@@ -208,6 +212,14 @@ impl Servers {
         let others = vec![
             ("large", Canned::start(|_| plain("200 OK", "", &"x".repeat(9 * 1024)))),
             ("odd", Canned::start(|_| plain("200 OK", "x-error: db-17\r\n", "odd"))),
+            // It is well only for those who name the host of its route.
+            (
+                "asked",
+                Canned::start(|bytes| {
+                    let named = String::from_utf8_lossy(bytes).contains("host: checked.example.com\r\n");
+                    plain(if named { "200 OK" } else { "404 Not Found" }, "", "asked")
+                }),
+            ),
             ("overloaded", Canned::start(|_| plain("503 Busy", "", "busy"))),
             (
                 "busy",
@@ -457,6 +469,10 @@ fn looked_for(target: &Target, admin: &Target, questions: &[Vec<u8>], log: &std:
     })
     .unwrap();
     send_until(target, &Request::get(HOST, "/well"), "the endpoint to be found well", |answer| {
+        answer.status == 200
+    })
+    .unwrap();
+    send_until(target, &Request::get("checked.example.com", "/"), "the host of the route", |answer| {
         answer.status == 200
     })
     .unwrap();

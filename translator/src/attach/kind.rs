@@ -44,7 +44,9 @@ impl Mode {
     pub(super) fn kinds(self) -> &'static [&'static str] {
         match self {
             Self::Http => &["HTTPRoute", "GRPCRoute"],
-            Self::Terminate | Self::Passthrough => &["TLSRoute"],
+            // Where TLS ends, connections are what is inside.
+            Self::Terminate => &["TLSRoute", "TCPRoute"],
+            Self::Passthrough => &["TLSRoute"],
             Self::Tcp => &["TCPRoute"],
             Self::Udp => &["UDPRoute"],
         }

@@ -13,12 +13,13 @@ use super::policy::Policies;
 use super::spec::{RouteRule, RuleRoute};
 use moorgate_model::diagnostic::semantic::{NO_BACKENDS, UNSUPPORTED_VALUE};
 use moorgate_model::ir::{
-    Action, Added, Cluster, Forward, HeaderMutation, PathRewrite, Respond, Retry, Route, RouteOrigin,
-    RoutePolicies, Session, Timeouts, WeightedBackend,
+    Action, Added, Cluster, ClusterPolicies, Extension, Forward, HeaderMutation, PathRewrite, PolicySource,
+    Respond, Retry, Route, RouteFilter, RouteOrigin, RoutePolicies, Session, Timeouts, WeightedBackend,
 };
 use moorgate_model::{Diagnostic, FieldPath, Object, duration};
 use moorgate_policies::{Cookies, Lowered, session};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// The routes of one route object, in the order of rules and matches, and what is wrong with them.
@@ -82,12 +83,12 @@ fn lower<M>(
     let mut filters = filter::lower(cx, &at.key("filters"), &rule.filters);
     let action = if filters.broken || denied {
         // Backends are still resolved, so that what is wrong with them shows too.
-        let _ = backends(cx, at, rule);
+        let _ = backends(cx, at, rule, &mut Filters::default());
         filters.auth = None;
         filters.extensions = Lowered { rule: filters.extensions.rule, ..Lowered::default() };
         Action::Respond(Respond { status: 500 })
     } else if let Some(status) = filters.extensions.rule.respond {
-        let _ = backends(cx, at, rule);
+        let _ = backends(cx, at, rule, &mut Filters::default());
         Action::Respond(Respond { status })
     } else if let Some(redirect) = filters.redirect.take() {
         Action::Redirect(redirect)
@@ -109,7 +110,7 @@ fn forward<M>(
     (position, rule): (usize, &RouteRule<M>),
     filters: &mut Filters,
 ) -> Action {
-    let mut backends = backends(cx, at, rule);
+    let mut backends = backends(cx, at, rule, filters);
     dynamic(cx, at, &mut backends, filters);
     if backends.is_empty() {
         let message = "the rule has no backend with weight and answers 500";
@@ -155,12 +156,13 @@ fn unresolved_status(route: &Object) -> u16 {
     if &*route.reference.kind == "GRPCRoute" { 503 } else { 500 }
 }
 
-/// Backends with weight, each with its own filters. What is not possible for a share of a rule's requests costs that
-/// share.
+/// Backends with weight, each with its own filters; what these need of Secrets becomes the rule's. What is not possible for a share
+/// of a rule's requests costs that share.
 fn backends<M>(
     cx: &mut filter::Context<'_, '_>,
     at: &FieldPath,
     rule: &RouteRule<M>,
+    of_rule: &mut Filters,
 ) -> Vec<WeightedBackend> {
     let mut out = Vec::with_capacity(rule.backend_refs.len());
     // Backends that are asked where no other can be.
@@ -168,7 +170,7 @@ fn backends<M>(
     for (position, backend) in rule.backend_refs.iter().enumerate() {
         let at = at.key("backendRefs").index(position);
         let resolved = cx.resolve(cx.usage(), &at, backend);
-        let own = filter::lower(cx, &at.key("filters"), &backend.filters);
+        let mut own = filter::lower(cx, &at.key("filters"), &backend.filters);
         let mut cluster = match resolved {
             Ok(cluster) => (!own.broken).then_some(cluster),
             Err(finding) => {
@@ -176,7 +178,14 @@ fn backends<M>(
                 None
             }
         };
-        let extended = !own.sources.is_empty();
+        let extended = if let Some(injected) = injected(&own) {
+            cluster = cluster.and_then(|name| with_filters(cx, &name, injected, &own.sources));
+            of_rule.extensions.late.append(&mut own.extensions.late);
+            of_rule.sources.append(&mut own.sources);
+            false
+        } else {
+            !own.sources.is_empty()
+        };
         if own.redirect.is_some() || own.cors.is_some() || own.auth.is_some() || extended {
             let message = "this filter is not supported on a backend";
             let finding = cx.route.diagnostic(&UNSUPPORTED_VALUE, at.key("filters"), message);
@@ -213,6 +222,33 @@ fn backends<M>(
         }
     }
     out
+}
+
+/// Filters of a backend that run on the way to its cluster alone: those that stand whole on listeners (what is put into requests)
+/// can do that. None if there are none, or something else is among what HTTPRouteFilters say.
+fn injected(own: &Filters) -> Option<Vec<(String, Extension)>> {
+    let Lowered { filters, late, .. } = &own.extensions;
+    let these = Lowered { filters: filters.clone(), late: late.clone(), ..Lowered::default() };
+    let only = own.extensions == these && !filters.is_empty() && filters.iter().all(RouteFilter::is_whole);
+    only.then(|| filters.iter().map(|filter| (filter.name.clone(), filter.base.clone())).collect())
+}
+
+/// The name of the cluster with these filters in it, which the objects say that are its mark.
+fn with_filters(
+    cx: &mut filter::Context<'_, '_>,
+    cluster: &str,
+    filters: Vec<(String, Extension)>,
+    sources: &[PolicySource],
+) -> Option<String> {
+    let mut name = cluster.to_owned();
+    for object in sources.iter().map(|source| &source.object) {
+        // A policy's own mark has a dot behind the namespace.
+        let _ = write!(name, "+{}:{}", object.namespace, object.name);
+    }
+    let added = ClusterPolicies { filters, ..ClusterPolicies::default() };
+    let variant = cx.clusters.get(cluster)?.with(&added, "");
+    cx.clusters.entry(name.clone()).or_insert(variant);
+    Some(name)
 }
 
 /// A backend to whatever host a request names needs filters of its own, and stands alone: the host of a request is one.

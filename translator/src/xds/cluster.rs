@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers, circuit_breakers::Thresholds, circuit_breakers::thresholds::RetryBudget,
 };
+use envoy_types::pb::envoy::config::core::v3::health_check::HealthChecker;
 use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
 use envoy_types::pb::envoy::config::core::v3::{
     Http1ProtocolOptions, Http2ProtocolOptions, ProxyProtocolConfig, TransportSocket,
@@ -42,6 +43,9 @@ pub(super) const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Envoy's defaults (1024, and 3 retries) are met by ordinary load; the listener side limits what a proxy takes in.
 const MAX_IN_FLIGHT: u32 = 65_536;
 const MAX_RETRIES: u32 = 1024;
+
+/// What health checks ask for where nobody has a name.
+const CHECKED_AS: &str = "health-check";
 
 /// True if no connection may ever succeed: the policy that protects it was invalid.
 pub(super) fn refuses(cluster: &Cluster) -> bool {
@@ -126,7 +130,20 @@ pub(super) fn lower(name: &str, cluster: &Cluster, proxy: &Proxy) -> (pb::Cluste
         patch::apply(&mut out, &cluster.policies.over_http2);
     }
     log_checks(&mut out, proxy);
+    name_checks(&mut out, cluster);
     (out, refs)
+}
+
+/// The host of health checks that have none of their own: Envoy would ask for the cluster's name, which is none.
+fn name_checks(out: &mut pb::Cluster, cluster: &Cluster) {
+    let named = cluster.policies.checked_as.as_deref().filter(|name| !name.is_empty());
+    for check in &mut out.health_checks {
+        if let Some(HealthChecker::HttpHealthCheck(http)) = &mut check.health_checker
+            && http.host.is_empty()
+        {
+            named.unwrap_or(CHECKED_AS).clone_into(&mut http.host);
+        }
+    }
 }
 
 /// Where findings of health checks are written, if only the fleet says it.

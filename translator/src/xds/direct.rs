@@ -11,7 +11,8 @@ use envoy_types::pb::envoy::config::core::v3::{
     socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, endpoint::HealthCheckConfig,
+    lb_endpoint::HostIdentifier,
 };
 use envoy_types::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig as Aggregate;
 use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
@@ -103,7 +104,15 @@ fn assignment(name: &str, cluster: &Cluster) -> ClusterLoadAssignment {
     let mut zones: BTreeMap<&str, Vec<LbEndpoint>> = BTreeMap::new();
     for (weight, endpoint) in endpoints(cluster) {
         let zone = endpoint.zone.as_deref().unwrap_or_default();
-        zones.entry(zone).or_default().push(lb_endpoint(weight, endpoint));
+        let mut found = lb_endpoint(weight, endpoint);
+        if let Some(HostIdentifier::Endpoint(found)) = &mut found.host_identifier
+            && let Some(hostname) =
+                endpoint.hostname.clone().filter(|_| cluster.policies.checked_as.is_some())
+        {
+            // It comes before what the check itself says, so it is for checks that leave it to others.
+            found.health_check_config = Some(HealthCheckConfig { hostname, ..Default::default() });
+        }
+        zones.entry(zone).or_default().push(found);
     }
     let locality = |(zone, lb_endpoints): (&str, Vec<LbEndpoint>)| LocalityLbEndpoints {
         locality: (!zone.is_empty()).then(|| Locality { zone: zone.to_owned(), ..Default::default() }),

@@ -137,8 +137,10 @@ fn chain(
         let table = tables.get(name.as_str()).cloned();
         Serves::Http(table.unwrap_or_else(|| Arc::new(RouteTable { name, hosts: Vec::new() })))
     } else if let Some(any) = of_type(".TcpProxy") {
-        let backends = tcp_backends(unpack::<TcpProxy>(any)?.cluster_specifier);
-        Serves::Stream(Stream { origin: origins.stream(listener, &chain.name), backends })
+        let proxy = unpack::<TcpProxy>(any)?;
+        let by_source = !proxy.hash_policy.is_empty();
+        let backends = tcp_backends(proxy.cluster_specifier);
+        Serves::Stream(Stream { origin: origins.stream(listener, &chain.name), backends, by_source })
     } else {
         Serves::Refuse
     };
@@ -192,11 +194,13 @@ fn datagrams(listener: &listener_pb::Listener, origins: &dyn Origins) -> Result<
         Some(ListenerFilterConfig::TypedConfig(any)) => Some(any),
         _ => None,
     });
-    let backends = filter.map(unpack::<UdpProxyConfig>).transpose()?.map(stream::shares).transpose()?;
+    let proxy = filter.map(unpack::<UdpProxyConfig>).transpose()?;
+    let by_source = proxy.as_ref().is_some_and(|proxy| !proxy.hash_policies.is_empty());
+    let backends = proxy.map(stream::shares).transpose()?;
     let name = listener.name.clone();
     let backends = backends.unwrap_or_default();
     let backends = backends.into_iter().map(|(name, weight)| stream_backend(&name, weight)).collect();
-    let stream = Stream { origin: origins.stream(&name, &name), backends };
+    let stream = Stream { origin: origins.stream(&name, &name), backends, by_source };
     let refuses = stream.backends.iter().all(|backend| backend.cluster.is_none());
     Ok(FilterChain {
         server_names: Vec::new(),

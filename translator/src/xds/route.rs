@@ -16,6 +16,7 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher};
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
+use envoy_types::pb::google::protobuf::Duration as PbDuration;
 use moorgate_model::ir::{
     Action, ExternalAuth, Forward, HeaderMutation, Mirror, PathMatch, Redirect, Retry, Route, RouteOrigin,
     Session, ValueMatch, VirtualHost, WeightedBackend,
@@ -202,10 +203,34 @@ fn route(route: &Route) -> pb::Route {
     {
         filters.insert(session::FILTER.to_owned(), value::any(&session::lower(session)));
     }
+    let own = match &out.action {
+        Some(pb::route::Action::Route(action)) => Some(action.clone()),
+        _ => None,
+    };
     if let Some(added) = &route.policies {
         patch::route(&mut out, added, &route.origin);
     }
+    if let (Action::Forward(forward), Some(own), Some(pb::route::Action::Route(action))) =
+        (&route.action, own, &mut out.action)
+    {
+        own_first(action, own, forward);
+        action.idle_timeout = action.idle_timeout.or_else(|| idle(action.timeout));
+        // Envoy's own limit of 15 seconds is not the API's.
+        action.timeout.get_or_insert_default();
+    }
     out
+}
+
+/// What a rule itself says of limits and retries comes before what policies say.
+fn own_first(action: &mut RouteAction, own: RouteAction, forward: &Forward) {
+    if forward.timeouts.request.is_some() {
+        action.timeout = own.timeout;
+    }
+    if forward.retry.is_some() {
+        action.retry_policy = own.retry_policy;
+    } else if let (Some(retry), Some(own)) = (&mut action.retry_policy, own.retry_policy) {
+        retry.per_try_timeout = own.per_try_timeout.or(retry.per_try_timeout);
+    }
 }
 
 /// The session of a whole route: its own, or that of its only backend.
@@ -311,9 +336,7 @@ fn forward(route: &Route, forward: &Forward) -> pb::route::Action {
     let copies = alone.into_iter().flat_map(|backend| &backend.mirrors).chain(&route.mirrors);
     let mut action = RouteAction {
         cluster_specifier: Some(clusters(&forward.backends)),
-        // Envoy's own limit of 15 seconds is not the API's.
-        timeout: Some(value::duration(forward.timeouts.request.unwrap_or_default())),
-        idle_timeout: idle(forward.timeouts.request).map(value::duration),
+        timeout: forward.timeouts.request.map(value::duration),
         retry_policy: retry(forward),
         request_mirror_policies: copies.filter_map(mirror).collect(),
         ..Default::default()
@@ -339,9 +362,11 @@ fn forward(route: &Route, forward: &Forward) -> pb::route::Action {
     pb::route::Action::Route(action)
 }
 
-/// A request that may take longer than the listener lets a stream idle must not be cut by that.
-fn idle(request: Option<Duration>) -> Option<Duration> {
-    request.filter(|limit| limit.is_zero() || *limit > STREAM_IDLE)
+/// A request that may take longer than the listener lets a stream idle must not be cut by that, whoever says how long.
+fn idle(request: Option<PbDuration>) -> Option<PbDuration> {
+    let longest = value::duration(STREAM_IDLE);
+    let after = |limit: &PbDuration| (limit.seconds, limit.nanos) > (longest.seconds, longest.nanos);
+    request.filter(|limit| *limit == PbDuration::default() || after(limit))
 }
 
 fn clusters(backends: &[WeightedBackend]) -> ClusterSpecifier {

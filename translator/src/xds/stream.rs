@@ -12,9 +12,12 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
     ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight,
 };
 use envoy_types::pb::envoy::extensions::filters::udp::udp_proxy::v3::udp_proxy_config::RouteSpecifier;
-use envoy_types::pb::envoy::extensions::filters::udp::udp_proxy::v3::{Route, UdpProxyConfig};
+use envoy_types::pb::envoy::extensions::filters::udp::udp_proxy::v3::{
+    Route, UdpProxyConfig, udp_proxy_config,
+};
 use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::SourcePortInput;
 use envoy_types::pb::envoy::extensions::matching::input_matchers::consistent_hashing::v3::ConsistentHashing;
+use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
 use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
@@ -51,8 +54,15 @@ pub(super) fn tcp_proxy(listener: &str, stream: &Stream, proxy: &Proxy) -> TcpPr
         idle_timeout: value::seconds(IDLE_SECONDS),
         access_log: access_log::or_usual(proxy.connection_logs.as_deref(), access_log::connections),
         cluster_specifier: Some(cluster_specifier),
+        hash_policy: if stream.by_source { vec![source()] } else { Vec::new() },
         ..Default::default()
     }
+}
+
+/// What is hashed where the client's address decides.
+fn source() -> HashPolicy {
+    let source = hash_policy::PolicySpecifier::SourceIp(hash_policy::SourceIp {});
+    HashPolicy { policy_specifier: Some(source) }
 }
 
 fn cluster(backend: &StreamBackend) -> &str {
@@ -66,6 +76,11 @@ pub(super) fn udp(name: &str, address: &str, listener: &Listener) -> pb::Listene
     let proxy = UdpProxyConfig {
         stat_prefix: name.to_owned(),
         idle_timeout: value::seconds(SESSION_SECONDS),
+        hash_policies: stream
+            .filter(|stream| stream.by_source)
+            .map(|_| source_of_datagrams())
+            .into_iter()
+            .collect(),
         route_specifier: Some(RouteSpecifier::Matcher(share(backends))),
         ..Default::default()
     };
@@ -88,6 +103,12 @@ pub(super) fn udp(name: &str, address: &str, listener: &Listener) -> pb::Listene
         udp_listener_config: Some(UdpListenerConfig::default()),
         ..Default::default()
     }
+}
+
+/// The same for datagrams, in the words of their proxy.
+fn source_of_datagrams() -> udp_proxy_config::HashPolicy {
+    let source = udp_proxy_config::hash_policy::PolicySpecifier::SourceIp(true);
+    udp_proxy_config::HashPolicy { policy_specifier: Some(source) }
 }
 
 /// Shares sessions by weight. Envoy's UDP proxy has no weighted clusters, so the client's port decides, hashed over

@@ -21,10 +21,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The same with what policies add. Where these weigh zones, its endpoints have a name of their own, with this mark.
+    /// The same with what policies add to what filters of the backend did. Where these weigh zones, its endpoints have a name of their own, with this mark.
     #[must_use]
     pub fn with(&self, policies: &ClusterPolicies, mark: &str) -> Self {
-        let mut out = Self { policies: policies.clone(), ..self.clone() };
+        let mut out = self.clone();
+        out.policies.add(policies);
         if !policies.zones.is_empty() {
             out.eds_name.push_str(mark);
         }

@@ -101,6 +101,8 @@ pub struct Stream {
     pub origin: RouteOrigin,
     /// Backends with weight over zero; without any, connections are closed.
     pub backends: Vec<StreamBackend>,
+    /// Which endpoint of its backend a client gets depends on its address.
+    pub by_source: bool,
 }
 
 /// A share of the connections.

@@ -245,6 +245,13 @@ pub struct ClusterPolicies {
     pub dns: Option<Dns>,
     /// Whether a Service is reached by its own address (true) or by those of its endpoints.
     pub by_service: Option<bool>,
+    /// Connections and datagrams get their endpoint by the client's address, as requests do by what the route says.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub by_source: bool,
+    /// The host that health checks by HTTP ask for where neither the policy nor the endpoint has a name for them; empty while no
+    /// route is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checked_as: Option<String>,
     /// Weights of zones, by name; a zone that is not there has 1. Empty: zones have none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub zones: BTreeMap<String, u32>,
@@ -274,6 +281,8 @@ impl ClusterPolicies {
         self.proxy_header = other.proxy_header.or(self.proxy_header);
         self.dns = other.dns.or(self.dns);
         self.by_service = other.by_service.or(self.by_service);
+        self.by_source |= other.by_source;
+        self.checked_as = other.checked_as.clone().or(self.checked_as.take());
         if !other.zones.is_empty() {
             self.zones.clone_from(&other.zones);
         }

@@ -80,16 +80,21 @@ fn merged(base: &Node, own: &Node, strategic: bool) -> Node {
     Node::new(Value::Mapping(out), own.span)
 }
 
-/// Two lists, whose items are the same if their key is.
+/// Two lists, whose items are the same if their key is. As API servers do it, those of the narrower list come first, but for
+/// what stood before one of them in the wider list: of compressors the first is preferred.
 fn joined(below: &[Node], above: &[Node], key: &str, strategic: bool) -> Vec<Node> {
     let name = |node: &Node| node.get(key).and_then(Node::as_str).map(str::to_owned);
-    let mut out: Vec<Node> = below
-        .iter()
-        .map(|item| match above.iter().find(|own| name(own) == name(item)) {
-            Some(own) => merged(item, own, strategic),
-            None => item.clone(),
-        })
-        .collect();
-    out.extend(above.iter().filter(|own| below.iter().all(|item| name(item) != name(own))).cloned());
+    let place = |node: &Node| below.iter().position(|item| name(item) == name(node));
+    let mut rest = below.iter().filter(|item| above.iter().all(|own| name(own) != name(item))).peekable();
+    let mut out = Vec::with_capacity(below.len() + above.len());
+    for own in above {
+        let at = place(own);
+        while let Some(item) = rest.next_if(|item| at.is_some() && place(item) < at) {
+            out.push(item.clone());
+        }
+        let base = at.and_then(|at| below.get(at));
+        out.push(base.map_or_else(|| own.clone(), |base| merged(base, own, strategic)));
+    }
+    out.extend(rest.cloned());
     out
 }

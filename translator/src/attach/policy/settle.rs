@@ -88,6 +88,7 @@ pub(in crate::attach) fn settle<'a>(
         together: BTreeMap::new(),
         settled,
         told: BTreeSet::new(),
+        host: String::new(),
         diagnostics,
     };
     let mut asked: BTreeSet<(String, Key<'a>)> = BTreeSet::new();
@@ -118,6 +119,8 @@ struct Settling<'s, 'a> {
     settled: Settled,
     /// Parts of policies of which it was said that they do not concern connections.
     told: BTreeSet<(usize, &'static str)>,
+    /// The host that health checks ask for on behalf of the route that is looked at.
+    host: String,
     diagnostics: &'s mut Diagnostics,
 }
 
@@ -138,7 +141,9 @@ impl Settling<'_, '_> {
         let gateway = (reference.namespace.to_string(), reference.name.to_string());
         let mut done: Vec<(Rules, Rules)> = Vec::new();
         let mut asked = BTreeSet::new();
-        for placement in placements {
+        for position in 0..placements.len() {
+            self.host = checked_as(placements.get(position..).unwrap_or_default());
+            let Some(placement) = placements.get_mut(position) else { continue };
             let known = done.iter().find(|(before, _)| before.same(&placement.rules));
             if let Some((_, after)) = known {
                 placement.rules = after.clone();
@@ -150,8 +155,8 @@ impl Settling<'_, '_> {
                 }
                 Rules::Stream(stream) => {
                     let connections = listener.mode != Some(Mode::Http);
-                    self.stream(stream, &wide, &gateway, connections)
-                        .map(|stream| Rules::Stream(Rc::new(stream)))
+                    let settled = self.stream(stream, &wide, &gateway, connections);
+                    settled.map(|stream| Rules::Stream(Rc::new(hashed(&self.clusters, stream))))
                 }
             };
             let after = after.unwrap_or_else(|| placement.rules.clone());
@@ -358,9 +363,17 @@ impl Settling<'_, '_> {
             let members: Vec<String> = members.iter().map(|member| self.variant(member, together)).collect();
             return direct::in_turn(&mut self.clusters, &members).unwrap_or_else(|| cluster.to_owned());
         }
-        let name = format!("{cluster}{}", together.suffix);
+        let mut name = format!("{cluster}{}", together.suffix);
+        let checked_as = together.cluster.checked_as.as_ref().filter(|_| !self.host.is_empty());
+        if checked_as.is_some() {
+            // Health checks ask for the host of the route, so that each host has its own.
+            let _ = write!(name, "@{}", self.host);
+        }
         if let Some(base) = self.clusters.get(cluster).filter(|_| !self.clusters.contains_key(&name)) {
             let mut variant = base.with(&together.cluster, &together.suffix);
+            if checked_as.is_some() {
+                variant.policies.checked_as = Some(self.host.clone());
+            }
             if together.cluster.by_service == Some(true) {
                 by_service(&mut variant);
             }
@@ -423,6 +436,25 @@ pub(in crate::attach) fn by_service(cluster: &mut Cluster) {
         };
     }
     cluster.eds_name.push_str("+service");
+}
+
+/// The host that health checks ask for on behalf of a route: the first of those at which the route begins here, which stand
+/// beside each other and in order. A wildcard stands for any name below it; empty for any at all.
+fn checked_as(placements: &[Placement]) -> String {
+    let own = placements
+        .iter()
+        .take_while(|other| placements.first().is_some_and(|one| other.rules.same(&one.rules)));
+    let mut hosts = own.map(|placement| placement.host.as_str()).filter(|host| !host.is_empty()).peekable();
+    let first = hosts.peek().copied();
+    let found = hosts.find(|host| !host.starts_with('*')).or(first).unwrap_or_default();
+    found.strip_prefix('*').map_or_else(|| found.to_owned(), |rest| format!("health-check{rest}"))
+}
+
+/// A rule of connections, with whether its clusters want to know the client's address.
+fn hashed(clusters: &BTreeMap<String, Cluster>, stream: Stream) -> Stream {
+    let names = stream.backends.iter().filter_map(|backend| backend.cluster.as_ref());
+    let mut found = names.filter_map(|name| clusters.get(name));
+    Stream { by_source: found.any(|cluster| cluster.policies.by_source), ..stream }
 }
 
 /// Which policies have a say, for `explain`.

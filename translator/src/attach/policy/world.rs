@@ -148,13 +148,26 @@ impl World for Sources<'_, '_> {
     }
 
     fn config_map(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, String> {
+        use base64::Engine as _;
         let found = self.index.config_maps.get(&(namespace, name));
         let object = found.ok_or_else(|| format!("ConfigMap {namespace}/{name} is not in this source"))?;
-        let data = object.root.get("data").and_then(Node::as_mapping);
-        let texts = data.map(Mapping::entries).unwrap_or_default().iter();
-        Ok(texts
-            .filter_map(|entry| Some((entry.key.to_string(), entry.value.as_str()?.to_owned())))
-            .collect())
+        let entries = |field| {
+            let data = object.root.get(field).and_then(Node::as_mapping);
+            let entries = data.map(Mapping::entries).unwrap_or_default().iter();
+            entries.filter_map(|entry| Some((entry.key.to_string(), entry.value.as_str()?)))
+        };
+        let texts: BTreeMap<_, _> = entries("data").map(|(key, text)| (key, text.to_owned())).collect();
+        if !texts.is_empty() {
+            return Ok(texts);
+        }
+        // A text that was put in as bytes, as charts do with files.
+        let decoded = |(key, text): (String, &str)| {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok();
+            let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+            let why = || format!("binaryData.{key} of ConfigMap {namespace}/{name} is no text in UTF-8");
+            text.map(|text| (key.clone(), text)).ok_or_else(why)
+        };
+        entries("binaryData").map(decoded).collect()
     }
 
     fn secret(

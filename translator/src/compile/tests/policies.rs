@@ -374,3 +374,72 @@ fn listeners_that_share_a_port_need_one_policy() {
     assert_eq!(codes(&found), ["MG4012"]);
     assert_eq!(status(at(&found, 80, "first")), Some(500));
 }
+
+/// A narrow policy can switch off or replace what a wider one that it is merged with compresses.
+#[test]
+fn compressors_of_the_narrower_policy_replace_those_of_the_wider_one() {
+    let wide = "  compression: [{type: Brotli}, {type: Gzip}]\n";
+    let newer = "  compressor: [{type: Brotli, brotli: {}}, {type: Gzip, gzip: {}}]\n";
+    for (wide, narrow, left) in [
+        (wide, "  mergeType: JSONMerge\n  compressor: [{type: Gzip}]\n", ""),
+        (newer, "  mergeType: JSONMerge\n  compressor: [{type: Gzip}, {type: Brotli}]\n", ""),
+        (newer, "  mergeType: JSONMerge\n  compressor: [{type: Zstd, zstd: {}}]\n", "zstd"),
+        (
+            newer,
+            "  mergeType: StrategicMerge\n  compressor: [{type: Brotli, minContentLength: 9}]\n",
+            "brotli.9.first gzip",
+        ),
+        (
+            "  compressor: [{type: Gzip, gzip: {}}]\n",
+            "  mergeType: StrategicMerge\n  compressor: [{type: Brotli, brotli: {}}]\n",
+            "brotli.first gzip",
+        ),
+        (
+            "  compressor: [{type: Brotli, brotli: {}}]\n",
+            "  mergeType: StrategicMerge\n  compressor: [{type: Gzip, gzip: {}}]\n",
+            "brotli gzip.first",
+        ),
+        (newer, "  mergeType: StrategicMerge\n  retry: {}\n", "brotli.first gzip"),
+    ] {
+        let found = with(&[
+            policy("BackendTrafficPolicy infra/wide", &["Gateway edge"], wide),
+            policy("BackendTrafficPolicy shop/narrow", &["HTTPRoute web"], narrow),
+        ]);
+        let added = at(&found, 80, "first").policies.clone().unwrap();
+        let names = added.filters.iter().filter_map(|filter| filter.name.split_once(".compressor."));
+        let names: Vec<&str> = names.map(|(_, name)| name).collect();
+        assert_eq!(names.join(" "), left, "{narrow}: {:?}", found.diagnostics);
+    }
+}
+
+/// Clusters are apart where health checks ask for the hosts of their routes, and only there.
+#[test]
+fn checks_ask_for_the_host_of_the_route() {
+    let checked = |http: &str| {
+        let spec = format!("  healthCheck: {{active: {{type: HTTP, http: {{path: /up{http}}}}}}}\n");
+        let hosts = |text: &str, hosts: &str| {
+            text.replacen("  rules:", &format!("  hostnames: [{hosts}]\n  rules:"), 1)
+        };
+        let routes = hosts(ROUTES, "'*.example.com', b.example.com, a.example.com");
+        let second =
+            ROUTES.split("---\n").next().unwrap().replace("name: web, namespace", "name: other, namespace");
+        let second = hosts(&second, "'*.example.org'");
+        let policies = policy("BackendTrafficPolicy infra/check", &["Gateway edge"], &spec);
+        let text = format!("{CLASS}{INFRA}{routes}{second}---\n");
+        let found = compiled(&[("infra.yaml", text), ("policies.yaml", policies)]);
+        let fleet = &found.fleets[&FleetName::gateway("infra", "edge")].ir;
+        fleet
+            .clusters
+            .iter()
+            .map(|(name, cluster)| (name.clone(), cluster.policies.checked_as.clone()))
+            .collect::<Vec<_>>()
+    };
+    let own = |host: &str| (format!("shop/web/80+infra.check@{host}"), Some(host.to_owned()));
+    let found = checked("");
+    assert!(
+        found.contains(&own("a.example.com")) && found.contains(&own("health-check.example.org")),
+        "{found:?}"
+    );
+    let found = checked(", hostname: up.internal");
+    assert!(found.iter().all(|(name, host)| !name.contains('@') && host.is_none()), "{found:?}");
+}

@@ -133,3 +133,65 @@ fn what_is_refused_keeps_nothing_of_what_a_filter_answers() {
             && body(&closed) == 0
     );
 }
+
+/// A credential is for the backend whose filter it is: its cluster has the filter, and the rule the value.
+#[test]
+fn a_credential_of_a_backend_goes_nowhere_else() {
+    let filters = format!(
+        "filters: [{{type: ExtensionRef, extensionRef: {{group: {GROUP}, kind: HTTPRouteFilter, name: key}}}}]"
+    );
+    let rules = format!("[{{backendRefs: [{{name: web, port: 80, {filters}}}, {{name: web, port: 80}}]}}]");
+    let key =
+        object("HTTPRouteFilter", "key", "{credentialInjection: {credential: {valueRef: {name: key}}}}");
+    let retry = "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: BackendTrafficPolicy\nmetadata: {name: p, namespace: shop}\n\
+                 spec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]\n  \
+                 loadBalancer: {type: Random}\n---\n";
+    for (policies, end) in [("", ""), (retry, "+shop.p")] {
+        let found = with(&rules, &[key.clone(), policies.to_owned()]);
+        assert!(!found.diagnostics.has_errors(), "{:?}", found.diagnostics);
+        let route = routes(&found).remove(0);
+        let names = forward(&route).backends.into_iter().filter_map(|backend| backend.cluster);
+        let names: Vec<String> = names.collect();
+        assert_eq!(names, [format!("shop/web/80+shop:key{end}"), format!("shop/web/80{end}")]);
+        let clusters = &found.fleets[&FleetName::gateway("infra", "one")].ir.clusters;
+        let filters: Vec<usize> = names.iter().map(|name| clusters[name].policies.filters.len()).collect();
+        assert_eq!((filters, route.policies.unwrap().late.len()), (vec![1, 0], 1));
+    }
+    // What a share of a rule's requests cannot have closes that share.
+    let answer = object("HTTPRouteFilter", "key", "{directResponse: {statusCode: 418}}");
+    let found = with(&rules, &[answer]);
+    assert_eq!(forward(&routes(&found)[0]).backends[0].cluster, None);
+}
+
+#[test]
+fn bodies_may_lie_in_binary_data() {
+    let answer =
+        "{directResponse: {body: {type: ValueRef, valueRef: {group: '', kind: ConfigMap, name: text}}}}";
+    let rules = format!(
+        "[{{filters: [{{type: ExtensionRef, extensionRef: {{group: {GROUP}, kind: HTTPRouteFilter, name: f}}}}]}}]"
+    );
+    let of = |data: &str| {
+        let map = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: text, namespace: shop}}\n{data}\n---\n"
+        );
+        let found = with(&rules, &[object("HTTPRouteFilter", "f", answer), map]);
+        let route = routes(&found).remove(0);
+        let patches: Vec<u8> = route
+            .policies
+            .iter()
+            .flat_map(|added| &added.route)
+            .flat_map(|patch| patch.message.clone())
+            .collect();
+        (String::from_utf8_lossy(&patches).contains("hello"), found.diagnostics.has_errors())
+    };
+    for (data, wanted) in [
+        ("binaryData: {response.body: aGVsbG8=}", (true, false)),
+        ("binaryData: {only: aGVsbG8=}", (true, false)),
+        ("data: {response.body: hello}\nbinaryData: {response.body: Ynll}", (true, false)),
+        // No text at all, and two of which none has the name.
+        ("binaryData: {response.body: /w==}", (false, true)),
+        ("binaryData: {a: aGVsbG8=, b: aGVsbG8=}", (false, true)),
+    ] {
+        assert_eq!(of(data), wanted, "{data}");
+    }
+}

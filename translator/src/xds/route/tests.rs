@@ -24,7 +24,8 @@ fn a_mirror_of_all_has_no_fraction_and_of_none_is_no_mirror() {
 #[test]
 fn long_requests_are_not_cut_by_the_idle_limit() {
     assert_eq!(idle(None), None);
-    assert_eq!(idle(Some(Duration::from_secs(10))), None);
-    assert_eq!(idle(Some(Duration::from_mins(10))), Some(Duration::from_mins(10)));
-    assert_eq!(idle(Some(Duration::ZERO)), Some(Duration::ZERO));
+    let idle = |limit: Duration| super::idle(Some(value::duration(limit)));
+    assert_eq!(idle(Duration::from_secs(10)), None);
+    assert_eq!(idle(Duration::from_mins(10)), value::seconds(600));
+    assert_eq!(idle(Duration::ZERO), value::seconds(0));
 }
