@@ -26,22 +26,19 @@ fn a_route_names_what_the_filter_requires() {
     else {
         panic!("a requirement")
     };
-    let Some(jwt_requirement::RequiresType::RequiresAny(any)) =
-        &base.requirement_map[&name].requires_type
+    let Some(jwt_requirement::RequiresType::RequiresAny(any)) = &base.requirement_map[&name].requires_type
     else {
         panic!("any of several")
     };
     assert_eq!((any.requirements.len(), base.providers.len()), (4, 3));
     let of = |name: &str| {
-        let found =
-            base.providers.iter().find(|(key, _)| key.starts_with(&format!("shop/guard/{name}/")));
+        let found = base.providers.iter().find(|(key, _)| key.starts_with(&format!("shop/guard/{name}/")));
         found.unwrap().1.clone()
     };
     let first = of("a");
     assert_eq!((first.from_headers.len(), first.from_cookies.len(), first.from_params.len()), (1, 1, 1));
     assert_eq!((first.payload_in_metadata.as_str(), first.forward), ("a", true));
-    let Some(jwt_provider::JwksSourceSpecifier::RemoteJwks(remote)) = of("c").jwks_source_specifier
-    else {
+    let Some(jwt_provider::JwksSourceSpecifier::RemoteJwks(remote)) = of("c").jwks_source_specifier else {
         panic!("remote keys")
     };
     assert_eq!(
@@ -124,10 +121,7 @@ fn what_cannot_be_carried_out_closes() {
             ),
             "MG4002 spec.jwt.providers[0].claimToHeaders",
         ),
-        (
-            provider(r#""localJWKS": {"inline": "{\"keys\": []}"}"#),
-            "MG4002 spec.jwt.providers[0].localJWKS",
-        ),
+        (provider(r#""localJWKS": {"inline": "{\"keys\": []}"}"#), "MG4002 spec.jwt.providers[0].localJWKS"),
         (
             provider(
                 r#""localJWKS": {"inline": "{\"keys\": [{\"kty\": \"RSA\", \"n\": \"!\", \"e\": \"AQAB\"}]}"}"#,

@@ -175,7 +175,10 @@ fn port<'a>(
             }
             listener.refuse |= one.kind.asks(&one.object);
             if plain {
-                let message = format!("listeners of port {} that share it have other policies, or none", listener.spec.port);
+                let message = format!(
+                    "listeners of port {} that share it have other policies, or none",
+                    listener.spec.port
+                );
                 policies.settled.unmet.entry((number, name)).or_default().insert(message);
                 continue;
             }

@@ -31,8 +31,9 @@ pub(in crate::attach) fn hosts<'a>(
                     listener.policies = Some(Arc::new(own));
                 }
                 None => {
-                    let speaker = added.sources.first().map(|source| source.object.clone());
-                    speaker.into_iter().for_each(|policy| drop(lost.entry(policy).or_default().insert(key)));
+                    if let Some(speaker) = added.sources.first() {
+                        lost.entry(speaker.object.clone()).or_default().insert(key);
+                    }
                 }
             }
         }

@@ -156,7 +156,7 @@ impl Settling<'_, '_> {
                 Rules::Stream(stream) => {
                     let connections = listener.mode != Some(Mode::Http);
                     let settled = self.stream(stream, &wide, &gateway, connections);
-                    settled.map(|stream| Rules::Stream(Rc::new(hashed(&self.clusters, stream))))
+                    settled.map(|stream| Rules::Stream(Rc::new(stream)))
                 }
             };
             let after = after.unwrap_or_else(|| placement.rules.clone());
@@ -448,13 +448,6 @@ fn checked_as(placements: &[Placement]) -> String {
     let first = hosts.peek().copied();
     let found = hosts.find(|host| !host.starts_with('*')).or(first).unwrap_or_default();
     found.strip_prefix('*').map_or_else(|| found.to_owned(), |rest| format!("health-check{rest}"))
-}
-
-/// A rule of connections, with whether its clusters want to know the client's address.
-fn hashed(clusters: &BTreeMap<String, Cluster>, stream: Stream) -> Stream {
-    let names = stream.backends.iter().filter_map(|backend| backend.cluster.as_ref());
-    let mut found = names.filter_map(|name| clusters.get(name));
-    Stream { by_source: found.any(|cluster| cluster.policies.by_source), ..stream }
 }
 
 /// Which policies have a say, for `explain`.

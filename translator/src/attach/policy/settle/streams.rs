@@ -3,9 +3,10 @@
 use super::Settling;
 use crate::attach::policy::held::{Chosen, State};
 use moorgate_model::diagnostic::policy::{POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS};
-use moorgate_model::ir::Stream;
+use moorgate_model::ir::{Cluster, Stream};
 use moorgate_model::{FieldPath, Object, ObjectRef};
 use moorgate_policies::{CAPABILITIES, Kind};
+use std::collections::BTreeMap;
 
 /// The capability that says who may do what.
 const RIGHTS: &str = "authorization";
@@ -34,7 +35,7 @@ impl Settling<'_, '_> {
         for cluster in stream.backends.iter_mut().filter_map(|backend| backend.cluster.as_mut()) {
             *cluster = self.variant(cluster, &together);
         }
-        Some(stream)
+        Some(hashed(&self.clusters, stream))
     }
 
     /// Says which parts of policies cannot be carried out where nobody reads requests; true if one of them restricts access.
@@ -74,6 +75,13 @@ impl Settling<'_, '_> {
         }
         closes
     }
+}
+
+/// A rule of connections, with whether its clusters want to know the client's address.
+fn hashed(clusters: &BTreeMap<String, Cluster>, stream: Stream) -> Stream {
+    let names = stream.backends.iter().filter_map(|backend| backend.cluster.as_ref());
+    let mut found = names.filter_map(|name| clusters.get(name));
+    Stream { by_source: found.any(|cluster| cluster.policies.by_source), ..stream }
 }
 
 /// The field of a policy for which a capability's part was made.
