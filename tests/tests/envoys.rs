@@ -1,6 +1,9 @@
 //! A real Envoy as a client of a relay: what it proves, what it refuses, and how it comes back.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
+#[path = "envoys/drain.rs"]
+mod drain;
+
 use anyhow::{Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -136,6 +136,59 @@ fn what_the_project_publishes_gets_one_answer() -> Result<()> {
     Ok(())
 }
 
+/// What Kubernetes publishes of a kind: lists that a strategic merge patch joins, with the key of their items.
+fn joined(definitions: &Value, name: &str, at: &str, above: &[&str], out: &mut BTreeSet<(String, String)>) {
+    if above.contains(&name) {
+        return;
+    }
+    let above = [above, &[name]].concat();
+    for (field, schema) in definitions[name]["properties"].as_object().into_iter().flatten() {
+        let at = if at.is_empty() { field.clone() } else { format!("{at}.{field}") };
+        let strategy = schema["x-kubernetes-patch-strategy"].as_str().unwrap_or_default();
+        let key = schema["x-kubernetes-patch-merge-key"].as_str().unwrap_or_default();
+        if strategy.split(',').any(|one| one == "merge") {
+            out.insert((at.clone(), key.to_owned()));
+        }
+        let named = |schema: &Value| {
+            schema["$ref"].as_str().and_then(|name| name.rsplit('/').next()).map(str::to_owned)
+        };
+        if let Some(inner) = named(schema).filter(|_| at != "status") {
+            joined(definitions, &inner, &at, &above, out);
+        }
+        if let Some(inner) = named(&schema["items"]) {
+            joined(definitions, &inner, &format!("{at}[]"), &above, out);
+        }
+    }
+}
+
+#[test]
+fn patches_join_the_lists_that_kubernetes_says() -> Result<()> {
+    use moorgate::render::{MERGED_LISTS, MERGED_LISTS_OF_CONTAINERS};
+    let module = crds::module("k8s.io/kubernetes", "v1.37.2")?.dir;
+    let text = std::fs::read_to_string(module.join("api/openapi-spec/swagger.json"))?;
+    let document: Value = serde_json::from_str(&text)?;
+    let mut published = BTreeSet::new();
+    for kind in [
+        "io.k8s.api.apps.v1.Deployment",
+        "io.k8s.api.apps.v1.DaemonSet",
+        "io.k8s.api.core.v1.Service",
+        "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+        "io.k8s.api.policy.v1.PodDisruptionBudget",
+    ] {
+        joined(&document["definitions"], kind, "", &[], &mut published);
+    }
+    let pair = |(list, key): &(&str, &str)| ((*list).to_owned(), (*key).to_owned());
+    let mut ours: BTreeSet<(String, String)> = MERGED_LISTS.iter().map(pair).collect();
+    for containers in ["containers", "ephemeralContainers", "initContainers"] {
+        let below = |(list, key): &(&str, &str)| {
+            (format!("spec.template.spec.{containers}[].{list}"), (*key).to_owned())
+        };
+        ours.extend(MERGED_LISTS_OF_CONTAINERS.iter().map(below));
+    }
+    assert_eq!(ours, published);
+    Ok(())
+}
+
 /// The objects that make up configuration: without workloads, and each once; the rest is for another round.
 fn rounds() -> Vec<Vec<Value>> {
     let suite = module("sigs.k8s.io/gateway-api/conformance");

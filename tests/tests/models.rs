@@ -89,7 +89,7 @@ fn what_is_rendered_is_taken_by_an_api_server_and_stays_as_it_is() -> Result<()>
     std::fs::write(folder.path().join("ca.crt"), "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")?;
     let cases = root().join("tests/golden/render");
     let mut kinds = BTreeSet::new();
-    for case in ["plain", "shaped", "parameters", "long-name"].map(|name| cases.join(name)) {
+    for case in ["plain", "shaped", "parameters", "pods", "long-name"].map(|name| cases.join(name)) {
         for model in Model::ALL {
             for merged in [&[][..], &["--merge-class", "moorgate"]] {
                 let args = [&["--model", model.name()][..], merged].concat();

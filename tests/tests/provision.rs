@@ -274,3 +274,55 @@ fn relays_of_nodes_and_classes_are_made_for_fleets_and_go_with_them() -> Result<
         Ok(())
     })
 }
+
+/// What parameters name is nobody else's, and what had another name goes; pods are as they are patched, and drain.
+#[test]
+fn names_that_parameters_choose_take_nothing_over_and_leave_nothing_behind() -> Result<()> {
+    let bench = Bench::new("names")?;
+    let parameters = |deployment: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: parameters, namespace: names}}\ndata:\n  envoyproxy.yaml: |\n    \
+             apiVersion: gateway.envoyproxy.io/v1alpha1\n    kind: EnvoyProxy\n    spec:\n      \
+             shutdown: {{drainTimeout: 20s, minDrainDuration: 1s}}\n      provider:\n        type: Kubernetes\n        kubernetes:\n          \
+             envoyDeployment:\n            name: {deployment}\n            \
+             patch: {{value: {{spec: {{template: {{metadata: {{labels: {{patched: 'yes'}}}}}}}}}}}}\n          \
+             envoyService: {{name: front}}\n"
+        )
+    };
+    let foreign = "apiVersion: v1\nkind: Service\nmetadata: {name: front, namespace: names}\nspec: {selector: {app: shop}, ports: [{port: 9}]}\n";
+    bench.apply(foreign)?;
+    bench.apply(&parameters("proxies"))?;
+    let named = "spec: {infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: parameters}}, gatewayClassName";
+    bench.apply(&bench.gateway("edge", &[80]).replace("spec: {gatewayClassName", named))?;
+    let watch = bench.watch("only")?;
+    wait::until("the Service of somebody else", || {
+        ensure!(watch.output().contains("Service names/front is there already"), "{}", watch.tail());
+        Ok(())
+    })?;
+    let front = bench.get("services", "front")?;
+    assert_eq!(
+        (&front["spec"]["selector"], &front["spec"]["ports"][0]["port"]),
+        (&json!({"app": "shop"}), &json!(9))
+    );
+    assert!(bench.get("deployments", "proxies").is_err(), "nothing is made in half");
+    bench.delete("services", "front")?;
+    let gateway = bench.until_programmed("edge").with_context(|| watch.tail())?;
+    let given = &bench.get("services", "front")?["status"]["loadBalancer"]["ingress"][0]["ip"];
+    assert_eq!(gateway["status"]["addresses"][0]["value"], *given);
+    assert_eq!(
+        bench.get("deployments", "proxies")?["spec"]["template"]["metadata"]["labels"]["patched"],
+        "yes"
+    );
+    for (kind, usual) in [("deployments", bench.object_name("edge")), ("services", bench.object_name("edge"))]
+    {
+        assert!(bench.get(kind, &usual).is_err(), "{kind} {usual}");
+    }
+    bench.apply(&parameters("others"))?;
+    wait::until("the new name alone", || {
+        bench.get("deployments", "others")?;
+        ensure!(bench.get("deployments", "proxies").is_err(), "{}", watch.tail());
+        Ok(())
+    })?;
+    bench.until_programmed("edge").with_context(|| watch.tail())?;
+    Ok(())
+}

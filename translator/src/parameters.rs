@@ -9,6 +9,7 @@
 
 mod check;
 mod fields;
+mod pods;
 
 pub use fields::all as fields;
 

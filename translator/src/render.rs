@@ -14,22 +14,29 @@
 
 mod access;
 mod address;
+pub(crate) mod arguments;
 mod config;
 mod container;
+mod drain;
 mod gateway;
+mod guard;
 mod metadata;
 mod name;
 mod needs;
 mod network;
 mod node;
+mod patch;
 mod pod;
 mod pool;
 mod port;
+pub(crate) mod probe;
 mod relay;
 mod relays;
+pub(crate) mod rules;
 mod scale;
 mod service;
 mod shape;
+mod types;
 mod workload;
 mod yaml;
 
@@ -39,13 +46,15 @@ pub use metadata::{
     CLASS_NAME_LABEL, CONTROLLER_ANNOTATION, FLEET_ANNOTATION, FLEET_LABEL, GATEWAY_NAME_LABEL,
     MANAGED_BY_LABEL, POOL_LABEL,
 };
+pub(crate) use name::is_of_relays;
 pub use needs::Needs;
 pub use node::{Node, manifests as node_manifests};
+pub use patch::{MERGED_LISTS, MERGED_LISTS_OF_CONTAINERS, Patch};
 pub use pool::{Pool, manifests as pool_manifests};
 pub use port::{Port, of as ports};
 pub use relay::REPORT_KEY;
 pub use relays::Relays;
-pub use shape::Shape;
+pub use shape::{Names, Patches, Shape, Shutdown};
 pub use yaml::documents;
 
 use crate::compile::CompiledFleet;
@@ -164,6 +173,18 @@ pub enum RenderError {
     /// A bootstrap that cannot be made.
     #[error("no bootstrap: {0}")]
     Startup(String),
+    /// A manifest is not what it has to be.
+    #[error("{kind} {name}: {at}: {why}")]
+    Refused {
+        /// The kind of the manifest.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Where in it.
+        at: String,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 impl Settings {
@@ -191,10 +212,7 @@ impl Fleet {
 
     /// The name of the fleet's Deployment, ServiceAccount, first Service and so on.
     pub fn object_name(&self) -> String {
-        match &self.name {
-            FleetName::Gateway { .. } => name::object(&self.infrastructure.name, &self.infrastructure.class),
-            FleetName::Class { name } => name::of_class(name),
-        }
+        object_name(&self.name, &self.infrastructure.class)
     }
 
     /// The name of the Secret that `watch --provision` makes for the key of reports.
@@ -203,8 +221,20 @@ impl Fleet {
     }
 }
 
+/// The name of the objects of a fleet of this class, unless an EnvoyProxy chooses others.
+pub fn object_name(fleet: &FleetName, class: &str) -> String {
+    match fleet {
+        FleetName::Gateway { name, .. } => name::object(name, class),
+        FleetName::Class { name } => name::of_class(name),
+    }
+}
+
 /// All manifests of a fleet, each before those that need it. The Services lead to all ports of the fleet.
 pub fn manifests(fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, RenderError> {
+    unpatched(fleet, settings)?.into_iter().map(|manifest| patched(&fleet.shape, manifest)).collect()
+}
+
+fn unpatched(fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, RenderError> {
     let metadata = Metadata::new(fleet, settings);
     let config = config::data(fleet, settings)?;
     let mut out = vec![access::service_account(&metadata)];
@@ -221,6 +251,28 @@ pub fn manifests(fleet: &Fleet, settings: &Settings) -> Result<Vec<Value>, Rende
     Ok(out)
 }
 
+/// A manifest with its patch over it, if it is what it has to be. Pods are looked at in any case: parameters that ask for
+/// too much have kept their Gateways from being accepted, so that this stops what nobody thought of.
+fn patched(shape: &Shape, manifest: Value) -> Result<Value, RenderError> {
+    let kind = manifest["kind"].as_str().unwrap_or_default();
+    let patch = shape.patches.of(kind);
+    let refused = |at: String, why: String| {
+        let name = manifest["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        RenderError::Refused { kind: kind.to_owned(), name, at, why }
+    };
+    let after = match patch {
+        Some(patch) => {
+            patch.over(&manifest).map_err(|error| refused("its patch".to_owned(), error.to_string()))?
+        }
+        None if ["Deployment", "DaemonSet"].contains(&kind) => manifest.clone(),
+        None => return Ok(manifest),
+    };
+    match guard::check(&manifest, &after).into_iter().next() {
+        Some(breach) => Err(refused(breach.at.to_string(), breach.why)),
+        None => Ok(after),
+    }
+}
+
 /// The Secret for the key that signs a fleet's reports ([`ReportSecret::PerFleet`]); never printed.
 pub fn report_secret(fleet: &Fleet, settings: &Settings, private_key: &str) -> Value {
     let metadata = Metadata::new(fleet, settings);
@@ -235,6 +287,11 @@ pub fn report_secret(fleet: &Fleet, settings: &Settings, private_key: &str) -> V
 /// The label selector of a fleet's objects.
 pub fn fleet_selector(fleet: &FleetName) -> String {
     format!("{FLEET_LABEL}={}", name::fleet(fleet))
+}
+
+/// The value of [`FLEET_LABEL`] for a fleet.
+pub fn fleet_label(fleet: &FleetName) -> String {
+    name::fleet(fleet)
 }
 
 /// The labels of what `watch --provision` makes for a fleet.

@@ -29,7 +29,7 @@ use time::OffsetDateTime;
 pub(crate) const AUDIENCE: &str = "moorgate-store";
 const SYSTEM: &str = "moorgate-system";
 /// Names of the tests, each with a port for its store.
-const TESTS: [(&str, u16); 7] = [
+const TESTS: [(&str, u16); 8] = [
     ("tokens", 9441),
     ("disks", 9442),
     ("ports", 9443),
@@ -37,6 +37,7 @@ const TESTS: [(&str, u16); 7] = [
     ("addresses", 9445),
     ("merged", 9446),
     ("relays", 9447),
+    ("names", 9448),
 ];
 
 /// A namespace of this name in the shared cluster, and what lies around it.
@@ -178,6 +179,7 @@ impl Bench {
     fn path(&self, kind: &str, name: &str) -> String {
         let group = match kind {
             "gateways" | "httproutes" => "/apis/gateway.networking.k8s.io/v1",
+            "deployments" => "/apis/apps/v1",
             _ => "/api/v1",
         };
         format!("{group}/namespaces/{}/{kind}/{name}", self.name)

@@ -6,6 +6,7 @@ mod conflict;
 mod filters;
 mod judge;
 mod merge;
+mod names;
 mod overlap;
 mod report;
 mod set;
@@ -138,6 +139,7 @@ pub(super) fn gateways<'a>(
             out.insert(key, judge(index, class, gateway));
         }
     }
+    names::find(index, &mut out);
     set::attach(index, &mut out, diagnostics);
     out.values_mut().for_each(conflict::find);
     merge::all(&mut out, &index.options.merged);
@@ -163,6 +165,10 @@ fn judge<'a>(
         parameters::refuse(index, object, at, named, Some(&object.reference.namespace))
     });
     let mut refused: Vec<_> = parameters::of_class(index, class).into_iter().chain(own).collect();
+    if refused.is_empty() {
+        let at = FieldPath::parse("spec.infrastructure.parametersRef");
+        refused.extend(parameters::merged(index, object, at, &class.object.reference.name));
+    }
     for (position, address) in spec.addresses.iter().enumerate() {
         let kind = address.kind.as_deref().unwrap_or("IPAddress");
         if kind != "IPAddress" && kind != "Hostname" {

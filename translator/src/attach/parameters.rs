@@ -38,6 +38,26 @@ fn usable(index: &Index<'_>, named: &ParametersRef, namespace: Option<&str>) -> 
     }
 }
 
+/// Why the parameters of a Gateway and those of its class cannot be used together, where each alone could: the one may mount
+/// what the other says.
+pub(super) fn merged(index: &Index<'_>, owner: &Object, at: FieldPath, class: &str) -> Option<Diagnostic> {
+    let key = (&*owner.reference.namespace, &*owner.reference.name);
+    if index.options.merged.contains(class) {
+        return None;
+    }
+    let both = super::proxy::parameters_of(index, key)?;
+    both.at("spec.mergeType").filter(|how| how.as_str() != Some("Replace"))?;
+    let mut spec = both.root.get("spec")?.clone();
+    if let moorgate_model::Value::Mapping(fields) = &mut spec.value {
+        // It is whole now.
+        fields.remove("mergeType");
+    }
+    let fault = parameters::check(&spec).into_iter().find(|fault| fault.fatal)?;
+    let error = ParametersError::Malformed { object: both.reference.clone(), why: fault.message };
+    let message = format!("with the parameters of class {class}, {error}");
+    Some(owner.diagnostic(&INVALID_PARAMETERS, at, message))
+}
+
 fn reference(named: &ParametersRef, namespace: Option<&str>) -> Result<ObjectRef, ParametersError> {
     let namespace = named.namespace.as_deref().or(namespace);
     parameters::reference(&named.group, &named.kind, namespace, &named.name)

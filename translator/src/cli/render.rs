@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use moorgate_snapshot::Channel;
 use moorgate_snapshot::trust::chain::Anchor;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -238,6 +238,16 @@ fn manifests(compiled: &Compiled, wanted: &Fleets, settings: &Settings) -> Resul
     if let (Model::Node(node), false) = (&settings.model, out.is_empty()) {
         let manifests = render::node_manifests(&all, settings, node);
         out.extend(context(manifests, || "relays of nodes".to_owned())?);
+    }
+    let text =
+        |manifest: &Value, field: &str| manifest["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let mut seen = BTreeSet::new();
+    for manifest in &out {
+        let kind = manifest["kind"].as_str().unwrap_or_default().to_owned();
+        let (namespace, name) = (text(manifest, "namespace"), text(manifest, "name"));
+        if !seen.insert((kind.clone(), namespace.clone(), name.clone())) {
+            return Err(Failure::new(Exit::Usage, anyhow!("two fleets have a {kind} {namespace}/{name}")));
+        }
     }
     Ok(out)
 }

@@ -1,9 +1,10 @@
 //! What is wrong with an EnvoyProxy, and which of its fields have no effect.
 
 use super::fields::{Field, SPEC};
+use super::pods;
 use crate::startup;
 use crate::validate::nearest;
-use moorgate_model::{FieldPath, Node, Value};
+use moorgate_model::{FieldPath, Node, Value, duration};
 
 /// Envoy's log levels, as Envoy Gateway writes them.
 const LOG_LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
@@ -24,8 +25,10 @@ pub(crate) fn check(spec: &Node) -> Vec<Fault> {
     let mut faults = Vec::new();
     walk(spec, &SPEC, &FieldPath::root(), &mut faults);
     together(spec, &mut faults);
+    // Of what is no EnvoyProxy at all no pods can be thought of.
     if faults.iter().all(|fault| !fault.fatal) {
         faults.extend(startup::check(spec));
+        pods::check(spec, &mut faults);
     }
     faults
 }
@@ -74,6 +77,15 @@ fn walk(node: &Node, field: &Field, at: &FieldPath, faults: &mut Vec<Fault>) {
             Some(_) => wrong(&format!("at least {least}")),
             None => wrong("an integer"),
         },
+        Field::Duration => match node.as_str().map(duration::parse) {
+            Some(Some(_)) => {}
+            _ => wrong("a duration such as 90s or 1m30s"),
+        },
+        Field::Name { service } => match node.as_str() {
+            Some(name) if is_name(name, *service) => {}
+            _ if *service => wrong("the name of a Service: up to 63 small letters, digits and dashes"),
+            _ => wrong("the name of an object: small letters, digits, dashes and dots"),
+        },
         Field::Scalar => {
             if matches!(node.value, Value::Mapping(_) | Value::Sequence(_)) {
                 wrong("a scalar");
@@ -90,6 +102,20 @@ fn walk(node: &Node, field: &Field, at: &FieldPath, faults: &mut Vec<Fault>) {
         Field::Always(_) if node.as_bool() == Some(true) => {}
         Field::Ignored(why) | Field::Always(why) => faults.push(no_effect(at, why)),
     }
+}
+
+/// A name that Kubernetes takes (RFC 1035 for a Service, RFC 1123 for others), and that no relays have.
+fn is_name(name: &str, service: bool) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let part = |part: &str| {
+        part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-')
+    };
+    let fits = if service {
+        name.len() <= 63 && part(name) && name.starts_with(|c: char| c.is_ascii_lowercase())
+    } else {
+        name.len() <= 253 && name.split('.').all(part)
+    };
+    fits && !crate::render::is_of_relays(name)
 }
 
 fn no_effect(at: &FieldPath, why: &str) -> Fault {

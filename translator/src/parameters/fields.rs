@@ -2,7 +2,9 @@
 
 use moorgate_policies::proxy::REMOTE_MODULE;
 
-use Field::{Always, Flag, Ignored, Items, Level, List, Number, Object, Part, Scalar, Text, Texts};
+use Field::{
+    Always, Duration, Flag, Ignored, Items, Level, List, Name, Number, Object, Part, Scalar, Text, Texts,
+};
 
 /// What a field holds, and what becomes of it.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +15,13 @@ pub(super) enum Field {
     Level,
     /// A whole number that is at least this.
     Number(i64),
+    /// A time (GEP-2257).
+    Duration,
+    /// The name of an object: that of a Service, or of any other.
+    Name {
+        /// It is a Service's, which is a name in DNS, too.
+        service: bool,
+    },
     /// A number or text, for the API server to judge.
     Scalar,
     /// Texts by name.
@@ -53,11 +62,7 @@ pub fn all() -> Vec<(String, Option<&'static str>)> {
     out
 }
 
-const RESTRICTED: &str =
-    "pods keep to the Pod Security level restricted, and mount what they need and no more";
-const NAMED: &str = "objects of a fleet have fixed names, by which they are found again";
-const PATCHED: &str =
-    "manifests are not patched; change the output of moorgate render in your repository instead";
+const ACCOUNT: &str = "the account is who a fleet is for its relay, its store and the cluster: one of another name may have other rights";
 
 /// `spec`.
 pub(super) const SPEC: Field = Part(&[
@@ -65,7 +70,7 @@ pub(super) const SPEC: Field = Part(&[
     ("bootstrap", Part(BOOTSTRAP)),
     ("concurrency", Number(1)),
     ("dynamicModules", Items(MODULE)),
-    ("extraArgs", Ignored("Envoy's arguments are Moorgate's own")),
+    ("extraArgs", List),
     ("filterOrder", List),
     ("geoIP", Part(&[("provider", Part(PLACES))])),
     ("ipFamily", Text(&["DualStack", "IPv4", "IPv6"])),
@@ -77,7 +82,7 @@ pub(super) const SPEC: Field = Part(&[
     ("preserveRouteOrder", Flag),
     ("provider", Part(PROVIDER)),
     ("routingType", Text(&["Endpoint", "Service"])),
-    ("shutdown", Ignored("pods drain for 5 seconds and end within 30")),
+    ("shutdown", Part(SHUTDOWN)),
     ("telemetry", Part(TELEMETRY)),
 ]);
 
@@ -101,6 +106,10 @@ const DATABASES: &[(&str, Field)] = &[
 ];
 
 const DATABASE: &[(&str, Field)] = &[("local", Part(&[("path", Text(&[]))]))];
+const PATCH: &[(&str, Field)] = &[("type", Text(&["JSONMerge", "StrategicMerge"])), ("value", Object)];
+
+const SHUTDOWN: &[(&str, Field)] =
+    &[("drainTimeout", Duration), ("healthCheckFailureDelay", Duration), ("minDrainDuration", Duration)];
 
 const VERSIONS: &[&str] = &["1.0", "1.1", "1.2", "1.3", "Auto"];
 
@@ -254,23 +263,23 @@ const KUBERNETES: &[(&str, Field)] = &[
     ("envoyHpa", Part(AUTOSCALER)),
     ("envoyPDB", Part(BUDGET)),
     ("envoyService", Part(SERVICE)),
-    ("envoyServiceAccount", Ignored(NAMED)),
+    ("envoyServiceAccount", Ignored(ACCOUNT)),
     ("useListenerPortAsContainerPort", Always("the port of a listener always is that of the container")),
 ];
 
 const WORKLOAD: &[(&str, Field)] = &[
     ("container", Part(CONTAINER)),
-    ("name", Ignored(NAMED)),
-    ("patch", Ignored(PATCHED)),
+    ("name", Name { service: false }),
+    ("patch", Part(PATCH)),
     ("pod", Part(POD)),
     ("strategy", Object),
 ];
 
 const DEPLOYMENT: &[(&str, Field)] = &[
     ("container", Part(CONTAINER)),
-    ("initContainers", Ignored(RESTRICTED)),
-    ("name", Ignored(NAMED)),
-    ("patch", Ignored(PATCHED)),
+    ("initContainers", List),
+    ("name", Name { service: false }),
+    ("patch", Part(PATCH)),
     ("pod", Part(POD)),
     ("replicas", Number(0)),
     ("strategy", Object),
@@ -281,8 +290,8 @@ const CONTAINER: &[(&str, Field)] = &[
     ("image", Text(&[])),
     ("imageRepository", Text(&[])),
     ("resources", Object),
-    ("securityContext", Ignored(RESTRICTED)),
-    ("volumeMounts", Ignored(RESTRICTED)),
+    ("securityContext", Object),
+    ("volumeMounts", List),
 ];
 
 const POD: &[(&str, Field)] = &[
@@ -292,10 +301,10 @@ const POD: &[(&str, Field)] = &[
     ("labels", Texts),
     ("nodeSelector", Texts),
     ("priorityClassName", Text(&[])),
-    ("securityContext", Ignored(RESTRICTED)),
+    ("securityContext", Object),
     ("tolerations", List),
     ("topologySpreadConstraints", List),
-    ("volumes", Ignored(RESTRICTED)),
+    ("volumes", List),
 ];
 
 const AUTOSCALER: &[(&str, Field)] = &[
@@ -303,15 +312,15 @@ const AUTOSCALER: &[(&str, Field)] = &[
     ("maxReplicas", Number(1)),
     ("metrics", List),
     ("minReplicas", Number(0)),
-    ("name", Ignored(NAMED)),
-    ("patch", Ignored(PATCHED)),
+    ("name", Name { service: false }),
+    ("patch", Part(PATCH)),
 ];
 
 const BUDGET: &[(&str, Field)] = &[
     ("maxUnavailable", Scalar),
     ("minAvailable", Scalar),
-    ("name", Ignored(NAMED)),
-    ("patch", Ignored(PATCHED)),
+    ("name", Name { service: false }),
+    ("patch", Part(PATCH)),
 ];
 
 const SERVICE: &[(&str, Field)] = &[
@@ -322,7 +331,7 @@ const SERVICE: &[(&str, Field)] = &[
     ("loadBalancerClass", Text(&[])),
     ("loadBalancerIP", Text(&[])),
     ("loadBalancerSourceRanges", List),
-    ("name", Ignored(NAMED)),
-    ("patch", Ignored(PATCHED)),
+    ("name", Name { service: true }),
+    ("patch", Part(PATCH)),
     ("type", Text(&["ClusterIP", "LoadBalancer", "NodePort"])),
 ];

@@ -94,7 +94,7 @@ fn a_gateways_parameters_take_the_place_of_its_classs() {
 #[test]
 fn a_config_map_holds_an_envoy_proxy_for_clusters_without_its_crd() {
     let named = ", infrastructure: { parametersRef: { group: '', kind: ConfigMap, name: own } }";
-    let inner = "\n  envoyproxy.yaml: |\n    apiVersion: gateway.envoyproxy.io/v1alpha1\n    kind: EnvoyProxy\n    spec:\n      concurrency: 4\n      extraArgs: [--version]\n";
+    let inner = "\n  envoyproxy.yaml: |\n    apiVersion: gateway.envoyproxy.io/v1alpha1\n    kind: EnvoyProxy\n    spec:\n      concurrency: 4\n      logging: { level: { system: debug } }\n";
     let compilation = compiled(&source("", named, &config_map("own", inner)));
     assert_eq!(fleet(&compilation).shape.concurrency, Some(4));
     let found = found(&compilation);
@@ -142,6 +142,57 @@ fn what_cannot_be_used_is_not_accepted() {
 }
 
 #[test]
+fn parameters_that_are_merged_are_checked_as_a_whole() {
+    let mounts = "{ mergeType: StrategicMerge, provider: { kubernetes: { envoyDeployment: { container: { volumeMounts: [{ name: data, mountPath: /data }] } } } } }";
+    let volumes = |name: &str| {
+        format!(
+            "{{ provider: {{ kubernetes: {{ envoyDeployment: {{ pod: {{ volumes: [{{ name: {name}, emptyDir: {{}} }}] }} }} }} }} }}"
+        )
+    };
+    let of =
+        |class: &str| compiled(&source(OF_CLASS, OWN, &(proxy("own", mounts) + &proxy("shared", class))));
+    let whole = of(&volumes("data"));
+    assert_eq!(accepted(&whole)[1].0, "True", "{:?}", found(&whole));
+    let shape = fleet(&whole).shape;
+    assert_eq!((shape.volumes.len(), shape.mounts.len()), (1, 1));
+    for class in [volumes("other"), "{}".to_owned(), mounts.to_owned()] {
+        let compilation = of(&class);
+        assert_eq!(
+            accepted(&compilation),
+            [("True".into(), "Accepted".into()), ("False".into(), "InvalidParameters".into())]
+        );
+        assert!(fleet(&compilation).ports.is_empty(), "{class}");
+    }
+}
+
+#[test]
+fn a_chosen_name_is_one_fleets_alone() {
+    let named = "{ provider: { kubernetes: { envoyDeployment: { name: proxies }, envoyService: { name: edge-moorgate } } } }";
+    let second = |namespace: &str, created: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{ name: other, namespace: {namespace}{created} }}\nspec: {{ gatewayClassName: moorgate, listeners: [{{ name: http, port: 80, protocol: HTTP }}] }}\n---\n"
+        )
+    };
+    let accepts = |text: &str| -> Vec<(String, bool)> {
+        let compilation = compiled(text);
+        let served = |fleet: &crate::compile::CompiledFleet| !fleet.ir.listeners.is_empty();
+        compilation.fleets.iter().map(|(name, fleet)| (name.to_string(), served(fleet))).collect()
+    };
+    let shared = |more: &str, own: &str| source(OF_CLASS, own, &(proxy("shared", named) + more));
+    let both = |edge, other| vec![("infra/edge".to_owned(), edge), ("infra/other".to_owned(), other)];
+    // The parameters of a class name the objects of two Gateways alike: the first by name has them, or the older.
+    assert_eq!(accepts(&shared(&second("infra", ""), "")), both(true, false));
+    let older = second("infra", ", creationTimestamp: '2020-01-01T00:00:00Z'");
+    assert_eq!(accepts(&shared(&older, "")), both(false, true));
+    // In another namespace they are other objects.
+    let apart = vec![("infra/edge".to_owned(), true), ("shop/other".to_owned(), true)];
+    assert_eq!(accepts(&shared(&second("shop", ""), "")), apart);
+    // Who has a name without having chosen it keeps it, whoever is older.
+    let plain = ", infrastructure: { parametersRef: { group: gateway.envoyproxy.io, kind: EnvoyProxy, name: plain } }";
+    assert_eq!(accepts(&shared(&(older + &proxy("plain", "{}")), plain)), both(true, false));
+}
+
+#[test]
 fn an_error_in_parameters_concerns_the_fleets_that_take_them() {
     let compilation = compiled(&source("", OWN, &proxy("own", "{ concurrency: 0 }")));
     assert!(!compilation.erring.all && compilation.erring.fleets.len() == 1);
@@ -160,7 +211,41 @@ fn said(spec: &str) -> Vec<(String, bool)> {
 fn fields_without_effect_are_named_and_those_that_make_no_sense_refuse() {
     let kubernetes = |fields: &str| format!("{{ provider: {{ kubernetes: {{ {fields} }} }} }}");
     let cases = [
-        ("{ extraArgs: [a] }".to_owned(), "extraArgs", false),
+        ("{ extraArgs: [--cpuset-threads, --mode, validate] }".to_owned(), "extraArgs[1]", true),
+        ("{ extraArgs: a }".into(), "extraArgs", true),
+        ("{ logging: { level: { system: debug } } }".into(), "logging.level.system", false),
+        ("{ shutdown: { drainTimeout: soon } }".into(), "shutdown.drainTimeout", true),
+        (
+            "{ shutdown: { drainTimeout: 5s, minDrainDuration: 6s } }".into(),
+            "shutdown.minDrainDuration",
+            false,
+        ),
+        ("{ shutdown: { healthCheckFailureDelay: 61s } }".into(), "shutdown.healthCheckFailureDelay", false),
+        (
+            kubernetes("envoyDeployment: { pod: { securityContext: { runAsUser: 0 } } }"),
+            "provider.kubernetes.envoyDeployment.pod.securityContext.runAsUser",
+            true,
+        ),
+        (
+            kubernetes("envoyDaemonSet: { container: { securityContext: { privileged: true } } }"),
+            "provider.kubernetes.envoyDaemonSet.container.securityContext.privileged",
+            true,
+        ),
+        (
+            kubernetes("envoyDeployment: { pod: { volumes: [{ name: a, secret: { secretName: b } }] } }"),
+            "provider.kubernetes.envoyDeployment.pod.volumes[0].secret",
+            true,
+        ),
+        (
+            kubernetes("envoyDaemonSet: { container: { volumeMounts: [{ name: token, mountPath: /a }] } }"),
+            "provider.kubernetes.envoyDaemonSet.container.volumeMounts[0].name",
+            true,
+        ),
+        (
+            kubernetes("envoyDeployment: { initContainers: [{ name: relay, image: a }] }"),
+            "provider.kubernetes.envoyDeployment.initContainers[0].name",
+            true,
+        ),
         ("{ mergeGateways: true, mergeBackends: {} }".into(), "mergeGateways", true),
         ("{ mergeGateways: 3 }".into(), "mergeGateways", true),
         ("{ preserveRouteOrder: 1 }".into(), "preserveRouteOrder", true),
@@ -206,6 +291,39 @@ fn fields_without_effect_are_named_and_those_that_make_no_sense_refuse() {
             "provider.kubernetes.envoyDeployment.pod.labels",
             true,
         ),
+        (kubernetes("envoyDeployment: { name: Upper }"), "provider.kubernetes.envoyDeployment.name", true),
+        (kubernetes("envoyService: { name: 1a }"), "provider.kubernetes.envoyService.name", true),
+        (
+            kubernetes("envoyDaemonSet: { name: moorgate-node }"),
+            "provider.kubernetes.envoyDaemonSet.name",
+            true,
+        ),
+        (kubernetes("envoyServiceAccount: { name: a }"), "provider.kubernetes.envoyServiceAccount", false),
+        (
+            kubernetes("envoyService: { patch: { value: { spec: { selector: { a: b } } } } }"),
+            "provider.kubernetes.envoyService.patch.value.spec.selector",
+            true,
+        ),
+        (
+            kubernetes(
+                "envoyDeployment: { patch: { value: { spec: { template: { spec: { containers: [{ image: a }] } } } } } }",
+            ),
+            "provider.kubernetes.envoyDeployment.patch.value",
+            true,
+        ),
+        (
+            kubernetes(
+                "envoyDaemonSet: { patch: { type: JSONMerge, value: { spec: { template: { spec: { hostNetwork: true } } } } } }",
+            ),
+            "provider.kubernetes.envoyDaemonSet.patch.value.spec.template.spec.hostNetwork",
+            true,
+        ),
+        (kubernetes("envoyHpa: { patch: {} }"), "provider.kubernetes.envoyHpa.patch", true),
+        (
+            kubernetes("envoyPDB: { patch: { type: Replace } }"),
+            "provider.kubernetes.envoyPDB.patch.type",
+            true,
+        ),
         (kubernetes("envoyDeployment: {}, envoyDaemonSet: {}"), "provider.kubernetes.envoyDaemonSet", true),
         (
             kubernetes("envoyDaemonSet: {}, envoyHpa: { maxReplicas: 2 }"),
@@ -235,6 +353,8 @@ fn fields_without_effect_are_named_and_those_that_make_no_sense_refuse() {
         "{ mergeGateways: true, preserveRouteOrder: false }",
         "{ mergeBackends: {} }",
         "{ logging: { level: { upstream: debug } } }",
+        "{ extraArgs: [--cpuset-threads], shutdown: { drainTimeout: 90s, minDrainDuration: 1m } }",
+        "{ mergeType: StrategicMerge, provider: { kubernetes: { envoyDeployment: { container: { volumeMounts: [{ name: of-class, mountPath: /a }] } } } } }",
     ] {
         assert_eq!(said(spec), [], "{spec}");
     }
@@ -254,6 +374,8 @@ fn every_field_that_is_not_named_shapes_the_fleet() {
             Field::Text(choices) => json!(choices[0]),
             Field::Level => json!("debug"),
             Field::Number(_) => json!(7),
+            Field::Duration => json!("7s"),
+            Field::Name { .. } => json!("chosen"),
             Field::Scalar => json!(1),
             Field::Texts | Field::Object => json!({"a": "b"}),
             Field::List => json!(["a"]),
@@ -279,8 +401,9 @@ fn every_field_that_is_not_named_shapes_the_fleet() {
             serde_json::json!({&**key: inner})
         });
         let shape = crate::render::Shape::read(&spec);
-        // The one kind that there is.
-        assert!(shape != plain.shape || path.to_string() == "provider.type", "{path}");
+        // The one kind that there is, and how something is merged that is not there.
+        let alone = path.to_string() == "provider.type" || path.to_string().ends_with(".patch.type");
+        assert!(shape != plain.shape || alone, "{path}");
     }
 }
 

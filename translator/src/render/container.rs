@@ -2,9 +2,9 @@
 
 use super::config::BOOTSTRAP;
 use super::port::{self, Port};
-use super::{Fleet, Model, Settings};
+use super::{Fleet, Model, Settings, drain};
 use crate::xds;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the relay listens for Envoy. The fleet's name is not in it: a socket's path may have 107 bytes, and a pod has
@@ -23,7 +23,7 @@ pub(super) const KUBERNETES_TOKEN: &str = "kubernetes-token";
 /// The health port, unless a listener has it.
 pub(super) const HEALTH: u16 = 19001;
 /// Time for load balancers to stop sending, before Envoy stops.
-const LEAVE_SECONDS: u32 = 5;
+pub(super) const LEAVE_SECONDS: u32 = 5;
 
 /// Names of the pod's volumes.
 pub(super) mod volume {
@@ -36,6 +36,10 @@ pub(super) mod volume {
     pub(in crate::render) const STORE_TOKEN: &str = "store-token";
     pub(in crate::render) const RELAY_TOKEN: &str = "relay-token";
     pub(in crate::render) const TLS: &str = "tls";
+    pub(in crate::render) const DRAIN: &str = "drain";
+    /// All of them, but for stores on a disk, which have numbers.
+    pub(in crate::render) const ALL: [&str; 9] =
+        [SOCKETS, CONFIG, CACHE, TOKEN, REPORT, STORE_TOKEN, RELAY_TOKEN, TLS, DRAIN];
 }
 
 /// The volumes that every pod has, with the ConfigMap of this name.
@@ -69,21 +73,6 @@ pub(super) fn scraped(fleet: &Fleet) -> BTreeMap<String, String> {
 /// Envoy. What its listeners are on stands in no manifest of the pod.
 pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
     let shape = &fleet.shape;
-    let bootstrap = format!("{CONFIG}/{BOOTSTRAP}");
-    // A pod is replaced, never restarted hot; without that, Envoy needs no shared memory.
-    let level = shape.log_levels.get("default").map_or("warning", String::as_str);
-    let mut args = vec!["--disable-hot-restart", "--log-level", level, "--config-path", &bootstrap];
-    let own = shape.log_levels.iter().filter(|(name, _)| !["default", "system"].contains(&name.as_str()));
-    let own: Vec<String> = own.map(|(name, level)| format!("{name}:{level}")).collect();
-    let own = own.join(",");
-    if !own.is_empty() {
-        args.extend(["--component-log-level", &own]);
-    }
-    args.extend(["--service-node", "$(POD_NAME)"]);
-    let zone = fleet.in_zone.then(|| xds::zone("$(ZONE)").to_string());
-    args.extend(zone.iter().flat_map(|zone| ["--config-yaml", zone]));
-    let concurrency = shape.concurrency.map(|threads| threads.to_string());
-    args.extend(concurrency.iter().flat_map(|threads| ["--concurrency", threads]));
     let own = pod_name();
     let more = shape.env.iter().filter(|variable| variable["name"] != own["name"]).cloned();
     let env: Vec<Value> = std::iter::once(own.clone()).chain(more).collect();
@@ -91,13 +80,13 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
         "name": "envoy",
         "image": image(fleet, settings),
         "command": ["/usr/local/bin/envoy"],
-        "args": args,
+        "args": arguments(fleet),
         "env": env,
-        "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SECONDS}}},
+        "lifecycle": {"preStop": drain::hook(fleet)},
         "resources": shape.resources.clone().unwrap_or_else(|| {
             json!({"requests": {"cpu": "100m", "memory": "256Mi"}})
         }),
-        "securityContext": security(),
+        "securityContext": laid_over(security(), &shape.container_security),
         "volumeMounts": [
             {"name": volume::SOCKETS, "mountPath": SOCKETS},
             {"name": volume::CONFIG, "mountPath": CONFIG, "readOnly": true},
@@ -116,7 +105,54 @@ pub(super) fn envoy(fleet: &Fleet, settings: &Settings) -> Value {
         mounts.push(json!({"name": volume::RELAY_TOKEN, "mountPath": RELAY_TOKEN, "readOnly": true}));
         container["readinessProbe"] = probe("/ready", health_port(&fleet.ports), 1, 3);
     }
+    if let Some(mounts) = container["volumeMounts"].as_array_mut() {
+        mounts.extend(shape.shutdown.map(|_| drain::mount()));
+        mounts.extend(shape.mounts.iter().cloned());
+    }
     container
+}
+
+/// Envoy's arguments: Moorgate's own, then those that an EnvoyProxy adds.
+fn arguments(fleet: &Fleet) -> Vec<String> {
+    let shape = &fleet.shape;
+    let bootstrap = format!("{CONFIG}/{BOOTSTRAP}");
+    // A pod is replaced, never restarted hot; without that, Envoy needs no shared memory.
+    let level = shape.log_levels.get("default").map_or("warning", String::as_str);
+    let mut args = vec!["--disable-hot-restart", "--log-level", level, "--config-path", &bootstrap];
+    let own = shape.log_levels.iter().filter(|(name, _)| !["default", "system"].contains(&name.as_str()));
+    let own: Vec<String> = own.map(|(name, level)| format!("{name}:{level}")).collect();
+    let own = own.join(",");
+    if !own.is_empty() {
+        args.extend(["--component-log-level", &own]);
+    }
+    args.extend(["--service-node", "$(POD_NAME)"]);
+    let zone = fleet.in_zone.then(|| xds::zone("$(ZONE)").to_string());
+    args.extend(zone.iter().flat_map(|zone| ["--config-yaml", zone]));
+    let concurrency = shape.concurrency.map(|threads| threads.to_string());
+    args.extend(concurrency.iter().flat_map(|threads| ["--concurrency", threads]));
+    let drain: Vec<String> = shape.shutdown.as_ref().map(drain::arguments).into_iter().flatten().collect();
+    args.extend(drain.iter().map(String::as_str));
+    args.extend(shape.extra_args.iter().map(String::as_str));
+    args.into_iter().map(str::to_owned).collect()
+}
+
+/// A security context with what an EnvoyProxy says laid over it: what that does not say keeps a pod restricted.
+pub(super) fn laid_over(mut base: Value, own: &Map<String, Value>) -> Value {
+    for (field, value) in own.iter().filter(|(_, value)| !value.is_null()) {
+        match (&mut base[field], value) {
+            (Value::Object(known), Value::Object(more)) => {
+                let known = Value::Object(std::mem::take(known));
+                base[field] = laid_over(known, more);
+            }
+            // Of sysctls, those of another name stay.
+            (Value::Array(known), Value::Array(more)) if field == "sysctls" => {
+                known.retain(|one| more.iter().all(|other| other["name"] != one["name"]));
+                known.extend(more.iter().cloned());
+            }
+            (known, value) => *known = value.clone(),
+        }
+    }
+    base
 }
 
 /// Envoy's image: its own, that of the same tag from elsewhere, or the usual one.

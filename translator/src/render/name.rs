@@ -32,6 +32,11 @@ pub(super) fn pool(class: &str) -> String {
     suffixed(&of_class(class), "relays")
 }
 
+/// Whether relays in pods of their own may be called so.
+pub(crate) fn is_of_relays(name: &str) -> bool {
+    name == super::node::NAME || name.ends_with("-relays")
+}
+
 /// A name with something behind it, within the bound.
 pub(super) fn suffixed(name: &str, suffix: &str) -> String {
     let whole = format!("{name}-{suffix}");

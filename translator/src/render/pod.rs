@@ -4,7 +4,7 @@ use super::config::{MEMBERS, STORE_CA};
 use super::container::{self, ENVOY_ADMIN, RELAY_SOCKET, volume};
 use super::metadata::Metadata;
 use super::relay::{self, Relay};
-use super::{Fleet, Model, RenderError, Settings, name};
+use super::{Fleet, Model, RenderError, Settings, drain, name};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -12,8 +12,6 @@ use std::collections::BTreeMap;
 const USER: u32 = 65532;
 /// A digest of what pods read at their start only: they are replaced when it changes.
 pub(super) const CONFIG_ANNOTATION: &str = "moorgate.dev/config";
-/// How long a pod has to end.
-const GRACE_SECONDS: u32 = 30;
 /// The audience of the tokens by which relays know Envoys, unless they are told another.
 const RELAY_AUDIENCE: &str = "moorgate-relay";
 
@@ -32,18 +30,23 @@ pub(super) fn template(
     let mut labels = shape.pod_labels.clone();
     labels.extend(metadata.pod_labels());
     let mut spec = spec(metadata);
+    spec.insert("securityContext".into(), container::laid_over(security(), &shape.pod_security));
+    let grace = drain::grace(shape.shutdown.as_ref());
+    spec.insert("terminationGracePeriodSeconds".into(), grace.into());
+    let mut before: Vec<Value> = drain::container(fleet, settings).into_iter().collect();
+    let mut volumes;
     match settings.model {
         Model::Sidecar => {
             let relay = beside(fleet, settings, metadata)?;
-            spec.insert("volumes".into(), relay.volumes(settings, &metadata.name).into());
+            volumes = relay.volumes(settings, &metadata.name);
             let mut container = relay.container(settings);
             // A sidecar in Kubernetes' sense: it starts before Envoy and ends after it. Envoy is started when the relay
             // answers, which is when its socket is there; the pod is ready when Envoy took the snapshot.
             container["restartPolicy"] = "Always".into();
-            spec.insert("initContainers".into(), json!([container]));
+            before.push(container);
         }
         Model::Pool(_) | Model::Node(_) => {
-            let mut volumes = container::volumes(&metadata.name).to_vec();
+            volumes = container::volumes(&metadata.name).to_vec();
             let mut tokens = relay::service_account_token(volume::RELAY_TOKEN, RELAY_AUDIENCE);
             if matches!(settings.model, Model::Node(_))
                 && let Some(sources) = tokens["projected"]["sources"].as_array_mut()
@@ -51,8 +54,15 @@ pub(super) fn template(
                 sources.push(relay::kubernetes_token(container::KUBERNETES_TOKEN));
             }
             volumes.push(tokens);
-            spec.insert("volumes".into(), volumes.into());
         }
+    }
+    volumes.extend(shape.shutdown.map(|_| drain::volume()));
+    volumes.extend(shape.volumes.iter().cloned());
+    spec.insert("volumes".into(), volumes.into());
+    // What a relay beside it needs is there before: those of an EnvoyProxy run when it serves.
+    before.extend(shape.init_containers.iter().cloned().map(restricted));
+    if !before.is_empty() {
+        spec.insert("initContainers".into(), before.into());
     }
     spec.insert("containers".into(), json!([container::envoy(fleet, settings)]));
     spec.extend(shape.pod.clone());
@@ -73,7 +83,7 @@ pub(super) fn spec(metadata: &Metadata) -> Map<String, Value> {
     // Tokens are mounted one by one, each into the container that shows it.
     spec.insert("automountServiceAccountToken".into(), false.into());
     spec.insert("enableServiceLinks".into(), false.into());
-    spec.insert("terminationGracePeriodSeconds".into(), GRACE_SECONDS.into());
+    spec.insert("terminationGracePeriodSeconds".into(), drain::grace(None).into());
     spec.insert("securityContext".into(), security());
     spec.insert("topologySpreadConstraints".into(), spread(metadata));
     spec
@@ -92,9 +102,18 @@ fn beside<'s>(fleet: &Fleet, settings: &'s Settings, metadata: &Metadata) -> Res
     })
 }
 
+/// A container of an EnvoyProxy. Of what `restricted` asks for it says what it wants otherwise.
+fn restricted(mut container: Value) -> Value {
+    let own = container["securityContext"].as_object().cloned().unwrap_or_default();
+    if container.is_object() {
+        container["securityContext"] = container::laid_over(container::security(), &own);
+    }
+    container
+}
+
 /// Listeners of ports below 1024 are bound without a capability: the sysctl is one of those that every Pod Security level
 /// allows, and it is always set, so that such a listener replaces no pod.
-fn security() -> Value {
+pub(super) fn security() -> Value {
     json!({
         "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
         "seccompProfile": {"type": "RuntimeDefault"},

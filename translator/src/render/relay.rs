@@ -18,7 +18,7 @@ const CACHE: &str = "/var/cache/moorgate";
 /// What a relay may keep on its node's disk: the last snapshots of a fleet.
 const CACHE_SIZE: &str = "1Gi";
 /// Where Kubernetes' clients look for their token.
-const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(super) const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// The lifetime that is asked for tokens; kubelets renew them before.
 const TOKEN_SECONDS: u32 = 3607;
 /// The folder of the token for a store that `watch --serve-store` serves.

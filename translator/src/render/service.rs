@@ -14,6 +14,7 @@ pub(super) fn services(fleet: &Fleet, metadata: &Metadata) -> Vec<Value> {
         return Vec::new();
     }
     let asked = &fleet.infrastructure.addresses;
+    let own = fleet.shape.names.service.as_deref().unwrap_or(&metadata.name);
     let (inside, other): (Vec<&Address>, Vec<&Address>) =
         asked.iter().partition(|address| address.routability == Routability::Cluster);
     let mut out = Vec::new();
@@ -22,15 +23,15 @@ pub(super) fn services(fleet: &Fleet, metadata: &Metadata) -> Vec<Value> {
         let mut addresses = other.iter().filter(named).map(|address| &*address.value);
         let kind = fleet.shape.service.kind.as_deref().unwrap_or("LoadBalancer");
         let first = addresses.next().or(fleet.shape.service.address.as_deref());
-        out.push(service(fleet, metadata, &metadata.name, (kind, first)));
+        out.push(service(fleet, metadata, own, (kind, first)));
         out.extend(addresses.collect::<BTreeSet<_>>().into_iter().map(|address| {
-            let name = name::suffixed(&metadata.name, &name::digest(&[address]));
+            let name = name::suffixed(own, &name::digest(&[address]));
             service(fleet, metadata, &name, (kind, Some(address)))
         }));
     }
     // The address of a ClusterIP never changes, so that another one is another Service.
     for address in inside.iter().map(|address| &*address.value).collect::<BTreeSet<_>>() {
-        let name = name::suffixed(&metadata.name, &name::digest(&["Cluster", address]));
+        let name = name::suffixed(own, &name::digest(&["Cluster", address]));
         let address = Some(address).filter(|address| !address.is_empty());
         out.push(service(fleet, metadata, &name, ("ClusterIP", address)));
     }

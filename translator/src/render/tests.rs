@@ -516,7 +516,7 @@ fn an_envoy_proxy_shapes_the_fleet() {
                 "container": {"image": "envoy:mine", "resources": {"limits": {"cpu": "2"}}},
                 "pod": {
                     "labels": {"a": "b", "moorgate.dev/fleet": "x"}, "annotations": {"c": "d"},
-                    "nodeSelector": {"e": "f"}, "securityContext": {"runAsUser": 0},
+                    "nodeSelector": {"e": "f"}, "securityContext": {"runAsUser": 1000},
                 },
             },
             "envoyService": {
@@ -532,7 +532,9 @@ fn an_envoy_proxy_shapes_the_fleet() {
     assert_eq!(deployment["spec"]["replicas"], 3);
     assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
     let pod = pod(&manifests);
-    assert_eq!(breaches(&pod["spec"]), [""; 0], "what weakens a pod is not taken over");
+    assert_eq!(breaches(&pod["spec"]), [""; 0], "{pod:#}");
+    assert_eq!(pod["spec"]["securityContext"]["runAsUser"], 1000);
+    assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true, "the rest stays as it is");
     assert_eq!(pod["metadata"]["labels"]["a"], "b");
     assert_ne!(pod["metadata"]["labels"]["moorgate.dev/fleet"], "x");
     assert_eq!(pod["metadata"]["annotations"]["c"], "d");
@@ -549,6 +551,135 @@ fn an_envoy_proxy_shapes_the_fleet() {
     let budget = &find(&manifests, "PodDisruptionBudget")["spec"];
     assert_eq!(budget["minAvailable"], 1);
     assert_eq!(budget["selector"]["matchLabels"], deployment["spec"]["selector"]["matchLabels"]);
+}
+
+/// A pod that drains, with a database that a container fetches and Envoy reads.
+fn stocked() -> Value {
+    let mounts = json!([{"name": "geo", "mountPath": "/data/geo", "readOnly": true}]);
+    json!({
+        "extraArgs": ["--cpuset-threads", "--stats-tag", "a:b"],
+        "shutdown": {"drainTimeout": "1m30s", "minDrainDuration": "15s", "healthCheckFailureDelay": "500ms"},
+        "provider": {"kubernetes": {"envoyDeployment": {
+            "initContainers": [{"name": "fetch", "image": "fetch:1", "volumeMounts": [{"name": "geo", "mountPath": "/geo"}]}],
+            "container": {"volumeMounts": mounts, "securityContext": {"readOnlyRootFilesystem": false}},
+            "pod": {"volumes": [{"name": "geo", "emptyDir": {"sizeLimit": "1Gi"}}]},
+        }}},
+    })
+}
+
+#[test]
+fn an_envoy_proxy_brings_volumes_containers_and_arguments() {
+    let fleet = Fleet { shape: Shape::read(&stocked()), ..plain() };
+    for model in models() {
+        let made = manifests(&fleet, &Settings { model: model.clone(), ..settings() }).unwrap();
+        let spec = &pod(&made)["spec"];
+        let envoy = &spec["containers"][0];
+        assert_eq!(envoy["securityContext"]["readOnlyRootFilesystem"], false);
+        assert_eq!(envoy["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+        let mut hardened = spec.clone();
+        hardened["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = true.into();
+        assert_eq!(breaches(&hardened), [""; 0], "{model:?}");
+        let args: Vec<&str> =
+            envoy["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+        assert_eq!(args[args.len() - 3..], ["--cpuset-threads", "--stats-tag", "a:b"]);
+        let names: Vec<&Value> =
+            spec["initContainers"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+        let expected: &[&str] =
+            if model == Model::Sidecar { &["drain", "relay", "fetch"] } else { &["drain", "fetch"] };
+        assert_eq!(names, expected);
+        let last = envoy["volumeMounts"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["mountPath"], "/data/geo");
+        assert_eq!(spec["volumes"].as_array().unwrap().last().unwrap()["emptyDir"]["sizeLimit"], "1Gi");
+    }
+}
+
+#[test]
+fn an_envoy_proxy_names_objects() {
+    let spec = json!({"provider": {"kubernetes": {
+        "envoyDeployment": {"name": "proxies"}, "envoyService": {"name": "front"},
+        "envoyHpa": {"name": "scaler", "maxReplicas": 3}, "envoyPDB": {"name": "budget", "minAvailable": 1},
+    }}});
+    let asked = with_addresses("[{ value: 192.0.2.1 }, { value: 192.0.2.9 }]");
+    let fleet = Fleet { shape: Shape::read(&spec), ..fleet_of(&asked) };
+    for model in models() {
+        let made = manifests(&fleet, &Settings { model, ..settings() }).unwrap();
+        let names = |kind: &str| -> Vec<&str> {
+            let found = made.iter().filter(|one| one["kind"] == kind);
+            found.map(|one| one["metadata"]["name"].as_str().unwrap()).collect()
+        };
+        assert_eq!(names("Deployment"), ["proxies"]);
+        assert_eq!(names("Service")[0], "front");
+        assert!(names("Service")[1].starts_with("front-"));
+        assert_eq!(
+            (names("HorizontalPodAutoscaler"), names("PodDisruptionBudget")),
+            (vec!["scaler"], vec!["budget"])
+        );
+        assert_eq!(find(&made, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["name"], "proxies");
+        // Who they are does not change with that.
+        assert_eq!(names("ServiceAccount"), ["edge-moorgate"]);
+        assert_eq!(pod(&made)["spec"]["serviceAccountName"], "edge-moorgate");
+    }
+}
+
+/// The models, each with whatever it needs.
+pub(super) fn models() -> [Model; 3] {
+    let (namespace, tls_secret, ca) = ("relays".to_owned(), "tls".to_owned(), "CA".to_owned());
+    let token_issuer = "https://issuer".to_owned();
+    let pool = Pool {
+        namespace: namespace.clone(),
+        tls_secret: tls_secret.clone(),
+        ca: ca.clone(),
+        token_issuer: token_issuer.clone(),
+        replicas: 2,
+    };
+    [Model::Sidecar, Model::Pool(pool), Model::Node(Node { namespace, tls_secret, ca, token_issuer })]
+}
+
+#[test]
+fn pods_drain_as_long_as_an_envoy_proxy_says() {
+    let usual = render(&plain());
+    let spec = &pod(&usual)["spec"];
+    assert_eq!(spec["terminationGracePeriodSeconds"], 30);
+    assert_eq!(spec["containers"][0]["lifecycle"]["preStop"], json!({"sleep": {"seconds": 5}}));
+    let args = spec["containers"][0]["args"].as_array().unwrap();
+    assert_eq!(args.last().unwrap(), "$(POD_NAME)", "and nothing behind it");
+    let fleet = Fleet { shape: Shape::read(&stocked()), ..plain() };
+    for model in models() {
+        let made = manifests(&fleet, &Settings { model, ..settings() }).unwrap();
+        let spec = &pod(&made)["spec"];
+        assert_eq!(spec["terminationGracePeriodSeconds"], 90 + 25);
+        let envoy = &spec["containers"][0];
+        let command = &envoy["lifecycle"]["preStop"]["exec"]["command"];
+        assert_eq!(
+            *command,
+            json!([
+                "/opt/moorgate/moorgate-relay",
+                "drain",
+                "--envoy-admin=unix:/run/moorgate/envoy-admin.sock",
+                "--at-least=15000ms",
+                "--at-most=90000ms",
+                "--unhealthy-after=500ms",
+                "--apart=19001",
+            ])
+        );
+        let text = envoy["args"].to_string();
+        assert!(text.contains("\"--drain-time-s\",\"90\",\"--drain-strategy\",\"immediate\""), "{text}");
+        // The program that the hook calls is laid where Envoy's container sees it, by a container that ends before.
+        let lays = &spec["initContainers"][0];
+        assert_eq!(
+            (&lays["image"], &lays["args"]),
+            (&json!("relay:1"), &json!(["copy-to", "/opt/moorgate"]))
+        );
+        assert_eq!(lays["restartPolicy"], Value::Null);
+        let seen =
+            envoy["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "drain").unwrap();
+        assert_eq!(lays["volumeMounts"][0]["mountPath"], seen["mountPath"]);
+        assert!(spec["volumes"].as_array().unwrap().iter().any(|volume| volume["name"] == "drain"));
+    }
+    // What the field does not say is as its description has it.
+    let shutdown = Shape::read(&json!({"shutdown": {}})).shutdown.unwrap();
+    let seconds = [shutdown.at_most, shutdown.at_least, shutdown.unhealthy_after].map(|time| time.as_secs());
+    assert_eq!(seconds, [60, 10, 0]);
 }
 
 #[test]

@@ -29,5 +29,11 @@ pub(super) fn workload(
         }
         "Deployment"
     };
-    Ok(json!({"apiVersion": "apps/v1", "kind": kind, "metadata": metadata.of_fleet(), "spec": spec}))
+    let own = metadata.named(name(fleet, metadata));
+    Ok(json!({"apiVersion": "apps/v1", "kind": kind, "metadata": own, "spec": spec}))
+}
+
+/// What it is called.
+pub(super) fn name<'f>(fleet: &'f Fleet, metadata: &'f Metadata) -> &'f str {
+    fleet.shape.names.workload.as_deref().unwrap_or(&metadata.name)
 }

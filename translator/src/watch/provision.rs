@@ -100,6 +100,9 @@ pub enum ProvisionError {
         /// Why.
         source: KeyError,
     },
+    /// Parameters choose the name of an object that is there, and is none of this fleet.
+    #[error("{0} is there already, and belongs to somebody else")]
+    Taken(String),
     /// A Gateway of this name was deleted, and its Secret is not gone yet.
     #[error("Secret {0} belongs to a Gateway or account that is gone: waits until it is gone, too")]
     Former(String),
@@ -180,6 +183,7 @@ impl Provisioner {
             return Ok(Provisioned { addresses, reporter, waiting: false });
         }
         let mut manifests = render::manifests(fleet, &settings)?;
+        self.free(fleet, &manifests).await?;
         let wanted: BTreeSet<Key> = manifests.iter().filter_map(Key::of).collect();
         let mut waiting = false;
         for service in manifests.iter_mut().filter(|manifest| manifest["kind"] == "Service") {
@@ -199,6 +203,32 @@ impl Provisioner {
         self.remove(unneeded).await?;
         let addresses = render::addresses(&fleet.infrastructure.addresses, live.values());
         Ok(Provisioned { addresses, reporter, waiting })
+    }
+
+    /// Whether objects whose names parameters choose are nobody else's: they would be taken over.
+    async fn free(&self, fleet: &Fleet, manifests: &[Value]) -> Result<(), ProvisionError> {
+        let chosen: BTreeSet<(&str, String)> = fleet
+            .shape
+            .claims(&fleet.object_name())
+            .into_iter()
+            .filter(|(.., chosen)| *chosen)
+            .map(|(kind, name, _)| (kind, name))
+            .collect();
+        for key in manifests.iter().filter_map(Key::of) {
+            let Some(kind) = key.kind() else { continue };
+            // Further Services begin with the chosen name.
+            let is_chosen =
+                chosen.iter().any(|(known, name)| *known == kind.name && key.name.starts_with(name));
+            if !is_chosen || self.inventory().is_of(&key, &fleet.name.to_string()) {
+                continue;
+            }
+            let live = self.cluster.get(kind, &key.namespace, &key.name).await?;
+            let own = render::fleet_label(&fleet.name);
+            if live.is_some_and(|live| live["metadata"]["labels"][render::FLEET_LABEL] != own) {
+                return Err(ProvisionError::Taken(format!("{} {}/{}", kind.name, key.namespace, key.name)));
+            }
+        }
+        Ok(())
     }
 
     /// Applies what has changed, pods last: what they mount and who they are is there by then. Gives the Services as they are

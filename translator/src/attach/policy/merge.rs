@@ -4,8 +4,17 @@ use super::held::Merge;
 use moorgate_model::{Entry, Mapping, Node, Object, Value};
 
 /// Lists that a strategic merge joins, by the field that tells their items apart (`patchMergeKey` in the API's types).
-const KEYED: [(&str, &str); 4] =
-    [("compression", "type"), ("compressor", "type"), ("contextExtensions", "name"), ("httpUpgrade", "type")];
+const KEYED: [(&str, &str); 9] = [
+    ("compression", "type"),
+    ("compressor", "type"),
+    ("contextExtensions", "name"),
+    ("env", "name"),
+    ("httpUpgrade", "type"),
+    ("imagePullSecrets", "name"),
+    ("initContainers", "name"),
+    ("volumeMounts", "mountPath"),
+    ("volumes", "name"),
+];
 
 /// The narrow policy with what it does not say taken from the wide one. To whom it speaks is its own matter.
 pub(crate) fn merged_object(narrow: &Object, wide: &Object, how: Option<Merge>) -> Object {
@@ -42,7 +51,9 @@ fn stay(node: &mut Node, namespace: &str) {
                 // The name is free: it was just looked for.
                 let _ = fields.insert(Entry { key: "namespace".into(), key_span: span, value });
             }
-            fields.entries_mut().iter_mut().for_each(|entry| stay(&mut entry.value, namespace));
+            // Manifests of an EnvoyProxy refer to nothing beyond their namespace.
+            let entries = fields.entries_mut().iter_mut().filter(|entry| &*entry.key != "kubernetes");
+            entries.for_each(|entry| stay(&mut entry.value, namespace));
         }
         _ => {}
     }

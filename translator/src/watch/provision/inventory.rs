@@ -66,6 +66,11 @@ impl Inventory {
         known.is_some_and(|known| known.applied == Some(digest(manifest)))
     }
 
+    /// Whether this is an object of this fleet.
+    pub(super) fn is_of(&self, key: &Key, fleet: &str) -> bool {
+        self.known.get(key).is_some_and(|known| known.fleet == fleet)
+    }
+
     pub(super) fn applied(&mut self, fleet: &str, manifest: &Value) {
         if let Some(key) = Key::of(manifest) {
             self.known.insert(key, Known { fleet: fleet.to_owned(), applied: Some(digest(manifest)) });
