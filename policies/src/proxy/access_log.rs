@@ -113,9 +113,9 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// As it is written.
-    pub(super) fn plain(&self) -> HeaderValue {
-        HeaderValue { key: self.name.to_ascii_lowercase(), value: self.value.clone(), ..Default::default() }
+    /// For a sink that reads operators and sends what is written all the same; none if it has a percent sign.
+    pub(super) fn plain(&self) -> Option<HeaderValue> {
+        (!self.value.contains('%')).then(|| self.lower())
     }
 
     pub(super) fn lower(&self) -> HeaderValue {

@@ -221,8 +221,19 @@ fn sink_of(own: &OpenTelemetry, index: usize, at: &FieldPath, cx: &mut Cx<'_, '_
         name: "envoy.tracers.opentelemetry.resource_detectors.static_config".into(),
         typed_config: Some(any(&attributes)),
     });
-    // Unlike those of other sinks they are sent as they are: here Envoy knows no operators.
-    let headers = own.headers.iter().map(Header::plain).collect();
+    let mut headers = Vec::new();
+    for (number, header) in own.headers.iter().enumerate() {
+        let lowered = header.plain();
+        if lowered.is_none() {
+            let field = at.key("headers").index(number).key("value");
+            cx.find(
+                field,
+                "Envoy sends no percent sign to a collector of statistics",
+                "the header is not sent",
+            );
+        }
+        headers.extend(lowered);
+    }
     let config = SinkConfig {
         protocol_specifier: Some(sink_config::ProtocolSpecifier::GrpcService(grpc(
             name.clone(),

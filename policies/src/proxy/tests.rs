@@ -237,7 +237,7 @@ fn statistics_are_shown_kept_and_sent_as_is_written() {
             "matches": [{"value": "a"}, {"type": "Prefix", "value": "b"}, {"type": "Suffix", "value": "c"},
                 {"type": "RegularExpression", "value": "d.*"}],
             "sinks": [{"type": "OpenTelemetry", "openTelemetry": {"backendRefs": [{"name": "otel", "port": 4317}],
-                "headers": [{"name": "X-Key", "value": "50%"}], "resourceAttributes": {"team": "shop"},
+                "headers": [{"name": "X-Key", "value": "fifty"}], "resourceAttributes": {"team": "shop"},
                 "reportCountersAsDeltas": true, "reportHistogramsAsDeltas": true}},
                 {"type": "OpenTelemetry", "openTelemetry": {"host": "otel.example.com"}}]}"#,
     );
@@ -257,7 +257,7 @@ fn statistics_are_shown_kept_and_sent_as_is_written() {
     let Some(sink_config::ProtocolSpecifier::GrpcService(service)) = config.protocol_specifier else {
         panic!()
     };
-    assert_eq!(service.initial_metadata[0].value, "50%");
+    assert_eq!(service.initial_metadata[0].value, "fifty");
 }
 
 #[test]
@@ -300,4 +300,9 @@ fn statistics_that_cannot_be_had_are_said() {
     let gone =
         metrics(r#"{"sinks": [{"openTelemetry": {"backendRefs": [{"name": "gone", "port": 1}]}}, {}]}"#);
     assert_eq!(said(&gone), ["MG4002 spec.telemetry.metrics.sinks[0].openTelemetry.backendRefs[0]"]);
+    let percent = metrics(
+        r#"{"sinks": [{"openTelemetry": {"host": "otel.example.com", "headers": [{"name": "a", "value": "50%"}]}}]}"#,
+    );
+    assert_eq!(said(&percent), ["MG4106 spec.telemetry.metrics.sinks[0].openTelemetry.headers[0].value"]);
+    assert_eq!(percent.proxy.startup.sinks.len(), 1);
 }

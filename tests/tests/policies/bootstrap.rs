@@ -36,7 +36,7 @@ fn held(port: u16) -> TcpStream {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("      {line}\n")).collect()
+    text.lines().flat_map(|line| ["      ", line, "\n"]).collect()
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn envoys_of_all_minors_take_a_bootstrap_with_everything() {
     let spec = format!(
         "  ipFamily: DualStack\n  telemetry:\n    metrics:\n      prometheus: {{ compression: {{ type: Brotli, minContentLength: 1Ki }} }}\n      \
          matches: [{{ type: Prefix, value: http. }}, {{ type: RegularExpression, value: 'a.*b' }}]\n      sinks:\n      \
-         - {{ type: OpenTelemetry, openTelemetry: {{ host: otel.example.com, port: 4317, resourceAttributes: {{ a: b }}, headers: [{{ name: x-key, value: 'v%' }}] }} }}\n      \
+         - {{ type: OpenTelemetry, openTelemetry: {{ host: otel.example.com, port: 4317, resourceAttributes: {{ a: b }}, headers: [{{ name: x-key, value: v }}] }} }}\n      \
          - {{ type: OpenTelemetry, openTelemetry: {{ backendRefs: [{{ name: web, port: 80 }}], reportCountersAsDeltas: true }} }}\n  \
          bootstrap:\n    type: Merge\n    value: |\n{}",
         indented(

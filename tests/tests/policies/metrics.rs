@@ -204,7 +204,7 @@ fn collectors_are_told_what_is_kept_as_they_want_it() {
          matches: [{ type: Prefix, value: http.http- }, { type: Suffix, value: upstream_rq_total }, { value: server.uptime }, \
          { type: RegularExpression, value: 'cluster\\.edge/web/80\\.upstream_rq_time' }]\n      sinks:\n      \
          - type: OpenTelemetry\n        openTelemetry:\n          backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: otel }]\n          \
-         headers: [{ name: X-Key, value: 'fifty%' }]\n          resourceAttributes: { team: blue }\n          \
+         headers: [{ name: X-Key, value: fifty }]\n          resourceAttributes: { team: blue }\n          \
          reportCountersAsDeltas: true\n          reportHistogramsAsDeltas: true\n      \
          - type: OpenTelemetry\n        openTelemetry: { backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: other }] }\n";
     let backend = |name: &str, at: std::net::SocketAddr| {
@@ -221,7 +221,7 @@ fn collectors_are_told_what_is_kept_as_they_want_it() {
 
     let (metrics, attributes, key) = told_of(&deltas, "upstream_rq_time");
     assert_eq!(attributes.get("team").map(String::as_str), Some("blue"), "{attributes:?}");
-    assert_eq!(key.as_deref(), Some("fifty%"));
+    assert_eq!(key.as_deref(), Some("fifty"));
     let temporality = |metrics: &[Metric]| -> BTreeSet<i32> {
         let points = metrics.iter().filter_map(|metric| metric.sum.as_ref().or(metric.histogram.as_ref()));
         points.map(|points| points.temporality).collect()

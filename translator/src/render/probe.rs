@@ -4,7 +4,7 @@ use super::patch::Patch;
 use super::{
     Applier, Fleet, Infrastructure, Model, Needs, Node, Pool, Port, Settings, Shape, guard, unpatched,
 };
-use moorgate_model::{FieldPath, Segment};
+use moorgate_model::{FieldPath, Segment, ir};
 use moorgate_snapshot::{Channel, FleetName};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +72,7 @@ fn fleet(shape: Shape) -> Fleet {
         needs: Needs::default(),
         shape,
         in_zone: false,
+        proxy: ir::Proxy::default(),
     }
 }
 
