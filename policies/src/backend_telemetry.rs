@@ -114,6 +114,9 @@ fn tracing(wanted: &Traces, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Tra
     let random = share("samplingFraction", &wanted.sampling_fraction)?;
     let client = share("clientSamplingFraction", &wanted.client_sampling_fraction)?;
     let overall = share("overallSamplingFraction", &wanted.overall_sampling_fraction)?;
+    for (name, text) in &wanted.tags {
+        formatted(text, &at.key("tags").key(name), cx)?;
+    }
     let (custom_tags, refused) = span_tags::lower(&wanted.tags, &wanted.custom_tags, at);
     for (field, why) in &refused {
         cx.invalid(field.clone(), why);
@@ -144,8 +147,12 @@ fn tracing(wanted: &Traces, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Tra
 }
 
 fn formatted(text: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
-    match operators::logged(text) {
-        Ok(_) => Some(text.to_owned()),
+    match operators::spanned(text) {
+        Ok(found) => {
+            let mut expressions = found.iter().filter(|operator| operator.name == "CEL");
+            expressions.try_for_each(|one| cx.cel(at, one.argument.unwrap_or_default()).map(drop))?;
+            Some(text.to_owned())
+        }
         Err(why) => {
             cx.invalid(at.clone(), &why);
             None

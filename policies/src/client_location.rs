@@ -60,14 +60,17 @@ pub(crate) struct Location {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Anonymous {
-    is_anonymous: Option<bool>,
+    #[serde(rename = "isAnonymous")]
+    any: Option<bool>,
     #[serde(rename = "isVPN")]
-    is_vpn: Option<bool>,
-    is_hosting: Option<bool>,
-    is_tor: Option<bool>,
-    is_proxy: Option<bool>,
+    vpn: Option<bool>,
+    #[serde(rename = "isHosting")]
+    hosting: Option<bool>,
+    #[serde(rename = "isTor")]
+    tor: Option<bool>,
+    #[serde(rename = "isProxy")]
+    proxy: Option<bool>,
 }
 
 const NAME: &str = "envoy.filters.http.geoip";
@@ -199,11 +202,11 @@ impl Location {
             (Fact::City, text(&self.city)),
             (Fact::Isp, text(&self.isp)),
             (Fact::Asn, self.asn.map(|asn| Wanted::Exact(asn.to_string()))),
-            (Fact::Anonymous, flag(|about| about.is_anonymous)),
-            (Fact::Vpn, flag(|about| about.is_vpn)),
-            (Fact::Hosting, flag(|about| about.is_hosting)),
-            (Fact::Tor, flag(|about| about.is_tor)),
-            (Fact::Proxy, flag(|about| about.is_proxy)),
+            (Fact::Anonymous, flag(|about| about.any)),
+            (Fact::Vpn, flag(|about| about.vpn)),
+            (Fact::Hosting, flag(|about| about.hosting)),
+            (Fact::Tor, flag(|about| about.tor)),
+            (Fact::Proxy, flag(|about| about.proxy)),
         ];
         all.into_iter().filter_map(|(fact, wanted)| Some((fact, wanted?))).collect()
     }

@@ -91,6 +91,8 @@ cannot be loaded, so that the relay serves the last good snapshot on and reports
                 filter: module.filter_name.clone().unwrap_or_default(),
                 config: module.config.as_ref().map(Free::text),
             };
+            // Nobody can see what a module does to a request.
+            cx.recomputes_freely(place::DYNAMIC_MODULE, &at);
             cx.need(Need { at: at.key("name"), what: What::Module(wanted) });
         }
     }

@@ -283,7 +283,8 @@ mod tests {
     fn cluster(spec: &str) -> Cluster {
         let compiled = testing::compile(Kind::BackendTraffic, &format!(r#"{{"healthCheck": {spec}}}"#));
         assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
-        patched(&compiled.parts["health_check"].cluster.cluster)
+        let found = &compiled.parts["health_check"].cluster;
+        patched(&[found.cluster.clone(), found.over_http2.clone()].concat())
     }
 
     #[test]

@@ -140,7 +140,7 @@ mod tests {
             let spec =
                 format!(r#"{{"loadBalancer": {{"type": "{kind}", "slowStart": {{"window": "1m"}}}}}}"#);
             let compiled = testing::compile(Kind::BackendTraffic, &spec);
-            let part = &compiled.parts["load_balancer"].cluster.cluster;
+            let part = &compiled.parts["load_balancer"].cluster.balancing;
             // The least type is a default, which merging cannot bring back.
             assert_eq!(part[0].clear, [vec![6]]);
             assert_eq!(patched::<Cluster>(part).lb_policy(), policy);
@@ -160,7 +160,7 @@ mod tests {
                 format!(r#"{{"loadBalancer": {{"type": "ConsistentHash", "consistentHash": {hash}}}}}"#);
             let compiled = testing::compile(Kind::BackendTraffic, &spec);
             let part = &compiled.parts["load_balancer"];
-            assert_eq!(patched::<Cluster>(&part.cluster.cluster).lb_policy(), LbPolicy::Maglev, "{hash}");
+            assert_eq!(patched::<Cluster>(&part.cluster.balancing).lb_policy(), LbPolicy::Maglev, "{hash}");
             assert_eq!(patched::<RouteAction>(&part.forward).hash_policy.len(), count, "{hash}");
             assert_eq!(part.cluster.by_source, hash.contains("SourceIP"), "{hash}");
         }
@@ -241,7 +241,7 @@ mod tests {
             assert!(
                 cluster.in_zone
                     && cluster.zones.is_empty()
-                    && patched::<Cluster>(&cluster.cluster).load_balancing_policy.is_some()
+                    && patched::<Cluster>(&cluster.balancing).load_balancing_policy.is_some()
             );
         }
         let hashed = of(
@@ -252,7 +252,7 @@ mod tests {
             r#"{"type": "BackendUtilization", "backendUtilization": {}, "zoneAware": {"weightedZones": [{"zone": "a", "weight": 3}]}}"#,
         );
         assert_eq!(busy.zones["a"], 3);
-        let outer = patched::<Cluster>(&busy.cluster).load_balancing_policy.unwrap().policies.remove(0);
+        let outer = patched::<Cluster>(&busy.balancing).load_balancing_policy.unwrap().policies.remove(0);
         let outer = outer.typed_extension_config.unwrap().typed_config.unwrap();
         let outer = WrrLocality::decode(outer.value.as_slice()).unwrap();
         let inner = outer.endpoint_picking_policy.unwrap().policies.remove(0).typed_extension_config.unwrap();
@@ -265,7 +265,7 @@ mod tests {
             let compiled = testing::compile(Kind::BackendTraffic, &format!(r#"{{"loadBalancer": {spec}}}"#));
             assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
             let part = compiled.parts["load_balancer"].clone();
-            let policy = patched::<Cluster>(&part.cluster.cluster).load_balancing_policy.unwrap();
+            let policy = patched::<Cluster>(&part.cluster.balancing).load_balancing_policy.unwrap();
             let config = policy.policies[0].typed_extension_config.clone().unwrap();
             (config.name, config.typed_config.unwrap().value.len(), part.route.len())
         };

@@ -216,6 +216,18 @@ pub(crate) fn logged(text: &str) -> Result<Vec<Operator<'_>>, String> {
     Ok(found)
 }
 
+/// The operators of a tag or name of spans: those of logs, but one.
+///
+/// # Errors
+/// Envoy would not take it; says why.
+pub(crate) fn spanned(text: &str) -> Result<Vec<Operator<'_>>, String> {
+    let found = logged(text)?;
+    match found.iter().find(|operator| operator.name == "REQ_WITHOUT_QUERY") {
+        Some(Operator { name, .. }) => Err(format!("%{name} is an operator of access logs only")),
+        None => Ok(found),
+    }
+}
+
 /// A text that stands for itself.
 pub(crate) fn literal(text: &str) -> String {
     text.replace('%', "%%")
@@ -374,5 +386,6 @@ mod tests {
             assert!(check(text).is_err() && logged(text).is_ok_and(|names| names.len() == 1), "{text}");
         }
         assert!(logged("%METADATA(a)%").is_err());
+        assert!(spanned("%REQ_WITHOUT_QUERY(:path)%").is_err() && spanned("%CEL(request.path)%").is_ok());
     }
 }

@@ -22,7 +22,7 @@ pub use metrics::named_cluster;
 pub use modules::REMOTE as REMOTE_MODULE;
 
 use crate::World;
-use crate::operators::{self, Operator};
+use crate::operators::Operator;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{GrpcService, HeaderValue};
 use moorgate_model::diagnostic::policy::PARAMETER_UNUSABLE;
@@ -245,9 +245,15 @@ impl Cx<'_, '_> {
         self.out.findings.push(finding.help(help));
     }
 
-    /// The operators of a text that Envoy takes for a format.
-    fn format<'t>(&mut self, text: &'t str, field: &FieldPath, help: &str) -> Option<Vec<Operator<'t>>> {
-        let judged = operators::logged(text).and_then(|found| {
+    /// The operators of a text that Envoy takes for a format, as it reads it there.
+    fn format<'t>(
+        &mut self,
+        text: &'t str,
+        read: fn(&'t str) -> Result<Vec<Operator<'t>>, String>,
+        field: &FieldPath,
+        help: &str,
+    ) -> Option<Vec<Operator<'t>>> {
+        let judged = read(text).and_then(|found| {
             let mut expressions = found.iter().filter(|operator| operator.name == "CEL");
             expressions.try_for_each(|one| (self.around.expression)(one.argument.unwrap_or_default()))?;
             Ok(found)

@@ -48,7 +48,7 @@ pub(crate) fn lower(
     });
     let newer = tags.iter().map(|(name, text)| {
         let at = at.key("tags").key(name);
-        let value = match operators::logged(text) {
+        let value = match operators::spanned(text) {
             Ok(_) => Ok(custom_tag::Type::Value(text.clone())),
             Err(why) => Err((at.clone(), format!("{text:?} is no format of Envoy's: {why}"))),
         };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::backend_tls::tests::node;
+use crate::{Access, Input, InputKind};
 use moorgate_model::diagnostic::policy::INPUT_MISSING;
 use moorgate_model::{Origin, Position};
 use prost::{Message, Name};

@@ -5,6 +5,7 @@ use super::sink::{Found, Named, Sink};
 use super::{Cx, at, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
+use crate::operators;
 use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLog, AccessLogFilter, AndFilter, ExtensionFilter, OrFilter, ResponseFlagFilter, access_log,
     access_log_filter, extension_filter,
@@ -377,7 +378,7 @@ fn format(setting: &Setting, place: Place, cx: &mut Cx<'_, '_>) -> Option<Substi
     let mut formatters: BTreeMap<&'static str, TypedExtensionConfig> = BTreeMap::new();
     for (kind, text) in &texts {
         let field = at("telemetry.accessLog.settings").key("format").key(kind);
-        let operators = cx.format(text, &field, "nothing is logged in this format")?;
+        let operators = cx.format(text, operators::logged, &field, "nothing is logged in this format")?;
         formatters.extend(operators.iter().filter_map(|operator| extension(operator.name)));
     }
     let formatters = formatters.into_values().collect();

@@ -46,6 +46,7 @@ pub(crate) fn named(parameters: &Object) -> BTreeMap<Database, &str> {
 }
 
 /// Envoy refuses a listener with another path. An EnvoyProxy in a ConfigMap was not seen by any API server.
+#[allow(clippy::case_sensitive_file_extension_comparisons, reason = "Envoy compares letters")]
 fn is_path(path: &str) -> bool {
     path.ends_with(".mmdb") && path.len() < MOST_BYTES && !path.chars().any(char::is_control)
 }

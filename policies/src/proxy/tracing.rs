@@ -5,6 +5,7 @@ use super::sink::{Found, Named, Sink};
 use super::{Cx, at, grpc};
 use crate::BackendRef;
 use crate::lowering::any;
+use crate::operators;
 use crate::span_tags::{self, Tag};
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::trace::v3::tracing::{Http, http};
@@ -18,7 +19,7 @@ use envoy_types::pb::envoy::extensions::tracers::opentelemetry::resource_detecto
 use envoy_types::pb::envoy::extensions::tracers::opentelemetry::samplers::v3::{
     AlwaysOnSamplerConfig, ParentBasedSamplerConfig, TraceIdRatioBasedSamplerConfig,
 };
-use envoy_types::pb::envoy::r#type::tracing::v3::custom_tag;
+use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, Percent};
 use envoy_types::pb::google::protobuf::BoolValue;
@@ -169,15 +170,7 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
         }
     };
     let rate = spec.sampling_rate.map(|rate| Percent { value: f64::from(rate.min(100)) });
-    let (custom_tags, refused) = span_tags::lower(&spec.tags, &spec.custom_tags, &at("telemetry.tracing"));
-    for (field, why) in refused {
-        cx.find(field, why, "spans lack this tag");
-    }
-    let custom_tags = custom_tags.into_iter().filter(|tag| {
-        let Some(custom_tag::Type::Value(text)) = &tag.r#type else { return true };
-        cx.format(text, &at("telemetry.tracing.tags").key(&tag.tag), "spans lack this tag").is_some()
-    });
-    let custom_tags = custom_tags.collect();
+    let custom_tags = custom_tags(spec, cx);
     let mut tracing = Tracing {
         random_sampling: spec.sampling_fraction.map(Fraction::percent).or(rate),
         // A client forces no span unless that is asked for.
@@ -191,7 +184,7 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
         for (side, given) in [("server", &names.server), ("client", &names.client)] {
             let Some(format) = given else { continue };
             let field = at("telemetry.tracing.spanName").key(side);
-            if cx.format(format, &field, "spans are named as ever").is_none() {
+            if cx.format(format, operators::spanned, &field, "spans are named as ever").is_none() {
                 continue;
             }
             // As the API has it: the client's name is that of the span as such, the server's that of the one upstream.
@@ -200,6 +193,21 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
         }
     }
     cx.fits(&tracing, true, at("telemetry.tracing"), "no spans are sent").then(|| tracing.encode_to_vec())
+}
+
+/// The tags of spans that Envoy takes; what is wrong with another costs that one.
+fn custom_tags(spec: &Spec, cx: &mut Cx<'_, '_>) -> Vec<CustomTag> {
+    const WITHOUT: &str = "spans lack this tag";
+    let at = at("telemetry.tracing");
+    let (found, refused) = span_tags::lower(&spec.tags, &spec.custom_tags, &at);
+    for (field, why) in refused {
+        cx.find(field, why, WITHOUT);
+    }
+    let is_taken = |tag: &CustomTag| {
+        let Some(custom_tag::Type::Value(text)) = &tag.r#type else { return true };
+        cx.format(text, operators::spanned, &at.key("tags").key(&tag.tag), WITHOUT).is_some()
+    };
+    found.into_iter().filter(is_taken).collect()
 }
 
 fn resources(own: &OpenTelemetry) -> Option<TypedExtensionConfig> {

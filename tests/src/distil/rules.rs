@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use prost_reflect::{DescriptorPool, DynamicMessage, ExtensionDescriptor, MessageDescriptor, Value};
 use serde_json::{Map, Value as Json, json};
+use std::borrow::Cow;
 
 /// The options that hold them.
 struct Options {
@@ -135,7 +136,7 @@ fn scalar(value: &Value) -> Result<Json> {
         Value::String(value) => json!(value),
         Value::List(values) => values.iter().map(scalar).collect::<Result<_>>()?,
         Value::Message(message) => {
-            let number = |name: &str| message.get_field_by_name(name).map(|value| value.into_owned());
+            let number = |name: &str| message.get_field_by_name(name).map(Cow::into_owned);
             let (seconds, nanos) = (number("seconds"), number("nanos"));
             let seconds = seconds.as_ref().and_then(Value::as_i64).context("no duration")?;
             match nanos.as_ref().and_then(Value::as_i32).context("no duration")? {

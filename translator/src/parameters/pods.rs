@@ -1,5 +1,5 @@
 //! What an EnvoyProxy asks of pods beyond what is passed on as written: whether pods stay as Envoy, its relay and the Pod
-//! Security level `restricted` need them. What would break that refuses the parameters.
+//! Security level `restricted` need them. What would break that refuses the parameters; arguments that Envoy cannot have are left out.
 
 use super::check::Fault;
 use crate::render::{arguments, probe, rules};
@@ -10,6 +10,14 @@ use serde_json::Value;
 /// Everything that is wrong with the pods of this `spec`.
 pub(super) fn check(spec: &Node, faults: &mut Vec<Fault>) {
     let Ok(value) = serde_json::to_value(spec.to_json()) else { return };
+    let args =
+        value["extraArgs"].as_array().into_iter().flatten().map(|arg| arg.as_str().unwrap_or_default());
+    let at = FieldPath::parse("extraArgs");
+    faults.extend(rules::below(&at, arguments::check(args)).map(|Breach { at, why }| Fault {
+        message: format!("no argument is added, because of {at}: {why}"),
+        field: at,
+        fatal: false,
+    }));
     let mut refuse = |at: &FieldPath, found: Vec<Breach>| {
         faults.extend(rules::below(at, found).map(|Breach { at, why }| Fault {
             message: format!("{at} cannot be used: {why}"),
@@ -17,9 +25,6 @@ pub(super) fn check(spec: &Node, faults: &mut Vec<Fault>) {
             fatal: true,
         }));
     };
-    let args =
-        value["extraArgs"].as_array().into_iter().flatten().map(|arg| arg.as_str().unwrap_or_default());
-    refuse(&FieldPath::parse("extraArgs"), arguments::check(args));
     // Parts of a whole that other parameters complete name what these do not have.
     let whole = !["StrategicMerge", "JSONMerge"].contains(&value["mergeType"].as_str().unwrap_or_default());
     for kind in ["envoyDaemonSet", "envoyDeployment"] {

@@ -194,6 +194,7 @@ fn listener(filters: &[&str]) -> Json {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn protection_of_a_listener_is_not_taken_away_in_silence() {
     let before = listener(&[
         "envoy.filters.http.jwt_authn",

@@ -23,16 +23,18 @@ const GRACE_SECONDS: u64 = 30;
 pub(super) fn hook(fleet: &Fleet) -> Value {
     let Some(shutdown) = &fleet.shape.shutdown else { return json!({"sleep": {"seconds": LEAVE_SECONDS}}) };
     let time = |flag: &str, time: Duration| format!("--{flag}={}ms", time.as_millis());
-    json!({"exec": {"command": [
+    let mut command = vec![
         format!("{FOLDER}/moorgate-relay"),
-        "drain",
+        "drain".to_owned(),
         format!("--envoy-admin=unix:{ENVOY_ADMIN}"),
         time("at-least", shutdown.at_least),
         time("at-most", shutdown.at_most),
         time("unhealthy-after", shutdown.unhealthy_after),
-        // Probes are no clients.
-        format!("--apart={}", container::health_port(&fleet.ports)),
-    ]}})
+    ];
+    // Probes and scrapers are no clients.
+    let apart = [Some(container::health_port(&fleet.ports)), container::stats_port(fleet)];
+    command.extend(apart.into_iter().flatten().map(|port| format!("--apart={port}")));
+    json!({"exec": {"command": command}})
 }
 
 /// Arguments of an Envoy that drains: listeners that go close their connections within that time, too, and all at once, for

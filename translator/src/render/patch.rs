@@ -301,7 +301,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(spec: Value) -> Value {
+    fn pod(spec: &Value) -> Value {
         json!({"spec": {"template": {"spec": spec}}})
     }
 
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn lists_are_joined_by_their_keys() {
-        let own = pod(json!({
+        let own = pod(&json!({
             "containers": [{
                 "name": "envoy", "args": ["a"],
                 "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}],
@@ -379,14 +379,14 @@ mod tests {
             ),
         ];
         for (patch, at, expected) in cases {
-            let made = strategic(&own, pod(patch.clone())).unwrap();
+            let made = strategic(&own, pod(&patch)).unwrap();
             assert_eq!(*made.pointer(at).unwrap_or(&Value::Null), expected, "{patch}");
         }
     }
 
     #[test]
     fn what_makes_no_sense_is_an_error() {
-        let own = pod(json!({"containers": [{"name": "envoy"}]}));
+        let own = pod(&json!({"containers": [{"name": "envoy"}]}));
         for patch in [
             json!({"containers": [{"image": "a"}]}),
             json!({"containers": ["a"]}),
@@ -395,7 +395,7 @@ mod tests {
             json!({"$retainKeys": ["a"], "b": 1}),
             json!({"$deleteFromPrimitiveList/containers": "a"}),
         ] {
-            assert!(strategic(&own, pod(patch.clone())).is_err(), "{patch}");
+            assert!(strategic(&own, pod(&patch)).is_err(), "{patch}");
         }
         assert!(strategic(&own, json!([])).is_err());
     }

@@ -1,7 +1,7 @@
 //! What an EnvoyProxy (`gateway.envoyproxy.io`) changes about a fleet's pods and Service.
 
-use super::Infrastructure;
 use super::patch::Patch;
+use super::{Infrastructure, arguments};
 use crate::parameters;
 use moorgate_model::{Object, ObjectRef, duration};
 use serde_json::{Map, Value, json};
@@ -219,7 +219,7 @@ impl Shape {
             resources: container.get("resources").cloned(),
             concurrency: spec["concurrency"].as_i64(),
             log_levels: texts(&spec["logging"]["level"]),
-            extra_args: list(&spec["extraArgs"]).filter_map(|arg| text(&arg)).collect(),
+            extra_args: extra_args(&spec["extraArgs"]),
             shutdown: Shutdown::read(&spec["shutdown"]),
             volumes: list(&pod["volumes"]).collect(),
             mounts: list(&container["volumeMounts"]).collect(),
@@ -282,4 +282,10 @@ pub(super) fn add(metadata: &mut Value, field: &str, more: &BTreeMap<String, Str
             metadata[field][key] = json!(value);
         }
     }
+}
+
+/// Arguments for Envoy; none if one of them cannot be one, since what belongs to which is not known then.
+fn extra_args(written: &Value) -> Vec<String> {
+    let all: Vec<String> = list(written).filter_map(|arg| Some(arg.as_str()?.to_owned())).collect();
+    if arguments::check(all.iter().map(String::as_str)).is_empty() { all } else { Vec::new() }
 }

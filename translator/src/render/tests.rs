@@ -660,6 +660,7 @@ fn pods_drain_as_long_as_an_envoy_proxy_says() {
                 "--at-most=90000ms",
                 "--unhealthy-after=500ms",
                 "--apart=19001",
+                "--apart=19002",
             ])
         );
         let text = envoy["args"].to_string();

@@ -27,6 +27,7 @@ struct Message {
 /// The rules of one field.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a rule by itself")]
 struct Rules {
     required: bool,
     /// What is inside is not looked at.
@@ -242,21 +243,21 @@ fn plain(value: &Value, kind: &Kind, rules: &Rules) -> Result<(), String> {
             }
             listed(&(*number).into(), rules)
         }
-        Value::I32(number) => number_fits((*number).into(), f64::from(*number), rules),
-        Value::I64(number) => number_fits((*number).into(), *number as f64, rules),
-        Value::U32(number) => number_fits((*number).into(), f64::from(*number), rules),
-        Value::U64(number) => number_fits((*number).into(), *number as f64, rules),
+        Value::I32(number) => number_fits(&(*number).into(), f64::from(*number), rules),
+        Value::I64(number) => number_fits(&(*number).into(), *number as f64, rules),
+        Value::U32(number) => number_fits(&(*number).into(), f64::from(*number), rules),
+        Value::U64(number) => number_fits(&(*number).into(), *number as f64, rules),
         Value::F32(number) => bounded(f64::from(*number), rules, ""),
         Value::F64(number) => bounded(*number, rules, ""),
         _ => Ok(()),
     }
 }
 
-fn number_fits(exact: serde_json::Value, number: f64, rules: &Rules) -> Result<(), String> {
+fn number_fits(exact: &serde_json::Value, number: f64, rules: &Rules) -> Result<(), String> {
     if rules.or_empty && number == 0.0 {
         return Ok(());
     }
-    listed(&exact, rules)?;
+    listed(exact, rules)?;
     bounded(number, rules, "")
 }
 
@@ -339,8 +340,8 @@ mod tests {
     use crate::xds::json::parse;
     use serde_json::json;
 
-    fn judged(name: &str, message: serde_json::Value, whole: bool) -> Result<(), String> {
-        fits(name, &parse(name, &message).unwrap(), whole)
+    fn judged(name: &str, message: &serde_json::Value, whole: bool) -> Result<(), String> {
+        fits(name, &parse(name, message).unwrap(), whole)
     }
 
     #[test]
@@ -395,11 +396,11 @@ mod tests {
             ),
             (
                 "envoy.config.cluster.v3.Cluster",
-                json!({"health_checks": [{}]}),
+                json!({"name": "a", "health_checks": [{}]}),
                 "health_checks[0]: one of http_health",
             ),
         ] {
-            let why = judged(name, message.clone(), true).unwrap_err();
+            let why = judged(name, &message, true).unwrap_err();
             assert!(why.contains(said), "{message}: {why}");
         }
     }
@@ -408,13 +409,13 @@ mod tests {
     fn of_what_is_put_over_another_message_only_what_it_says_counts() {
         let cluster = "envoy.config.cluster.v3.Cluster";
         let patch = json!({"outlier_detection": {"interval": "1s"}, "common_lb_config": {}});
-        assert_eq!(judged(cluster, patch, false), Ok(()));
+        assert_eq!(judged(cluster, &patch, false), Ok(()));
         let patch = json!({"outlier_detection": {"interval": "0s"}});
-        let why = judged(cluster, patch, false).unwrap_err();
+        let why = judged(cluster, &patch, false).unwrap_err();
         assert_eq!(why, "outlier_detection.interval must be more than 0 s");
         // What a list gets is whole.
-        assert!(judged(cluster, json!({"health_checks": [{}]}), false).is_err());
-        assert_eq!(judged("envoy.config.cluster.v3.CircuitBreakers", json!({}), false), Ok(()));
+        assert!(judged(cluster, &json!({"health_checks": [{}]}), false).is_err());
+        assert_eq!(judged("envoy.config.cluster.v3.CircuitBreakers", &json!({}), false), Ok(()));
     }
 
     #[test]
@@ -431,7 +432,7 @@ mod tests {
                 json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}}),
             ),
         ] {
-            assert_eq!(judged(name, message, true), Ok(()), "{name}");
+            assert_eq!(judged(name, &message, true), Ok(()), "{name}");
         }
     }
 }

@@ -221,6 +221,7 @@ pub enum ProxyHeader {
 
 /// What policies add to a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is something that may be asked for by itself")]
 pub struct ClusterPolicies {
     /// Over Envoy's `Cluster`.
     pub cluster: Vec<Patch>,

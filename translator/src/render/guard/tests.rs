@@ -48,8 +48,8 @@ fn patches_that_leave_a_fleet_whole_are_carried_out() {
         ),
         (
             envoy(&json!({"ports": [{"containerPort": 80}]})),
-            "/spec/template/spec/containers/0/ports",
-            json!([{"containerPort": 80}]),
+            "/spec/template/spec/containers/0/ports/1",
+            json!({"containerPort": 80}),
         ),
         (
             envoy(&json!({"lifecycle": {"preStop": {"sleep": {"seconds": 9}}}})),
@@ -86,6 +86,7 @@ fn patches_that_leave_a_fleet_whole_are_carried_out() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn patches_that_would_break_a_fleet_are_refused() {
     let container = |fields: Value| envoy(&fields);
     let cases = [
@@ -254,7 +255,7 @@ fn scalers_and_budgets_keep_to_their_workload() {
         for made in made(kind, &json!({"value": patch}), &more) {
             match (&expected, made) {
                 (Some((kind, at, value)), Ok(manifests)) => {
-                    assert_eq!(find(&manifests, kind).pointer(at), Some(value))
+                    assert_eq!(find(&manifests, kind).pointer(at), Some(value));
                 }
                 (None, Err(RenderError::Refused { .. })) => {}
                 (_, made) => panic!("{patch}: {made:?}"),
