@@ -359,7 +359,7 @@ fn strip_message(message: &mut DescriptorProto) {
     }
     for oneof in &mut message.oneof_decl {
         let rules = oneof.options.take().and_then(|options| of_rules(options.uninterpreted_option));
-        oneof.options = rules.map(|rules| OneofOptions { uninterpreted_option: rules, ..Default::default() });
+        oneof.options = rules.map(|rules| OneofOptions { uninterpreted_option: rules });
     }
     message.enum_type.iter_mut().for_each(strip_enum);
     message.nested_type.iter_mut().for_each(strip_message);

@@ -217,7 +217,7 @@ fn later() -> String {
 fn serving(program: Option<&Path>, port: u16, files: &[(&str, &str)], more: Vec<String>) -> (Stack, Backend) {
     let mut stack = Stack::new("edge/public").unwrap();
     if let Some(program) = program {
-        stack.program = program.to_owned();
+        program.clone_into(&mut stack.program);
     }
     let web = Backend::start("web").unwrap();
     stack.set_endpoints("edge", "web", &[web.address()]).unwrap();

@@ -379,6 +379,7 @@ fn every_field_that_is_not_named_shapes_the_fleet() {
             Field::Name { .. } => json!("chosen"),
             Field::Scalar => json!(1),
             Field::Texts | Field::Object => json!({"a": "b"}),
+            Field::List if at.to_string() == "extraArgs" => json!(["--cpuset-threads"]),
             Field::List => json!(["a"]),
             // Lists of parts are Envoy's configuration.
             Field::Ignored(_) | Field::Always(_) | Field::Items(_) => return,
@@ -418,7 +419,7 @@ fn a_bootstrap_that_does_not_go_with_the_classs_is_refused() {
     let compilation = compiled(&source(OF_CLASS, OWN, &both));
     assert_eq!(accepted(&compilation)[1].1, "InvalidParameters");
     let said: Vec<_> = found(&compilation).into_iter().map(|(code, field, _)| (code, field)).collect();
-    assert_eq!(said, [("MG3018", "spec.bootstrap.jsonPatches[0].jsonPath".to_owned())]);
+    assert_eq!(said, [("MG3018", "spec.infrastructure.parametersRef".to_owned())]);
     let alone = compiled(&source("", OWN, &both));
     assert_eq!(found(&alone), []);
     assert!(fleet(&alone).proxy.startup.own.is_some());

@@ -48,7 +48,7 @@ fn patches_that_leave_a_fleet_whole_are_carried_out() {
         ),
         (
             envoy(&json!({"ports": [{"containerPort": 80}]})),
-            "/spec/template/spec/containers/0/ports/1",
+            "/spec/template/spec/containers/0/ports/0",
             json!({"containerPort": 80}),
         ),
         (
