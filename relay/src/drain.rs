@@ -143,7 +143,9 @@ fn connections(text: &[u8], apart: &[u16]) -> Result<u64, StatsError> {
         let name = name.strip_prefix("listener.").and_then(|name| name.strip_suffix(".downstream_cx_active"));
         let Some(name) = name else { continue };
         let of_a_worker = name.rsplit('.').next().is_some_and(|last| last.starts_with("worker_"));
-        if of_a_worker || name == "admin" || apart.iter().any(|port| name.ends_with(&format!("_{port}"))) {
+        // Envoy's main thread has a line of its own there.
+        let of_admin = name == "admin" || name.starts_with("admin.");
+        if of_a_worker || of_admin || apart.iter().any(|port| name.ends_with(&format!("_{port}"))) {
             continue;
         }
         sum = sum.saturating_add(value.parse().map_err(|_| StatsError::Number)?);
@@ -222,7 +224,7 @@ mod tests {
         let text =
             b"listener.http-80.downstream_cx_active: 3\nlistener.http-80.worker_0.downstream_cx_active: 2\n\
             listener.http-80.worker_1.downstream_cx_active: 1\nlistener.a.b.downstream_cx_active: 4\n\
-            listener.admin.downstream_cx_active: 1\nlistener.[__]_19001.downstream_cx_active: 9\n\
+            listener.admin.downstream_cx_active: 1\nlistener.admin.main_thread.downstream_cx_active: 1\nlistener.[__]_19001.downstream_cx_active: 9\n\
             listener.x.downstream_cx_total: 5\n\xff\n: \n";
         assert_eq!(connections(text, &[19001]).unwrap(), 7);
         assert_eq!(connections(b"", &[]).unwrap(), 0, "an Envoy without listeners has no clients");

@@ -4,7 +4,7 @@
 #[path = "envoys/drain.rs"]
 mod drain;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use moorgate_tests::backend::Backend;

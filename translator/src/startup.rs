@@ -18,6 +18,8 @@ use crate::xds::{self, AdsProtocol, BootstrapOptions, RelayToken, Shown, XdsErro
 use envoy_types::pb::envoy::config::core::v3::GrpcService;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::extensions::stat_sinks::open_telemetry::v3::{SinkConfig, sink_config};
+use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use moorgate_model::ir::{self, AppProtocol, ClusterPolicies, Direct, DirectAddress, DirectEndpoint};
 use moorgate_model::{FieldPath, Node, Value as NodeValue};
 use moorgate_policies::proxy::bootstrap;
@@ -149,7 +151,10 @@ fn sample(spec: &Node) -> ir::Proxy {
     let of = |path: &str| metrics.and_then(|metrics| metrics.at(&FieldPath::parse(path)));
     let mut proxy = ir::Proxy::default();
     proxy.startup.unscraped = of("prometheus.disable").and_then(Node::as_bool) == Some(true);
-    proxy.startup.kept = of("matches").and_then(Node::as_sequence).map(|_| Vec::new());
+    // Which ones changes no place.
+    let matched =
+        || StringMatcher { match_pattern: Some(MatchPattern::Exact("sample".into())), ..Default::default() };
+    proxy.startup.kept = of("matches").and_then(Node::as_sequence).map(|_| vec![matched().encode_to_vec()]);
     let sinks = of("sinks").and_then(Node::as_sequence).unwrap_or_default();
     proxy.startup.sinks = (0..sinks.len()).map(sample_sink).collect();
     proxy

@@ -138,8 +138,11 @@ fn a_pod_drains_before_its_envoy_stops() -> Result<()> {
     slow.answer.send(())?;
     let flown = flying.join().unwrap()?;
     assert_eq!((flown.status, flown.header("connection")), (200, Some("close")), "in flight, and told");
-    let status =
-        wait::until("the hook ends", || hook.0.try_wait()?.ok_or_else(|| anyhow::anyhow!("it runs")))?;
+    let status = wait::until("the hook ends", || {
+        let connected =
+            stage.stack.envoy()?.admin("/stats?usedonly&filter=^listener.*downstream_cx_active$")?;
+        hook.0.try_wait()?.with_context(|| format!("it runs: {connected}"))
+    })?;
     assert!(status.success(), "{status}");
     // Now, and not before, its container is stopped.
     stage.stack.envoy()?.process().terminate(wait::PATIENCE)?;

@@ -80,9 +80,10 @@ impl Patch {
     /// As [`Self::apply`].
     pub(super) fn over(&self, manifest: &Value) -> Result<Value, PatchError> {
         let mut after = self.apply(manifest)?;
-        if let (Some(had), Some(ports)) =
-            (manifest["spec"]["ports"].as_array(), after["spec"]["ports"].as_array_mut())
-        {
+        if let (Some(had), Some(ports)) = (
+            manifest["spec"]["ports"].as_array(),
+            after.pointer_mut("/spec/ports").and_then(Value::as_array_mut),
+        ) {
             let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
             let same = |a: &Value, b: &Value| a["port"] == b["port"] && protocol(a) == protocol(b);
             ports.retain(|port| had.iter().any(|one| same(one, port)));

@@ -447,7 +447,7 @@ fn mirror(mirror: &Mirror) -> Option<RequestMirrorPolicy> {
         return None;
     }
     let share = (numerator < denominator).then(|| RuntimeFractionalPercent {
-        default_value: Some(fraction(numerator, denominator)),
+        default_value: Some(value::fraction(numerator, denominator)),
         ..Default::default()
     });
     Some(RequestMirrorPolicy {
@@ -457,22 +457,6 @@ fn mirror(mirror: &Mirror) -> Option<RequestMirrorPolicy> {
         disable_shadow_host_suffix_append: true,
         ..Default::default()
     })
-}
-
-/// The fraction over the smallest of Envoy's denominators that holds it; others are rounded down to millionths.
-pub(super) fn fraction(numerator: u32, denominator: u32) -> FractionalPercent {
-    let denominators = [
-        (100, DenominatorType::Hundred),
-        (10_000, DenominatorType::TenThousand),
-        (1_000_000, DenominatorType::Million),
-    ];
-    let (numerator, denominator) = (u64::from(numerator), u64::from(denominator.max(1)));
-    let exact = denominators.into_iter().find(|(scale, _)| (numerator * scale).is_multiple_of(denominator));
-    let (scale, kind) = exact.unwrap_or((1_000_000, DenominatorType::Million));
-    FractionalPercent {
-        numerator: u32::try_from(numerator * scale / denominator).unwrap_or(u32::MAX),
-        denominator: kind.into(),
-    }
 }
 
 fn redirect(path: &PathMatch, redirect: &Redirect) -> RedirectAction {

@@ -3,7 +3,7 @@
 //! Who samples is the tracer's own sampler and not the connection manager, whose shares know nothing of parent spans and
 //! let a client force a span by a header.
 
-use super::{header, route, value};
+use super::{header, value};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::http_uri::HttpUpstreamType;
@@ -57,7 +57,7 @@ pub(super) fn lower(tracing: &Tracing) -> pb::Tracing {
 fn sampler(tracing: &Tracing) -> TypedExtensionConfig {
     let (numerator, denominator) = tracing.sampling;
     let share =
-        TraceIdRatioBasedSamplerConfig { sampling_percentage: Some(route::fraction(numerator, denominator)) };
+        TraceIdRatioBasedSamplerConfig { sampling_percentage: Some(value::fraction(numerator, denominator)) };
     let of_new = TypedExtensionConfig {
         name: "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based".into(),
         typed_config: Some(value::any(&share)),

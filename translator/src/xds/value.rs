@@ -4,6 +4,8 @@
 
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource};
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::{Message, Name};
 
@@ -37,5 +39,21 @@ pub(super) fn ads(initial_fetch_timeout_seconds: i64) -> ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         ..Default::default()
+    }
+}
+
+/// The fraction over the smallest of Envoy's denominators that holds it; others are rounded down to millionths.
+pub(super) fn fraction(numerator: u32, denominator: u32) -> FractionalPercent {
+    let denominators = [
+        (100, DenominatorType::Hundred),
+        (10_000, DenominatorType::TenThousand),
+        (1_000_000, DenominatorType::Million),
+    ];
+    let (numerator, denominator) = (u64::from(numerator), u64::from(denominator.max(1)));
+    let exact = denominators.into_iter().find(|(scale, _)| (numerator * scale).is_multiple_of(denominator));
+    let (scale, kind) = exact.unwrap_or((1_000_000, DenominatorType::Million));
+    FractionalPercent {
+        numerator: u32::try_from(numerator * scale / denominator).unwrap_or(u32::MAX),
+        denominator: kind.into(),
     }
 }

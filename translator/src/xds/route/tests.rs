@@ -8,7 +8,7 @@ fn fractions_are_exact_where_envoy_can() {
         ((1, 3), 333_333, DenominatorType::Million),
         ((1, 1_000_000), 1, DenominatorType::Million),
     ] {
-        let percent = fraction(numerator, denominator);
+        let percent = value::fraction(numerator, denominator);
         assert_eq!((percent.numerator, percent.denominator()), (expected, kind), "{numerator}/{denominator}");
     }
 }
