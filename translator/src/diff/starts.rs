@@ -21,14 +21,13 @@ pub fn starts(fleets: &mut Vec<FleetDiff>, sides: [(&Side, &Starts); 2], show_va
         let change = Change { kind: Kind::Changed, what: "bootstrap", name, fields };
         let id = |side: &Side| side.get(fleet).map(|(id, _)| *id);
         if let Some(found) = fleets.iter_mut().find(|found| found.fleet == *fleet) {
-            found.changes.push(change);
+            // What was revoked stays in front.
+            let place = found.changes.iter().take_while(|change| change.kind == Kind::Revoked).count();
+            found.changes.insert(place, change);
         } else {
             let (before, after) = (id(before), id(after));
             fleets.push(FleetDiff { fleet: fleet.clone(), before, after, changes: vec![change] });
         }
-    }
-    for found in fleets.iter_mut() {
-        found.changes.sort_by(|a, b| (a.what, &a.name, a.kind).cmp(&(b.what, &b.name, b.kind)));
     }
     fleets.sort_by(|a, b| a.fleet.cmp(&b.fleet));
 }
