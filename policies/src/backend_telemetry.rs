@@ -114,10 +114,8 @@ fn tracing(wanted: &Traces, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Tra
     let random = share("samplingFraction", &wanted.sampling_fraction)?;
     let client = share("clientSamplingFraction", &wanted.client_sampling_fraction)?;
     let overall = share("overallSamplingFraction", &wanted.overall_sampling_fraction)?;
-    for (name, text) in &wanted.tags {
-        formatted(text, &at.key("tags").key(name), cx)?;
-    }
-    let (custom_tags, refused) = span_tags::lower(&wanted.tags, &wanted.custom_tags, at);
+    let (custom_tags, refused) =
+        span_tags::lower(&wanted.tags, &wanted.custom_tags, at, |text| judged(text, cx));
     for (field, why) in &refused {
         cx.invalid(field.clone(), why);
     }
@@ -146,18 +144,14 @@ fn tracing(wanted: &Traces, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Tra
     })
 }
 
+/// Whether Envoy takes a text in spans.
+fn judged(text: &str, cx: &Lowering<'_>) -> Result<(), String> {
+    operators::judged(text, operators::spanned, |expression| cx.parsed(expression).map(drop)).map(drop)
+}
+
 fn formatted(text: &str, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<String> {
-    match operators::spanned(text) {
-        Ok(found) => {
-            let mut expressions = found.iter().filter(|operator| operator.name == "CEL");
-            expressions.try_for_each(|one| cx.cel(at, one.argument.unwrap_or_default()).map(drop))?;
-            Some(text.to_owned())
-        }
-        Err(why) => {
-            cx.invalid(at.clone(), &why);
-            None
-        }
-    }
+    judged(text, cx).map_err(|why| cx.invalid(at.clone(), &why)).ok()?;
+    Some(text.to_owned())
 }
 
 #[cfg(test)]

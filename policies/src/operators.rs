@@ -228,6 +228,21 @@ pub(crate) fn spanned(text: &str) -> Result<Vec<Operator<'_>>, String> {
     }
 }
 
+/// The operators of a text as it is read in one place, where its expressions of CEL are such, too.
+///
+/// # Errors
+/// Envoy would not take it; says why.
+pub(crate) fn judged<'t>(
+    text: &'t str,
+    read: fn(&'t str) -> Result<Vec<Operator<'t>>, String>,
+    expression: impl FnMut(&'t str) -> Result<(), String>,
+) -> Result<Vec<Operator<'t>>, String> {
+    let found = read(text)?;
+    let expressions = found.iter().filter(|operator| operator.name == "CEL");
+    expressions.map(|one| one.argument.unwrap_or_default()).try_for_each(expression)?;
+    Ok(found)
+}
+
 /// A text that stands for itself.
 pub(crate) fn literal(text: &str) -> String {
     text.replace('%', "%%")

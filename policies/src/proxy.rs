@@ -22,7 +22,7 @@ pub use metrics::named_cluster;
 pub use modules::REMOTE as REMOTE_MODULE;
 
 use crate::World;
-use crate::operators::Operator;
+use crate::operators::{self, Operator};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{GrpcService, HeaderValue};
 use moorgate_model::diagnostic::policy::PARAMETER_UNUSABLE;
@@ -245,7 +245,17 @@ impl Cx<'_, '_> {
         self.out.findings.push(finding.help(help));
     }
 
-    /// The operators of a text that Envoy takes for a format, as it reads it there.
+    /// The operators of a text, if Envoy takes it for a format where it is read so.
+    fn judged<'t>(
+        &self,
+        text: &'t str,
+        read: fn(&'t str) -> Result<Vec<Operator<'t>>, String>,
+    ) -> Result<Vec<Operator<'t>>, String> {
+        let judged = operators::judged(text, read, self.around.expression);
+        judged.map_err(|why| format!("{text:?} is no format of Envoy's: {why}"))
+    }
+
+    /// The same; what it is not costs what is said.
     fn format<'t>(
         &mut self,
         text: &'t str,
@@ -253,18 +263,7 @@ impl Cx<'_, '_> {
         field: &FieldPath,
         help: &str,
     ) -> Option<Vec<Operator<'t>>> {
-        let judged = read(text).and_then(|found| {
-            let mut expressions = found.iter().filter(|operator| operator.name == "CEL");
-            expressions.try_for_each(|one| (self.around.expression)(one.argument.unwrap_or_default()))?;
-            Ok(found)
-        });
-        match judged {
-            Ok(found) => Some(found),
-            Err(why) => {
-                self.find(field.clone(), format!("{text:?} is no format of Envoy's: {why}"), help);
-                None
-            }
-        }
+        self.judged(text, read).map_err(|why| self.find(field.clone(), why, help)).ok()
     }
 
     /// Whether Envoy takes a message for what a field asks. One that it does not take has no effect: it would cost the

@@ -3,7 +3,6 @@
 //! Envoy refuses a whole listener or table of routes for one tag that it does not take, so each is looked at by itself.
 
 use crate::lowering::is_header_name;
-use crate::operators;
 use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use moorgate_model::FieldPath;
 use serde::Deserialize;
@@ -35,11 +34,13 @@ struct Named {
 /// What Envoy would not take: the field, and why.
 pub(crate) type Refused = (FieldPath, String);
 
-/// The tags of both lists below a field, by name, and those that are none. A name in both lists is that of the newer one.
+/// The tags of both lists below a field, by name, and those that are none: of formats, as it is `judged`. A name in both lists
+/// is that of the newer one.
 pub(crate) fn lower(
     tags: &BTreeMap<String, String>,
     custom: &BTreeMap<String, Tag>,
     at: &FieldPath,
+    judged: impl Fn(&str) -> Result<(), String>,
 ) -> (Vec<CustomTag>, Vec<Refused>) {
     let (mut found, mut refused) = (BTreeMap::new(), Vec::new());
     let older = custom.iter().map(|(name, tag)| {
@@ -48,11 +49,8 @@ pub(crate) fn lower(
     });
     let newer = tags.iter().map(|(name, text)| {
         let at = at.key("tags").key(name);
-        let value = match operators::spanned(text) {
-            Ok(_) => Ok(custom_tag::Type::Value(text.clone())),
-            Err(why) => Err((at.clone(), format!("{text:?} is no format of Envoy's: {why}"))),
-        };
-        (name, value, at)
+        let value = judged(text).map(|()| custom_tag::Type::Value(text.clone()));
+        (name, value.map_err(|why| (at.clone(), why)), at)
     });
     for (name, tag, at) in older.chain(newer) {
         match tag {
@@ -101,6 +99,7 @@ impl Tag {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operators;
 
     #[test]
     fn each_tag_stands_or_falls_by_itself() {
@@ -115,7 +114,8 @@ mod tests {
             [("both", "%PROTOCOL%"), ("place", "%ENVIRONMENT(ZONE)%"), ("half", "50%")]
                 .map(|(name, text)| (name.to_owned(), text.to_owned()))
                 .into();
-        let (found, refused) = lower(&tags, &custom, &FieldPath::parse("tracing"));
+        let (found, refused) =
+            lower(&tags, &custom, &FieldPath::parse("tracing"), |text| operators::spanned(text).map(drop));
         let header = custom_tag::Header { name: "x-user".into(), default_value: "nobody".into() };
         let pod = custom_tag::Environment { name: "POD".into(), default_value: String::new() };
         let expected = [

@@ -36,11 +36,18 @@ impl Lowering<'_> {
 
     /// An expression that Envoy can evaluate. Another one makes the policy invalid.
     pub fn cel(&mut self, at: &FieldPath, text: &str) -> Option<ParsedExpr> {
-        let read = self
-            .world
-            .cel(text)
-            .and_then(|bytes| ParsedExpr::decode(bytes.as_slice()).map_err(|error| error.to_string()));
-        read.map_err(|why| self.invalid(at.clone(), &format!("the expression cannot be used: {why}"))).ok()
+        self.parsed(text).map_err(|why| self.invalid(at.clone(), &why)).ok()
+    }
+
+    /// A text as an expression of CEL.
+    ///
+    /// # Errors
+    /// It is none, or Envoy could not build or evaluate it; says why.
+    pub fn parsed(&self, text: &str) -> Result<ParsedExpr, String> {
+        let read = self.world.cel(text);
+        let read =
+            read.and_then(|bytes| ParsedExpr::decode(bytes.as_slice()).map_err(|error| error.to_string()));
+        read.map_err(|why| format!("the expression cannot be used: {why}"))
     }
 
     /// A text of a ConfigMap in the policy's namespace, under the first of these keys that it has, or else its only one.

@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::extensions::tracers::opentelemetry::resource_detecto
 use envoy_types::pb::envoy::extensions::tracers::opentelemetry::samplers::v3::{
     AlwaysOnSamplerConfig, ParentBasedSamplerConfig, TraceIdRatioBasedSamplerConfig,
 };
-use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
+use envoy_types::pb::envoy::r#type::tracing::v3::CustomTag;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, Percent};
 use envoy_types::pb::google::protobuf::BoolValue;
@@ -197,17 +197,12 @@ pub(super) fn lower(spec: &Spec, cx: &mut Cx<'_, '_>) -> Option<Vec<u8>> {
 
 /// The tags of spans that Envoy takes; what is wrong with another costs that one.
 fn custom_tags(spec: &Spec, cx: &mut Cx<'_, '_>) -> Vec<CustomTag> {
-    const WITHOUT: &str = "spans lack this tag";
-    let at = at("telemetry.tracing");
-    let (found, refused) = span_tags::lower(&spec.tags, &spec.custom_tags, &at);
+    let judged = |text: &str| cx.judged(text, operators::spanned).map(drop);
+    let (found, refused) = span_tags::lower(&spec.tags, &spec.custom_tags, &at("telemetry.tracing"), judged);
     for (field, why) in refused {
-        cx.find(field, why, WITHOUT);
+        cx.find(field, why, "spans lack this tag");
     }
-    let is_taken = |tag: &CustomTag| {
-        let Some(custom_tag::Type::Value(text)) = &tag.r#type else { return true };
-        cx.format(text, operators::spanned, &at.key("tags").key(&tag.tag), WITHOUT).is_some()
-    };
-    found.into_iter().filter(is_taken).collect()
+    found
 }
 
 fn resources(own: &OpenTelemetry) -> Option<TypedExtensionConfig> {

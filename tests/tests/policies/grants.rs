@@ -50,20 +50,26 @@ fn status(port: u16, path: &str, word: &str) -> u16 {
     send(&Target::plain(port), &Request::get(HOST, path).header("x-word", word)).unwrap().status
 }
 
+/// Has an Envoy serve the module that is there; the port on which it answers.
+fn serve(stack: &mut Stack, web: &Backend) -> u16 {
+    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
+    module::build(&stack.folder().join("guard.so")).unwrap();
+    let port = ports::free().unwrap();
+    stack.publish_documents(&source(stack, port, "guard.so", &[])).unwrap();
+    stack.start_relay().unwrap();
+    stack.start_envoy(&[port]).unwrap();
+    let free = Request::get(HOST, "/free");
+    send_until(&Target::plain(port), &free, "an answer", |answer| answer.status == 200).unwrap();
+    port
+}
+
 #[test]
 fn modules_that_are_registered_run_and_no_others() {
     let web = Backend::start("web").unwrap();
     for (version, program) in program::envoys().unwrap() {
         let mut stack = Stack::new("edge/public").unwrap();
         stack.program = program;
-        stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
-        module::build(&stack.folder().join("guard.so")).unwrap();
-        let port = ports::free().unwrap();
-        stack.publish_documents(&source(&stack, port, "guard.so", &[])).unwrap();
-        stack.start_relay().unwrap();
-        stack.start_envoy(&[port]).unwrap();
-        let free = Request::get(HOST, "/free");
-        send_until(&Target::plain(port), &free, "an answer", |answer| answer.status == 200).unwrap();
+        let port = serve(&mut stack, &web);
         let word = r#"{"a":["open"],"b":1}"#;
         let seen =
             [("/word", word), ("/word", "wrong"), ("/answer", ""), ("/stranger", word), ("/far", word)];
@@ -76,14 +82,7 @@ fn modules_that_are_registered_run_and_no_others() {
 fn a_module_that_is_not_there_costs_the_change_and_nothing_that_is_served() {
     let mut stack = Stack::new("edge/public").unwrap();
     let web = Backend::start("web").unwrap();
-    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
-    module::build(&stack.folder().join("guard.so")).unwrap();
-    let port = ports::free().unwrap();
-    stack.publish_documents(&source(&stack, port, "guard.so", &[])).unwrap();
-    stack.start_relay().unwrap();
-    stack.start_envoy(&[port]).unwrap();
-    let free = Request::get(HOST, "/free");
-    send_until(&Target::plain(port), &free, "an answer", |answer| answer.status == 200).unwrap();
+    let port = serve(&mut stack, &web);
     let later = guarded("later", "web", "EnvoyExtensionPolicy", "  dynamicModule: [{ name: guard }]\n");
     stack.publish_documents(&source(&stack, port, "gone.so", &[later])).unwrap();
     wait::until("Envoy to refuse it", || {

@@ -16,8 +16,17 @@ use std::sync::LazyLock;
 pub(crate) const DESCRIPTORS: &[u8] = include_bytes!("../../data/envoy-descriptors.binpb");
 
 /// Loaded once, on first use.
-pub(super) static POOL: LazyLock<Option<DescriptorPool>> =
-    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
+static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
+
+/// The name of a message in a type URL.
+fn full_name(type_url: &str) -> &str {
+    type_url.rsplit_once('/').map_or(type_url, |(_, name)| name)
+}
+
+/// What a message of a type looks like, if it is one that Moorgate can write.
+pub(super) fn descriptor(type_url: &str) -> Option<MessageDescriptor> {
+    POOL.as_ref()?.get_message_by_name(full_name(type_url))
+}
 
 /// Every resource as it is served: `{"clusters": […], "listeners": […], "routes": […]}`, each sorted by name, with
 /// proto field names; and `"rate_limits"`, if there are any, which a rate limit service reads and no Envoy does.
@@ -88,18 +97,17 @@ pub fn message(type_url: &str, bytes: &[u8]) -> Result<Value, XdsError> {
 /// # Errors
 /// Says in which field it is none.
 pub(crate) fn parse(type_url: &str, json: &Value) -> Result<Vec<u8>, String> {
-    let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
-    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name));
-    let descriptor = descriptor.ok_or_else(|| format!("messages of type {full_name} are not known"))?;
+    let descriptor = descriptor(type_url);
+    let descriptor =
+        descriptor.ok_or_else(|| format!("messages of type {} are not known", full_name(type_url)))?;
     let message = DynamicMessage::deserialize(descriptor, json).map_err(|error| error.to_string())?;
     Ok(message.encode_to_vec())
 }
 
 /// Where JSON with field names of either kind is no message of a type, as deep as that can be found, and why.
 pub(crate) fn fault(type_url: &str, json: &Value) -> Option<(String, String)> {
-    let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
-    let Some(descriptor) = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name)) else {
-        return Some((String::new(), format!("messages of type {full_name} are not known")));
+    let Some(descriptor) = descriptor(type_url) else {
+        return Some((String::new(), format!("messages of type {} are not known", full_name(type_url))));
     };
     deepest(&descriptor, json, "")
 }
@@ -114,9 +122,11 @@ fn deepest(descriptor: &MessageDescriptor, json: &Value, at: &str) -> Option<(St
     if let Some(url) = fields.get("@type").and_then(Value::as_str)
         && descriptor.full_name() == "google.protobuf.Any"
     {
-        let name = url.rsplit_once('/').map_or(url, |(_, name)| name);
-        let Some(inner) = POOL.as_ref().and_then(|pool| pool.get_message_by_name(name)) else {
-            return Some((inside(at, "@type"), format!("messages of type {name:?} are not known")));
+        let Some(inner) = self::descriptor(url) else {
+            return Some((
+                inside(at, "@type"),
+                format!("messages of type {:?} are not known", full_name(url)),
+            ));
         };
         let rest = fields.iter().filter(|(name, _)| *name != "@type");
         let rest: Map<String, Value> = rest.map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -126,7 +136,8 @@ fn deepest(descriptor: &MessageDescriptor, json: &Value, at: &str) -> Option<(St
     Some(found.unwrap_or_else(own))
 }
 
-fn inside(at: &str, name: &str) -> String {
+/// The path of a field inside of what stands at a path.
+pub(super) fn inside(at: &str, name: &str) -> String {
     if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
 }
 
@@ -166,9 +177,8 @@ fn in_field(descriptor: &MessageDescriptor, name: &str, value: &Value, at: &str)
 
 /// One encoded message as protobuf's JSON, with names as in the .proto file or in lowerCamelCase.
 pub(crate) fn print(type_url: &str, bytes: &[u8], proto_names: bool) -> Result<Value, XdsError> {
-    let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
-    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name));
-    let descriptor = descriptor.ok_or_else(|| XdsError::Descriptor(full_name.to_owned()))?;
+    let descriptor = descriptor(type_url);
+    let descriptor = descriptor.ok_or_else(|| XdsError::Descriptor(full_name(type_url).to_owned()))?;
     let (bytes, switched) = without_nothing(bytes);
     let message = DynamicMessage::decode(descriptor, &*bytes)
         .map_err(|source| XdsError::Decode { type_url: type_url.to_owned(), source })?;

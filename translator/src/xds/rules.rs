@@ -1,7 +1,7 @@
 //! What Envoy asks of the fields of its messages (`validate.rules` in its .proto files): a resource that breaks a rule is
 //! refused as a whole, so whoever makes a message asks here first.
 
-use super::json::POOL;
+use super::json::{descriptor, inside};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 use regex::Regex;
 use serde::Deserialize;
@@ -79,10 +79,7 @@ enum Header {
 /// # Errors
 /// Says which field breaks which rule. Messages of unknown types are not judged.
 pub(crate) fn fits(type_url: &str, bytes: &[u8], whole: bool) -> Result<(), String> {
-    let full_name = type_url.rsplit_once('/').map_or(type_url, |(_, name)| name);
-    let Some(descriptor) = POOL.as_ref().and_then(|pool| pool.get_message_by_name(full_name)) else {
-        return Ok(());
-    };
+    let Some(descriptor) = descriptor(type_url) else { return Ok(()) };
     let message = DynamicMessage::decode(descriptor, bytes).map_err(|error| error.to_string())?;
     judge(&message, whole, "")
 }
@@ -90,7 +87,6 @@ pub(crate) fn fits(type_url: &str, bytes: &[u8], whole: bool) -> Result<(), Stri
 fn judge(message: &DynamicMessage, whole: bool, at: &str) -> Result<(), String> {
     let descriptor = message.descriptor();
     let known = RULES.get(descriptor.full_name());
-    let below = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
     for group in known.iter().filter(|_| whole).flat_map(|known| &known.one_of) {
         if !group.iter().any(|name| message.has_field_by_name(name)) {
             let here = if at.is_empty() { String::new() } else { format!("{at}: ") };
@@ -100,9 +96,9 @@ fn judge(message: &DynamicMessage, whole: bool, at: &str) -> Result<(), String> 
     for field in descriptor.fields() {
         let rules = known.and_then(|known| known.fields.get(field.name()));
         if message.has_field(&field) {
-            judge_field(&field, &message.get_field(&field), rules, whole, &below(field.name()))?;
+            judge_field(&field, &message.get_field(&field), rules, whole, &inside(at, field.name()))?;
         } else if let Some(rules) = rules.filter(|_| whole) {
-            absent(&field, rules).map_err(|why| format!("{} {why}", below(field.name())))?;
+            absent(&field, rules).map_err(|why| format!("{} {why}", inside(at, field.name())))?;
         }
     }
     Ok(())
@@ -134,23 +130,21 @@ fn judge_field(
     whole: bool,
     at: &str,
 ) -> Result<(), String> {
+    let none = Rules::default();
+    let of_all = rules.unwrap_or(&none);
     match value {
         Value::List(items) => {
-            let none = Rules::default();
-            let rules = rules.unwrap_or(&none);
-            length(items.len(), rules).map_err(|why| format!("{at} {why}"))?;
-            if rules.unique && items.iter().enumerate().any(|(index, item)| items[..index].contains(item)) {
+            length(items.len(), of_all).map_err(|why| format!("{at} {why}"))?;
+            if of_all.unique && items.iter().enumerate().any(|(index, item)| items[..index].contains(item)) {
                 return Err(format!("{at} has an item twice"));
             }
             let mut numbered = items.iter().enumerate();
             numbered.try_for_each(|(index, item)| {
-                judge_item(&field.kind(), item, rules.items.as_deref(), true, &format!("{at}[{index}]"))
+                judge_item(&field.kind(), item, of_all.items.as_deref(), true, &format!("{at}[{index}]"))
             })
         }
         Value::Map(entries) => {
-            let none = Rules::default();
-            let rules = rules.unwrap_or(&none);
-            length(entries.len(), rules).map_err(|why| format!("{at} {why}"))?;
+            length(entries.len(), of_all).map_err(|why| format!("{at} {why}"))?;
             let Kind::Message(entry) = field.kind() else { return Ok(()) };
             // The same entry is named whatever order a hash table has.
             let named = |key: &MapKey| key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
@@ -158,11 +152,11 @@ fn judge_field(
                 entries.iter().map(|(key, value)| (named(key), (key, value))).collect();
             entries.into_iter().try_for_each(|(name, (key, value))| {
                 let (key, shown) = (Value::from(key.clone()), format!("{at}[{name:?}]"));
-                judge_item(&entry.map_entry_key_field().kind(), &key, rules.keys.as_deref(), true, &shown)?;
+                judge_item(&entry.map_entry_key_field().kind(), &key, of_all.keys.as_deref(), true, &shown)?;
                 judge_item(
                     &entry.map_entry_value_field().kind(),
                     value,
-                    rules.values.as_deref(),
+                    of_all.values.as_deref(),
                     true,
                     &shown,
                 )
@@ -353,9 +347,8 @@ mod tests {
         for pattern in all().filter_map(|rules| rules.pattern.as_deref()) {
             assert!(Regex::new(pattern).is_ok(), "{pattern}");
         }
-        let pool = POOL.as_ref().unwrap();
         for name in read.keys() {
-            assert!(pool.get_message_by_name(name).is_some(), "{name}");
+            assert!(descriptor(name).is_some(), "{name}");
         }
     }
 

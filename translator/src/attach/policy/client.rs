@@ -179,7 +179,7 @@ fn port<'a>(
                     "listeners of port {} that share it have other policies, or none",
                     listener.spec.port
                 );
-                policies.settled.unmet.entry((number, name)).or_default().insert(message);
+                settled.unmet.entry((number, name)).or_default().insert(message);
                 continue;
             }
             if let Some(found) = &mut lowered {

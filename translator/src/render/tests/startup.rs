@@ -1,6 +1,5 @@
 //! Statistics and a user's own bootstrap in the manifests of all models.
 
-use super::super::{Node, Pool};
 use super::*;
 
 fn with(spec: &str) -> Fleet {
@@ -13,17 +12,7 @@ fn with(spec: &str) -> Fleet {
 }
 
 fn models() -> [Settings; 3] {
-    let (namespace, tls_secret, ca) = ("relays".to_owned(), "tls".to_owned(), "CA".to_owned());
-    let token_issuer = "https://issuer".to_owned();
-    let pool = Pool {
-        namespace: namespace.clone(),
-        tls_secret: tls_secret.clone(),
-        ca: ca.clone(),
-        token_issuer: token_issuer.clone(),
-        replicas: 2,
-    };
-    let node = Node { namespace, tls_secret, ca, token_issuer };
-    [Model::Sidecar, Model::Pool(pool), Model::Node(node)].map(|model| Settings { model, ..settings() })
+    super::models().map(|model| Settings { model, ..settings() })
 }
 
 fn bootstrap(manifests: &[Value]) -> Value {
