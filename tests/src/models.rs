@@ -15,6 +15,7 @@ mod source;
 mod stage;
 mod table;
 mod tap;
+mod tenancy;
 mod wrap;
 
 pub use acts::{Act, MOVES, Played, SHORT, WHOLE, play};
@@ -22,7 +23,7 @@ pub use load::Report;
 pub use program::Program;
 pub use source::{FIRST, SECOND, Tenant};
 pub use stage::Stage;
-pub use table::{Costs, markdown};
+pub use table::{Costs, Fixed, markdown};
 pub use tap::Tap;
 
 /// How what was rendered comes to an API server.

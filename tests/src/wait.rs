@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a busy machine before it counts as broken.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Asks again and again until there is an answer; the error says what was waited for and what was seen last.
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<T>) -> Result<T> {

@@ -220,6 +220,56 @@ fn diff_shows_what_another_version_makes_of_the_same_source() -> Result<()> {
     Ok(())
 }
 
+/// A program of this text, which stands for an older version.
+fn older(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, format!("#!/bin/sh\n{text}\n"))?;
+    Ok(std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o755))?)
+}
+
+/// Every case is compared with the settings that it is written for, and what cannot be compared is no "nothing changes".
+#[test]
+fn notes_of_a_release_pass_over_nothing_that_the_older_program_cannot_do() -> Result<()> {
+    let (root, this) = (moorgate_tests::program::root(), moorgate_tests::program::binary("moorgate")?);
+    let folder = tempfile::tempdir()?;
+    let (old, asked) = (folder.path().join("old"), folder.path().join("asked"));
+    let erring = "httproute/security-policy";
+    let notes = |old: &Path, cases: &[&str]| {
+        let mut command = Command::new(root.join("tests/tools/release-notes"));
+        command.arg(&this).arg(old);
+        run(command.args(cases.iter().map(|case| format!("tests/golden/{case}/in.yaml"))))
+    };
+    let cases = ["httproute/simple", "httproute/xbackend", "policies/patches", erring];
+    older(&old, &format!("echo \"$*\" >> {}\nexec {} \"$@\"", asked.display(), this.display()))?;
+    let same = notes(&old, &cases)?.ended_with(&[0])?;
+    assert_eq!(same.stdout, "Envoys see what they saw.\n");
+    assert_eq!(same.stderr, "note: 1 of 4 cases have errors and are not compared\n");
+    let asked = std::fs::read_to_string(asked)?;
+    for (case, experimental, patches) in
+        [(cases[0], false, false), (cases[1], true, false), (cases[2], false, true)]
+    {
+        let line =
+            asked.lines().find(|line| line.contains(case)).with_context(|| format!("{case}: {asked}"))?;
+        assert_eq!(line.contains("--crds experimental"), experimental, "{line}");
+        assert_eq!(line.contains("--envoy-patch-policy"), patches, "{line}");
+    }
+    // One that makes something else of a source.
+    let changed = folder.path().join("changed.yaml");
+    std::fs::write(&changed, std::fs::read_to_string(golden("simple"))?.replace("/cart", "/basket"))?;
+    let text = format!("exec {} compile -o json --out-dir \"$5\" {}", this.display(), changed.display());
+    older(&old, &text)?;
+    let differs = notes(&old, &cases[..1])?.ended_with(&[0])?;
+    assert!(differs.stdout.starts_with("## httproute/simple\n"), "{}", differs.stdout);
+    assert!(differs.stdout.contains("/basket") && !differs.stdout.contains("what they saw"));
+    // One that does nothing, and cases of which none is left.
+    let broken = notes(Path::new("/bin/false"), &cases)?.ended_with(&[6])?;
+    assert!(broken.stderr.contains("/bin/false cannot compile it"), "{}", broken.stderr);
+    let nothing = notes(&this, &[erring])?.ended_with(&[6])?;
+    for outcome in [broken, nothing] {
+        assert!(!outcome.stdout.contains("what they saw"), "{}", outcome.stdout);
+    }
+    Ok(())
+}
+
 #[test]
 fn publish_refuses_what_is_in_no_commit() -> Result<()> {
     let folder = tempfile::tempdir()?;

@@ -6,22 +6,84 @@
 use anyhow::{Context as _, Result, ensure};
 use moorgate_snapshot::{KeyPair, Signer as _};
 use moorgate_tests::cluster::Cluster;
-use moorgate_tests::models::{Model, SHORT, Stage, play};
+use moorgate_tests::models::{Costs, Fixed, Model, Played, Report, SHORT, Stage, markdown, play};
 use moorgate_tests::program::{moorgate, root, run};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 #[test]
 fn each_model_serves_and_is_upgraded_without_a_loss() -> Result<()> {
     let stage = Stage::new()?;
+    let mut all = BTreeMap::new();
     for model in Model::ALL {
         let played = play(&stage, model, SHORT, |_| ())?;
         let report = &played.report;
         ensure!(report.sent > 100, "{}: only {} requests were sent", model.name(), report.sent);
         ensure!(report.lost.is_empty(), "{}: lost {:?}", model.name(), report.lost);
-        ensure!(played.costs.relays.count > 0 && played.costs.bytes > 0, "{:?}", played.costs);
+        ensure!(played.costs.bytes > 0, "{:?}", played.costs);
+        all.insert(model, played);
+    }
+    // What no machine makes different is what README says.
+    let (measured, told) = (Table::of(&markdown(&all)), Table::of_readme()?);
+    for row in ["relays, Envoys", "objects to operate, of these workloads", "of these for configuration"] {
+        assert_eq!(told.row(row)?, measured.row(row)?, "{row}");
+    }
+    Ok(())
+}
+
+/// A table of Markdown: the cells of its lines.
+struct Table(Vec<Vec<String>>);
+
+impl Table {
+    fn of(text: &str) -> Self {
+        let lines = text.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+        Self(lines.map(|line| line.split('|').map(|cell| cell.trim().to_owned()).collect()).collect())
+    }
+
+    /// That of README about what models cost.
+    fn of_readme() -> Result<Self> {
+        let readme = std::fs::read_to_string(root().join("README.md"))?;
+        let (_, section) = readme.split_once("### What each model costs").context("no such section")?;
+        Ok(Self::of(section.split("\n## ").next().unwrap_or_default()))
+    }
+
+    /// What rows are called.
+    fn names(&self) -> Vec<&str> {
+        self.0.iter().filter_map(|row| row.first()).map(String::as_str).collect()
+    }
+
+    /// The cells of a row, a model each.
+    fn row(&self, name: &str) -> Result<&[String]> {
+        let row = self.0.iter().find(|row| row.first().is_some_and(|first| first == name));
+        Ok(&row.with_context(|| format!("no row {name}"))?[1..])
+    }
+}
+
+/// The rows are those that `make test-deploy` prints, and what is the same in each of its runs is what it has to be.
+#[test]
+fn the_table_of_readme_is_the_one_that_is_printed() -> Result<()> {
+    let nothing =
+        |model| (model, Played { report: Report::default(), costs: Costs::default(), acts: Vec::new() });
+    let printed = Table::of(&markdown(&Model::ALL.map(nothing).into()));
+    let told = Table::of_readme()?;
+    assert_eq!(told.names(), printed.names());
+    assert_eq!(told.row("")?, Model::ALL.map(Model::name));
+    for (index, model) in Model::ALL.into_iter().enumerate() {
+        let Fixed { relays, envoys, watches, configuration } = Fixed::of(model);
+        let cell = |row: &str| {
+            let cell = told.row(row)?.get(index).map(String::as_str);
+            cell.with_context(|| format!("{row} of {}", model.name()))
+        };
+        assert_eq!(cell("relays, Envoys")?, format!("{relays}, {envoys}"));
+        assert_eq!(cell("of these for configuration")?, configuration.to_string());
+        for (row, end) in [
+            ("API server: requests, watches", format!(", {watches}")),
+            ("requests during all acts, lost", ", 0".to_owned()),
+        ] {
+            ensure!(cell(row)?.ends_with(&end), "{row}: {}, and not {end}", cell(row)?);
+        }
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use super::load::{Load, Report};
 use super::source::{EXTRA_PORT, FIRST, RELAYS, SECOND, Source, Tenant};
 use super::stage::{Plan, Stage};
 use super::table::{Costs, Gauge};
-use super::{Model, Through};
-use crate::program;
+use super::{Model, Through, tenancy};
+use crate::{program, wait};
 use anyhow::{Context as _, Result, ensure};
 use std::time::{Duration, Instant};
 
@@ -142,17 +142,18 @@ impl Play<'_> {
         let mut took = Vec::new();
         for act in acts {
             let begin = Instant::now();
-            let lost = self.load.report().lost.len();
+            let before = self.load.report();
             self.load.during(act.name());
             self.act(*act).with_context(|| format!("{}: {}", self.plan.model.name(), act.name()))?;
             let now = self.load.report();
             took.push((*act, begin.elapsed()));
             say(&format!(
-                "{}: {:.1} s, {} requests so far, {} lost",
+                "{}: {:.1} s, {} requests so far, {} lost, {} repeated",
                 act.name(),
                 begin.elapsed().as_secs_f64(),
                 now.sent,
-                now.lost.len() - lost
+                now.lost.len() - before.lost.len(),
+                now.repeated - before.repeated
             ));
         }
         Ok(took)
@@ -196,8 +197,8 @@ impl Play<'_> {
     }
 
     fn route(&mut self) -> Result<()> {
-        self.turn()?;
         let committed = Instant::now();
+        self.turn()?;
         self.stage.until(&self.tenants(), self.source.backend)?;
         self.gauge.answered(committed.elapsed());
         Ok(())
@@ -223,7 +224,8 @@ impl Play<'_> {
         self.stage.until(&self.tenants(), self.source.backend)
     }
 
-    /// Of each relay: which fleets it has, by its own metrics and by what it asked the store for.
+    /// Of each relay: which fleets it has, by its own metrics and by what it asked the store for; and what its account could
+    /// read.
     fn apart(&mut self) -> Result<()> {
         let (model, seen) = (self.plan.model, self.stage.tap.clients());
         let relays = self.stage.containers("relay")?;
@@ -261,7 +263,9 @@ impl Play<'_> {
                 );
             }
         }
-        self.gauge.readers(self.stage, model)
+        self.gauge.readers(self.stage, model)?;
+        self.gauge.costs().hold(model)?;
+        tenancy::rights(self.stage, model)
     }
 
     /// All relays are another program afterwards, in pods that are new.
@@ -303,11 +307,23 @@ impl Play<'_> {
     }
 
     fn store_gone(&self) -> Result<()> {
+        let before = self.stage.containers("relay")?;
         self.stage.tap.cut(true);
         let replaced = self.replace_node("node-1");
         let answered = replaced.and_then(|()| self.stage.until(&self.tenants(), self.source.backend));
         self.stage.tap.cut(false);
-        answered
+        answered?;
+        // Who has nothing on disk asks the first store first.
+        let seen = self.stage.tap.clients();
+        let relays = self.stage.containers("relay")?;
+        let new = relays.iter().filter(|one| before.iter().all(|old| old.uid != one.uid));
+        let new: Vec<_> = new.collect();
+        ensure!(!new.is_empty(), "no relay was replaced");
+        for relay in new {
+            let of_it = relay.address.and_then(|address| seen.get(&address));
+            ensure!(of_it.is_some_and(|seen| seen.refused > 0), "the store was not gone for {}", relay.pod);
+        }
+        Ok(())
     }
 
     /// All of our pods on a node, one after the other, as who drains a node does: new ones begin with empty disks.
@@ -359,7 +375,15 @@ impl Play<'_> {
         Ok(())
     }
 
+    /// All objects of the Gateway go, and of its class where the class had some; the other one keeps all that it has.
     fn delete(&mut self) -> Result<()> {
+        let node = self.plan.model == Model::Node;
+        let (kept, gone) = (self.belongings(FIRST)?, self.belongings(SECOND)?);
+        for kind in ["Deployment", "Service", "ConfigMap", "ServiceAccount", "Role", "NetworkPolicy"] {
+            let begin = format!("{kind} ");
+            ensure!(gone.iter().any(|one| one.starts_with(&begin)), "there was no {kind}: {gone:?}");
+        }
+        ensure!(!node || tenancy::is_member(self.stage, SECOND)?, "its Envoys were let in by nobody");
         self.load.close(&SECOND.fleet());
         self.source.tenants.retain(|tenant| *tenant != SECOND);
         self.stage.publish(&self.source)?;
@@ -369,7 +393,22 @@ impl Play<'_> {
         self.stage.settled()?;
         let left = self.stage.containers("envoy")?;
         ensure!(left.iter().all(|one| one.namespace == FIRST.namespace), "{left:?}");
+        wait::until("the end of its objects", || {
+            let left = self.belongings(SECOND)?;
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })?;
+        let left = self.belongings(FIRST)?;
+        ensure!(left == kept, "{left:?} is left of {kept:?}");
+        if node {
+            ensure!(!tenancy::is_member(self.stage, SECOND)?, "its Envoys would be let in");
+            ensure!(tenancy::is_member(self.stage, FIRST)?, "those of the other are not let in");
+        }
         Ok(())
+    }
+
+    fn belongings(&self, tenant: Tenant) -> Result<Vec<String>> {
+        tenancy::belongings(self.stage, tenant)
     }
 
     /// Both models' relays run for a while; what the old one had goes last.

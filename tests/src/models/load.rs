@@ -1,5 +1,6 @@
 //! Steady requests, in plain text and over TLS, each on a connection of its own or on one that is used again: whatever has
-//! no good answer is lost. A connection that was closed while it was idle takes no request, as HTTP has it.
+//! no good answer is lost. A connection that was closed while it was idle takes no request, as HTTP has it; what was sent
+//! on one at that very moment is sent again, and counted.
 
 use crate::cluster::Cluster;
 use crate::http::{Answer, Connection, Request, Target};
@@ -11,6 +12,9 @@ use std::time::Duration;
 
 /// Between two requests of one lane.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// What [`Connection::send`] says of errors that came before the answer's head.
+const BEFORE_ANSWER: [&str; 2] = ["the connection was closed", "sending"];
 
 /// A place to send requests to.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub struct Lane {
 pub struct Report {
     /// Requests sent.
     pub sent: u64,
+    /// Of these, those that were sent again on a new connection, because theirs was closed before any answer began.
+    pub repeated: u64,
     /// What became of those without a good answer.
     pub lost: Vec<String>,
 }
@@ -37,6 +43,7 @@ pub struct Report {
 #[derive(Debug, Default)]
 struct Shared {
     sent: AtomicU64,
+    repeated: AtomicU64,
     lost: Mutex<Vec<String>>,
     stop: AtomicBool,
     /// The act that is under way.
@@ -82,7 +89,8 @@ impl Load {
     /// What happened so far.
     pub(super) fn report(&self) -> Report {
         let lost = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Report { sent: self.0.sent.load(Ordering::Relaxed), lost }
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Report { sent: count(&self.0.sent), repeated: count(&self.0.repeated), lost }
     }
 
     async fn lane(&self, lane: &Lane) {
@@ -93,7 +101,7 @@ impl Load {
             if closed.as_ref() == Some(&lane.fleet) {
                 return;
             }
-            let answered = one(lane, &request, &mut open).await;
+            let answered = one(lane, &request, &mut open, &self.0.repeated).await;
             self.0.sent.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = answered {
                 let during = *self.0.during.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,17 +113,24 @@ impl Load {
     }
 }
 
-async fn one(lane: &Lane, request: &Request, open: &mut Option<Connection>) -> Result<()> {
+async fn one(
+    lane: &Lane,
+    request: &Request,
+    open: &mut Option<Connection>,
+    repeated: &AtomicU64,
+) -> Result<()> {
     let kept = open.take().filter(|connection| !connection.is_closed());
     let answer = match kept {
-        // A connection that ends before it answers anything was closed as it was asked, and the request may be repeated
-        // (RFC 9110 §9.2.2).
         Some(mut connection) => match connection.send(request).await {
             Ok(answer) => {
                 *open = Some(connection);
                 answer
             }
-            Err(_) => fresh(lane, request, open).await?,
+            Err(error) if unanswered(&error) => {
+                repeated.fetch_add(1, Ordering::Relaxed);
+                fresh(lane, request, open).await?
+            }
+            Err(error) => return Err(error),
         },
         None => fresh(lane, request, open).await?,
     };
@@ -124,6 +139,16 @@ async fn one(lane: &Lane, request: &Request, open: &mut Option<Connection>) -> R
         *open = None;
     }
     Ok(())
+}
+
+/// Whether a connection ended, by hyper's word, before an answer began: it was closed as it was asked, and the request may be
+/// repeated (RFC 9110 §9.2.2). Whatever else went wrong is a loss: an answer that is cut off, a reset, silence.
+fn unanswered(error: &anyhow::Error) -> bool {
+    // An answer that breaks off in its body is no complete message either, so it counts where `Connection::send` was.
+    let before = error.downcast_ref::<&str>().is_some_and(|at| BEFORE_ANSWER.contains(at));
+    let ended =
+        |error: &hyper::Error| error.is_canceled() || error.is_closed() || error.is_incomplete_message();
+    before && error.downcast_ref::<hyper::Error>().is_some_and(ended)
 }
 
 async fn fresh(lane: &Lane, request: &Request, open: &mut Option<Connection>) -> Result<Answer> {
@@ -148,4 +173,63 @@ pub(super) async fn who(target: &Target, host: &str) -> Result<String> {
 /// Where plain text is spoken at an address.
 pub(super) fn plain(address: SocketAddr) -> Target {
     Target::plain(0).at(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+    /// Answers a request well, says something to the second one on the same connection, closes it, and answers the next one
+    /// well.
+    async fn serve(listener: TcpListener, second: &'static [u8]) {
+        for answers in [&[GOOD, second][..], &[GOOD]] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for answer in answers {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0, "no whole request");
+                }
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    }
+
+    /// What becomes of a second request on a connection that is closed behind this answer, and how often it is repeated.
+    async fn second(answer: &'static [u8]) -> (Result<()>, u64) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = plain(listener.local_addr().unwrap());
+        let lane = Lane { fleet: String::new(), target, host: "a.example".to_owned(), kept: true };
+        let server = tokio::spawn(serve(listener, answer));
+        let (request, repeated, mut open) = (Request::get(&lane.host, "/"), AtomicU64::new(0), None);
+        one(&lane, &request, &mut open, &repeated).await.unwrap();
+        assert!(open.is_some(), "the connection is kept");
+        let outcome = one(&lane, &request, &mut open, &repeated).await;
+        server.abort();
+        (outcome, repeated.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_request_is_repeated_only_where_no_answer_had_begun() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (outcome, repeated) = second(b"").await;
+            outcome.unwrap();
+            assert_eq!(repeated, 1, "the connection was closed as it was asked");
+            let (outcome, repeated) = second(GOOD).await;
+            outcome.unwrap();
+            assert_eq!(repeated, 0, "it was answered");
+            let cut_off: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+            let refused: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+            for answer in [cut_off, refused, b"no HTTP at all\r\n\r\n"] {
+                let (outcome, repeated) = second(answer).await;
+                let shown = String::from_utf8_lossy(answer);
+                assert!(outcome.is_err(), "{shown} counts as an answer");
+                assert_eq!(repeated, 0, "{shown} was passed over");
+            }
+        });
+    }
 }

@@ -35,6 +35,21 @@ const NEXT_TAG: &str = "next";
 /// The issuer of the test cluster's tokens.
 const ISSUER: &str = "https://kubernetes.default.svc";
 
+/// The label that says who applies an object, and so who removes it.
+pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The kinds that are rendered: where they are, their plural and their name.
+pub(super) const KINDS: [(&str, &str, &str); 9] = [
+    ("/apis/apps/v1", "deployments", "Deployment"),
+    ("/apis/apps/v1", "daemonsets", "DaemonSet"),
+    ("/api/v1", "services", "Service"),
+    ("/api/v1", "configmaps", "ConfigMap"),
+    ("/api/v1", "serviceaccounts", "ServiceAccount"),
+    ("/apis/rbac.authorization.k8s.io/v1", "roles", "Role"),
+    ("/apis/rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding"),
+    ("/apis/networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
+    ("/apis/policy/v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+];
+
 /// What is rendered, besides the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -338,6 +353,7 @@ impl Stage {
                     uid: text(&pod["metadata"]["uid"]),
                     node: text(&spec["nodeName"]),
                     address: text(&pod["status"]["podIP"]).parse().ok(),
+                    account: text(&spec["serviceAccountName"]),
                     name: name.to_owned(),
                     image: text(&container["image"]),
                 });
@@ -352,21 +368,10 @@ impl Stage {
     }
 
     fn prune_but(&self, wanted: &[DynamicObject]) -> Result<()> {
-        let kinds = [
-            ("/apis/apps/v1", "deployments", "Deployment"),
-            ("/apis/apps/v1", "daemonsets", "DaemonSet"),
-            ("/api/v1", "services", "Service"),
-            ("/api/v1", "configmaps", "ConfigMap"),
-            ("/api/v1", "serviceaccounts", "ServiceAccount"),
-            ("/apis/rbac.authorization.k8s.io/v1", "roles", "Role"),
-            ("/apis/rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding"),
-            ("/apis/networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
-            ("/apis/policy/v1", "poddisruptionbudgets", "PodDisruptionBudget"),
-        ];
-        for (api, plural, kind) in kinds {
+        for (api, plural, kind) in KINDS {
             for found in self.list(api, plural)? {
                 let metadata = &found["metadata"];
-                let ours = metadata["labels"]["app.kubernetes.io/managed-by"] == "moorgate-render";
+                let ours = metadata["labels"][MANAGED_BY] == "moorgate-render";
                 let stays = wanted.iter().any(|one| {
                     one.types.as_ref().is_some_and(|types| types.kind == kind)
                         && one.metadata.name.as_deref() == metadata["name"].as_str()
@@ -450,6 +455,8 @@ pub struct Container {
     pub node: String,
     /// Of its pod.
     pub address: Option<IpAddr>,
+    /// The ServiceAccount of its pod.
+    pub account: String,
     /// Its own name.
     pub name: String,
     /// What it runs.

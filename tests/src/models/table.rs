@@ -45,8 +45,57 @@ pub struct Costs {
     pub objects: usize,
     /// Of these, kinds of pods that somebody has to look after.
     pub workloads: usize,
-    /// From the commit until all Gateways answered as it says, each time.
+    /// From the commit until all Gateways answered as it says, each time: compiled, published, pulled and acknowledged.
     pub answered: Vec<Duration>,
+}
+
+/// What is the same on every machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fixed {
+    /// How many relays there are.
+    pub relays: usize,
+    /// How many Envoys.
+    pub envoys: usize,
+    /// Watches on the API server.
+    pub watches: usize,
+    /// What it was asked about configuration.
+    pub configuration: usize,
+}
+
+impl Fixed {
+    /// Those of a model. A relay has two watches for each of its fleets: the EndpointSlices of one namespace, and one Secret.
+    /// Of the two nodes one has Envoys of both fleets, and the other those of the first.
+    pub fn of(model: Model) -> Self {
+        let (relays, watches) = match model {
+            Model::Sidecar | Model::Pool => (4, 8),
+            Model::Node => (2, 6),
+        };
+        Self { relays, envoys: 4, watches, configuration: 0 }
+    }
+}
+
+impl Costs {
+    /// That a model costs what it has to, and its relays less memory than its Envoys. Processor time is that of a machine
+    /// and of a build, and nothing is said of it.
+    pub(super) fn hold(&self, model: Model) -> Result<()> {
+        let (relays, envoys) = (self.relays, self.envoys);
+        let found = Fixed {
+            relays: relays.count,
+            envoys: envoys.count,
+            watches: self.watches,
+            configuration: self.configuration,
+        };
+        let wanted = Fixed::of(model);
+        ensure!(found == wanted, "{}: {found:?}, and not {wanted:?}", model.name());
+        ensure!(
+            relays.memory > 0 && relays.memory < envoys.memory,
+            "{}: {} KiB of relays, {} KiB of Envoys",
+            model.name(),
+            relays.memory,
+            envoys.memory
+        );
+        Ok(())
+    }
 }
 
 /// Counts while a model runs.
@@ -64,6 +113,13 @@ struct Asked {
     group: String,
     resource: String,
     namespace: String,
+}
+
+impl Asked {
+    /// Whether it is about what a snapshot is compiled from.
+    fn configures(&self) -> bool {
+        self.group.starts_with("gateway.") || ["services", "namespaces"].contains(&&*self.resource)
+    }
 }
 
 impl Gauge {
@@ -129,10 +185,7 @@ impl Gauge {
                 );
             }
         }
-        let configures = |one: &&Asked| {
-            one.group.starts_with("gateway.") || ["services", "namespaces"].contains(&&*one.resource)
-        };
-        self.costs.configuration = asked.iter().filter(configures).count();
+        self.costs.configuration = asked.iter().filter(|one| one.configures()).count();
         let watches = asked.iter().filter(|one| one.verb == "watch").count();
         (self.costs.watches, self.costs.requests) = (watches, asked.len() - watches);
         for (name, taken) in [("relay", &mut self.costs.relays), ("envoy", &mut self.costs.envoys)] {
@@ -189,7 +242,7 @@ fn asked(lines: &[String]) -> BTreeMap<String, Asked> {
 /// What a row is called, and its cell for a model.
 type Row<'r> = (&'r str, &'r dyn Fn(&Played) -> String);
 
-/// The table of README.
+/// The table of README, and how many requests had to be sent twice.
 pub fn markdown(played: &BTreeMap<Model, Played>) -> String {
     let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
     let rows: [Row<'_>; 11] = [
@@ -230,5 +283,36 @@ pub fn markdown(played: &BTreeMap<Model, Played>) -> String {
         }
         text.push('\n');
     }
+    let repeated: Vec<String> =
+        played.iter().map(|(model, one)| format!("{} ({})", one.report.repeated, model.name())).collect();
+    let _ = writeln!(text, "\nRequests repeated on a new connection: {}.", repeated.join(", "));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_asked_about_configuration_is_told_apart() {
+        let line = |id: &str, group: &str, resource: &str| {
+            let object = json!({"apiGroup": group, "resource": resource, "namespace": "models-a"});
+            let user = json!({"username": "system:serviceaccount:models-a:one-a"});
+            json!({"auditID": id, "verb": "watch", "user": user, "objectRef": object}).to_string()
+        };
+        let lines = [
+            line("1", "", "secrets"),
+            line("2", "discovery.k8s.io", "endpointslices"),
+            line("3", "gateway.networking.k8s.io", "httproutes"),
+            line("4", "gateway.envoyproxy.io", "securitypolicies"),
+            line("5", "", "services"),
+            // The end of a watch that was counted.
+            line("3", "gateway.networking.k8s.io", "httproutes"),
+        ];
+        let asked = asked(&lines);
+        let counted: Vec<&str> =
+            asked.iter().filter(|(_, one)| one.configures()).map(|(id, _)| id.as_str()).collect();
+        assert_eq!(counted, ["3", "4", "5"]);
+    }
 }

@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Seen {
     /// Bytes that it was sent.
     pub bytes: u64,
-    /// Requests that it sent.
+    /// Requests that it sent, and that were handed on.
     pub requests: u64,
+    /// Others, to a bucket that was gone: nobody answered.
+    pub refused: u64,
     /// Fleets whose part of the store it asked for.
     pub fleets: BTreeSet<String>,
 }
@@ -93,8 +95,11 @@ fn carry(client: TcpStream, to: u16, bucket: &str, shared: &Arc<Shared>) -> Resu
             let mut buffer = vec![0; 64 << 10];
             while let Ok(length @ 1..) = asks.read(&mut buffer) {
                 let text = String::from_utf8_lossy(&buffer[..length]);
-                let gone = shared.gone.load(Ordering::Relaxed) && text.contains(&format!(" /{bucket}"));
-                if gone || asked.write_all(&buffer[..length]).is_err() {
+                if shared.gone.load(Ordering::Relaxed) && text.contains(&format!(" /{bucket}")) {
+                    note(&|seen| seen.refused += 1);
+                    break;
+                }
+                if asked.write_all(&buffer[..length]).is_err() {
                     break;
                 }
                 let fleets = text.match_indices("fleets/gateway/").filter_map(|(at, word)| {
