@@ -2,23 +2,23 @@
 
 mod matcher;
 mod messages;
+mod ranges;
+
+pub(crate) use ranges::cidr;
 
 use crate::client_location::{self, Location};
-use crate::{About, Capability, Effect, Kind, Lowering, jwt, place};
-use envoy_types::pb::envoy::config::core::v3::CidrRange;
+use crate::{About, Capability, Effect, Kind, Lowering, jwt, paths, place};
 use envoy_types::pb::envoy::config::rbac::v3::{
     Permission, Policy, Principal, Rbac as Rules, SourcedMetadata, permission, principal,
 };
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::r#type::matcher::v3::{
-    ListMatcher, MetadataMatcher, PathMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher,
-    path_matcher, string_matcher::MatchPattern, value_matcher,
+    ListMatcher, MetadataMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher,
+    string_matcher::MatchPattern, value_matcher,
 };
-use envoy_types::pb::google::protobuf::UInt32Value;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
-use std::net::IpAddr;
 
 /// The capability.
 pub(crate) struct Authorization;
@@ -111,7 +111,9 @@ principal.clientCIDRs, principal.clientIPGeoLocations (see client_location), pri
 provider of jwt), operation.methods, operation.path, cel (an expression that must be true). An expression may speak of request, source, destination, connection, metadata, \
 filter_state and xds, as Envoy's attributes are called; one that Envoy could not build, for lack of such a name or function, closes the \
 policy, and one that cannot be evaluated for a request, because what it speaks of is not there, does not fit it. A path is \
-looked at without its query, but for the type RegularExpression, which has to fit all of it (/a(\\?.*)?). What is denied is answered with 403.",
+looked at without a query, or parameters of its last segment, but for the type RegularExpression, which has to fit all of it (/a(\\?.*)?). What is denied is answered with 403. \
+On a TCPRoute or TLSRoute, rules that speak of clientCIDRs alone decide about connections: what is denied is closed before a backend \
+hears of it. Other rules close such a route, and any close a UDPRoute.",
         effect: Effect::Filter {
             name: NAME,
             place: place::AUTHORIZATION,
@@ -139,10 +141,12 @@ looked at without its query, but for the type RegularExpression, which has to fi
             None => Some(false),
         };
         let Some(by_default) = by_default else { return };
+        if let Some(connections) = ranges::by_address(&rights.rules, by_default) {
+            cx.connections(connections);
+        }
         if rules.iter().any(|rule| rule.expression.is_some()) {
             let Some(matcher) = matcher::matcher(rules, by_default) else {
-                let why = "beside expressions a path of type Exact or PathPrefix has no query";
-                return cx.invalid(at.key("rules"), why);
+                return cx.invalid(at.key("rules"), "something in them cannot be asked beside an expression");
             };
             let own = RbacPerRoute { rbac: Some(Rbac { matcher: Some(matcher), ..Default::default() }) };
             return cx.filter((NAME, place::AUTHORIZATION), &Rbac::default(), &own);
@@ -218,7 +222,7 @@ fn fits(rule: &Rule, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Vec<Princi
     let mut all = Vec::new();
     if let Some(operation) = &rule.operation {
         if !operation.methods.is_empty() {
-            all.push(any_of(operation.methods.iter().map(|method| header(":method", method)).collect()));
+            all.push(any_of(operation.methods.iter().map(|method| self::method(method)).collect()));
         }
         if let Some(path) = &operation.path {
             all.push(self::path(path, &at.key("operation").key("path"), cx)?);
@@ -281,6 +285,11 @@ fn header(name: &str, value: &str) -> Principal {
     header_of(name, text(MatchPattern::Exact(value.to_owned())))
 }
 
+/// Whatever case it is written in, as in Envoy Gateway: a backend may take `get` for `GET`.
+fn method(name: &str) -> Principal {
+    header_of(":method", StringMatcher { ignore_case: true, ..text(MatchPattern::Exact(name.to_owned())) })
+}
+
 /// Whose header is as a matcher says.
 pub(crate) fn header_of(name: &str, value: StringMatcher) -> Principal {
     id(principal::Identifier::Header(HeaderMatcher {
@@ -290,36 +299,19 @@ pub(crate) fn header_of(name: &str, value: StringMatcher) -> Principal {
     }))
 }
 
-/// A path: without its query, but for an expression, which sees all of it, as in Envoy Gateway.
+/// A path, without what servers do not look at; an expression sees all of it, as in Envoy Gateway.
 fn path(found: &PathMatch, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Principal> {
-    let value = found.value.clone();
-    let matcher = |pattern| {
-        let rule = Some(path_matcher::Rule::Path(text(pattern)));
-        id(principal::Identifier::UrlPath(PathMatcher { rule }))
-    };
-    let fits = match found.kind.as_deref() {
-        Some("Exact") => matcher(MatchPattern::Exact(value)),
-        Some("RegularExpression") => {
-            let pattern = cx.expression(at.key("value"), &value)?;
-            id(principal::Identifier::Header(HeaderMatcher {
-                name: ":path".to_owned(),
-                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(text(pattern))),
-                ..Default::default()
-            }))
-        }
+    let pattern = match found.kind.as_deref() {
+        Some("Exact") => cx.expression(at.key("value"), &paths::exact(&found.value))?,
+        Some("RegularExpression") => cx.expression(at.key("value"), &found.value)?,
         // Whole segments, as in a route.
-        None | Some("PathPrefix") => match value.trim_end_matches('/') {
-            "" => matcher(MatchPattern::Prefix("/".into())),
-            prefix => {
-                let below = matcher(MatchPattern::Prefix(format!("{prefix}/")));
-                any_of(vec![matcher(MatchPattern::Exact(prefix.to_owned())), below])
-            }
-        },
+        None | Some("PathPrefix") => cx.expression(at.key("value"), &paths::below(&found.value))?,
         Some(other) => {
             cx.invalid(at.key("type"), &format!("a path cannot be matched by {other}"));
             return None;
         }
     };
+    let fits = header_of(":path", text(pattern));
     Some(if found.invert == Some(true) { not(fits) } else { fits })
 }
 
@@ -354,17 +346,8 @@ fn claims(found: &Token, all: &mut Vec<Principal>) {
         let one = |value: &String| metadata(&claim.name, if list { listed(value) } else { exact(value) });
         all.push(any_of(claim.values.iter().map(one).collect()));
     }
-    all.extend(found.scopes.iter().map(|scope| metadata(jwt::SCOPE, listed(scope))));
-}
-
-/// A range such as `10.0.0.0/8`; an address alone is a range of one.
-pub(crate) fn cidr(text: &str) -> Option<CidrRange> {
-    let (address, length) =
-        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
-    let parsed: IpAddr = address.parse().ok()?;
-    let most = if parsed.is_ipv4() { 32 } else { 128 };
-    let length = length.map_or(Some(most), |length| length.parse().ok().filter(|length| *length <= most))?;
-    Some(CidrRange { address_prefix: parsed.to_string(), prefix_len: Some(UInt32Value { value: length }) })
+    let scope = |scope: &String| any_of(jwt::SCOPES.map(|claim| metadata(claim, listed(scope))).to_vec());
+    all.extend(found.scopes.iter().map(scope));
 }
 
 #[cfg(test)]
@@ -436,14 +419,13 @@ mod tests {
             "principal": {"clientCIDRs": ["10.0.0.0/8", "::1"], "jwt": {"provider": "p", "scopes": ["s"],
             "claims": [{"name": "x.y", "valueType": "StringArray", "values": ["v"]}]}}}]"#;
         let text = format!("{:?}", tree(rule, "Deny"));
-        for part in
-            [":method", "10.0.0.0", "::1", "\"/a/\"", "\"/a\"", "\"p\"", "\"x\"", "\"y\"", "\"scope\""]
+        for part in [":method", "10.0.0.0", "::1", ":path", "\"p\"", "\"x\"", "\"y\"", "\"scope\"", "\"scp\""]
         {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
 
-    /// As in Envoy Gateway, which looks for `Exact` and `PathPrefix` before the question mark only.
+    /// As in Envoy Gateway: an expression sees the query, and the others let anything stand behind that servers take off.
     #[test]
     fn an_expression_sees_the_query() {
         let of = |kind: &str| {
@@ -452,11 +434,10 @@ mod tests {
             );
             format!("{:?}", tree(&rule, "Deny"))
         };
-        let expression = of("RegularExpression");
-        assert!(expression.contains("\":path\"") && !expression.contains("UrlPath"), "{expression}");
-        for kind in ["Exact", "PathPrefix"] {
-            let plain = of(kind);
-            assert!(plain.contains("UrlPath") && !plain.contains("\":path\""), "{plain}");
+        for (kind, regex) in
+            [("RegularExpression", "/a"), ("Exact", r"\/a([;?#].*)?"), ("PathPrefix", r"\/a([/;?#].*)?")]
+        {
+            assert!(of(kind).contains(&format!("regex: {regex:?}")), "{}", of(kind));
         }
     }
 

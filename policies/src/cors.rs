@@ -70,8 +70,8 @@ backend. A CORS filter of an HTTPRoute comes first.",
                 .iter()
                 .map(|origin| self::origin(origin))
                 .collect(),
-            allow_methods: rules.allow_methods.join(", "),
-            allow_headers: rules.allow_headers.join(", "),
+            allow_methods: listed(&rules.allow_methods),
+            allow_headers: listed(&rules.allow_headers),
             expose_headers: exposed.map(String::as_str).collect::<Vec<_>>().join(", "),
             max_age,
             allow_credentials: Some(BoolValue { value: credentials }),
@@ -80,6 +80,11 @@ backend. A CORS filter of an HTTPRoute comes first.",
         };
         cx.filter((NAME, place::CORS), &Filter::default(), &policy);
     }
+}
+
+/// A list as Envoy has it. It knows `*` only if nothing stands beside it.
+fn listed(names: &[String]) -> String {
+    if names.iter().any(|name| name == "*") { "*".to_owned() } else { names.join(", ") }
 }
 
 /// `*` takes any origin; a `*` in the host any number of labels, but no port that is not written.

@@ -97,6 +97,8 @@ struct ValueRef {
 /// and one over gRPC shows all headers. Who wants it otherwise gets a filter whose name tells what it does by a digest.
 const HTTP: &str = "envoy.filters.http.ext_authz.policy";
 const GRPC: &str = "envoy.filters.http.ext_authz.policy.grpc";
+/// The header that Envoy shows to every service that is asked over HTTP, and so does a filter that could.
+const CREDENTIALS: &str = "authorization";
 /// A cluster that is not there: a filter that no route tells whom to ask lets nothing pass.
 const NOBODY: &str = "no-such-backend";
 /// Where a route says what it is, under the name that services know from Envoy Gateway.
@@ -250,6 +252,10 @@ fn base(grpc: bool, rules: &Rules) -> ExtAuthz {
         [] => ListStringMatcher { patterns: vec![every] },
         shown => names(shown.iter().map(String::as_str)),
     };
+    let listed = |name: &String| name.eq_ignore_ascii_case(CREDENTIALS);
+    let unasked = (grpc && !rules.headers_to_ext_auth.is_empty())
+        .then_some(CREDENTIALS)
+        .filter(|_| !rules.headers_to_ext_auth.iter().any(listed));
     let described = rules.include_route_metadata == Some(true);
     ExtAuthz {
         transport_api_version: ApiVersion::V3.into(),
@@ -258,8 +264,8 @@ fn base(grpc: bool, rules: &Rules) -> ExtAuthz {
             ..Default::default()
         })),
         allowed_headers: grpc.then_some(shown),
-        // Which listener a request came by is Envoy's own matter.
-        disallowed_headers: Some(names([LISTENER])),
+        // Which listener a request came by is Envoy's own matter. To a list of those that are shown Envoy adds one by itself.
+        disallowed_headers: Some(names([LISTENER].into_iter().chain(unasked))),
         failure_mode_allow: rules.fail_open == Some(true),
         clear_route_cache: rules.recompute_route == Some(true),
         status_on_error: rules.status_on_error.map(|code| HttpStatus { code }),

@@ -98,8 +98,9 @@ struct FromHeader {
 
 /// The filter, under whose name claims are found by what decides by them.
 pub(crate) const NAME: &str = "envoy.filters.http.jwt_authn";
-/// The claim that lists what a token is good for (RFC 8693 4.2): words between spaces.
-pub(crate) const SCOPE: &str = "scope";
+/// The claims that list what a token is good for: words between spaces (RFC 8693, section 4.2), or under the name that some
+/// providers have for it, also as a list.
+pub(crate) const SCOPES: [&str; 2] = ["scope", "scp"];
 /// The annotation of a policy whose keys are those of a declared input, and not what their server gives Envoy at any time: a
 /// key then changes by a reviewed change only, and a server that cannot be reached keeps nobody out.
 const PINNED: &str = "moorgate.dev/pinned-jwks";
@@ -217,7 +218,7 @@ fn provider(spec: &Provider, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Jw
         from_params: from.map(|from| from.params.clone()).unwrap_or_default(),
         payload_in_metadata: spec.name.clone(),
         normalize_payload_in_metadata: Some(jwt_provider::NormalizePayload {
-            space_delimited_claims: vec![SCOPE.into()],
+            space_delimited_claims: SCOPES.map(str::to_owned).to_vec(),
         }),
         claim_to_headers: claims.collect(),
         jwks_source_specifier: Some(keys),

@@ -91,6 +91,7 @@ mod local_rate_limit;
 mod lua;
 mod oidc;
 mod path_settings;
+mod paths;
 mod request_buffer;
 mod response_override;
 mod retry;
@@ -220,6 +221,7 @@ mod tests {
         "needs",
         "operators",
         "outcome",
+        "paths",
         "place",
         "policy",
         "proxy",
@@ -296,6 +298,7 @@ mod tests {
             [
                 "envoy.filters.http.header_mutation",
                 "envoy.filters.http.health_check",
+                "envoy.filters.http.custom_response",
                 "filters of listeners",
                 "envoy.filters.http.fault",
                 "envoy.filters.http.cors",
@@ -320,7 +323,6 @@ mod tests {
                 "envoy.filters.http.bandwidth_limit",
                 "envoy.filters.http.dynamic_forward_proxy",
                 "envoy.filters.http.rbac.resolved",
-                "envoy.filters.http.custom_response",
                 "envoy.filters.http.credential_injector",
                 "envoy.filters.http.compressor",
             ]

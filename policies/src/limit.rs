@@ -4,8 +4,8 @@
 //! condition that holds. If one does not hold there is no row, and nothing is counted. An entry of which the configuration
 //! says no value has a count for each value.
 
-use crate::Lowering;
 use crate::authorization::cidr;
+use crate::{Lowering, paths};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::rate_limit::action::{
@@ -415,33 +415,20 @@ fn parameter(key: &str, wanted: &Named, text: StringMatcher) -> Action {
 
 /// What a path must be, whatever query stands behind it.
 fn whole_path(wanted: &Plain, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<StringMatcher> {
-    const QUERY: &str = r"(\?.*)?";
-    let path = match wanted.kind.as_deref() {
-        Some("Exact") => literal(&wanted.value),
-        None | Some("PathPrefix") => format!("{}(/.*)?", literal(wanted.value.trim_end_matches('/'))),
+    let regex = match wanted.kind.as_deref() {
+        Some("Exact") => paths::exact(&wanted.value),
+        None | Some("PathPrefix") => paths::below(&wanted.value),
         Some("RegularExpression") => {
             cx.expression(at.key("value"), &wanted.value)?;
-            format!("(?:{})", wanted.value)
+            format!(r"(?:{})(\?.*)?", wanted.value)
         }
         Some(other) => {
             cx.invalid(at.key("type"), &format!("type {other} is not known"));
             return None;
         }
     };
-    let regex = RegexMatcher { regex: format!("{path}{QUERY}"), ..Default::default() };
+    let regex = RegexMatcher { regex, ..Default::default() };
     Some(StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex)), ..Default::default() })
-}
-
-/// An expression that fits this text only (RE2).
-fn literal(text: &str) -> String {
-    let mut out = String::new();
-    for letter in text.chars() {
-        if letter.is_ascii_punctuation() {
-            out.push('\\');
-        }
-        out.push(letter);
-    }
-    out
 }
 
 /// The first address of a range, by which Envoy names it.
@@ -474,10 +461,5 @@ mod tests {
             assert_eq!(network(address, length).unwrap().0.to_string(), name);
         }
         assert_eq!((network("10.0.0.1", 33), network("a", 8)), (None, None));
-    }
-
-    #[test]
-    fn letters_stand_for_themselves() {
-        assert_eq!(literal("/a.b/c-d_1"), r"\/a\.b\/c\-d\_1");
     }
 }

@@ -33,7 +33,8 @@ use moorgate_model::diagnostic::policy::{
     POLICY_APPROXIMATE, POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
 use moorgate_model::ir::{
-    ClientValidation, ClusterPolicies, LateValue, ListenerFilter, Module, Patch, RouteFilter, SharedLimits,
+    ClientRanges, ClientValidation, ClusterPolicies, LateValue, ListenerFilter, Module, Patch, RouteFilter,
+    SharedLimits,
 };
 use moorgate_model::{Code, Diagnostic, FieldPath, Node, Object, ObjectRef};
 use serde::Deserialize;
@@ -87,6 +88,8 @@ pub struct Lowered {
     pub tls: Vec<Patch>,
     /// How clients prove who they are.
     pub clients: Option<ClientValidation>,
+    /// Whose connections are carried where nobody reads requests.
+    pub connections: Option<ClientRanges>,
     /// What changes a rule itself.
     pub rule: OfRule,
     /// Routes say what they are, for a service that is told.
@@ -131,6 +134,7 @@ impl Lowered {
         self.listener.extend(other.listener.iter().cloned());
         self.tls.extend(other.tls.iter().cloned());
         self.clients = other.clients.clone().or(self.clients.take());
+        self.connections = other.connections.clone().or(self.connections.take());
         self.rule.add(&other.rule);
         self.describes |= other.describes;
         self.late.extend(other.late.iter().cloned());

@@ -7,6 +7,8 @@
 pub const LATE_HEADERS: u16 = 40;
 /// Whoever asks whether a listener is well has no credentials, and means no route.
 pub const HEALTH: u16 = 50;
+/// Responses pass backwards: whoever gave one, also whoever kept a request out, it is replaced when all others have seen it.
+pub const CUSTOM_RESPONSE: u16 = 60;
 /// Filters of listeners, before a route is looked for.
 pub const LISTENER: u16 = 100;
 /// Faults on purpose: before anything that costs.
@@ -55,8 +57,6 @@ pub const ADMISSION: u16 = 970;
 pub const RESOLVE: u16 = 980;
 /// What was found is judged before anybody connects to it.
 pub const RESOLVED: u16 = 990;
-/// Responses pass backwards: those of backends and of Envoy itself are replaced before filters in front see them.
-pub const CUSTOM_RESPONSE: u16 = 1000;
 /// A credential is put in when nobody but the backend sees it any more.
 pub const CREDENTIAL: u16 = 1050;
 /// Responses are compressed when nobody changes their bodies any more: responses pass backwards, so this is the first

@@ -1,12 +1,15 @@
 //! Requests are held until they are there whole (BackendTrafficPolicy `requestBuffer`).
 
 use crate::quantity::Quantity;
+use crate::upgrade::USUAL;
 use crate::{About, Capability, Effect, Kind, Lowering, place};
+use envoy_types::pb::envoy::config::route::v3::{RouteAction, route_action};
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::buffer_per_route::Override;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
-use envoy_types::pb::google::protobuf::UInt32Value;
+use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value};
 use moorgate_model::FieldPath;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The capability.
 pub(crate) struct RequestBuffer;
@@ -15,6 +18,7 @@ pub(crate) struct RequestBuffer;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Spec {
     request_buffer: Option<Wanted>,
+    http_upgrade: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,7 +37,7 @@ impl Capability for RequestBuffer {
         except: &[],
         since: "0.3.0",
         docs: "\
-A request goes to its backend when all of it has come, up to limit bytes; a larger one is answered with 413. Not for requests that stream or change the protocol.",
+A request goes to its backend when all of it has come, up to limit bytes; a larger one is answered with 413. Not for requests that stream; such as change the protocol (websocket) do not pass.",
         effect: Effect::Filter {
             name: NAME,
             place: place::BUFFER,
@@ -54,6 +58,17 @@ A request goes to its backend when all of it has come, up to limit bytes; a larg
         let off = BufferPerRoute { r#override: Some(Override::Disabled(true)) };
         // The one of the listener is never used; Envoy asks for a number.
         cx.busy_filter((NAME, place::BUFFER), &buffer(1), &own, &off);
+        if spec.http_upgrade.is_some() {
+            // Of a wider policy: what it lists it means.
+            return;
+        }
+        // A request that changes the protocol never ends, so it would wait for good.
+        let none = route_action::UpgradeConfig {
+            upgrade_type: USUAL.into(),
+            enabled: Some(BoolValue { value: false }),
+            ..Default::default()
+        };
+        cx.forward(&RouteAction { upgrade_configs: vec![none], ..Default::default() }, &[]);
     }
 }
 

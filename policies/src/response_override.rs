@@ -110,7 +110,7 @@ responses: Backend, Local (those of Envoy itself) or All.",
         effect: Effect::Filter {
             name: NAME,
             place: place::CUSTOM_RESPONSE,
-            why: "responses pass backwards: what a backend or a filter behind has answered is replaced before anything in front sees it",
+            why: "responses pass backwards: whoever gave one, also a filter that keeps a request out, it is replaced when all others have seen it",
         },
     };
 
@@ -221,6 +221,11 @@ fn redirect(found: &Redirect, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<A
         cx.invalid(at.clone(), "neither hostname nor path has spaces or line ends");
         return None;
     }
+    if path.is_none() && found.hostname.is_none() {
+        // Envoy refuses the whole table for it: it would ask the same again.
+        cx.invalid(at.clone(), "a redirect names a hostname or a path");
+        return None;
+    }
     let action = RedirectAction {
         host_redirect: found.hostname.clone().unwrap_or_default(),
         port_redirect: found.port.unwrap_or_default(),
@@ -294,6 +299,10 @@ mod tests {
             (
                 format!(r#"{{{code}, "redirect": {{"scheme": "ftp"}}}}"#),
                 "MG4002 spec.responseOverride[0].redirect.scheme",
+            ),
+            (
+                format!(r#"{{{code}, "redirect": {{"port": 8080}}}}"#),
+                "MG4002 spec.responseOverride[0].redirect",
             ),
             (r#"{"match": {}, "response": {}}"#.into(), "MG4002 spec.responseOverride[0].match"),
             (

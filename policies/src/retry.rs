@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3
 use envoy_types::pb::google::protobuf::UInt32Value;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
+use std::time::Duration;
 
 /// The capability.
 pub(crate) struct Retry;
@@ -53,6 +54,8 @@ const CODES: [u32; 1] = [503];
 /// The trigger without which Envoy does not look at status codes.
 const BY_CODE: &str = "retriable-status-codes";
 const RETRIES: u32 = 2;
+/// Envoy's own first interval between tries.
+const BACK_OFF: Duration = Duration::from_millis(25);
 /// So often Envoy looks for an endpoint that was not tried yet.
 const SELECTIONS: i64 = 5;
 /// `RouteAction.retry_policy`
@@ -88,6 +91,11 @@ A rule's own retry comes first, and so does its own timeouts.backendRequest for 
         let most = time(cx, &back.key("maxInterval"), back_off.and_then(|back| back.max_interval.as_deref()));
         if base.is_some_and(|base| base.is_zero() || most.is_some_and(|most| most < base)) {
             return cx.invalid(back, "baseInterval is zero, or more than maxInterval");
+        }
+        // Envoy takes no greatest interval without a first one: its own first one is this.
+        let base = base.or(most.map(|most| most.min(BACK_OFF)));
+        if base.is_some_and(|base| base.is_zero()) {
+            return cx.invalid(back, "maxInterval is zero");
         }
         let attempts = rules.num_attempts_per_priority.unwrap_or_default();
         if attempts < 0 {
@@ -143,7 +151,6 @@ fn conditions(on: Option<&On>) -> (String, Vec<u32>) {
 mod tests {
     use super::*;
     use crate::lowering::testing::{self, patched};
-    use std::time::Duration;
 
     fn policy(spec: &str) -> RetryPolicy {
         let compiled = testing::compile(Kind::BackendTraffic, spec);
@@ -156,6 +163,20 @@ mod tests {
         let plain = policy(r#"{"retry": {}}"#);
         assert_eq!((plain.num_retries.unwrap().value, plain.retriable_status_codes), (2, vec![503]));
         assert_eq!(plain.retry_on, TRIGGERS);
+    }
+
+    #[test]
+    fn a_greatest_interval_has_a_first_one_before_it() {
+        for (most, first) in [("1s", 25), ("10ms", 10)] {
+            let spec = format!(r#"{{"retry": {{"perRetry": {{"backOff": {{"maxInterval": "{most}"}}}}}}}}"#);
+            let back_off = policy(&spec).retry_back_off.unwrap();
+            assert_eq!(back_off.base_interval, Some(milliseconds(Duration::from_millis(first))), "{most}");
+        }
+        let none = testing::compile(
+            Kind::BackendTraffic,
+            r#"{"retry": {"perRetry": {"backOff": {"maxInterval": "0s"}}}}"#,
+        );
+        assert_eq!(testing::said(&none), ["MG4002 spec.retry.perRetry.backOff"]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ struct Connect {
 }
 
 /// What every listener lets pass where nothing is said.
-const USUAL: &str = "websocket";
+pub(crate) const USUAL: &str = "websocket";
 const CONNECT: &str = "CONNECT";
 
 impl Capability for Upgrade {

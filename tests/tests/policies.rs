@@ -2,6 +2,8 @@
 //! that passes and one that does not.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
+#[path = "policies/answers.rs"]
+mod answers;
 #[path = "policies/behaviour.rs"]
 mod behaviour;
 #[path = "policies/bootstrap.rs"]
@@ -16,6 +18,8 @@ mod connections;
 mod edges;
 #[path = "policies/extensions.rs"]
 mod extensions;
+#[path = "policies/external.rs"]
+mod external;
 #[path = "policies/fleets.rs"]
 mod fleets;
 #[path = "policies/grants.rs"]
@@ -38,6 +42,8 @@ mod metrics;
 mod modules;
 #[path = "policies/patches.rs"]
 mod patches;
+#[path = "policies/proof.rs"]
+mod proof;
 #[path = "policies/proxies.rs"]
 mod proxies;
 #[path = "policies/rerouted.rs"]
@@ -52,6 +58,8 @@ mod settled;
 mod shown;
 #[path = "policies/sinks.rs"]
 mod sinks;
+#[path = "policies/tokens.rs"]
+mod tokens;
 #[path = "policies/traffic.rs"]
 mod traffic;
 #[path = "policies/zones.rs"]
@@ -61,7 +69,7 @@ use moorgate_tests::distil::crds;
 use moorgate_tests::program::{self, moorgate, run};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn said(arguments: &[&str]) -> String {
     let mut command = moorgate().unwrap();
@@ -236,48 +244,32 @@ fn each_operator_of_texts_is_shown_to_envoy() {
     assert!(names.count() > 150 && missing.is_empty(), "{missing:?}");
 }
 
-/// A field that is carried out stands in a case that all Envoys take or in a test beside a real one; one that shapes pods, in
-/// the tests of the room that does so.
+/// A field that is carried out is set, at its place, in a case that all Envoys take; the few others are named, with a reason.
 #[test]
 fn each_field_that_is_carried_out_is_shown() {
-    let mut texts = [String::new(), String::new()];
-    let folders = [
-        (0, "tests/golden/policies"),
-        (0, "tests/tests/policies"),
-        (1, "translator/src/render"),
-        (1, "translator/src/parameters"),
-        (1, "policies/src/proxy"),
-    ];
-    for (place, folder) in folders {
-        read_below(&program::root().join(folder), &mut texts[place]);
-    }
-    let words = |text: &str| -> BTreeSet<String> {
-        text.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
-    };
-    let [shown, shaping] = texts.map(|text| words(&text));
+    let shown = proof::Shown::new();
     let table: Value = serde_json::from_str(&said(&["--fields", "-o", "json"])).unwrap();
     let carried = table["fields"].as_array().unwrap().iter().filter(|row| row["state"] == "carried out");
-    let mut missing = Vec::new();
+    let (mut missing, mut in_cases) = (Vec::new(), 0);
     for row in carried {
-        let (kind, field) = (row["kind"].as_str().unwrap(), row["field"].as_str().unwrap());
-        let name = field.rsplit('.').next().unwrap();
-        let found = shown.contains(name) || kind == "EnvoyProxy" && shaping.contains(name);
-        if !found {
+        let kind = row["kind"].as_str().unwrap();
+        let field = row["field"].as_str().unwrap().strip_prefix("spec.").unwrap();
+        in_cases += usize::from(shown.in_a_case(kind, field));
+        if !shown.holds(kind, field) {
             missing.push(format!("{kind} {field}"));
         }
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
-}
-
-/// Every source and input below a folder, and none of the outputs, which come of them.
-fn read_below(folder: &Path, out: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            read_below(&path, out);
-        } else if path.extension().is_some_and(|end| end == "rs" || end == "yaml") {
-            out.push_str(&std::fs::read_to_string(&path).unwrap());
-        }
+    assert!(in_cases >= 600, "cases set {in_cases} fields");
+    // A name that stands elsewhere shows nothing here.
+    for (kind, field) in [
+        ("BackendTrafficPolicy", "retry.jwt"),
+        ("BackendTrafficPolicy", "cors.allowOrigins"),
+        ("SecurityPolicy", "cors.numRetries"),
+        ("SecurityPolicy", "jwt.backendSettings.retry"),
+        ("SecurityPolicy", "basicAuth.credentialRefs.name"),
+    ] {
+        assert!(!shown.holds(kind, field), "{kind} {field}");
     }
 }
 
@@ -326,6 +318,63 @@ fn explain_names_patches() {
         assert!(text.contains(wanted), "{text}");
     }
     assert!(!text.contains("shop/lost") && !text.contains("shop/opens"), "{text}");
+}
+
+/// Of connections too: who may come, what took the place of what, and why nobody passes; and the same from the store alone.
+#[test]
+fn explain_names_the_policies_of_connections() {
+    let golden = program::root().join("tests/golden/policies/client-ranges/in.yaml");
+    let text = std::fs::read_to_string(golden).unwrap();
+    // Where nobody can be asked where datagrams come from there is an error, and no release.
+    let documents: Vec<&str> = text.split("---\n").filter(|one| !one.contains("kind: UDPRoute")).collect();
+    let stack = moorgate_tests::stack::Stack::new("shop/edge").unwrap();
+    let source = stack.folder().join("in.yaml");
+    std::fs::write(&source, documents.join("---\n")).unwrap();
+    stack.publish(&source).unwrap();
+    let explain = |from: &str, output: &str, port: u16, code: i32| {
+        let mut command = stack.command("explain").unwrap();
+        command.args(["-o", output, from, "CONNECT", &format!("tcp://any.example:{port}")]);
+        run(&mut command).unwrap().ended_with(&[code]).unwrap().stdout
+    };
+    let live = source.display().to_string();
+    let (some, all, none) =
+        (explain(&live, "text", 5000, 0), explain(&live, "text", 5001, 0), explain(&live, "text", 5002, 1));
+    for (text, wanted) in [
+        (&some, "policy SecurityPolicy shop/offices on Gateway shop/edge: authorization  ("),
+        (
+            &some,
+            "clients from 10.0.0.0/8, 192.0.2.7/32, 2001:db8::/32 pass, those from 0.0.0.0/0, 10.9.0.0/16",
+        ),
+        (&all, "policy SecurityPolicy shop/everybody on TCPRoute shop/all: authorization  ("),
+        (
+            &all,
+            "shop/offices on Gateway shop/edge: has no effect here, SecurityPolicy shop/everybody takes its place  (",
+        ),
+        (&none, "policy SecurityPolicy shop/nobody on TCPRoute shop/none: authorization  ("),
+        (&none, "the connection is closed"),
+    ] {
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    assert!(!all.contains("clients from"), "{all}");
+    let answer = |from: &str, port: u16| -> Value {
+        serde_json::from_str::<Value>(&explain(from, "json", port, 0)).unwrap()["answers"][0].clone()
+    };
+    for port in [5000, 5001] {
+        let (live, stored) = (answer(&live, port), answer("channel:shop/edge@stable", port));
+        assert_eq!(
+            (&live["clients"], &live["backends"]),
+            (&stored["clients"], &stored["backends"]),
+            "{port}"
+        );
+        let told = |answer: &Value| -> Vec<(Value, Value, Value)> {
+            let policies = answer["policies"].as_array().unwrap().iter();
+            policies
+                .map(|one| (one["object"].clone(), one["capabilities"].clone(), one["overridden_by"].clone()))
+                .collect()
+        };
+        assert_eq!(told(&live), told(&stored), "{port}");
+    }
+    assert_eq!(answer(&live, 5000)["clients"]["allowed"][0], "10.0.0.0/8");
 }
 
 /// The same from the store alone: the places were signed beside the snapshot, and how paths are read stands in it.

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use envoy_types::pb::envoy::service::status::v3::ClientStatusRequest;
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use moorgate_tests::backend::Backend;
@@ -25,6 +27,13 @@ const HOST: &str = "shop.example.com";
 const API_TOKEN: &str = "marker-api-token-9f2c71d04e8b";
 const CLOUD_KEY: &str = "marker-cloud-key-77c1a5e0d9f3";
 const PASSWORD: &str = "marker-password-1b6e40a8c25d";
+/// As long as a SHA-1.
+const HASH: &str = "marker-hash-of-ann-5";
+const API_KEY: &str = "marker-api-key-4d17b0c2ee91";
+const CLIENT_ID: &str = "marker-client-id-0a93f7d6";
+const CLIENT_SECRET: &str = "marker-client-secret-83fe52";
+const HMAC: &str = "marker-hmac-6bd0a91c52f8";
+const CREDENTIAL: &str = "marker-credential-d7e3905b";
 
 /// What was said, and where.
 #[derive(Default)]
@@ -155,6 +164,80 @@ fn indented(text: &str) -> String {
     lines.join("\n")
 }
 
+/// The entry of each Secret that policies need, with its namespace, its name and its key.
+fn entries(list: &str) -> [[String; 4]; 7] {
+    [
+        ["shop", "staff", ".htpasswd", &format!("ann:{{SHA}}{}", STANDARD.encode(HASH))],
+        ["shop", "keys", "team-a", API_KEY],
+        ["shop", "login", "client-secret", CLIENT_SECRET],
+        ["shop", "client", "client-id", CLIENT_ID],
+        ["shop", "envoy-oidc-hmac", "hmac-secret", HMAC],
+        ["shop", "backend", "credential", &format!("Bearer {CREDENTIAL}")],
+        ["edge", "list", "ca.crl", list],
+    ]
+    .map(|entry| entry.map(str::to_owned))
+}
+
+/// An object of Envoy Gateway's group.
+fn object(kind: &str, (namespace, name): (&str, &str), spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: {kind}\nmetadata: {{ name: {name}, namespace: {namespace} }}\nspec:\n{spec}"
+    )
+}
+
+/// A policy for each kind of Secret that there is, with a route of its own where it is for one; and the Secrets.
+fn policies(entries: &[[String; 4]]) -> Vec<String> {
+    let login = |path: &str, client: &str| {
+        format!(
+            "  oidc:\n    provider:\n      issuer: http://idp.example\n      authorizationEndpoint: http://idp.example/authorize\n      \
+             tokenEndpoint: http://idp.example/token\n      backendRefs: [{{ name: cart, port: 80 }}]\n    {client}\n    \
+             clientSecret: {{ name: login }}\n    redirectURL: https://{HOST}/{path}/callback\n    logoutPath: /{path}/logout\n"
+        )
+    };
+    let keys = "  apiKeyAuth: { credentialRefs: [{ name: keys }], extractFrom: [{ headers: [x-key] }] }\n";
+    let mut out = Vec::new();
+    for (name, spec) in [
+        ("staff", "  basicAuth: { users: { name: staff } }\n".to_owned()),
+        ("keys", keys.to_owned()),
+        ("login", login("login", "clientID: shop")),
+        ("client", login("client", "clientIDRef: { name: client }")),
+    ] {
+        let target = format!(
+            "  targetRefs: [{{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: {name} }}]\n{spec}"
+        );
+        let rule = manifest::rule(&format!("/{name}"), "cart");
+        out.push(manifest::http_route("shop", name, "edge/public", &[HOST], &rule));
+        out.push(object("SecurityPolicy", ("shop", name), &target));
+    }
+    let filter = "      filters: [{ type: ExtensionRef, extensionRef: { group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: backend } }]\n";
+    let rule = format!("{}{filter}", manifest::rule("/backend", "cart"));
+    out.push(manifest::http_route("shop", "backend", "edge/public", &[HOST], &rule));
+    let credential = "  credentialInjection: { credential: { valueRef: { name: backend } } }\n";
+    out.push(object("HTTPRouteFilter", ("shop", "backend"), credential));
+    let clients = "  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: public, sectionName: good }]\n  tls:\n    \
+                   clientValidation: { caCertificateRefs: [{ group: '', kind: ConfigMap, name: devices }], crl: { refs: [{ name: list }] } }\n";
+    out.push(object("ClientTrafficPolicy", ("edge", "clients"), clients));
+    out.extend(entries.iter().map(|[namespace, name, key, text]| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{ name: {name}, namespace: {namespace} }}\nstringData:\n  {key}: |\n{}\n",
+            indented(text)
+        )
+    }));
+    out
+}
+
+/// What of all this a compiler that has understood it names.
+const NAMED: [&str; 8] = [
+    "envoy.filters.http.basic_auth/shop/staff",
+    "envoy.filters.http.api_key_auth/shop/keys",
+    "envoy.filters.http.oauth2/shop/login",
+    "envoy.filters.http.oauth2/shop/client",
+    "Secret/shop/login/client-secret",
+    "Secret/shop/envoy-oidc-hmac/hmac-secret",
+    "Secret/shop/backend/credential",
+    "Revoked/edge/list",
+];
+
 fn kubeconfig_text(port: u16) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n  - name: c\n    cluster:\n      \
@@ -276,45 +359,53 @@ fn check_modes(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn no_secret_shows_in_what_the_translator_prints_and_writes() {
-    let mut scene = Scene::new().unwrap();
-    let folder = scene.stack.folder().to_owned();
-    let source = folder.join("source.yaml");
-    let write = |text: &str| std::fs::write(&source, text).unwrap();
-    let whole = manifest::documents(&scene.documents());
-    write(&whole);
-    let other = folder.join("other.yaml");
-    std::fs::write(&other, whole.replace("prefix", "exact").replace(HOST, "other.example.com")).unwrap();
-    let stack = &scene.stack;
+/// Everything that the translator is asked about a source and another one, and about requests for a port; plans go into a folder.
+fn questions(
+    stack: &Stack,
+    (source, other): (&Path, &Path),
+    port: u16,
+    plans: &Path,
+) -> Result<Vec<Command>> {
     let mut commands: Vec<Command> = Vec::new();
     let mut add = |command: &mut Command| commands.push(copy(command));
     for output in ["text", "json", "sarif", "github"] {
-        add(stack.command("check").unwrap().args(["-o", output]).arg(&source));
+        add(stack.command("check")?.args(["-o", output]).arg(source));
     }
     for output in ["text", "json", "envoy"] {
-        add(stack.command("compile").unwrap().args(["-o", output]).arg(&source));
+        add(stack.command("compile")?.args(["-o", output]).arg(source));
     }
     for output in ["text", "json", "markdown"] {
-        add(stack.command("diff").unwrap().args(["-o", output]).arg(&source).arg(&other));
+        add(stack.command("diff")?.args(["-o", output]).arg(source).arg(other));
     }
-    add(stack.command("explain").unwrap().arg(&source).args(["GET", "https://shop.example.com/"]));
-    add(stack.command("render").unwrap().arg(&source));
-    add(stack.signed("publish").unwrap().arg(&source));
+    for output in ["text", "json"] {
+        for path in ["", "staff", "keys", "login", "client", "backend"] {
+            let url = format!("https://{HOST}:{port}/{path}");
+            add(stack.command("explain")?.args(["-o", output]).arg(source).args(["GET", &url]));
+        }
+    }
+    add(stack.command("render")?.arg(source));
+    add(stack.command("plan")?.arg("--out").arg(plans.join("first.plan")).arg(source));
+    add(stack.signed("publish")?.arg(source));
+    for output in ["text", "json", "markdown"] {
+        let plan = plans.join(format!("{output}.plan"));
+        add(stack.command("plan")?.args(["-o", output, "--show-values", "--out"]).arg(plan).arg(other));
+    }
+    let url = format!("https://{HOST}:{port}/staff");
+    add(stack.command("explain")?.args(["channel:edge/public@stable", "GET", &url]));
     // A key in the environment that is somebody else's, one that is none, one that is not there.
     for key in ["env:MOORGATE_TEST_KEY", &format!("file:{}", source.display()), "env:NOBODY"] {
-        let mut command = stack.command("publish").unwrap();
-        add(command.args(["--channel", "stable", "--key", key]).arg(&other));
+        add(stack.command("publish")?.args(["--channel", "stable", "--key", key]).arg(other));
     }
     for subcommand in [&["log", "edge/public", "--audit"][..], &["status"], &["verify", "edge/public"]] {
-        add(stack.command(subcommand[0]).unwrap().args(&subcommand[1..]));
+        add(stack.command(subcommand[0])?.args(&subcommand[1..]));
     }
-    for mut command in commands {
-        scene.hear(&format!("{command:?}"), &mut command).unwrap();
-    }
-    // The same where the mistake stands beside the secret, or is it.
+    Ok(commands)
+}
+
+/// The same source where a mistake stands beside a secret, or is it.
+fn mistakes(whole: &str, entries: &[[String; 4]]) -> Vec<String> {
     let key = "tls.key: |";
-    let broken = [
+    let mut out = vec![
         whole.replace(key, "tls.key: ["),
         whole.replace(key, "tls.key:"),
         whole.replace(&format!("password: {PASSWORD}"), &format!("password: {PASSWORD}: {{ ")),
@@ -323,9 +414,51 @@ fn no_secret_shows_in_what_the_translator_prints_and_writes() {
         whole.replace("stringData:", "stringDato:"),
         whole.replace("kind: Secret", "kind: Service"),
     ];
-    for text in broken {
+    let mut unnamed = whole.to_owned();
+    for [.., key, _] in entries {
+        out.push(whole.replace(&format!("  {key}: |"), &format!("  {key}: [")));
+        unnamed = unnamed.replace(&format!("  {key}: |"), &format!("  {key}-of-nobody: |"));
+    }
+    out.push(unnamed);
+    out
+}
+
+#[test]
+fn no_secret_shows_in_what_the_translator_prints_and_writes() {
+    let mut scene = Scene::new().unwrap();
+    let folder = scene.stack.folder().to_owned();
+    let (source, plans) = (folder.join("source.yaml"), folder.join("plans"));
+    std::fs::create_dir(&plans).unwrap();
+    let (.., list) = Certificate::revoked("a.devices.example.com").unwrap();
+    let entries = entries(&list);
+    for (name, text) in [
+        ("the hash of a password", HASH),
+        ("the API key", API_KEY),
+        ("the client's id", CLIENT_ID),
+        ("the client's secret", CLIENT_SECRET),
+        ("the key of sessions", HMAC),
+        ("the credential", CREDENTIAL),
+    ] {
+        scene.markers.text(name, text);
+    }
+    // In its first lines stands who made it, which is no secret.
+    for line in list.lines().filter(|line| !line.starts_with("-----")).skip(2) {
+        scene.markers.text("the list", line);
+    }
+    let whole = manifest::documents(&[scene.documents(), policies(&entries)].concat());
+    std::fs::write(&source, &whole).unwrap();
+    let other = folder.join("other.yaml");
+    std::fs::write(&other, whole.replace("prefix", "exact").replace(HOST, "other.example.com")).unwrap();
+    for mut command in questions(&scene.stack, (&source, &other), scene.tls, &plans).unwrap() {
+        scene.hear(&format!("{command:?}"), &mut command).unwrap();
+    }
+    let said: Vec<u8> = scene.said.0.iter().flat_map(|(_, text)| text.clone()).collect();
+    let said = String::from_utf8_lossy(&said);
+    let unnamed: Vec<&str> = NAMED.into_iter().filter(|name| !said.contains(*name)).collect();
+    assert!(unnamed.is_empty(), "{unnamed:?} was not compiled");
+    for text in mistakes(&whole, &entries) {
         assert_ne!(text, whole);
-        write(&text);
+        std::fs::write(&source, &text).unwrap();
         for output in ["text", "json", "sarif", "github"] {
             let mut command = scene.stack.command("check").unwrap();
             scene.hear("check of a broken Secret", command.args(["-o", output]).arg(&source)).unwrap();
@@ -336,11 +469,18 @@ fn no_secret_shows_in_what_the_translator_prints_and_writes() {
         scene.said.0.iter().map(|(_, text)| text.len()).sum::<usize>() > 50_000,
         "they said next to nothing"
     );
-    let (found, read) = scene.markers.find_below(&scene.stack.store()).unwrap();
-    assert!(found.is_empty() && read >= 4, "{read} files: {found:?}");
-    // And the search is one that finds.
+    for (written, least) in [(scene.stack.store(), 4), (plans, 4)] {
+        let (found, read) = scene.markers.find_below(&written).unwrap();
+        assert!(found.is_empty() && read >= least, "{}: {read} files: {found:?}", written.display());
+    }
+    // And the search is one that finds, of each secret.
     scene.said.note("planted", whole);
-    assert!(!scene.said.judged_by(&scene.markers).is_empty());
+    let found = scene.said.judged_by(&scene.markers).join("\n");
+    let names = "the good key, the password, the hash of a password, the API key, the client's id, \
+                 the client's secret, the key of sessions, the credential, the list";
+    for name in names.split(", ") {
+        assert!(found.contains(&format!("planted: {name} as ")), "{name}: {found}");
+    }
 }
 
 fn copy(command: &Command) -> Command {

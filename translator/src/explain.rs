@@ -26,6 +26,8 @@ pub enum Answer<'f> {
     Refused {
         /// The listener's name.
         listener: &'f str,
+        /// The route that would carry it, with its chain, where one is there and closed.
+        route: Option<(&'f FilterChain, &'f Stream)>,
     },
     /// The bytes go to backends as they are, whatever is asked in them.
     Carried {
@@ -75,13 +77,16 @@ pub fn explain<'f>(fleet: &'f Fleet, request: &Request) -> Answer<'f> {
     else {
         return Answer::NoListener;
     };
-    let Some(chain) = chain(listener, request) else { return Answer::Refused { listener: name } };
+    let Some(chain) = chain(listener, request) else {
+        return Answer::Refused { listener: name, route: None };
+    };
     let routes = match &chain.serves {
         Serves::Http(routes) => routes,
         Serves::Stream(stream) if stream.backends.iter().any(|backend| backend.cluster.is_some()) => {
             return Answer::Carried { listener: name, chain, stream };
         }
-        Serves::Stream(_) | Serves::Refuse => return Answer::Refused { listener: name },
+        Serves::Stream(stream) => return Answer::Refused { listener: name, route: Some((chain, stream)) },
+        Serves::Refuse => return Answer::Refused { listener: name, route: None },
     };
     // Only the bytes of a request meet routes.
     if !matches!(request.scheme.as_str(), "http" | "https") {

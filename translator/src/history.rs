@@ -120,10 +120,18 @@ pub fn policy_mark(target: &str) -> String {
     format!("policy/{target}")
 }
 
-/// What stands beside that for a capability that is in force.
+/// What stands beside that for a capability that is in force for requests.
 pub fn capability_mark(capability: &str) -> String {
-    format!("does/{capability}")
+    format!("{DOES}{capability}")
 }
+
+/// The same for connections and datagrams.
+pub fn carrying_mark(capability: &str) -> String {
+    format!("{DOES_CARRYING}{capability}")
+}
+
+const DOES: &str = "does/";
+const DOES_CARRYING: &str = "does-carrying/";
 
 /// What stands beside that for a policy that is merged with one of a wider scope.
 pub const MERGES: &str = "merges";

@@ -12,7 +12,8 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProx
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use moorgate_model::ir::{
-    ClientValidation, Dns, Extension, ListenerFilter, Patch, ProxyHeader, RouteFilter, SharedLimits,
+    ClientRanges, ClientValidation, Dns, Extension, ListenerFilter, Patch, ProxyHeader, RouteFilter,
+    SharedLimits,
 };
 use moorgate_model::{FieldPath, ObjectRef};
 use prost::{Message, Name};
@@ -193,6 +194,11 @@ impl Lowering<'_> {
     /// Requests stay in Envoy's own zone: it has to know that.
     pub fn in_zone(&mut self) {
         self.out.cluster.in_zone = true;
+    }
+
+    /// Connections of these clients are carried, and of no others.
+    pub fn connections(&mut self, clients: ClientRanges) {
+        self.out.connections = Some(clients);
     }
 
     /// Connections and datagrams get their endpoint by the client's address.

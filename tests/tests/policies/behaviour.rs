@@ -31,17 +31,27 @@ pub(crate) fn policy(name: &str, kind: &str, target: &str, of: &str, spec: &str)
     )
 }
 
-/// A token signed with a shared key (RFC 7515, HS256).
+/// A token signed with the key of these tests.
 pub(crate) fn token(claims: &str) -> String {
+    signed_with(SECRET, claims)
+}
+
+/// A token signed with a shared key (RFC 7515, HS256).
+pub(crate) fn signed_with(secret: &[u8], claims: &str) -> String {
     let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT","kid":"k"}"#);
     let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims));
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
     let tag = ring::hmac::sign(&key, signed.as_bytes());
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
 }
 
 pub(crate) fn keys() -> String {
-    let key = URL_SAFE_NO_PAD.encode(SECRET);
+    keys_of(SECRET)
+}
+
+/// A set of one shared key.
+pub(crate) fn keys_of(secret: &[u8]) -> String {
+    let key = URL_SAFE_NO_PAD.encode(secret);
     format!(r#"{{"keys":[{{"kty":"oct","alg":"HS256","kid":"k","k":"{key}"}}]}}"#)
 }
 

@@ -2,14 +2,17 @@
 
 use super::behaviour::{HOST, policy};
 use moorgate_tests::backend::Backend;
-use moorgate_tests::http::{Request, Target, send_until};
+use moorgate_tests::certificate::Certificate;
+use moorgate_tests::http::{Request, Target, send, send_until};
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::ports;
 use moorgate_tests::program::run;
 use moorgate_tests::stack::Stack;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const CLIENTS: &str = "  proxyProtocol: {}
@@ -116,4 +119,102 @@ fn connections_are_as_their_policies_say() {
     assert!(probes("sport", own) && !probes("sport", plain));
     drop(held);
     assert!(probes("dport", web.address().port()));
+}
+
+/// A backend that speaks first, as databases do, and counts who comes.
+fn speaks_first() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let Ok(mut stream) = stream else { return };
+            // Whoever has gone need not hear it.
+            let _ = stream.write_all(b"welcome");
+        }
+    });
+    (address, count)
+}
+
+#[test]
+fn who_may_connect_is_decided_before_a_backend_hears_of_it() {
+    let mut stack = Stack::new("edge/public").unwrap();
+    let (first, count) = speaks_first();
+    let web = Backend::start("web").unwrap();
+    stack.set_endpoints("edge", "first", &[first]).unwrap();
+    stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
+    let names = ["shut.example.com", "any.example.com", "open.example.com"];
+    let server = Certificate::for_names(&names).unwrap();
+    stack.set_secret("edge", "cert", &server).unwrap();
+    let (bytes, tls) = (ports::free().unwrap(), ports::free().unwrap());
+    let ends = |name: &str, host: &str| {
+        format!(
+            "    - {{ name: {name}, port: {tls}, protocol: TLS, hostname: '{host}', tls: {{ mode: Terminate, \
+             certificateRefs: [{{ name: cert }}] }} }}\n"
+        )
+    };
+    let gateway = manifest::gateway("edge", "public", &[]);
+    let route = |name: &str, service: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {{ name: {name}, namespace: edge }}\nspec:\n  \
+             parentRefs: [{{ name: public, sectionName: {name} }}]\n  rules: [{{ backendRefs: [{{ name: {service}, port: 80 }}] }}]\n"
+        )
+    };
+    let some = "  authorization:
+    defaultAction: Deny
+    rules:
+      - { action: Deny, principal: { clientCIDRs: [203.0.113.9/32] } }
+      - { action: Allow, principal: { clientCIDRs: [203.0.113.0/24] } }
+";
+    let shut = "  authorization: { defaultAction: Allow, rules: [{ action: Deny, principal: { clientCIDRs: [127.0.0.0/8] } }] }\n";
+    let open = "  authorization: { rules: [{ action: Allow, principal: { clientCIDRs: [127.0.0.0/8] } }] }\n";
+    let documents = [
+        manifest::gateway_class(),
+        manifest::service("edge", "first"),
+        manifest::service("edge", "web"),
+        format!(
+            "{gateway}    - {{ name: bytes, port: {bytes}, protocol: TCP }}\n{}{}{}",
+            ends("shut", names[0]),
+            ends("wide", "*.example.com"),
+            ends("open", names[2])
+        ),
+        route("bytes", "first"),
+        route("shut", "web"),
+        route("wide", "web"),
+        route("open", "web"),
+        policy(
+            "proxied",
+            "ClientTrafficPolicy",
+            "Gateway",
+            "public, sectionName: bytes",
+            "  proxyProtocol: {}\n",
+        ),
+        policy("some", "SecurityPolicy", "TCPRoute", "bytes", some),
+        policy("shut", "SecurityPolicy", "TCPRoute", "shut", shut),
+        policy("open", "SecurityPolicy", "TCPRoute", "open", open),
+    ];
+    stack.publish_documents(&documents).unwrap().ended_with(&[0]).unwrap();
+    stack.start_relay().unwrap();
+    stack.start_envoy(&[bytes, tls]).unwrap();
+
+    let request = Request::get(names[1], "/");
+    let at = |name: &str| Target::tls(tls, name, &server.der).unwrap();
+    send_until(&at(names[1]), &request, "an answer", |answer| answer.status == 200).unwrap();
+    assert_eq!(send(&at(names[2]), &Request::get(names[2], "/")).unwrap().status, 200);
+    // The wider name is not asked for a client whom the narrow one keeps out.
+    assert!(send(&at(names[0]), &Request::get(names[0], "/")).is_err());
+
+    let heard = |from: &str| {
+        let header = PROXY.replace("203.0.113.9", from);
+        String::from_utf8(exchange(bytes, header.as_bytes()).0).unwrap()
+    };
+    assert_eq!(heard("203.0.113.7"), "welcome");
+    let before = count.load(Ordering::SeqCst);
+    for from in ["203.0.113.9", "198.51.100.1", "127.0.0.1"] {
+        assert_eq!(heard(from), "", "{from}");
+    }
+    assert_eq!(count.load(Ordering::SeqCst), before, "nobody else has met the backend");
+    assert_eq!(heard("203.0.113.200"), "welcome");
+    assert_eq!(count.load(Ordering::SeqCst), before + 1);
 }

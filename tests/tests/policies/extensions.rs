@@ -1,6 +1,7 @@
 //! HTTPRouteFilter, Backend and EnvoyExtensionPolicy on a real Envoy.
 
 use super::behaviour::{HOST, policy};
+use super::security::lie_beside_the_relay_alone;
 use async_trait::async_trait;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
@@ -18,6 +19,7 @@ use moorgate_tests::http::{Answer, Request, Target, send, send_until};
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::ports;
 use moorgate_tests::program::run;
+use moorgate_tests::redaction::Markers;
 use moorgate_tests::runtime;
 use moorgate_tests::stack::Stack;
 use std::io::{Read, Write};
@@ -226,6 +228,7 @@ fn backend_documents([port, secure, dead]: [u16; 3], socket: &Path) -> Vec<Strin
         manifest::service("edge", "web"),
         manifest::http_route("edge", "free", "edge/public", &[], &manifest::rule("/free", "web")),
         object("Backend", "ip", &ip(port, "")),
+        object("Backend", "two", &ip(port, "  appProtocols: [gateway.envoyproxy.io/h2c]\n")),
         object(
             "Backend",
             "name",
@@ -245,6 +248,7 @@ fn backend_documents([port, secure, dead]: [u16; 3], socket: &Path) -> Vec<Strin
         object("Backend", "metadata", "  endpoints: [{ ip: { address: 169.254.169.254, port: 80 } }]\n"),
         object("Backend", "any", "  type: DynamicResolver\n"),
         to_backends("ip", &["ip"]),
+        to_backends("two", &["two"]),
         to_backends("name", &["name"]),
         to_backends("unix", &["unix"]),
         to_backends("last", &["dead", "last"]),
@@ -286,10 +290,12 @@ fn backends_lie_where_they_say() {
     let allowed = ["--allow-address", "127.0.0.0/8", "--allow-address", "localhost"];
     let target = serving(&mut stack, &listeners, documents, &allowed);
     let ask = |path: &str| send(&target, &get(path)).unwrap();
-    for path in ["/ip", "/name", "/safe", "/host", "/blind"] {
+    for path in ["/ip", "/two", "/name", "/safe", "/host", "/blind"] {
         send_until(&target, &get(path), path, |answer| answer.status == 200 && answer.who() == "web")
             .unwrap();
     }
+    let protocol = |path: &str| ask(path).echo().unwrap().protocol;
+    assert_eq!((protocol("/two").as_str(), protocol("/ip").as_str()), ("HTTP/2.0", "HTTP/1.1"));
     assert_eq!(body(&ask("/unix")), "unix");
     // The first has no endpoint that is healthy.
     send_until(&target, &get("/last"), "the last resort", |answer| answer.status == 200).unwrap();
@@ -575,6 +581,8 @@ fn services_see_and_change_requests_and_without_them_nothing_passes() {
     task.abort();
 }
 
+const CREDENTIAL: &str = "Bearer only-the-backend-knows";
+
 #[test]
 fn credentials_are_put_in_and_lie_nowhere_else() {
     let mut stack = Stack::new("edge/public").unwrap();
@@ -582,7 +590,9 @@ fn credentials_are_put_in_and_lie_nowhere_else() {
     stack.set_endpoints("edge", "web", &[web.address()]).unwrap();
     let folder = stack.folder().join("secrets/edge/keys");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("credential"), "Bearer only-the-backend-knows").unwrap();
+    std::fs::write(folder.join("credential"), CREDENTIAL).unwrap();
+    let mut markers = Markers::default();
+    markers.text("the credential", CREDENTIAL.trim_start_matches("Bearer "));
     let credential = |name: &str, more: &str| {
         format!("  credentialInjection: {{ credential: {{ valueRef: {{ name: {name} }} }}{more} }}\n")
     };
@@ -608,17 +618,18 @@ fn credentials_are_put_in_and_lie_nowhere_else() {
         let answer = send(&target, &get(path).header(header, "mine")).unwrap();
         answer.echo().unwrap().header(header).join(",")
     };
-    let whole = |answer: &Answer| {
-        answer.echo().is_ok_and(|echo| echo.header("authorization") == ["Bearer only-the-backend-knows"])
-    };
+    let whole =
+        |answer: &Answer| answer.echo().is_ok_and(|echo| echo.header("authorization") == [CREDENTIAL]);
     send_until(&target, &get("/kept"), "the credential", |answer| answer.status == 200 && whole(answer))
         .unwrap();
     assert_eq!(seen("/kept", "authorization"), "mine");
-    assert_eq!(seen("/forced", "x-key"), "Bearer only-the-backend-knows");
+    assert_eq!(seen("/forced", "x-key"), CREDENTIAL);
     assert_eq!(seen("/free", "authorization"), "mine");
     let put = |to: &str| {
         let answer = send(&target, &get("/backend").header("x-to", to)).unwrap();
         answer.echo().unwrap().header("authorization").join(",")
     };
-    assert_eq!(["keys", "none"].map(put), ["Bearer only-the-backend-knows", ""]);
+    assert_eq!(["keys", "none"].map(put), [CREDENTIAL, ""]);
+    let told = lie_beside_the_relay_alone(&stack, &markers);
+    assert!(told.contains("Secret/edge/keys/credential"), "{told}");
 }

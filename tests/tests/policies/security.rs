@@ -7,7 +7,7 @@ use moorgate_tests::backend::Backend;
 use moorgate_tests::http::{Answer, Request, Target, send, send_until};
 use moorgate_tests::redaction::Markers;
 use moorgate_tests::stack::Stack;
-use moorgate_tests::{manifest, ports};
+use moorgate_tests::{manifest, ports, wait};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,6 +19,7 @@ const PASSWORD: &str = "marker-password-5a1d09c2";
 const NEW_PASSWORD: &str = "marker-password-renewed-77";
 const API_KEY: &str = "marker-api-key-0c8e44b1";
 const NEW_API_KEY: &str = "marker-api-key-renewed-21";
+const CLIENT_ID: &str = "marker-client-id-7d20b6fe";
 const CLIENT_SECRET: &str = "marker-client-secret-e19f";
 const HMAC: &str = "marker-hmac-b5c7d2380f16";
 
@@ -151,6 +152,8 @@ fn documents() -> Vec<String> {
     let who = "  authorization: { defaultAction: Deny, rules: [{ action: Allow, principal: { headers: [{ name: x-team, values: [blue] }] } }] }\n";
     let cors = "  cors: { allowOrigins: ['https://friend.example'], allowMethods: [GET] }\n";
     let csrf = "  csrf: { additionalOrigins: ['https://friend.example'] }\n";
+    let named = OIDC.replace("PATH", "named").replace("clientID: shop", "clientIDRef: { name: named }");
+    let named = named.replace("clientSecret: { name: login }", "clientSecret: { name: named }");
     [
         guarded("csrf", csrf),
         guarded("watched", "  csrf: { shadowFraction: { numerator: 1, denominator: 1 } }\n"),
@@ -159,6 +162,7 @@ fn documents() -> Vec<String> {
         guarded("keys", key),
         guarded("private", &OIDC.replace("PATH", "private")),
         guarded("team", &format!("{}{who}", OIDC.replace("PATH", "team"))),
+        guarded("named", &named),
         guarded("fetched", keys),
         guarded("open", &ask("dead", "", "    failOpen: true\n")),
         guarded("shut", &ask("dead", "", "    statusOnError: 503\n")),
@@ -215,6 +219,7 @@ fn scene() -> Scene {
     lay(&stack, "staff", &[(".htpasswd", &users("ann", PASSWORD))]);
     lay(&stack, "keys", &[("team-a", API_KEY), ("team-b", "another-key-of-team-b")]);
     lay(&stack, "login", &[("client-secret", CLIENT_SECRET)]);
+    lay(&stack, "named", &[("client-id", CLIENT_ID), ("client-secret", CLIENT_SECRET)]);
     lay(&stack, "envoy-oidc-hmac", &[("hmac-secret", HMAC)]);
     let mut markers = Markers::default();
     for (name, text) in [
@@ -222,6 +227,7 @@ fn scene() -> Scene {
         ("the new password", NEW_PASSWORD),
         ("the key", API_KEY),
         ("the new key", NEW_API_KEY),
+        ("the client's id", CLIENT_ID),
         ("the client's secret", CLIENT_SECRET),
         ("the key of sessions", HMAC),
         ("the hash", users("ann", PASSWORD).trim_start_matches("ann:{SHA}").trim_end()),
@@ -259,14 +265,22 @@ fn each_way_to_prove_who_one_is_lets_pass_and_stops() {
     services(&scene);
     sessions(&scene);
     assert!(scene.web.received() > 0);
-    // Nothing of all this is in the store, in what the relay keeps, or in what programs printed.
+    let told = lie_beside_the_relay_alone(&scene.stack, &scene.markers);
+    assert!(told.contains("envoy.filters.http.basic_auth"), "what is bound is told by name: {told}");
+}
+
+/// Nothing of these secrets is in the store, in what the relay keeps or tells, or in what programs printed; where the relay reads
+/// them, they are found. Gives what the relay tells.
+pub(crate) fn lie_beside_the_relay_alone(stack: &Stack, markers: &Markers) -> String {
     for folder in ["store", "cache", "logs"] {
-        let (found, read) = scene.markers.find_below(&scene.stack.folder().join(folder)).unwrap();
+        let (found, read) = markers.find_below(&stack.folder().join(folder)).unwrap();
         assert!(found.is_empty() && read > 0, "{folder}: {found:?}");
     }
-    let told = scene.stack.relay_admin("/snapshot").unwrap().to_string();
-    assert!(scene.markers.find(told.as_bytes()).is_empty(), "{told}");
-    assert!(told.contains("envoy.filters.http.basic_auth"), "what is bound is told by name: {told}");
+    let (found, _) = markers.find_below(&stack.folder().join("secrets")).unwrap();
+    assert!(!found.is_empty(), "the search finds nothing at all");
+    let told = stack.relay_admin("/snapshot").unwrap().to_string();
+    assert!(markers.find(told.as_bytes()).is_empty(), "{told}");
+    told
 }
 
 /// A request that changes something says where it comes from.
@@ -370,13 +384,13 @@ fn parameters(location: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A user who logs in at a path: the cookies of his session.
-fn log_in(scene: &Scene, path: &str) -> BTreeMap<String, String> {
+/// A user who logs in at a path of this client of the provider: the cookies of his session.
+fn log_in(scene: &Scene, path: &str, client: &str) -> BTreeMap<String, String> {
     let sent = send(&scene.target, &get(path)).unwrap();
     let location = sent.header("location").unwrap_or_else(|| panic!("{sent:?}")).to_owned();
     assert!(sent.status == 302 && location.starts_with("http://idp.example/authorize?"), "{sent:?}");
     let asked = parameters(&location);
-    assert_eq!((asked["client_id"].as_str(), asked["response_type"].as_str()), ("shop", "code"));
+    assert_eq!((asked["client_id"].as_str(), asked["response_type"].as_str()), (client, "code"));
     assert_eq!(asked["redirect_uri"], format!("http%3A%2F%2Fshop.example.com%2F{}%2Fcallback", &path[1..]));
     assert!(asked["scope"].contains("openid") && !asked["code_challenge"].is_empty(), "{asked:?}");
     let mut jar = BTreeMap::new();
@@ -391,13 +405,20 @@ fn log_in(scene: &Scene, path: &str) -> BTreeMap<String, String> {
 }
 
 fn sessions(scene: &Scene) {
-    let jar = log_in(scene, "/private");
-    let told = scene.idp.last.lock().unwrap().clone();
-    let credentials = format!("Basic {}", STANDARD.encode(format!("shop:{CLIENT_SECRET}")));
-    assert!(
-        told.starts_with("POST /token") && told.contains(&credentials) && told.contains("code=a-code"),
-        "{told}"
-    );
+    let told_by = |client: &str| {
+        let credentials = format!("Basic {}", STANDARD.encode(format!("{client}:{CLIENT_SECRET}")));
+        wait::until("the provider to be told", || {
+            let told = scene.idp.last.lock().unwrap().clone();
+            let whole = told.starts_with("POST /token")
+                && told.contains(&credentials)
+                && told.contains("code=a-code");
+            anyhow::ensure!(whole, "{told}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    let jar = log_in(scene, "/private", "shop");
+    told_by("shop");
     assert_eq!(scene.status(&with("/private", &jar)), 200);
     // A session that was made up, or changed.
     let mut forged = jar.clone();
@@ -413,9 +434,14 @@ fn sessions(scene: &Scene) {
     assert!(after.is_empty(), "{after:?}");
     assert_eq!(scene.status(&with("/private", &after)), 302, "the session is over: {after:?}");
     // Who has a session needs the right header too, where rights ask for it.
-    let jar = log_in(scene, "/team");
+    let jar = log_in(scene, "/team", "shop");
     assert_eq!(scene.status(&with("/team", &jar)), 403);
     assert_eq!(scene.status(&with("/team", &jar).header("x-team", "blue")), 200);
+    // A client that its Secret alone names.
+    let jar = log_in(scene, "/named", CLIENT_ID);
+    told_by(CLIENT_ID);
+    assert_eq!(scene.status(&with("/named", &jar)), 200);
+    assert_eq!(scene.status(&get("/named")), 302);
 }
 
 /// While the key of sessions is missing, nobody has a session, and neighbours are served.

@@ -1,11 +1,13 @@
 //! Certificates that clients show: modes, and lists of those that do not count any more, on a real Envoy.
 
 use super::behaviour::{HOST, policy};
+use super::security::lie_beside_the_relay_alone;
 use moorgate_tests::backend::Backend;
 use moorgate_tests::certificate::Certificate;
 use moorgate_tests::http::{Request, Target, send, send_until};
 use moorgate_tests::manifest::{self, Listener};
 use moorgate_tests::ports;
+use moorgate_tests::redaction::Markers;
 use moorgate_tests::stack::Stack;
 
 /// A policy for a listener of the same name.
@@ -29,6 +31,11 @@ fn clients_are_let_in_by_what_they_show() {
     stack.set_secret("edge", "cert", &server).unwrap();
     let (authority, device, lost, list) = Certificate::revoked("a.devices.example.com").unwrap();
     let (_, stranger) = Certificate::signed("a.devices.example.com").unwrap();
+    let mut markers = Markers::default();
+    // In its first lines stands who made it, which is no secret.
+    for line in list.lines().filter(|line| !line.starts_with("-----")).skip(2) {
+        markers.text("the list", line);
+    }
     for (name, file, text) in [("devices", "ca.crt", &authority.certificate), ("list", "ca.crl", &list)] {
         let folder = stack.folder().join("secrets/edge").join(name);
         std::fs::create_dir_all(&folder).unwrap();
@@ -83,4 +90,7 @@ fn clients_are_let_in_by_what_they_show() {
     assert!(passes(verify, Some(&lost)) && !passes(verify, Some(&stranger)) && !passes(verify, None));
     assert!(passes(list, Some(&device)) && passes(list, None));
     assert!(!passes(list, Some(&lost)) && !passes(list, Some(&stranger)));
+    // A list is read beside the relay, too, and its name alone is told.
+    let told = lie_beside_the_relay_alone(&stack, &markers);
+    assert!(told.contains("Revoked/edge/list"), "{told}");
 }

@@ -24,8 +24,8 @@ pub use cluster::{
 };
 pub use late::{LateForm, LatePart, LateService, LateValue};
 pub use listener::{
-    ClientValidation, DownstreamTls, FilterChain, Listener, ListenerOrigin, Serves, Stream, StreamBackend,
-    Transport,
+    ClientRanges, ClientValidation, DownstreamTls, FilterChain, Listener, ListenerOrigin, Serves, Stream,
+    StreamBackend, Transport,
 };
 pub use policy::{
     Added, ChainPolicies, ClusterPolicies, Dns, DnsFamily, Extension, ListenerFilter, Module, Patch,

@@ -15,7 +15,8 @@ use moorgate_policies::place;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Filters that keep nobody out.
-const HARMLESS: [u16; 4] = [place::FAULT, place::CORS, place::GRPC_WEB, place::COMPRESSION];
+const HARMLESS: [u16; 5] =
+    [place::CUSTOM_RESPONSE, place::FAULT, place::CORS, place::GRPC_WEB, place::COMPRESSION];
 
 /// Fields that cannot be carried out, and why not.
 pub(super) type Unguarded = BTreeMap<(ObjectRef, FieldPath), String>;

@@ -1,6 +1,7 @@
 //! `moorgate explain`
 
 mod stored;
+mod value;
 
 use super::input::{Compiled, Fleets, Reading};
 use super::output::{self, json};
@@ -11,8 +12,11 @@ use crate::report::FORMAT_VERSION;
 use crate::xds;
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use moorgate_model::diagnostic::catalogue;
-use moorgate_model::ir::{Action, FilterChain, Forward, PathMatch, PolicySource, Route, Stream};
+use moorgate_model::ir::{
+    Action, ClientRanges, FilterChain, Forward, PathMatch, PolicySource, Route, RouteOrigin, Stream,
+};
 use moorgate_model::{FieldPath, ObjectRef};
 use moorgate_snapshot::{Channel, FleetName};
 use serde_json::{Value, json};
@@ -120,7 +124,7 @@ impl Said {
         };
         match args.output {
             Output::Text => self.text.push_str(&describe(places, fleet, answer)),
-            Output::Json => self.values.push(value(places, fleet, answer)),
+            Output::Json => self.values.push(value::value(places, fleet, answer)),
         }
     }
 
@@ -177,11 +181,19 @@ impl Places<'_> {
         place.unwrap_or_else(|| "(unknown place)".into())
     }
 
-    /// The policies of a chain and of a route.
-    fn policies(&self, fleet: &FleetName, chain: &FilterChain, route: Option<&Route>) -> Vec<PolicySource> {
+    /// The policies of a chain, and of a route that has these.
+    fn policies(
+        &self,
+        fleet: &FleetName,
+        chain: &FilterChain,
+        (route, own): (&RouteOrigin, &[PolicySource]),
+    ) -> Vec<PolicySource> {
         match self {
-            Self::Compiled(_) => sources(chain, route),
-            Self::Records(written) => written.policies(fleet, chain, route),
+            Self::Compiled(_) => {
+                let of_chain = chain.policies.iter().flat_map(|added| &added.sources);
+                of_chain.chain(own).cloned().collect()
+            }
+            Self::Records(written) => written.policies(fleet, chain, Some(route)),
         }
     }
 
@@ -215,8 +227,12 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
     let mut out = format!("fleet {fleet}\n");
     let _ = match answer {
         Answer::NoListener => writeln!(out, "  no listener has this port: the connection is refused"),
-        Answer::Refused { listener } => {
+        Answer::Refused { listener, route: None } => {
             writeln!(out, "  listener {listener}: nothing is served for this name: the connection is closed")
+        }
+        Answer::Refused { listener, route: Some((chain, stream)) } => {
+            describe_carrier(places, fleet, (listener, chain), stream, &mut out);
+            writeln!(out, "  the connection is closed; see `moorgate check`")
         }
         Answer::Early { listener, status } => {
             writeln!(
@@ -225,14 +241,17 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
             )
         }
         Answer::Carried { listener, chain, stream } => {
-            describe_chain(places, listener, chain, &mut out);
-            let origin = &stream.origin;
-            let at = places.of(&origin.object, "rules", origin.rule);
-            let _ = writeln!(
-                out,
-                "  route {} rule {}: bytes go on as they are  ({at})",
-                origin.object, origin.rule
-            );
+            describe_carrier(places, fleet, (listener, chain), stream, &mut out);
+            if let Some(ClientRanges { allowed, denied }) = clients(stream) {
+                let list =
+                    |ranges: &[IpNet]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let _ = writeln!(
+                    out,
+                    "  clients from {} pass, those from {} do not; the longest range counts",
+                    list(allowed),
+                    list(denied)
+                );
+            }
             for (cluster, percent) in carried(stream) {
                 let _ = writeln!(out, "  backend {cluster}: {percent:.1} %");
             }
@@ -255,7 +274,7 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
         }
         Answer::Found(trace, route) => {
             describe_trace(places, trace, &mut out);
-            describe_policies(places, &places.policies(fleet, trace.chain, Some(route)), &mut out);
+            describe_policies(places, &places.policies(fleet, trace.chain, own(route)), &mut out);
             for (policy, resource) in places.patches(fleet, trace, route) {
                 let at = places.field(&policy, &FieldPath::parse("spec.jsonPatches"));
                 let _ = writeln!(
@@ -275,6 +294,21 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
         let _ = writeln!(out, "  not {} rule {}: {why}  ({at})", route.origin.object, route.origin.rule);
     }
     out
+}
+
+/// The route of a connection, and the policies that have a say about it.
+fn describe_carrier(
+    places: &Places<'_>,
+    fleet: &FleetName,
+    (listener, chain): (&str, &FilterChain),
+    stream: &Stream,
+    out: &mut String,
+) {
+    describe_chain(places, listener, chain, out);
+    let origin = &stream.origin;
+    describe_policies(places, &places.policies(fleet, chain, (origin, &stream.policies)), out);
+    let at = places.of(&origin.object, "rules", origin.rule);
+    let _ = writeln!(out, "  route {} rule {}: bytes go on as they are  ({at})", origin.object, origin.rule);
 }
 
 fn describe_chain(places: &Places<'_>, listener: &str, chain: &FilterChain, out: &mut String) {
@@ -303,11 +337,14 @@ fn describe_policies(places: &Places<'_>, sources: &[PolicySource], out: &mut St
     }
 }
 
-/// The policies of a chain and of a route.
-fn sources<'f>(chain: &'f FilterChain, route: Option<&'f Route>) -> Vec<PolicySource> {
-    let of_chain = chain.policies.iter().flat_map(|added| &added.sources);
-    let of_route = route.and_then(|route| route.policies.as_ref());
-    of_chain.chain(of_route.iter().flat_map(|added| &added.sources)).cloned().collect()
+/// Where a route comes from, with the policies that it has.
+fn own(route: &Route) -> (&RouteOrigin, &[PolicySource]) {
+    (&route.origin, route.policies.as_ref().map_or(&[], |added| &added.sources))
+}
+
+/// Whose connections are carried, and whose are closed, where not everybody's are.
+fn clients(stream: &Stream) -> Option<&ClientRanges> {
+    stream.clients.as_ref().filter(|clients| !clients.denied.is_empty())
 }
 
 fn describe_route(places: &Places<'_>, route: &Route, out: &mut String) {
@@ -368,89 +405,4 @@ fn percent<'a>(
 ) -> impl Iterator<Item = (&'a str, f64)> {
     let total: f64 = weights.clone().map(|(_, weight)| weight).sum();
     weights.map(move |(name, weight)| (name, 100.0 * weight / total))
-}
-
-fn policy(places: &Places<'_>, source: &PolicySource) -> Value {
-    json!({
-        "object": source.object, "target": source.target, "place": places.field(&source.object, &source.field),
-        "capabilities": source.capabilities, "overridden_by": source.overridden_by,
-    })
-}
-
-fn value(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Value {
-    let route = |route: &Route| {
-        let origin = &route.origin;
-        json!({
-            "object": origin.object, "rule": origin.rule, "rule_name": origin.rule_name, "match": origin.matched,
-            "place": places.rule(route), "path": path(route),
-        })
-    };
-    let trace = |trace: &Trace<'_>| {
-        let losers: Vec<Value> = trace
-            .losers
-            .iter()
-            .map(|(loser, reason)| json!({ "route": route(loser), "reason": reason.as_ref().map(ToString::to_string) }))
-            .collect();
-        json!({ "listener": trace.listener, "chain": trace.chain.name, "host": trace.host.map(|host| &host.domain), "losers": losers })
-    };
-    let mut out = match answer {
-        Answer::NoListener => json!({ "answer": "no-listener" }),
-        Answer::Refused { listener } => json!({ "answer": "refused", "listener": listener }),
-        Answer::Carried { listener, chain, stream } => {
-            let origin = &stream.origin;
-            let place = places.of(&origin.object, "rules", origin.rule);
-            let backends: Vec<Value> =
-                carried(stream).map(|(name, share)| json!({ "cluster": name, "percent": share })).collect();
-            json!({
-                "answer": "carried", "listener": listener, "chain": chain.name, "backends": backends,
-                "route": { "object": origin.object, "rule": origin.rule, "rule_name": origin.rule_name, "place": place },
-            })
-        }
-        Answer::Early { listener, status } => {
-            json!({ "answer": "early", "listener": listener, "status": status })
-        }
-        Answer::Misdirected(found, host) => {
-            json!({ "answer": "misdirected", "status": 421, "owner": host.listener, "trace": trace(found) })
-        }
-        Answer::NotFound(found) => json!({ "answer": "not-found", "status": 404, "trace": trace(found) }),
-        Answer::Found(found, winner) => {
-            let (answer, status, backends) = match &winner.action {
-                Action::Respond(respond) => ("respond", Some(respond.status), Vec::new()),
-                Action::Redirect(redirect) => ("redirect", Some(redirect.status), Vec::new()),
-                Action::Forward(forward) => (
-                    "forward",
-                    None,
-                    shares(forward)
-                        .map(|(name, share)| json!({ "cluster": name, "percent": share }))
-                        .collect(),
-                ),
-            };
-            let policies: Vec<Value> = places
-                .policies(fleet, found.chain, Some(winner))
-                .iter()
-                .map(|source| policy(places, source))
-                .collect();
-            let mut out = json!({ "answer": answer, "status": status, "backends": backends, "route": route(winner), "trace": trace(found) });
-            let patches: Vec<Value> = places
-                .patches(fleet, found, winner)
-                .into_iter()
-                .map(|(policy, resource)| {
-                    let place = places.field(&policy, &FieldPath::parse("spec.jsonPatches"));
-                    json!({ "object": policy, "resource": resource, "place": place })
-                })
-                .collect();
-            if let Some(fields) = out.as_object_mut() {
-                for (name, list) in [("policies", policies), ("patches", patches)] {
-                    if !list.is_empty() {
-                        fields.insert(name.into(), list.into());
-                    }
-                }
-            }
-            out
-        }
-    };
-    if let Some(fields) = out.as_object_mut() {
-        fields.insert("fleet".into(), json!(fleet));
-    }
-    out
 }

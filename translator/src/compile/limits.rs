@@ -100,10 +100,15 @@ fn size(route: &Route) -> usize {
         + mutation(&route.response_headers)
 }
 
-/// The text of a chain that carries bytes.
+/// A range of addresses, about.
+const RANGE_BYTES: usize = 20;
+
+/// The text of a chain that carries bytes, with that of the chain for others beside it.
 fn stream_size(chain: &FilterChain, stream: &Stream) -> usize {
     let clusters = stream.backends.iter().filter_map(|backend| backend.cluster.as_ref());
-    chain.server_names.iter().chain(clusters).map(String::len).sum()
+    let ranges = stream.clients.iter().map(|clients| clients.allowed.len() + clients.denied.len());
+    let names = chain.server_names.iter().chain(clusters).map(String::len);
+    names.sum::<usize>() + ranges.sum::<usize>() * RANGE_BYTES
 }
 
 fn mutation(headers: &HeaderMutation) -> usize {

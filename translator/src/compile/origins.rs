@@ -5,11 +5,12 @@ use super::{Compilation, CompiledFleet};
 use crate::history::{self, Item, Part, Records};
 use crate::status::{ParentReference, Status};
 use crate::xds;
-use moorgate_model::ir;
+use moorgate_model::ir::{self, FilterChain};
 use moorgate_model::{FieldPath, Object, ObjectRef, Segment};
 use moorgate_snapshot::{Digest, FleetName, Record};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 /// Digests of what objects make.
 type Made<'c> = BTreeMap<&'c ObjectRef, Vec<Digest>>;
@@ -123,7 +124,11 @@ fn streams<'c>(
     for (name, listener) in &fleet.listeners {
         for chain in &listener.chains {
             let Some(stream) = chain.stream() else { continue };
-            let place = format!("{name}\0{}\0{:?}\0{:?}", chain.name, chain.server_names, stream.backends);
+            let mut place =
+                format!("{name}\0{}\0{:?}\0{:?}", chain.name, chain.server_names, stream.backends);
+            if let Some(clients) = &stream.clients {
+                let _ = write!(place, "\0{:?}\0{:?}", clients.allowed, clients.denied);
+            }
             let clusters = stream.backends.iter().filter_map(|backend| backend.cluster.as_deref());
             let clusters =
                 clusters.map(|name| bytes.get(&(xds::CLUSTER_TYPE, name)).copied().unwrap_or_default());
@@ -138,12 +143,17 @@ fn streams<'c>(
 
 /// A policy has a say at its targets: each is a part of it.
 fn policies<'c>(fleet: &'c ir::Fleet, marks: &mut Marks<'c>) {
-    let chains = fleet.listeners.values().flat_map(|listener| &listener.chains);
-    let of_chains = chains.filter_map(|chain| chain.policies.as_ref()).flat_map(|added| &added.sources);
+    let chains = || fleet.listeners.values().flat_map(|listener| &listener.chains);
+    let of_chains = chains().filter_map(|chain| chain.policies.as_ref()).flat_map(|added| &added.sources);
     let tables = fleet.tables();
     let hosts = tables.into_values().flat_map(|table| &table.hosts);
     let routes = hosts.flat_map(|host| &host.routes).filter_map(|route| route.policies.as_ref());
-    for source in of_chains.chain(routes.flat_map(|added| &added.sources)) {
+    let of_routes = routes.flat_map(|added| &added.sources);
+    let of_streams = chains().filter_map(FilterChain::stream).flat_map(|stream| &stream.policies);
+    let of_requests =
+        of_chains.chain(of_routes).map(|source| (source, history::capability_mark as fn(&str) -> String));
+    let of_streams = of_streams.map(|source| (source, history::carrying_mark as fn(&str) -> String));
+    for (source, mark) in of_requests.chain(of_streams) {
         let index = source.field.segments().iter().find_map(|step| match step {
             Segment::Index(index) => Some(*index),
             Segment::Key(_) => None,
@@ -151,7 +161,7 @@ fn policies<'c>(fleet: &'c ir::Fleet, marks: &mut Marks<'c>) {
         let parts = marks.entry(&source.object).or_default();
         let makes = parts.entry(index.unwrap_or_default()).or_default();
         makes.insert(history::policy_mark(&source.target));
-        makes.extend(source.capabilities.iter().map(|name| history::capability_mark(name)));
+        makes.extend(source.capabilities.iter().map(|name| mark(name)));
     }
 }
 

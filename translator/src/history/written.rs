@@ -3,7 +3,7 @@
 use super::{Item, Records, chain_mark, object, stream_mark};
 use crate::attach::GATEWAY_GROUP;
 use crate::xds::Origins;
-use moorgate_model::ir::{FilterChain, ListenerOrigin, PolicySource, Route, RouteOrigin};
+use moorgate_model::ir::{FilterChain, ListenerOrigin, PolicySource, RouteOrigin};
 use moorgate_model::{FieldPath, ObjectRef, Segment};
 use moorgate_policies::Kind;
 use moorgate_snapshot::FleetName;
@@ -42,6 +42,8 @@ struct Say<'r> {
     target: String,
     part: usize,
     capabilities: Vec<&'static str>,
+    /// Those of them that concern connections.
+    carrying: Vec<&'static str>,
     merges: bool,
     item: &'r Item,
 }
@@ -53,9 +55,9 @@ impl Written<'_> {
         &self,
         fleet: &FleetName,
         chain: &FilterChain,
-        route: Option<&Route>,
+        route: Option<&RouteOrigin>,
     ) -> Vec<PolicySource> {
-        let of_route: Vec<String> = route.map(|route| scopes(&route.origin)).unwrap_or_default();
+        let of_route: Vec<String> = route.map(scopes).unwrap_or_default();
         let mut of_listener: Vec<String> = Vec::new();
         for origin in &chain.origins {
             of_listener.push(format!("{} section {}", origin.owner, origin.listener));
@@ -68,6 +70,8 @@ impl Written<'_> {
         let says = self.says();
         let mut out = Vec::new();
         for kind in Kind::ALL {
+            // What is said of clients is said of their listener.
+            let carries = kind != Kind::ClientTraffic && chain.stream().is_some();
             let at = |scopes: &[String]| -> Vec<&Say<'_>> {
                 let of = |scope: &String| says.iter().find(|say| say.kind == kind && say.target == *scope);
                 scopes.iter().filter_map(of).collect()
@@ -83,7 +87,11 @@ impl Written<'_> {
                     object: say.object.clone(),
                     field: FieldPath::root().key("spec").key("targetRefs").index(say.part),
                     target: say.target.clone(),
-                    capabilities: if in_force { say.capabilities.clone() } else { Vec::new() },
+                    capabilities: match (in_force, carries) {
+                        (true, true) => say.carrying.clone(),
+                        (true, false) => say.capabilities.clone(),
+                        (false, _) => Vec::new(),
+                    },
                     overridden_by: (!in_force).then(|| winner.object.clone()),
                 });
             }
@@ -109,8 +117,10 @@ impl Written<'_> {
                 continue;
             };
             for (part, found) in item.parts.iter().enumerate() {
-                let capabilities: Vec<&'static str> =
-                    found.makes.iter().filter_map(|made| capability(made)).collect();
+                let marked = |prefix: &str| -> Vec<&'static str> {
+                    found.makes.iter().filter_map(|made| capability(made, prefix)).collect()
+                };
+                let (capabilities, carrying) = (marked(super::DOES), marked(super::DOES_CARRYING));
                 let targets = found.makes.iter().filter_map(|made| made.strip_prefix("policy/"));
                 out.extend(targets.map(|target| Say {
                     kind,
@@ -118,6 +128,7 @@ impl Written<'_> {
                     target: target.to_owned(),
                     part,
                     capabilities: capabilities.clone(),
+                    carrying: carrying.clone(),
                     merges: found.makes.iter().any(|made| made == super::MERGES),
                     item,
                 }));
@@ -136,8 +147,8 @@ fn scopes(origin: &RouteOrigin) -> Vec<String> {
 }
 
 /// The capability of a mark, if this version knows it.
-fn capability(made: &str) -> Option<&'static str> {
-    let name = made.strip_prefix("does/")?;
+fn capability(made: &str, prefix: &str) -> Option<&'static str> {
+    let name = made.strip_prefix(prefix)?;
     let mut known = moorgate_policies::CAPABILITIES.iter().map(|known| known.about().file);
     known.find(|known| *known == name)
 }

@@ -10,13 +10,10 @@ use envoy_types::pb::envoy::config::core::v3::{
     TypedExtensionConfig, address, socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::listener::v3 as pb;
-use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChainMatch, ListenerFilter, filter, listener_filter,
-};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, ListenerFilter, filter, listener_filter};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-use envoy_types::pb::envoy::extensions::filters::network::direct_response::v3::Config as DirectResponse;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
     UpgradeConfig,
@@ -75,11 +72,9 @@ pub(super) fn lower(name: &str, listener: &Listener, proxy: &Proxy) -> (pb::List
         config_type: Some(listener_filter::ConfigType::TypedConfig(value::any(&inspector))),
         ..Default::default()
     };
-    let chains = listener
-        .chains
-        .iter()
-        .map(|chain| filter_chain((name, listener.port), chain, &filters, proxy))
-        .collect();
+    let chains = listener.chains.iter().flat_map(|chain| {
+        [Some(filter_chain((name, listener.port), chain, &filters, proxy)), stream::others(chain)]
+    });
     let usual = inspects || proxy.listener_logs.is_some();
     let mut out = pb::Listener {
         name: name.to_owned(),
@@ -92,7 +87,7 @@ pub(super) fn lower(name: &str, listener: &Listener, proxy: &Proxy) -> (pb::List
             })),
         }),
         stat_prefix: name.to_owned(),
-        filter_chains: chains,
+        filter_chains: chains.flatten().collect(),
         per_connection_buffer_limit_bytes: value::number(BUFFER_BYTES),
         listener_filters: inspects.then_some(inspector).into_iter().collect(),
         access_log: if usual {
@@ -145,15 +140,11 @@ fn filter_chain(
             }
             (network_filter("envoy.filters.network.tcp_proxy", &filter), socket)
         }
-        // Without an answer to write, this filter closes the connection as soon as it is open.
-        Serves::Stream(_) | Serves::Refuse => {
-            (network_filter("envoy.filters.network.direct_response", &DirectResponse::default()), None)
-        }
+        Serves::Stream(_) | Serves::Refuse => (stream::closes(), None),
     };
     let mut out = pb::FilterChain {
         name: chain.name.clone(),
-        filter_chain_match: (!chain.server_names.is_empty())
-            .then(|| FilterChainMatch { server_names: chain.server_names.clone(), ..Default::default() }),
+        filter_chain_match: stream::fits(chain),
         filters: vec![filter],
         transport_socket_connect_timeout: socket.as_ref().and_then(|_| value::seconds(HANDSHAKE_SECONDS)),
         transport_socket: socket,
@@ -165,7 +156,7 @@ fn filter_chain(
     out
 }
 
-fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
+pub(super) fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
     Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(value::any(config))) }
 }
 
@@ -236,6 +227,10 @@ fn http_filters(routes: &RouteTable) -> Vec<(u16, HttpFilter)> {
     let session = (place::SESSION, idle_filter(session::FILTER, &session::filter()));
     let mut idle: Vec<(u16, HttpFilter)> = auth.into_iter().chain([session]).collect();
     idle.extend(patch::filters(routes, &[cors::FILTER, session::FILTER]));
+    // Where a redirect leads to another route, it gives the answer its status there.
+    idle.iter_mut()
+        .filter(|(place, _)| *place == place::CUSTOM_RESPONSE)
+        .for_each(|(_, filter)| filter.disabled = false);
     if let Some(again) = patch::again(routes) {
         let late = |name: &str| name == session::FILTER || again.contains(name);
         idle.iter_mut()

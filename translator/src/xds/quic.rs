@@ -18,6 +18,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::transport_sockets::quic::v3::QuicDownstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use moorgate_model::ir::Listener;
+use std::collections::BTreeSet;
 
 /// How long a client may remember that HTTP/3 is spoken here, in seconds.
 const REMEMBERED: u32 = 86_400;
@@ -39,9 +40,11 @@ pub(super) fn advertisement(port: u16) -> HttpFilter {
 
 /// The listener of datagrams, if a chain of this one speaks HTTP/3. `of` is the listener of connections as it is sent.
 pub(super) fn beside(name: &str, listener: &Listener, of: &pb::Listener) -> Option<pb::Listener> {
-    let pairs = listener.chains.iter().zip(&of.filter_chains);
-    let chains: Vec<_> =
-        pairs.filter(|(chain, _)| chain.speaks_http3()).filter_map(|(_, chain)| over(chain)).collect();
+    // By name: a chain of connections may have another one beside it.
+    let spoken = listener.chains.iter().filter(|chain| chain.speaks_http3());
+    let names: BTreeSet<&str> = spoken.map(|chain| chain.name.as_str()).collect();
+    let sent = of.filter_chains.iter().filter(|chain| names.contains(chain.name.as_str()));
+    let chains: Vec<_> = sent.filter_map(over).collect();
     if chains.is_empty() {
         return None;
     }

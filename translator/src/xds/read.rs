@@ -23,7 +23,7 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use super::Reading;
 use moorgate_model::ir::{
-    Action, Added, ChainPolicies, DownstreamTls, FilterChain, Fleet, Forward, GrpcMatch, HeaderMutation, Listener, ListenerOrigin, Patch, PathMatch,
+    Action, Added, ChainPolicies, ClientRanges, DownstreamTls, FilterChain, Fleet, Forward, GrpcMatch, HeaderMutation, Listener, ListenerOrigin, Patch, PathMatch,
     Redirect, Respond, Route, RouteOrigin, RouteTable, Serves, Stream, StreamBackend, Transport, ValueMatch,
     VirtualHost, WeightedBackend,
 };
@@ -80,8 +80,9 @@ pub fn fleet<'r>(
         let chains = match transport {
             Transport::Udp => vec![datagrams(&found, origins)?],
             Transport::Tcp => {
-                let chains =
-                    found.filter_chains.iter().map(|chain| self::chain(&found.name, chain, &tables, origins));
+                let chains = stream::without_others(&found.filter_chains);
+                let chains = chains
+                    .map(|(chain, clients)| self::chain(&found.name, (chain, clients), &tables, origins));
                 chains.collect::<Result<_, _>>()?
             }
         };
@@ -116,7 +117,7 @@ pub(super) fn unpack<M: Message + Default>(any: &Any) -> Result<M, XdsError> {
 
 fn chain(
     listener: &str,
-    chain: &listener_pb::FilterChain,
+    (chain, clients): (&listener_pb::FilterChain, Option<ClientRanges>),
     tables: &Tables<'_>,
     origins: &dyn Origins,
 ) -> Result<FilterChain, XdsError> {
@@ -140,7 +141,8 @@ fn chain(
         let proxy = unpack::<TcpProxy>(any)?;
         let by_source = !proxy.hash_policy.is_empty();
         let backends = tcp_backends(proxy.cluster_specifier);
-        Serves::Stream(Stream { origin: origins.stream(listener, &chain.name), backends, by_source })
+        let origin = origins.stream(listener, &chain.name);
+        Serves::Stream(Stream { origin, backends, by_source, clients, policies: Vec::new() })
     } else {
         Serves::Refuse
     };
@@ -200,7 +202,8 @@ fn datagrams(listener: &listener_pb::Listener, origins: &dyn Origins) -> Result<
     let name = listener.name.clone();
     let backends = backends.unwrap_or_default();
     let backends = backends.into_iter().map(|(name, weight)| stream_backend(&name, weight)).collect();
-    let stream = Stream { origin: origins.stream(&name, &name), backends, by_source };
+    let origin = origins.stream(&name, &name);
+    let stream = Stream { origin, backends, by_source, clients: None, policies: Vec::new() };
     let refuses = stream.backends.iter().all(|backend| backend.cluster.is_none());
     Ok(FilterChain {
         server_names: Vec::new(),

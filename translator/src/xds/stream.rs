@@ -1,12 +1,16 @@
 //! Bytes as they come: connections to weighted clusters, and sessions of datagrams.
 
+use super::listener::network_filter;
 use super::read::unpack;
 use super::{XdsError, access_log, route, value};
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, SocketAddress, address, socket_address::PortSpecifier, socket_address::Protocol,
+    Address, CidrRange, SocketAddress, address, socket_address::PortSpecifier, socket_address::Protocol,
 };
 use envoy_types::pb::envoy::config::listener::v3 as pb;
-use envoy_types::pb::envoy::config::listener::v3::{ListenerFilter, UdpListenerConfig, listener_filter};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChainMatch, ListenerFilter, UdpListenerConfig, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::direct_response::v3::Config as DirectResponse;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
     ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight,
@@ -25,13 +29,86 @@ use envoy_types::pb::xds::r#type::matcher::v3::matcher::matcher_list::{
     FieldMatcher, Predicate, predicate, predicate::single_predicate,
 };
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::{MatcherList, MatcherType, OnMatch, on_match};
-use moorgate_model::ir::{Listener, Proxy, Stream, StreamBackend};
+use ipnet::IpNet;
+use moorgate_model::ir::{ClientRanges, FilterChain, Listener, Proxy, Stream, StreamBackend};
 use prost::{Message, Name};
+use std::collections::BTreeMap;
 
 /// A connection on which nothing moves for so long is closed, and its backend's too.
 const IDLE_SECONDS: i64 = 3600;
 /// A session of datagrams is forgotten after so long without one.
 const SESSION_SECONDS: i64 = 60;
+
+/// Behind the name of a chain: the one that closes connections of clients who may not use it.
+const OTHERS: &str = "+others";
+
+/// What chooses a chain: the server name, and the client's address where not everybody may come.
+pub(super) fn fits(chain: &FilterChain) -> Option<FilterChainMatch> {
+    let fits = FilterChainMatch {
+        server_names: chain.server_names.clone(),
+        source_prefix_ranges: told_apart(chain).map(|clients| ranges(&clients.allowed)).unwrap_or_default(),
+        ..Default::default()
+    };
+    (fits != FilterChainMatch::default()).then_some(fits)
+}
+
+/// The chain of those who may not use one, if it tells clients apart. Somebody whom no chain is for would be closed too, but a
+/// server name that is looked for in vain falls back to a wider one.
+pub(super) fn others(chain: &FilterChain) -> Option<pb::FilterChain> {
+    let denied = ranges(&told_apart(chain)?.denied);
+    Some(pb::FilterChain {
+        name: format!("{}{OTHERS}", chain.name),
+        filter_chain_match: Some(FilterChainMatch {
+            server_names: chain.server_names.clone(),
+            source_prefix_ranges: denied,
+            ..Default::default()
+        }),
+        filters: vec![closes()],
+        ..Default::default()
+    })
+}
+
+/// Where a chain carries the connections of some clients only.
+fn told_apart(chain: &FilterChain) -> Option<&ClientRanges> {
+    let stream = chain.stream().filter(|stream| !stream.backends.is_empty())?;
+    stream.clients.as_ref().filter(|clients| !clients.denied.is_empty())
+}
+
+fn ranges(found: &[IpNet]) -> Vec<CidrRange> {
+    let range = |range: &IpNet| CidrRange {
+        address_prefix: range.addr().to_string(),
+        prefix_len: value::number(u32::from(range.prefix_len())),
+    };
+    found.iter().map(range).collect()
+}
+
+/// Without an answer to write, this filter closes a connection as soon as it is open.
+pub(super) fn closes() -> Filter {
+    network_filter("envoy.filters.network.direct_response", &DirectResponse::default())
+}
+
+/// Takes the chains of [`others`] out of a listener's: whose connections the chain of a name closes.
+pub(super) fn without_others(
+    chains: &[pb::FilterChain],
+) -> impl Iterator<Item = (&pb::FilterChain, Option<ClientRanges>)> {
+    let named: BTreeMap<&str, &pb::FilterChain> =
+        chains.iter().filter_map(|chain| Some((chain.name.strip_suffix(OTHERS)?, chain))).collect();
+    chains.iter().filter(|chain| !chain.name.ends_with(OTHERS)).map(move |chain| {
+        let others = named.get(chain.name.as_str());
+        let clients =
+            others.map(|others| ClientRanges { allowed: read_ranges(chain), denied: read_ranges(others) });
+        (chain, clients)
+    })
+}
+
+fn read_ranges(chain: &pb::FilterChain) -> Vec<IpNet> {
+    let ranges = chain.filter_chain_match.iter().flat_map(|fits| &fits.source_prefix_ranges);
+    let range = |range: &CidrRange| {
+        let length = u8::try_from(range.prefix_len.as_ref().map_or(0, |length| length.value)).ok()?;
+        IpNet::new(range.address_prefix.parse().ok()?, length).ok()
+    };
+    ranges.filter_map(range).collect()
+}
 
 /// The filter that carries connections. A share without a cluster names one that does not exist: Envoy closes the
 /// connection at once.

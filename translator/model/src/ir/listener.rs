@@ -1,7 +1,8 @@
 //! Listeners: ports, and what a connection meets there.
 
-use super::{Added, ChainPolicies, RouteOrigin, RouteTable, Tracing};
+use super::{Added, ChainPolicies, PolicySource, RouteOrigin, RouteTable, Tracing};
 use crate::object::ObjectRef;
+use ipnet::IpNet;
 use std::sync::Arc;
 
 /// An Envoy listener: a port of one transport, shared by all Gateway listeners of that port.
@@ -103,6 +104,19 @@ pub struct Stream {
     pub backends: Vec<StreamBackend>,
     /// Which endpoint of its backend a client gets depends on its address.
     pub by_source: bool,
+    /// Whose connections are carried; `None` for everybody's.
+    pub clients: Option<ClientRanges>,
+    /// The policies that have a say, and those that others took the place of.
+    pub policies: Vec<PolicySource>,
+}
+
+/// Clients by their address. Of all ranges that hold an address the longest counts, and one of them holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientRanges {
+    /// Those whose connections are carried, in order.
+    pub allowed: Vec<IpNet>,
+    /// Those whose connections are closed at once, in order.
+    pub denied: Vec<IpNet>,
 }
 
 /// A share of the connections.

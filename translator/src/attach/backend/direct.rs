@@ -63,7 +63,8 @@ pub(super) fn resolve(
     let requests = matches!(usage, Use::Requests | Use::Http2);
     let dynamic = backend.sources.iter().any(|source| source.direct == Some(Direct::Request));
     if dynamic && !requests {
-        return Err(unusable("a DynamicResolver is for requests, which name a host"));
+        // Envoy's filter for server names has nothing that would judge an address before somebody connects there.
+        return Err(unusable("a DynamicResolver is for requests, which name a host that can be judged"));
     }
     let tls = if matches!(usage, Use::Passthrough | Use::Datagrams) {
         None

@@ -76,5 +76,14 @@ fn build(cx: &mut Building<'_, '_>, object: &Object, route: &StreamRoute, mode: 
     }
     let rule_name = rule.and_then(|rule| rule.name.clone());
     let origin = RouteOrigin { object: object.reference.clone(), rule: 0, rule_name, matched: 0 };
-    Built { rules: Rules::Stream(Rc::new(Stream { origin, backends, by_source: false })), findings }
+    Built {
+        rules: Rules::Stream(Rc::new(Stream {
+            origin,
+            backends,
+            by_source: false,
+            clients: None,
+            policies: Vec::new(),
+        })),
+        findings,
+    }
 }

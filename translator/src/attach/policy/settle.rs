@@ -10,15 +10,15 @@ use super::world::Sources;
 use super::{Policies, held};
 use crate::attach::backend::direct;
 use crate::attach::index::{Index, Key};
-use crate::attach::kind::{Mode, Rules};
+use crate::attach::kind::Rules;
 use crate::attach::listener::{Gateway, Listener};
 use crate::attach::parent::{Placement, Routes};
 use moorgate_model::diagnostic::policy::{
     POLICY_FIELD_UNSUPPORTED, POLICY_FIELD_UNSUPPORTED_RESTRICTS, POLICY_INVALID,
 };
 use moorgate_model::ir::{
-    Action, Added, Cluster, ClusterPolicies, EndpointSource, PolicySource, Recompute, Route, RouteOrigin,
-    RoutePolicies, SharedLimits,
+    Action, Added, ClientRanges, Cluster, ClusterPolicies, EndpointSource, PolicySource, Recompute, Route,
+    RouteOrigin, RoutePolicies, SharedLimits,
 };
 use moorgate_model::{Diagnostic, Diagnostics, FieldPath, Object, ObjectRef};
 use moorgate_policies::{Compiled, Kind, LimitService, Lowered, Need, compile_merged};
@@ -56,6 +56,8 @@ struct Together {
     suffix: String,
     /// Who speaks of clusters, if anybody does.
     speaker: Option<usize>,
+    /// Whose connections pass.
+    connections: Option<ClientRanges>,
     closed: bool,
     /// Connections must not pass either.
     closed_streams: bool,
@@ -154,8 +156,7 @@ impl Settling<'_, '_> {
                     self.requests(rules, &wide, &gateway).map(|rules| Rules::Http(Rc::new(rules)))
                 }
                 Rules::Stream(stream) => {
-                    let connections = listener.mode != Some(Mode::Http);
-                    let settled = self.stream(stream, &wide, &gateway, connections);
+                    let settled = self.stream(stream, &wide, &gateway, listener.mode);
                     settled.map(|stream| Rules::Stream(Rc::new(stream)))
                 }
             };
@@ -232,7 +233,10 @@ impl Settling<'_, '_> {
             let compiled = self.compiled(chosen);
             closed |= compiled.closed;
             closed_streams |= match kind {
-                Kind::Security => compiled.closed || compiled.parts.contains_key("authorization"),
+                Kind::Security => {
+                    let rights = compiled.parts.get(streams::RIGHTS);
+                    compiled.closed || rights.is_some_and(|part| part.connections.is_none())
+                }
                 Kind::Backend
                 | Kind::BackendTraffic
                 | Kind::ClientTraffic
@@ -281,6 +285,7 @@ impl Settling<'_, '_> {
             needs: all.needs,
             suffix,
             speaker,
+            connections: all.connections,
             closed,
             closed_streams,
         });

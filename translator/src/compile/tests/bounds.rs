@@ -97,7 +97,7 @@ fn what_is_for_requests_closes_connections_that_it_names() {
     let basic = "  basicAuth: {users: {name: u}}\n";
     let limit = "  rateLimit: {type: Local, local: {rules: [{limit: {requests: 1, unit: Hour}}]}}\n";
     let script = "  lua: [{type: Inline, inline: 'function envoy_on_request(h) end'}]\n";
-    let rights = "  authorization: {defaultAction: Deny, rules: [{action: Allow, principal: {clientCIDRs: [10.0.0.0/8]}}]}\n";
+    let rights = "  authorization: {defaultAction: Deny, rules: [{action: Allow, principal: {headers: [{name: x-a, values: [b]}]}}]}\n";
     let wide = policy("SecurityPolicy infra/wide", &["Gateway edge"], rights);
     for (kind, spec) in [
         ("SecurityPolicy", jwt),
@@ -145,6 +145,49 @@ fn what_is_for_requests_closes_connections_that_it_names() {
         assert_eq!(field(kind, "infra/p", spec), (String::new(), true), "{spec}");
     }
     assert_eq!(field("SecurityPolicy", "infra/p", rights), ("MG4105 spec.authorization".to_owned(), false));
+}
+
+/// Of a client that has not spoken the address is known.
+#[test]
+fn addresses_decide_about_connections() {
+    let rights = |merge: &str, rule: &str| {
+        format!(
+            "{merge}  authorization: {{defaultAction: Deny, rules: [{{action: Allow, principal: {{clientCIDRs: [{rule}]}}}}]}}\n"
+        )
+    };
+    let methods =
+        "  authorization: {rules: [{action: Allow, principal: {headers: [{name: x-a, values: [b]}]}}]}\n";
+    let wide = policy("SecurityPolicy infra/wide", &["Gateway edge"], &rights("", "10.0.0.0/8"));
+    let of_requests = policy("SecurityPolicy infra/wide", &["Gateway edge"], methods);
+    let own =
+        |merge: &str, rule: &str| policy("SecurityPolicy shop/p", &["TCPRoute raw"], &rights(merge, rule));
+    let merge = "  mergeType: StrategicMerge\n";
+    let more = policy("SecurityPolicy shop/p", &["TCPRoute raw"], &format!("{merge}  csrf: {{}}\n"));
+    for (policies, allowed, said) in [
+        (vec![wide.clone()], "10.0.0.0/8", vec![]),
+        (vec![own("", "10.1.0.0/16")], "10.1.0.0/16", vec![]),
+        (vec![own("", "10.1.0.0/16"), wide.clone()], "10.1.0.0/16", vec![]),
+        // A narrower policy takes the place of one that could not be carried out.
+        (vec![own("", "10.1.0.0/16"), of_requests.clone()], "10.1.0.0/16", vec![]),
+        (vec![own(merge, "10.1.0.0/16"), wide.clone()], "10.1.0.0/16", vec![]),
+        (vec![of_requests.clone()], "closed", vec!["MG4105"]),
+        (vec![more.clone(), wide], "closed", vec!["MG4105"]),
+        (vec![more, of_requests], "closed", vec!["MG4105", "MG4105"]),
+        (vec![policy("SecurityPolicy infra/p", &["Gateway edge"], RIGHTS)], "closed", vec![]),
+    ] {
+        let found = with(&policies);
+        let fleet = &found.fleets[&FleetName::gateway("infra", "edge")].ir;
+        let stream = fleet.listeners["tcp-9000"].chains[0].stream().unwrap();
+        let ranges = stream.clients.iter().flat_map(|clients| &clients.allowed);
+        let ranges: Vec<String> = ranges.map(ToString::to_string).collect();
+        let passes = if stream.backends.is_empty() { "closed".to_owned() } else { ranges.join(" ") };
+        assert_eq!(
+            (passes.as_str(), codes(&found)),
+            (allowed, said),
+            "{policies:?}: {:?}",
+            found.diagnostics
+        );
+    }
 }
 
 #[test]
