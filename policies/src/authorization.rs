@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::config::rbac::v3::{
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::r#type::matcher::v3::{
-    ListMatcher, MetadataMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher,
+    ListMatcher, MetadataMatcher, RegexMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher,
     string_matcher::MatchPattern, value_matcher,
 };
 use moorgate_model::FieldPath;
@@ -111,7 +111,7 @@ principal.clientCIDRs, principal.clientIPGeoLocations (see client_location), pri
 provider of jwt), operation.methods, operation.path, cel (an expression that must be true). An expression may speak of request, source, destination, connection, metadata, \
 filter_state and xds, as Envoy's attributes are called; one that Envoy could not build, for lack of such a name or function, closes the \
 policy, and one that cannot be evaluated for a request, because what it speaks of is not there, does not fit it. A path is \
-looked at without a query, or parameters of its last segment, but for the type RegularExpression, which has to fit all of it (/a(\\?.*)?). What is denied is answered with 403. \
+looked at without a query and parameters (;), but for the type RegularExpression, which has to fit all of it (/a(\\?.*)?). What is denied is answered with 403. \
 On a TCPRoute or TLSRoute, rules that speak of clientCIDRs alone decide about connections: what is denied is closed before a backend \
 hears of it. Other rules close such a route, and any close a UDPRoute.",
         effect: Effect::Filter {
@@ -301,11 +301,12 @@ pub(crate) fn header_of(name: &str, value: StringMatcher) -> Principal {
 
 /// A path, without what servers do not look at; an expression sees all of it, as in Envoy Gateway.
 fn path(found: &PathMatch, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<Principal> {
+    let own = |regex| MatchPattern::SafeRegex(RegexMatcher { regex, engine_type: None });
     let pattern = match found.kind.as_deref() {
-        Some("Exact") => cx.expression(at.key("value"), &paths::exact(&found.value))?,
+        Some("Exact") => own(paths::exact(&found.value)),
         Some("RegularExpression") => cx.expression(at.key("value"), &found.value)?,
         // Whole segments, as in a route.
-        None | Some("PathPrefix") => cx.expression(at.key("value"), &paths::below(&found.value))?,
+        None | Some("PathPrefix") => own(paths::below(&found.value)),
         Some(other) => {
             cx.invalid(at.key("type"), &format!("a path cannot be matched by {other}"));
             return None;
@@ -343,7 +344,16 @@ fn claims(found: &Token, all: &mut Vec<Principal>) {
     };
     for claim in &found.claims {
         let list = claim.value_type.as_deref() == Some("StringArray");
-        let one = |value: &String| metadata(&claim.name, if list { listed(value) } else { exact(value) });
+        let one = |value: &String| {
+            let as_text = || metadata(&claim.name, exact(value));
+            let in_list = || metadata(&claim.name, listed(value));
+            match (list, jwt::SCOPES.contains(&claim.name.as_str())) {
+                (true, _) => in_list(),
+                // Words between spaces are a list by now.
+                (false, true) => any_of(vec![as_text(), in_list()]),
+                (false, false) => as_text(),
+            }
+        };
         all.push(any_of(claim.values.iter().map(one).collect()));
     }
     let scope = |scope: &String| any_of(jwt::SCOPES.map(|claim| metadata(claim, listed(scope))).to_vec());
@@ -425,6 +435,20 @@ mod tests {
         }
     }
 
+    /// What a token says of its scopes is a list by then, whatever a rule takes it for.
+    #[test]
+    fn a_claim_of_scopes_is_looked_for_in_the_list_too() {
+        for (name, kind, ways) in
+            [("scp", "String", 2), ("scope", "String", 2), ("scp", "StringArray", 1), ("role", "String", 1)]
+        {
+            let rule = format!(
+                r#"[{{"action": "Deny", "principal": {{"jwt": {{"provider": "p", "claims": [{{"name": "{name}", "valueType": "{kind}", "values": ["guest"]}}]}}}}}}]"#
+            );
+            let text = format!("{:?}", tree(&rule, "Allow"));
+            assert_eq!(text.matches("\"guest\"").count(), ways, "{text}");
+        }
+    }
+
     /// As in Envoy Gateway: an expression sees the query, and the others let anything stand behind that servers take off.
     #[test]
     fn an_expression_sees_the_query() {
@@ -435,7 +459,7 @@ mod tests {
             format!("{:?}", tree(&rule, "Deny"))
         };
         for (kind, regex) in
-            [("RegularExpression", "/a"), ("Exact", r"\/a([;?#].*)?"), ("PathPrefix", r"\/a([/;?#].*)?")]
+            [("RegularExpression", "/a"), ("Exact", r"\/a([;?#]\C*)?"), ("PathPrefix", r"\/a([/;?#]\C*)?")]
         {
             assert!(of(kind).contains(&format!("regex: {regex:?}")), "{}", of(kind));
         }

@@ -132,6 +132,15 @@ mod tests {
     }
 
     #[test]
+    fn everything_is_everything_beside_what_is_named() {
+        for (names, listed) in [(r#""*""#, "*"), (r#""GET", "*""#, "*"), (r#""GET", "PUT""#, "GET, PUT")] {
+            let spec = format!(r#"{{"cors": {{"allowMethods": [{names}], "allowHeaders": [{names}]}}}}"#);
+            let policy: CorsPolicy = filter(&testing::compile(Kind::Security, &spec), "cors", NAME);
+            assert_eq!((policy.allow_methods.as_str(), policy.allow_headers.as_str()), (listed, listed));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_closes_the_target() {
         let compiled = testing::compile(Kind::Security, r#"{"cors": {"maxAge": "soon"}}"#);
         assert!(compiled.closed && compiled.parts.is_empty() && compiled.invalid.is_some());

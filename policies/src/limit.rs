@@ -420,7 +420,7 @@ fn whole_path(wanted: &Plain, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<S
         None | Some("PathPrefix") => paths::below(&wanted.value),
         Some("RegularExpression") => {
             cx.expression(at.key("value"), &wanted.value)?;
-            format!(r"(?:{})(\?.*)?", wanted.value)
+            format!("(?:{}){}", wanted.value, paths::QUERY)
         }
         Some(other) => {
             cx.invalid(at.key("type"), &format!("type {other} is not known"));

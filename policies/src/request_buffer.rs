@@ -18,7 +18,8 @@ pub(crate) struct RequestBuffer;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Spec {
     request_buffer: Option<Wanted>,
-    http_upgrade: Option<IgnoredAny>,
+    #[serde(default)]
+    http_upgrade: Vec<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -30,6 +31,7 @@ const NAME: &str = "envoy.filters.http.buffer";
 
 impl Capability for RequestBuffer {
     type Spec = Spec;
+    const READS: &'static [&'static str] = &["httpUpgrade"];
     const ABOUT: About = About {
         file: "request_buffer",
         kind: Kind::BackendTraffic,
@@ -37,7 +39,7 @@ impl Capability for RequestBuffer {
         except: &[],
         since: "0.3.0",
         docs: "\
-A request goes to its backend when all of it has come, up to limit bytes; a larger one is answered with 413. Not for requests that stream; such as change the protocol (websocket) do not pass.",
+A request goes to its backend when all of it has come, up to limit bytes; a larger one is answered with 413. Not for requests that stream; those that change the protocol (websocket) do not pass, unless a merged httpUpgrade lists them.",
         effect: Effect::Filter {
             name: NAME,
             place: place::BUFFER,
@@ -58,8 +60,8 @@ A request goes to its backend when all of it has come, up to limit bytes; a larg
         let off = BufferPerRoute { r#override: Some(Override::Disabled(true)) };
         // The one of the listener is never used; Envoy asks for a number.
         cx.busy_filter((NAME, place::BUFFER), &buffer(1), &own, &off);
-        if spec.http_upgrade.is_some() {
-            // Of a wider policy: what it lists it means.
+        if !spec.http_upgrade.is_empty() {
+            // Of the policy that it is merged with: what that one lists it means.
             return;
         }
         // A request that changes the protocol never ends, so it would wait for good.
@@ -76,6 +78,23 @@ A request goes to its backend when all of it has come, up to limit bytes; a larg
 mod tests {
     use super::*;
     use crate::lowering::testing;
+
+    /// Envoy refuses a route that says of one protocol twice whether it passes.
+    #[test]
+    fn a_change_of_the_protocol_is_spoken_of_once() {
+        for (upgrades, spoken) in
+            [("", 1), (r#", "httpUpgrade": []"#, 1), (r#", "httpUpgrade": [{"type": "spdy/3.1"}]"#, 2)]
+        {
+            let spec = format!(r#"{{"requestBuffer": {{"limit": "1Mi"}}{upgrades}}}"#);
+            let compiled = testing::compile(Kind::BackendTraffic, &spec);
+            let configs = testing::patched::<RouteAction>(&compiled.together().forward).upgrade_configs;
+            let names: std::collections::BTreeSet<&str> =
+                configs.iter().map(|one| one.upgrade_type.as_str()).collect();
+            assert_eq!((configs.len(), names.len()), (spoken, spoken), "{configs:?}");
+            assert!(configs.iter().any(|one| one.upgrade_type == USUAL && !one.enabled.unwrap().value));
+        }
+        assert_eq!(RequestBuffer::READS, ["httpUpgrade"], "a merge may bring it");
+    }
 
     #[test]
     fn a_limit_that_is_one() {

@@ -9,6 +9,9 @@ use tokio::process::Command;
 
 /// The bridge's own address, by which pods reach what is outside of pods.
 pub const GATEWAY: &str = "10.244.0.1";
+/// Its hardware address. Without one a bridge takes the lowest of its ports', so a new pod would change it, and pods that know
+/// the old one would reach nothing until they ask again, which may take a minute.
+const GATEWAY_HARDWARE: &str = "02:00:0a:f4:00:01";
 /// Where the API server listens: on no address of a Service, for all ports of those belong to their Services.
 pub(super) const API_SERVER: (&str, u16) = ("127.0.0.1", 16_443);
 /// The port of the Service `kubernetes`.
@@ -50,7 +53,7 @@ pub(super) async fn prepare(nodes: u8) -> Result<()> {
         .context("a tmpfs on /run/netns")?;
     let mut lines = vec![
         "link set lo up".to_owned(),
-        "link add cluster type bridge".to_owned(),
+        format!("link add cluster address {GATEWAY_HARDWARE} type bridge"),
         format!("addr add {GATEWAY}/16 dev cluster"),
         "link set cluster up".to_owned(),
         format!("addr add {API_ADDRESS}/32 dev lo"),

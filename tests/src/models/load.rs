@@ -5,6 +5,8 @@
 use crate::cluster::Cluster;
 use crate::http::{Answer, Connection, Request, Target};
 use anyhow::{Result, ensure};
+use std::error::Error as _;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,12 +144,18 @@ async fn one(
 }
 
 /// Whether a connection ended, by hyper's word, before an answer began: it was closed as it was asked, and the request may be
-/// repeated (RFC 9110 §9.2.2). Whatever else went wrong is a loss: an answer that is cut off, a reset, silence.
+/// repeated (RFC 9110 §9.2.2). A reset is the same, by a side that had not read what was sent yet. Whatever else went wrong is
+/// a loss: an answer that is cut off, silence.
 fn unanswered(error: &anyhow::Error) -> bool {
     // An answer that breaks off in its body is no complete message either, so it counts where `Connection::send` was.
     let before = error.downcast_ref::<&str>().is_some_and(|at| BEFORE_ANSWER.contains(at));
-    let ended =
-        |error: &hyper::Error| error.is_canceled() || error.is_closed() || error.is_incomplete_message();
+    let reset = |error: &hyper::Error| {
+        let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+        io.is_some_and(|io| matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
+    };
+    let ended = |error: &hyper::Error| {
+        error.is_canceled() || error.is_closed() || error.is_incomplete_message() || reset(error)
+    };
     before && error.downcast_ref::<hyper::Error>().is_some_and(ended)
 }
 

@@ -329,7 +329,7 @@ fn over_http(scene: &Scene) {
 
 fn over_grpc(scene: &Scene) {
     let ask = |request: &Request| send(&scene.target, request).unwrap();
-    let yes = with("/call/a?b=c", "good");
+    let yes = with("/call/a?b=c", "good").header("authorization", "Basic YTpi");
     let answer = send_until(&scene.target, &yes, "a yes over gRPC", |answer| answer.status == 200).unwrap();
     let echo = answer.echo().unwrap();
     let seen = ["x-user", "x-token", "x-other"].map(|name| echo.header(name));
@@ -338,6 +338,7 @@ fn over_grpc(scene: &Scene) {
     let shown = scene.calls.last();
     assert_eq!(shown.path, "/call/a?b=c");
     assert_eq!((shown.header("x-token"), shown.header("x-other")), (Some("good"), None));
+    assert_eq!(shown.header("authorization"), None, "nobody listed it");
     assert_eq!(texts(&shown.context), "shop=carts, team=blue");
     assert_eq!(
         texts(&shown.route),
@@ -345,9 +346,10 @@ fn over_grpc(scene: &Scene) {
         "a route says what it is"
     );
     // Where nothing is said of all that, the service is shown every header and told nothing besides.
-    assert_eq!(ask(&with("/call-all", "good")).status, 200);
+    assert_eq!(ask(&with("/call-all", "good").header("authorization", "Basic YTpi")).status, 200);
     let shown = scene.calls.last();
     assert_eq!((shown.header("x-token"), shown.header("x-other")), (Some("good"), Some("here")));
+    assert_eq!(shown.header("authorization"), Some("Basic YTpi"));
     assert_eq!((texts(&shown.context), texts(&shown.route)), (String::new(), String::new()));
     let reached = scene.web.received();
     for path in ["/call", "/call-all"] {

@@ -446,6 +446,8 @@ fn protocols(target: &Target, servers: &Servers, port: u16) {
     };
     assert!(asked("/upgraded", "spdy/3.1").starts_with("HTTP/1.1 101"));
     assert!(asked("/upgraded", "websocket").starts_with("HTTP/1.1 403"));
+    // What is held until all of it is there would never go on.
+    assert!(asked("/buffered", "websocket").starts_with("HTTP/1.1 403"));
     assert_eq!(ask(target, "/same").echo().unwrap().protocol, "HTTP/1.1");
     // The settings with which a connection of HTTP/2 begins: 4 is the window of a stream. Nobody answers there.
     let mut held = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -242,7 +242,8 @@ fn describe(places: &Places<'_>, fleet: &FleetName, answer: &Answer<'_>) -> Stri
         }
         Answer::Carried { listener, chain, stream } => {
             describe_carrier(places, fleet, (listener, chain), stream, &mut out);
-            if let Some(ClientRanges { allowed, denied }) = clients(stream) {
+            out.push_str("  bytes go on as they are\n");
+            if let Some(ClientRanges { allowed, denied }) = stream.told_apart() {
                 let list =
                     |ranges: &[IpNet]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 let _ = writeln!(
@@ -308,7 +309,7 @@ fn describe_carrier(
     let origin = &stream.origin;
     describe_policies(places, &places.policies(fleet, chain, (origin, &stream.policies)), out);
     let at = places.of(&origin.object, "rules", origin.rule);
-    let _ = writeln!(out, "  route {} rule {}: bytes go on as they are  ({at})", origin.object, origin.rule);
+    let _ = writeln!(out, "  route {} rule {}  ({at})", origin.object, origin.rule);
 }
 
 fn describe_chain(places: &Places<'_>, listener: &str, chain: &FilterChain, out: &mut String) {
@@ -340,11 +341,6 @@ fn describe_policies(places: &Places<'_>, sources: &[PolicySource], out: &mut St
 /// Where a route comes from, with the policies that it has.
 fn own(route: &Route) -> (&RouteOrigin, &[PolicySource]) {
     (&route.origin, route.policies.as_ref().map_or(&[], |added| &added.sources))
-}
-
-/// Whose connections are carried, and whose are closed, where not everybody's are.
-fn clients(stream: &Stream) -> Option<&ClientRanges> {
-    stream.clients.as_ref().filter(|clients| !clients.denied.is_empty())
 }
 
 fn describe_route(places: &Places<'_>, route: &Route, out: &mut String) {

@@ -126,7 +126,7 @@ fn streams<'c>(
             let Some(stream) = chain.stream() else { continue };
             let mut place =
                 format!("{name}\0{}\0{:?}\0{:?}", chain.name, chain.server_names, stream.backends);
-            if let Some(clients) = &stream.clients {
+            if let Some(clients) = stream.told_apart() {
                 let _ = write!(place, "\0{:?}\0{:?}", clients.allowed, clients.denied);
             }
             let clusters = stream.backends.iter().filter_map(|backend| backend.cluster.as_deref());

@@ -167,6 +167,10 @@ fn listener(before: &Json, after: &Json, verdict: &mut Verdict) {
             verdict.weaker.push(message);
         }
     }
+    if (closed || guarded) && list(before, "listener_filters") != list(after, "listener_filters") {
+        // Who a client is may be told by one of them.
+        verdict.weaker.push("what listener filters find out about connections is changed".to_owned());
+    }
     let known: BTreeSet<&str> = chains(before).map(name).collect();
     if let Some(new) = chains(after).find(|chain| !known.contains(name(chain))) {
         let message = format!("filter chain {:?} is new, and takes connections from others", name(new));

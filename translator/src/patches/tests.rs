@@ -271,6 +271,11 @@ fn protection_of_a_listener_is_not_taken_away_in_silence() {
         check(&|json| drop(json["filter_chains"][0].as_object_mut().unwrap().remove("transport_socket"))),
         (false, 1)
     );
+    // Who a client is may be what a filter before the chains says.
+    assert_eq!(
+        check(&|json| json["listener_filters"] = json!([{ "name": "envoy.filters.listener.proxy_protocol" }])),
+        (false, 1)
+    );
     // What refuses stays so, and so does where routes come from.
     assert_eq!(check(&|json| json["filter_chains"][1]["filters"] = json!([])), (true, 0));
     assert_eq!(check(&|json| drop(json["filter_chains"].as_array_mut().unwrap().pop())), (true, 0));

@@ -81,8 +81,7 @@ pub fn fleet<'r>(
             Transport::Udp => vec![datagrams(&found, origins)?],
             Transport::Tcp => {
                 let chains = stream::without_others(&found.filter_chains);
-                let chains = chains
-                    .map(|(chain, clients)| self::chain(&found.name, (chain, clients), &tables, origins));
+                let chains = chains.map(|chain| self::chain(&found.name, chain, &tables, origins));
                 chains.collect::<Result<_, _>>()?
             }
         };

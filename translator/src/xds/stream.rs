@@ -52,8 +52,8 @@ pub(super) fn fits(chain: &FilterChain) -> Option<FilterChainMatch> {
     (fits != FilterChainMatch::default()).then_some(fits)
 }
 
-/// The chain of those who may not use one, if it tells clients apart. Somebody whom no chain is for would be closed too, but a
-/// server name that is looked for in vain falls back to a wider one.
+/// The chain of those who may not use one, if it tells clients apart. Envoy takes the longest range of all chains of a server
+/// name, so that a range inside of one that may come needs a chain too.
 pub(super) fn others(chain: &FilterChain) -> Option<pb::FilterChain> {
     let denied = ranges(&told_apart(chain)?.denied);
     Some(pb::FilterChain {
@@ -70,8 +70,7 @@ pub(super) fn others(chain: &FilterChain) -> Option<pb::FilterChain> {
 
 /// Where a chain carries the connections of some clients only.
 fn told_apart(chain: &FilterChain) -> Option<&ClientRanges> {
-    let stream = chain.stream().filter(|stream| !stream.backends.is_empty())?;
-    stream.clients.as_ref().filter(|clients| !clients.denied.is_empty())
+    chain.stream()?.told_apart()
 }
 
 fn ranges(found: &[IpNet]) -> Vec<CidrRange> {

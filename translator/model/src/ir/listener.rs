@@ -110,6 +110,14 @@ pub struct Stream {
     pub policies: Vec<PolicySource>,
 }
 
+impl Stream {
+    /// Clients, where connections are carried and not everybody's are.
+    pub fn told_apart(&self) -> Option<&ClientRanges> {
+        let carries = !self.backends.is_empty();
+        self.clients.as_ref().filter(|clients| carries && !clients.denied.is_empty())
+    }
+}
+
 /// Clients by their address. Of all ranges that hold an address the longest counts, and one of them holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientRanges {

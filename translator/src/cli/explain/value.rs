@@ -1,6 +1,6 @@
 //! Answers as JSON.
 
-use super::{Places, carried, clients, own, path, shares};
+use super::{Places, carried, own, path, shares};
 use crate::explain::{Answer, Trace};
 use moorgate_model::FieldPath;
 use moorgate_model::ir::{Action, FilterChain, PolicySource, Route, Stream};
@@ -53,7 +53,7 @@ fn carries(
         "route": { "object": origin.object, "rule": origin.rule, "rule_name": origin.rule_name, "place": place },
     });
     say_policies(&mut out, places, &places.policies(fleet, chain, (origin, &stream.policies)));
-    if let Some(clients) = clients(stream) {
+    if let Some(clients) = stream.told_apart() {
         insert(&mut out, "clients", json!({ "allowed": clients.allowed, "denied": clients.denied }));
     }
     out
