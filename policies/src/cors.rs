@@ -1,6 +1,6 @@
 //! Cross-origin requests (SecurityPolicy `cors`).
 
-use crate::{About, Capability, Effect, Kind, Lowering, place};
+use crate::{About, Capability, Effect, Kind, Lowering, paths, place};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors as Filter, CorsPolicy};
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     RegexMatcher, StringMatcher, string_matcher::MatchPattern,
@@ -93,19 +93,13 @@ pub(crate) fn origin(origin: &str) -> StringMatcher {
         let regex = if origin == "*" {
             ".*".to_owned()
         } else {
-            origin.split('*').map(quote).collect::<Vec<_>>().join("[-A-Za-z0-9.]+")
+            origin.split('*').map(paths::literal).collect::<Vec<_>>().join("[-A-Za-z0-9.]+")
         };
         MatchPattern::SafeRegex(RegexMatcher { regex, engine_type: None })
     } else {
         MatchPattern::Exact(origin.to_owned())
     };
     StringMatcher { match_pattern: Some(pattern), ..Default::default() }
-}
-
-/// Text as a regular expression that only it matches.
-fn quote(text: &str) -> String {
-    let special = |c: char| !c.is_ascii_alphanumeric() && c.is_ascii();
-    text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
 #[cfg(test)]

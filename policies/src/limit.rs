@@ -21,6 +21,7 @@ use envoy_types::pb::envoy::r#type::metadata::v3::MetadataKey;
 use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment};
 use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value, UInt64Value};
 use envoy_types::pb::xds::core::v3::CidrRange;
+use ipnet::IpNet;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -433,16 +434,8 @@ fn whole_path(wanted: &Plain, at: &FieldPath, cx: &mut Lowering<'_>) -> Option<S
 
 /// The first address of a range, by which Envoy names it.
 fn network(address: &str, length: u32) -> Option<(IpAddr, u32)> {
-    match address.parse().ok()? {
-        IpAddr::V4(address) => {
-            let mask = u32::MAX.checked_shl(32_u32.checked_sub(length)?).unwrap_or(0);
-            Some((IpAddr::V4((u32::from(address) & mask).into()), length))
-        }
-        IpAddr::V6(address) => {
-            let mask = u128::MAX.checked_shl(128_u32.checked_sub(length)?).unwrap_or(0);
-            Some((IpAddr::V6((u128::from(address) & mask).into()), length))
-        }
-    }
+    let range = IpNet::new(address.parse().ok()?, u8::try_from(length).ok()?).ok()?;
+    Some((range.network(), length))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub(crate) fn below(prefix: &str) -> String {
 }
 
 /// An expression that fits this text only (RE2).
-fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     let mut out = String::new();
     for letter in text.chars() {
         if letter.is_ascii_punctuation() {

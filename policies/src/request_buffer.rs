@@ -1,12 +1,12 @@
 //! Requests are held until they are there whole (BackendTrafficPolicy `requestBuffer`).
 
 use crate::quantity::Quantity;
-use crate::upgrade::USUAL;
+use crate::upgrade::without_usual;
 use crate::{About, Capability, Effect, Kind, Lowering, place};
-use envoy_types::pb::envoy::config::route::v3::{RouteAction, route_action};
+use envoy_types::pb::envoy::config::route::v3::RouteAction;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::buffer_per_route::Override;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
-use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value};
+use envoy_types::pb::google::protobuf::UInt32Value;
 use moorgate_model::FieldPath;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -65,12 +65,7 @@ A request goes to its backend when all of it has come, up to limit bytes; a larg
             return;
         }
         // A request that changes the protocol never ends, so it would wait for good.
-        let none = route_action::UpgradeConfig {
-            upgrade_type: USUAL.into(),
-            enabled: Some(BoolValue { value: false }),
-            ..Default::default()
-        };
-        cx.forward(&RouteAction { upgrade_configs: vec![none], ..Default::default() }, &[]);
+        cx.forward(&RouteAction { upgrade_configs: vec![without_usual()], ..Default::default() }, &[]);
     }
 }
 
@@ -91,7 +86,7 @@ mod tests {
             let names: std::collections::BTreeSet<&str> =
                 configs.iter().map(|one| one.upgrade_type.as_str()).collect();
             assert_eq!((configs.len(), names.len()), (spoken, spoken), "{configs:?}");
-            assert!(configs.iter().any(|one| one.upgrade_type == USUAL && !one.enabled.unwrap().value));
+            assert!(configs.iter().any(|one| one.upgrade_type == "websocket" && !one.enabled.unwrap().value));
         }
         assert_eq!(RequestBuffer::READS, ["httpUpgrade"], "a merge may bring it");
     }

@@ -31,7 +31,7 @@ struct Connect {
 }
 
 /// What every listener lets pass where nothing is said.
-pub(crate) const USUAL: &str = "websocket";
+const USUAL: &str = "websocket";
 const CONNECT: &str = "CONNECT";
 
 impl Capability for Upgrade {
@@ -80,13 +80,18 @@ routes are for CONNECT requests of their hosts, whatever path they have; connect
             cx.route(&Route { r#match: Some(matched), ..Default::default() });
         }
         if !has(USUAL) {
-            configs.push(UpgradeConfig {
-                upgrade_type: USUAL.into(),
-                enabled: Some(BoolValue { value: false }),
-                ..Default::default()
-            });
+            configs.push(without_usual());
         }
         cx.forward(&RouteAction { upgrade_configs: configs, ..Default::default() }, &[]);
+    }
+}
+
+/// What keeps from a route the change of the protocol that every listener lets pass.
+pub(crate) fn without_usual() -> UpgradeConfig {
+    UpgradeConfig {
+        upgrade_type: USUAL.into(),
+        enabled: Some(BoolValue { value: false }),
+        ..Default::default()
     }
 }
 
